@@ -1,0 +1,1 @@
+"""Conversion commands, in both directions."""

@@ -1,0 +1,31 @@
+"""Flax folder → official PyTorch checkpoint: python -m convert.flax_to_torch DIR CKPT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mixvpr_jax.conversion import write_checkpoint
+from mixvpr_jax.errors import run_command
+from mixvpr_jax.pretrained import from_pretrained
+
+
+def main(
+    weights: Annotated[str, tyro.conf.Positional],
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+) -> None:
+    """Writes a model as the official PyTorch code loads it, with strict=True.
+
+    Args:
+        weights: A model's folder or a released name.
+        checkpoint: The file to write; a name ending in .safetensors gives that format.
+    """
+    model, _ = from_pretrained(weights)
+    write_checkpoint(model, checkpoint)
+    print(f"written: {checkpoint} ({model.config.arch}, {model.config.aggregator})")
+
+
+if __name__ == "__main__":
+    run_command(lambda: tyro.cli(main))

@@ -1,0 +1,77 @@
+"""Folders of images, with positions in the file names or without.
+
+A name such as `@0550123.45@4180345.67@…@.jpg` gives UTM east and north in metres, as
+VPR-methods-evaluation and VPR-datasets-downloader write them. Only the file's own name is read:
+an "@" in a parent folder means nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mixvpr_jax.errors import InputError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images below a folder, sorted by path.
+
+    Attributes:
+        root: The folder.
+        paths: Every image below it, at any depth.
+        utm: [n, 2] float64, east and north in metres; None where no name holds a position.
+    """
+
+    root: Path
+    paths: tuple[Path, ...]
+    utm: np.ndarray | None
+
+    def select(self, kept: np.ndarray) -> ImageFolder:
+        """Only the images where `kept` [n] bool holds."""
+        paths = tuple(path for path, keep in zip(self.paths, kept, strict=True) if keep)
+        return replace(self, paths=paths, utm=None if self.utm is None else self.utm[kept])
+
+
+def read_folder(root: Path) -> ImageFolder:
+    """Lists a folder's images and reads the positions in their names.
+
+    Raises:
+        InputError: No such folder, no image in it, a position in some names only, or one that is
+            no pair of numbers.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder of images, found no such folder")
+    files = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = tuple(sorted(p for p in files if p.is_file() and not p.name.startswith(".")))
+    if not paths:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{root}: expected images ({suffixes}), found none")
+    return ImageFolder(root, paths, _positions(root, paths))
+
+
+def _positions(root: Path, paths: tuple[Path, ...]) -> np.ndarray | None:
+    labelled = [path for path in paths if path.name.startswith("@")]
+    if not labelled:
+        return None
+    if len(labelled) < len(paths):
+        unlabelled = next(path for path in paths if not path.name.startswith("@"))
+        raise InputError(
+            f"{root}: expected @utm_east@utm_north@ in every file name or in none, found it in "
+            f"{len(labelled)} of {len(paths)}; without it, for one: {unlabelled}"
+        )
+    return np.array([_position(path) for path in paths], np.float64)
+
+
+def _position(path: Path) -> tuple[float, float]:
+    try:
+        east, north = (float(part) for part in path.name.split("@")[1:3])
+    except ValueError:
+        raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres") from None
+    if not np.isfinite([east, north]).all():
+        raise InputError(f"{path}: expected finite metres in @utm_east@utm_north@")
+    return east, north

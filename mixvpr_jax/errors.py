@@ -1,0 +1,22 @@
+"""The one exception for what a user can mend, and how a command reports it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Wrong input, in one line: what was expected, what was found, what to do."""
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs a command; wrong input and failing disks end it with one line and exit status 2."""
+    try:
+        command()
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

@@ -1,0 +1,147 @@
+"""Layers with PyTorch's conventions: convolution, batch normalisation, Linear, a row of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from mixvpr_jax.config import Dtype
+
+# torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
+he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# torch.nn.Linear and Conv2d by default: uniform within 1/sqrt(fan_in).
+torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def param_dtype(dtype: str) -> Dtype:
+    """What parameters are stored in: float32, or float64 for a float64 model."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def precision(dtype: str) -> lax.Precision:
+    """Real float32 products: GPUs and TPUs would round them to TF32 or bfloat16 by default."""
+    return lax.Precision.DEFAULT if dtype == "bfloat16" else lax.Precision.HIGHEST
+
+
+def linear(
+    in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, **options: object
+) -> nnx.Linear:
+    """A Linear layer that starts as torch.nn.Linear does, bias included."""
+
+    def bias_init(key: Array, shape: tuple[int, ...], kind: str) -> Array:
+        bound = in_features**-0.5
+        return jax.random.uniform(key, shape, kind, -bound, bound)
+
+    return nnx.Linear(
+        in_features,
+        out_features,
+        **{"kernel_init": torch_uniform, "bias_init": bias_init, **options},
+        dtype=dtype,
+        param_dtype=param_dtype(dtype),
+        precision=precision(dtype),
+        rngs=rngs,
+    )
+
+
+class Conv(nnx.Module):
+    """Convolution of NHWC images without bias, padded by (size - 1) / 2 on every side.
+
+    PyTorch's padding is symmetric also where a stride makes "SAME" lopsided. A 1x1 convolution is
+    a matrix product, and is written as one: XLA's CPU convolution takes 2 to 5 times as long.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (size, size, in_channels // groups, out_channels)
+        self.kernel = nnx.Param(he_normal_fan_out(rngs.params(), shape, param_dtype(dtype)))
+        self.stride = stride
+        self.groups = groups
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        kernel = self.kernel[...].astype(self.dtype)
+        size = kernel.shape[0]
+        if size == 1:
+            x = x[:, :: self.stride, :: self.stride]
+            return jnp.matmul(x, kernel[0, 0], precision=precision(self.dtype))
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=[(size // 2, size // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+            precision=precision(self.dtype),
+        )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, as torch.nn.BatchNorm2d computes it.
+
+    Not `nnx.BatchNorm`, which rounds the statistics to a half-precision `dtype` and keeps the
+    biased batch variance where PyTorch keeps the unbiased one. Statistics and arithmetic are
+    float32 or wider. `use_running_average` follows `model.train()` and `model.eval()`.
+    """
+
+    momentum = 0.9  # the share of the old statistics: PyTorch calls this 0.1
+    epsilon = 1e-5
+
+    def __init__(self, channels: int, *, dtype: Dtype) -> None:
+        stored = param_dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(channels, stored))
+        self.bias = nnx.Param(jnp.zeros(channels, stored))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, stored))
+        self.var = nnx.BatchStat(jnp.ones(channels, stored))
+        self.use_running_average = True
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        wide = x.astype(self.scale.dtype)
+        mean, var = self.mean[...], self.var[...]
+        if not self.use_running_average:
+            mean, var = self._batch_statistics(wide)
+        factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
+        offset = self.bias[...] - mean * factor
+        factor, offset = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, offset))
+        return (wide * factor + offset).astype(x.dtype)
+
+    def _batch_statistics(self, x: Float[Array, "*b c"]) -> tuple[Array, Array]:
+        axes = tuple(range(x.ndim - 1))
+        mean, var = x.mean(axes), x.var(axes)
+        count = x.size // x.shape[-1]
+        unbiased = var * (count / max(count - 1, 1))
+        for running, value in ((self.mean, mean), (self.var, unbiased)):
+            blend = self.momentum * running[...] + (1 - self.momentum) * value
+            running[...] = lax.stop_gradient(blend)
+        return mean, var
+
+
+class Sequence(nnx.Module):
+    """Modules applied one after another, named "0", "1" and so on.
+
+    Not `nnx.List`, whose integer keys would end up in the names of Linen's variables.
+    """
+
+    def __init__(self, modules: Iterable[nnx.Module]) -> None:
+        self.length = 0
+        for module in modules:
+            setattr(self, str(self.length), module)
+            self.length += 1
+
+    def __call__(self, x: Array) -> Array:
+        for index in range(self.length):
+            x = getattr(self, str(index))(x)
+        return x

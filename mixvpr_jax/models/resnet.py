@@ -1,0 +1,104 @@
+"""torchvision's ResNet (V1) without its classifier, cut after stage 2, 3 or 4.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al., "Aggregated
+Residual Transformations", CVPR 2017; Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from mixvpr_jax.config import TRUNKS, Dtype, ModelConfig, TrunkShape
+from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
+
+
+class Downsample(nnx.Module):
+    """The shortcut of a block that changes size or channels: a strided 1x1 convolution."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, dtype: Dtype, rngs: nnx.Rngs
+    ) -> None:
+        self.conv = Conv(in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn = BatchNorm(out_channels, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        return self.bn(self.conv(x))
+
+
+class Block(nnx.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 (the stride in the 3x3)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        shape: TrunkShape,
+        stage: int,
+        *,
+        stride: int,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        inner, outer = shape.inner_channels(stage), shape.out_channels(stage)
+        if shape.bottleneck:
+            strided = {"stride": stride, "groups": shape.groups}
+            self.conv1 = Conv(in_channels, inner, 1, dtype=dtype, rngs=rngs)
+            self.conv2 = Conv(inner, inner, 3, **strided, dtype=dtype, rngs=rngs)
+            self.conv3 = Conv(inner, outer, 1, dtype=dtype, rngs=rngs)
+            self.bn3 = BatchNorm(outer, dtype=dtype)
+        else:
+            self.conv1 = Conv(in_channels, inner, 3, stride=stride, dtype=dtype, rngs=rngs)
+            self.conv2 = Conv(inner, outer, 3, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(inner, dtype=dtype)
+        self.bn2 = BatchNorm(inner, dtype=dtype)
+        if stride != 1 or in_channels != outer:
+            self.downsample = Downsample(in_channels, outer, stride=stride, dtype=dtype, rngs=rngs)
+        self.bottleneck = shape.bottleneck
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.bottleneck:
+            y = self.bn3(self.conv3(jax.nn.relu(y)))
+        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
+        return jax.nn.relu(y + shortcut)
+
+
+class ResNet(nnx.Module):
+    """The trunk: normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        shape, dtype = TRUNKS[config.arch], config.dtype
+        self.conv1 = Conv(3, 64, 7, stride=2, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(64, dtype=dtype)
+        channels = 64
+        for stage in range(1, config.num_stages + 1):
+            blocks = []
+            for index in range(shape.blocks[stage - 1]):
+                stride = 2 if stage > 1 and index == 0 else 1
+                blocks.append(Block(channels, shape, stage, stride=stride, dtype=dtype, rngs=rngs))
+                channels = shape.out_channels(stage)
+            setattr(self, f"layer{stage}", Sequence(blocks))
+        self.num_stages = config.num_stages
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
+        x = jax.nn.relu(self.bn1(self.conv1(images)))
+        x = max_pool(x)
+        for stage in range(1, self.num_stages + 1):
+            x = getattr(self, f"layer{stage}")(x)
+        return x
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """3x3 maximum with stride 2, padded by one on every side."""
+    return lax.reduce_window(
+        x,
+        jnp.array(-jnp.inf, x.dtype),
+        lax.max,
+        window_dimensions=(1, 3, 3, 1),
+        window_strides=(1, 2, 2, 1),
+        padding=((0, 0), (1, 1), (1, 1), (0, 0)),
+    )

@@ -1,0 +1,93 @@
+"""The whole model: trunk, aggregator, descriptor."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mixvpr_jax.config import (
+    ConvAPConfig,
+    CosPlaceConfig,
+    GeMConfig,
+    MixVPRConfig,
+    ModelConfig,
+)
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.mixvpr import MixVPR
+from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
+from mixvpr_jax.models.resnet import ResNet
+
+Aggregator = MixVPR | ConvAP | CosPlace | GeM
+
+
+class VPRModel(nnx.Module):
+    """Normalised images [b, h, w, 3] → descriptors [b, d] of unit norm, float32.
+
+    A model starts in evaluation mode: BatchNorm uses its running statistics. `model.train()` and
+    `model.eval()` switch. Without an aggregator it gives the feature map [b, h2, w2, c].
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise InputError('dtype "float64": set jax_enable_x64 first (JAX_ENABLE_X64=1)')
+        self.config = config
+        self.backbone = ResNet(config, rngs=rngs)
+        if config.aggregator is not None:
+            self.aggregator = _aggregator(config, rngs)
+
+    def __call__(self, images: Float[Array | np.ndarray, "b h w 3"]) -> Float[Array, "b ..."]:
+        """Computes descriptors.
+
+        Raises:
+            InputError: Images of another layout, or of a size whose feature map the aggregator
+                was not made for; the line names the sizes that fit.
+        """
+        check_images(self.config, images.shape, str(images.dtype))
+        features = self.backbone(jnp.asarray(images, self.config.dtype))
+        return self.aggregator(features) if self.config.aggregator is not None else features
+
+
+def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
+    """A model with fresh weights, initialised as the official one is before any training.
+
+    Args:
+        config: What to build.
+        seed: Of the weights; the same seed gives the same weights on every platform.
+    """
+    return VPRModel(config, rngs=nnx.Rngs(params=seed))
+
+
+def check_images(config: ModelConfig, shape: tuple[int, ...], dtype: str) -> None:
+    """Raises ValueError where images of this shape and dtype cannot go into the model."""
+    if len(shape) != 4 or shape[3] != 3:
+        raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
+    if "float" not in dtype:
+        raise InputError(f"images: expected normalised floats, found {dtype}; use `preprocess`")
+    if not isinstance(config.aggregator, MixVPRConfig):
+        return
+    fits = [range((n - 1) * config.stride + 1, n * config.stride + 1) for n in config.feature_size]
+    if any(size not in sizes for size, sizes in zip(shape[1:3], fits, strict=True)):
+        heights, widths = (f"{sizes[0]} to {sizes[-1]}" for sizes in fits)
+        rows, columns = config.feature_size
+        raise InputError(
+            f"images: expected height {heights} and width {widths} pixels (a feature map of "
+            f"{rows}x{columns}), found {shape[1]}x{shape[2]}"
+        )
+
+
+def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
+    channels, dtype = config.feature_channels, config.dtype
+    match config.aggregator:
+        case MixVPRConfig() as mixvpr:
+            return MixVPR(channels, *config.feature_size, mixvpr, dtype=dtype, rngs=rngs)
+        case ConvAPConfig() as convap:
+            return ConvAP(channels, convap, dtype=dtype, rngs=rngs)
+        case CosPlaceConfig() as cosplace:
+            return CosPlace(channels, cosplace, dtype=dtype, rngs=rngs)
+        case GeMConfig(p=p):
+            return GeM(p, dtype=dtype)
+        case None:
+            raise InputError("a bare trunk has no aggregator")

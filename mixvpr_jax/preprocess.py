@@ -1,0 +1,121 @@
+"""The official evaluation transform: bilinear resize by Pillow, [0, 1], ImageNet mean and std."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mixvpr_jax.errors import InputError
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+ImageLike = Image.Image | np.ndarray | str | os.PathLike
+"""A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turns images into what a model takes.
+
+    Attributes:
+        image_size: Height and width in pixels that every image is resized to.
+    """
+
+    image_size: tuple[int, int]
+
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Resizes and normalises one image, several, or a batch.
+
+        Args:
+            images: An image, any iterable of images (their sizes may differ), or a uint8 array
+                [b, h, w, 3].
+
+        Returns:
+            [b, height, width, 3] float32, normalised; a single image is a batch of one.
+
+        Raises:
+            InputError: An array that is not uint8 or not an image, a file that cannot be read.
+        """
+        single = isinstance(images, Image.Image | str | os.PathLike)
+        if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+            images = [images]
+        resized = [self.resize(image) for image in images]
+        if not resized:
+            raise InputError("images: expected at least one, found none")
+        return normalize(np.stack(resized))
+
+    def resize(self, image: ImageLike) -> np.ndarray:
+        """One image as uint8 [height, width, 3], resized as Pillow's antialiased bilinear does."""
+        height, width = self.image_size
+        resized = to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
+
+
+def normalize(images: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] → float32, (x / 255 - mean) / std, each step rounded as torchvision's is."""
+    scaled = images.astype(np.float32)
+    scaled /= 255
+    scaled -= IMAGENET_MEAN
+    scaled /= IMAGENET_STD
+    return scaled
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """Reads an image file as the viewer of a photo would see it, in mode RGB.
+
+    Raises:
+        InputError: The file is missing, empty, cut short or no image.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: expected an image, found an empty file")
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: expected an image, found no format that Pillow knows") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected an image, found no such file") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: expected a whole image, found a broken one ({error})") from error
+
+
+def to_rgb(image: ImageLike) -> Image.Image:
+    """An image in mode RGB, upright.
+
+    EXIF orientation is applied; grey is repeated over the channels; palettes are looked up;
+    transparent pixels lie on white; 16 bits are scaled to 8 (Pillow alone would clip them).
+
+    Raises:
+        InputError: An array that is no image, a float image, a file that cannot be read.
+    """
+    if isinstance(image, str | os.PathLike):
+        return load_image(image)
+    if not isinstance(image, Image.Image):
+        image = _from_array(np.asarray(image))
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError("image: expected 8 or 16 bits a channel, found floats of unknown range")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    colour = array.ndim == 3 and array.shape[2] == 3
+    if array.dtype != np.uint8 or not (colour or array.ndim == 2) or 0 in array.shape:
+        raise InputError(
+            "image: expected a uint8 array [h, w, 3] or [h, w], "
+            f"found {array.dtype} {list(array.shape)}"
+        )
+    return Image.fromarray(array)

@@ -1,0 +1,135 @@
+"""Models as folders: model.safetensors, config.json and a README.md that says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.numpy
+
+from mixvpr_jax.checkpoints import read_safetensors
+from mixvpr_jax.config import Dtype, ModelConfig, closest
+from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.files import folder_beside
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
+from mixvpr_jax.weights import build_model, get_weights
+
+HUB = "hf://"
+
+
+def from_pretrained(name: str | Path, *, dtype: Dtype | None = None) -> tuple[VPRModel, Preprocess]:
+    """A model with its weights, in evaluation mode, and the preprocessing of its images.
+
+    Args:
+        name: A folder that `save_pretrained` wrote, a released name ("resnet50_4096",
+            "resnet50_512", "resnet50_128") or "hf://organisation/repository".
+        dtype: What to compute in, if not what the model's configuration says.
+
+    Raises:
+        InputError: No such model, or one whose files do not fit each other.
+
+    Example:
+        >>> model, preprocess = from_pretrained("resnet50_4096")
+        >>> descriptors = model(preprocess(["street.jpg"]))  # [1, 4096] float32, unit norm
+    """
+    folder = _find(str(name))
+    config = _read_config(folder / "config.json")
+    if dtype is not None:
+        config = replace(config, dtype=dtype)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise InputError(f"{file}: expected the model's weights, found no such file")
+    model = build_model(config, read_safetensors(file), source=str(file))
+    return model, Preprocess(config.image_size)
+
+
+def save_pretrained(model: VPRModel, folder: str | Path) -> None:
+    """Writes model.safetensors, config.json and README.md into a folder, all or nothing."""
+    with folder_beside(Path(folder)) as temporary:
+        weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
+        (temporary / "model.safetensors").write_bytes(weights)
+        config = json.dumps(model.config.to_dict(), indent=2)
+        (temporary / "config.json").write_text(config + "\n")
+        (temporary / "README.md").write_text(_model_card(model.config))
+
+
+def _find(name: str) -> Path:
+    if name.startswith(HUB):
+        return _hub_folder(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).is_file():
+        raise InputError(
+            f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
+            f"python -m convert.torch_to_flax {name} FOLDER"
+        )
+    if name in RELEASED:
+        return _released_folder(name)
+    raise InputError(
+        f"{name}: expected a released name, a model's folder or {HUB}organisation/repository, "
+        f"found none of them{closest(name, RELEASED)}"
+    )
+
+
+def _released_folder(name: str) -> Path:
+    """The converted weights of a released name, made on first use."""
+    folder = cache_folder() / name
+    if not (folder / "config.json").is_file():
+        checkpoint = released_checkpoint(name)
+        model = convert_checkpoint(checkpoint).model
+        if model.config != RELEASED[name].config:
+            raise InputError(f"{checkpoint}: expected the weights of {name}, found {model.config}")
+        save_pretrained(model, folder)
+    return folder
+
+
+def _hub_folder(name: str) -> Path:
+    repository = name.removeprefix(HUB)
+    if repository.count("/") != 1:
+        raise InputError(f"{name}: expected {HUB}organisation/repository")
+    try:
+        import huggingface_hub  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError:
+        raise InputError(f"{name}: pip install huggingface_hub to fetch it") from None
+    files = ["config.json", "model.safetensors"]
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=files))
+    except Exception as error:  # the hub's own, requests' and the file system's errors
+        raise InputError(f"{name}: the hub did not give it ({error})".replace("\n", " ")) from error
+
+
+def _read_config(path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: expected the model's configuration, found no such file"
+        ) from None
+    except ValueError as error:  # JSON's errors and the configuration's own
+        raise InputError(f"{path}: {error}") from error
+
+
+def _model_card(config: ModelConfig) -> str:
+    height, width = config.image_size
+    return f"""---
+library_name: mixvpr-jax
+tags: [visual-place-recognition, image-retrieval, jax, flax]
+---
+# {config.arch}, {config.aggregator.name if config.aggregator else "bare trunk"}
+
+Made with mixvpr-jax. An image of {height}x{width} pixels gives a descriptor of
+{config.descriptor_dim or "no"} values; nearest neighbours show the same place.
+
+```python
+import mixvpr_jax
+
+model, preprocess = mixvpr_jax.from_pretrained("path/to/this/folder")
+descriptors = model(preprocess(images))
+```
+
+`config.json` says what the model is; the weights in `model.safetensors` are float32.
+"""

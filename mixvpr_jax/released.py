@@ -1,0 +1,92 @@
+"""The authors' released weights: what they are, and getting them once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixvpr_jax.checkpoints import is_html
+from mixvpr_jax.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint of amaralibey/MixVPR: its model, its file's name and its Google Drive id."""
+
+    config: ModelConfig
+    file_name: str
+    drive_id: str
+
+
+RELEASED = {
+    "resnet50_4096": Released(
+        ModelConfig(aggregator=MixVPRConfig(out_channels=1024, out_rows=4)),
+        "resnet50_MixVPR_4096_channels(1024)_rows(4).ckpt",
+        "1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L",
+    ),
+    "resnet50_512": Released(
+        ModelConfig(aggregator=MixVPRConfig(out_channels=256, out_rows=2)),
+        "resnet50_MixVPR_512_channels(256)_rows(2).ckpt",
+        "1khiTUNzZhfV2UUupZoIsPIbsMRBYVDqj",
+    ),
+    "resnet50_128": Released(
+        ModelConfig(aggregator=MixVPRConfig(out_channels=64, out_rows=2)),
+        "resnet50_MixVPR_128_channels(64)_rows(2).ckpt",
+        "1DQnefjk1hVICOEYPwE4-CZAZOvi1NSJz",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where released weights are kept: $MIXVPR_HOME, else the user's cache directory."""
+    if home := os.environ.get("MIXVPR_HOME"):
+        return Path(home)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "mixvpr_jax"
+
+
+def released_checkpoint(name: str) -> Path:
+    """The PyTorch checkpoint of a released name, fetched from Google Drive if need be.
+
+    Raises:
+        InputError: It is absent and cannot be fetched; the line holds the two commands to run.
+    """
+    released = RELEASED[name]
+    path = cache_folder() / released.file_name
+    if not path.exists():
+        _download(name, path)
+    with path.open("rb") as file:
+        html = is_html(file.read(512))
+    if html:
+        path.unlink()
+        raise InputError(
+            f"{path}: expected a checkpoint, found an HTML page, now removed: Google Drive "
+            f"refused the download; try again later, or {_commands(name, path)}"
+        )
+    return path
+
+
+def _download(name: str, path: Path) -> None:
+    try:
+        import gdown  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError:
+        raise InputError(f"{name}: not in {path.parent}; run: {_commands(name, path)}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
+        partial.replace(path)
+    except Exception as error:  # gdown raises its own, requests' and the file system's errors
+        raise InputError(
+            f"{name}: Google Drive did not give it ({error}); run: {_commands(name, path)}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _commands(name: str, path: Path) -> str:
+    fetch = f"gdown {RELEASED[name].drive_id} -O '{path}'"
+    convert = f"python -m convert.torch_to_flax '{path}' '{path.parent / name}'"
+    return f"{fetch} && {convert}"

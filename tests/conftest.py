@@ -1,0 +1,10 @@
+"""Every test runs on 8 fake CPU devices, with typed shapes checked and implicit promotion off."""
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook(["mixvpr_jax.models", "mixvpr_jax.evaluation"], "typechecker.check")

@@ -1,0 +1,56 @@
+"""Ways between the PyTorch reference and the Flax model, shared by tests."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import torch
+from reference_torch import VPRModel as TorchModel
+
+from mixvpr_jax.config import ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
+
+
+def official_options(config: ModelConfig) -> dict:
+    """The official constructor's arguments of an aggregator."""
+    channels, aggregator = config.feature_channels, config.aggregator
+    options = dict(vars(aggregator))
+    match aggregator:
+        case ConvAPConfig():
+            return {"in_channels": channels, **options}
+        case CosPlaceConfig():
+            return {"in_dim": channels, **options}
+        case GeMConfig():
+            return options
+    in_h, in_w = config.feature_size
+    return {"in_channels": channels, "in_h": in_h, "in_w": in_w, **options}
+
+
+def torch_model(config: ModelConfig, seed: int = 0) -> TorchModel:
+    """The reference of a configuration in float64, every entry drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    name = config.aggregator.name
+    model = TorchModel(config.arch, config.layers_to_crop, name, official_options(config)).double()
+    for key, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if key.endswith("running_var"):
+            tensor.copy_(0.5 + 0.5 * noise.abs())
+        elif key.endswith(".p"):
+            tensor.copy_(3 + 0.1 * noise)
+        elif tensor.ndim > 1:
+            tensor.copy_(noise * (2 / tensor[0].numel()) ** 0.5)
+        else:
+            tensor.copy_(0.5 + 0.1 * noise)
+    return model.eval()
+
+
+def numpy_state(model: TorchModel) -> dict[str, np.ndarray]:
+    """A state_dict as arrays, without the counters."""
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return {n: a for n, a in state.items() if not n.endswith("num_batches_tracked")}
+
+
+def float64():
+    """JAX in float64, in which Flax's LayerNorm needs ordinary promotion."""
+    return jax.enable_x64(True), jax.numpy_dtype_promotion("standard")

@@ -1,0 +1,351 @@
+"""Every kind of checkpoint in, every kind of broken one refused."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter, OrderedDict
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from recipe import GOLDEN, official_shapes, openvprlab_shapes, recipe_state
+from reference_torch import TorchvisionResNet
+
+from mixvpr_jax.config import ConvAPConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.torch_weights import flax_name, torch_name
+
+CASE = "resnet18_mixvpr_64"
+CONFIG = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 2.0, 4), (64, 64))
+
+
+def tensors(case=CASE):
+    return {n: torch.tensor(a) for n, a in recipe_state(official_shapes()[case]).items()}
+
+
+@pytest.fixture
+def state():
+    return tensors()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "official.ckpt"
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def same_weights(model, state):
+    ours = to_state_dict(model)
+    assert ours.keys() == state.keys()
+    return all(np.array_equal(ours[name], state[name].numpy()) for name in state)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in official_shapes() if "backbone" in str(official_shapes()[c])]
+)
+def test_official_checkpoints_come_back_bit_identical(case, tmp_path):
+    state = tensors(case)
+    pool = (2, 2) if "convap" in case else None
+    conversion = convert_checkpoint(saved(tmp_path / "a.ckpt", state), pool_size=pool)
+    assert same_weights(conversion.model, state)
+    write_checkpoint(conversion.model, tmp_path / "b.ckpt")
+    back = torch.load(tmp_path / "b.ckpt", weights_only=True)
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(back[name], tensor), name
+        assert back[name].dtype == tensor.dtype, name
+
+
+def test_summary_tells_everything(path, state):
+    conversion = convert_checkpoint(saved(path, state))
+    assert conversion.model.config == CONFIG
+    floats = [t for n, t in state.items() if t.is_floating_point() and ".running_" not in n]
+    assert conversion.parameter_count == sum(t.numel() for t in floats)
+    summary = conversion.summary()
+    assert "state_dict, official" in summary
+    assert "resnet18, 3 of 4 stages" in summary
+    assert f"parameters: {conversion.parameter_count:,}" in summary
+    assert "dropped: 15 batch counters" in summary
+    assert "16 positions taken as 4x4" in summary
+
+
+def test_released_parameter_counts():
+    counts = {"4096": 10_880_900, "512": 10_092_898, "128": 9_896_098}
+    for dim, count in counts.items():
+        shapes = official_shapes()[f"resnet50_mixvpr_{dim}"]
+        kept = [s for n, s in shapes.items() if "running" not in n and "num_batches" not in n]
+        assert sum(int(np.prod(shape)) for shape in kept) == count
+
+
+def test_lightning_checkpoint(path, state):
+    lightning = {
+        "state_dict": OrderedDict(state) | {"loss_fn.W": torch.ones(3), "miner.x": torch.ones(1)},
+        "hyper_parameters": {"agg_config": {"in_h": 2, "in_w": 8}, "lr": 0.05},
+        "lr_schedulers": [{"milestones": Counter({5: 1}), "gamma": 0.3}],
+        "epoch": 3,
+    }
+    conversion = convert_checkpoint(saved(path, lightning))
+    assert "Lightning" in conversion.checkpoint.kind
+    assert conversion.model.config.feature_size == (2, 8)  # as trained, not the square
+    assert conversion.checkpoint.dropped["parameters of a loss or miner"] == [
+        "loss_fn.W",
+        "miner.x",
+    ]
+    assert same_weights(conversion.model, state)
+
+
+def test_stages_left_in_the_file_are_cut(path, state):
+    full = {
+        f"backbone.model.{n}": t
+        for n, t in TorchvisionResNet("resnet18", 4, True).state_dict().items()
+    }
+    conversion = convert_checkpoint(saved(path, full | state))
+    assert conversion.model.config == CONFIG
+    dropped = conversion.checkpoint.dropped
+    assert all(".layer4." in name for name in dropped["cut stages"])
+    assert len(dropped["cut stages"]) == 25  # 5 convolutions, 5 norms of 4
+    assert dropped["ImageNet classifier"] == ["backbone.model.fc.weight", "backbone.model.fc.bias"]
+    assert same_weights(conversion.model, state)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "model.module.", "_orig_mod."])
+def test_prefixes(path, state, prefix):
+    prefixed = {prefix + name: tensor for name, tensor in state.items()}
+    assert same_weights(convert_checkpoint(saved(path, prefixed)).model, state)
+
+
+@pytest.mark.parametrize("case", openvprlab_shapes())
+def test_openvprlab(path, case):
+    state = recipe_state(openvprlab_shapes()[case])
+    conversion = convert_checkpoint(
+        saved(path, {name: torch.tensor(array) for name, array in state.items()})
+    )
+    config = conversion.model.config
+    assert config.arch == case.split("_")[0]
+    assert config.layers_to_crop == ((4,) if "cropTrue" in case else ())
+    assert "OpenVPRLab" in conversion.checkpoint.kind
+    ours = to_state_dict(conversion.model)
+    # Both repositories list the same modules in the same order.
+    assert [array.shape for array in ours.values()] != []
+    by_content = {array.tobytes() for array in ours.values()}
+    assert all(array.tobytes() in by_content for array in state.values())
+    assert np.array_equal(
+        ours["backbone.model.conv1.weight"], state["backbone.frozen_layers.0.0.weight"]
+    )
+    last = max(int(n.split(".")[2]) for n in state if "unfrozen" in n)
+    name = f"backbone.unfrozen_layers.{last}.1.conv2.weight"
+    stage = config.num_stages
+    assert np.array_equal(ours[f"backbone.model.layer{stage}.1.conv2.weight"], state[name])
+
+
+def test_torchvision_trunk(path):
+    trunk = TorchvisionResNet("resnext50_32x4d", 4, full=True).state_dict()
+    conversion = convert_checkpoint(saved(path, trunk))
+    assert conversion.model.config == ModelConfig("resnext50_32x4d", (), None)
+    assert conversion.checkpoint.dropped["ImageNet classifier"] == [
+        "backbone.model.fc.weight",
+        "backbone.model.fc.bias",
+    ]
+    ours = to_state_dict(conversion.model)
+    expected = {f"backbone.model.{n}": t for n, t in trunk.items() if not n.startswith("fc.")}
+    assert ours.keys() == expected.keys()
+    assert all(np.array_equal(ours[n], expected[n].numpy()) for n in expected)
+
+
+def test_safetensors(tmp_path, state):
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    assert same_weights(convert_checkpoint(path).model, state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_and_said(path, state, dtype):
+    half = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+    conversion = convert_checkpoint(saved(path, half))
+    assert same_weights(
+        conversion.model, {n: t.float() if t.is_floating_point() else t for n, t in half.items()}
+    )
+    name = str(dtype).removeprefix("torch.")
+    assert f"note: {name} weights stored as float32" in conversion.summary()
+
+
+def test_map_that_is_no_square_needs_its_size(tmp_path):
+    shapes = dict(official_shapes()[CASE])
+    for name, shape in shapes.items():
+        if name.startswith("aggregator") and "channel_proj" not in name:
+            shapes[name] = [{16: 12, 32: 24}.get(size, size) for size in shape]
+    state = {n: torch.tensor(a) for n, a in recipe_state(shapes).items()}
+    path = saved(tmp_path / "flat.ckpt", state)
+    with pytest.raises(InputError, match=r"12 positions are no square.*--in-size H W"):
+        convert_checkpoint(path)
+    with pytest.raises(InputError, match="expected 12 positions, found 5x2"):
+        convert_checkpoint(path, in_size=(5, 2))
+    model = convert_checkpoint(path, in_size=(3, 4)).model
+    assert model.config.image_size == (48, 64)
+    assert same_weights(model, state)
+
+
+def test_convap_cells_are_asked_for_or_said(tmp_path):
+    path = saved(tmp_path / "convap.ckpt", tensors("resnet18_full_convap"))
+    assumed = convert_checkpoint(path)
+    assert assumed.model.config.aggregator == ConvAPConfig(32, 2, 2)
+    assert "ConvAP's cells taken as 2x2" in assumed.summary()
+    given = convert_checkpoint(path, pool_size=(3, 1))
+    assert given.model.config.aggregator == ConvAPConfig(32, 3, 1)
+    assert "ConvAP" not in "".join(given.checkpoint.notes)
+
+
+def test_every_key_is_accounted_for(path, state):
+    del state["backbone.model.layer3.1.bn2.running_var"]
+    del state["aggregator.mix.1.mix.3.bias"]
+    state["aggregator.surplus.weight"] = torch.ones(2)
+    with pytest.raises(InputError) as error:
+        convert_checkpoint(saved(path, state))
+    missing, surplus = str(error.value).split("; ")
+    assert "backbone.model.layer3.1.bn2.running_var" in missing
+    assert "aggregator.mix.1.mix.3.bias" in missing
+    assert surplus == "entries left over: aggregator.surplus.weight"
+
+
+def test_wrong_shape_is_named(path, state):
+    state["backbone.model.layer2.0.bn1.weight"] = torch.ones(7)
+    with pytest.raises(
+        InputError, match=r"wrong shapes: backbone.model.layer2.0.bn1.weight .*\[7\]"
+    ):
+        convert_checkpoint(saved(path, state))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_weights_are_named(path, state, value):
+    state["aggregator.row_proj.bias"][1] = value
+    with pytest.raises(InputError, match=r"not finite in: aggregator.row_proj.bias$"):
+        convert_checkpoint(saved(path, state))
+
+
+def test_unknown_trunk(path, state):
+    for name in [name for name in state if ".layer2.1." in name]:
+        del state[name]
+    with pytest.raises(InputError, match=r"trunk: expected one of resnet18, .* \(2, 1, 2\) blocks"):
+        convert_checkpoint(saved(path, state))
+
+
+def test_unknown_aggregator(path, state):
+    other = {n: t for n, t in state.items() if not n.startswith("aggregator.")}
+    other["aggregator.vlad.centroids"] = torch.ones(64, 256)
+    with pytest.raises(InputError, match=r"expected MixVPR .* found vlad"):
+        convert_checkpoint(saved(path, other))
+
+
+class Exploit:
+    """Touches a file when unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_code_in_a_pickle_is_never_executed(tmp_path, writer):
+    target, path = tmp_path / "executed", tmp_path / "evil.ckpt"
+    content = {"state_dict": {"conv1.weight": torch.ones(1)}, "callbacks": Exploit(target)}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps({"callbacks": Exploit(target)}))
+    with pytest.raises(InputError, match="evil.ckpt: expected"):
+        convert_checkpoint(path)
+    assert not target.exists()
+
+
+def test_truncated_files(tmp_path, state):
+    for name in ("cut.ckpt", "cut.safetensors"):
+        path = tmp_path / name
+        if name.endswith("ckpt"):
+            torch.save(state, path)
+        else:
+            safetensors.torch.save_file(state, path)
+        path.write_bytes(path.read_bytes()[:10000])
+        with pytest.raises(InputError, match=f"{name}: expected"):
+            convert_checkpoint(path)
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty.ckpt: expected"):
+        convert_checkpoint(tmp_path / "empty.ckpt")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "expected a dictionary of tensors, found list"),
+        ({"epoch": 3}, "expected a state_dict of tensors, found keys epoch"),
+        ({"encoder.weight": torch.ones(2)}, "expected one of the keys .* found encoder.weight"),
+        ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "expected stages"),
+    ],
+)
+def test_other_contents(path, content, message):
+    with pytest.raises(InputError, match=message):
+        convert_checkpoint(saved(path, content))
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=GOLDEN.parent.parent,
+        timeout=300,
+    )
+
+
+def test_commands_there_and_back(tmp_path, path, state):
+    there = run("convert.torch_to_flax", saved(path, state), tmp_path / "model")
+    assert there.returncode == 0, there.stderr
+    assert "parameters: " in there.stdout
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    back = run("convert.flax_to_torch", tmp_path / "model", tmp_path / "back.ckpt")
+    assert back.returncode == 0, back.stderr
+    loaded = torch.load(tmp_path / "back.ckpt", weights_only=True)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (None, "found none"),
+        (b"<!DOCTYPE html><html>quota</html>", "HTML page"),
+        (b"PK\3\4", "trunc"),
+    ],
+)
+def test_commands_end_with_status_2_and_one_line(tmp_path, content, expected):
+    path = tmp_path / "model.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    result = run("convert.torch_to_flax", path, tmp_path / "model")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: {path}: expected") and expected in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_key_table_is_one_to_one():
+    for case, shapes in official_shapes().items():
+        names = [name for name in shapes if not name.endswith("num_batches_tracked")]
+        if "backbone.model.conv1.weight" not in shapes:
+            continue
+        ours = [flax_name(name) for name in names]
+        assert None not in ours, case
+        assert len(set(ours)) == len(names)
+        assert [torch_name(name) for name in ours] == names

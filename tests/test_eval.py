@@ -1,0 +1,333 @@
+"""eval.py from folders to files, and everything that can be wrong with folders."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recipe import GOLDEN, official_shapes, recipe_state
+
+from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model, save_pretrained
+from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.data.folders import read_folder
+from mixvpr_jax.evaluation.descriptors import describe_images
+from mixvpr_jax.evaluation.evaluate import OUTPUTS, evaluate_folders
+
+ROOT = GOLDEN.parent.parent
+PHOTOS = ROOT.parent / "shared" / "images"
+needs_photos = pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason=f"the photos are not ours to ship; none at {PHOTOS}"
+)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64))), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def official_512(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("official")
+    state = recipe_state(official_shapes()["resnet50_mixvpr_512"])
+    torch.save({n: torch.tensor(a) for n, a in state.items()}, folder / "official.ckpt")
+    save_pretrained(convert_checkpoint(folder / "official.ckpt").model, folder / "model")
+    return folder / "model"
+
+
+def write_images(folder, names, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        random = np.random.default_rng([seed, index])
+        pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
+        image = Image.fromarray(pixels).resize((80 + index, 60), Image.Resampling.BICUBIC)
+        image.save(folder / name, quality=95)
+    return folder
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Three places 100 m apart; each query is its place's picture again, but for the last."""
+    places = [f"@{500000 + 100 * i}.00@4100000.00@place{i}@.jpg" for i in range(3)]
+    database = write_images(tmp_path / "town@7" / "database", places)
+    near = [name.replace("@4100000.00@", "@4100024.00@") for name in places[:2]]
+    queries = write_images(tmp_path / "town@7" / "queries", [*near, "@9@9@nowhere@.jpg"])
+    return database, queries
+
+
+@pytest.fixture
+def evaluate(tmp_path, weights):
+    def run(database, queries, **options):
+        options = {"output": tmp_path / "out", "batch_size": 2} | options
+        return evaluate_folders(
+            EvaluationConfig(str(weights), Path(database), Path(queries), **options)
+        )
+
+    return run
+
+
+def test_labelled_folders(evaluate, labelled, tmp_path):
+    evaluation = evaluate(*labelled)
+    assert evaluation.predictions[:, 0].tolist()[:2] == [0, 1]
+    assert evaluation.recall == pytest.approx(dict.fromkeys((1, 5, 10, 20), 200 / 3))
+    assert evaluation.headline() == "R@1: 66.7, R@5: 66.7, R@10: 66.7, R@20: 66.7"
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
+    results = json.loads((out / "results.json").read_text())
+    assert results["recall"] == pytest.approx({str(k): 200 / 3 for k in (1, 5, 10, 20)})
+    assert (results["num_database"], results["num_queries"]) == (3, 3)
+    assert results["num_queries_without_positives"] == 1
+    assert results["protocol"]["positive_radius_m"] == 25
+    database = np.load(out / "database_descriptors.npy")
+    queries = np.load(out / "query_descriptors.npy")
+    assert database.shape == queries.shape == (3, 128)
+    assert database.dtype == np.float32
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9
+    assert [row["correct"] for row in rows if row["rank"] == "1"] == ["1", "1", "0"]
+    for row in rows:
+        q = [path.name for path in evaluation.queries.paths].index(Path(row["query"]).name)
+        d = [path.name for path in evaluation.database.paths].index(Path(row["prediction"]).name)
+        distance = np.linalg.norm(queries[q] - database[d])
+        assert float(row["descriptor_distance"]) == pytest.approx(distance, abs=2e-6)
+    assert "66.66" in (out / "report.html").read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_radius_counts(evaluate, labelled):
+    recall = evaluate(*labelled, positive_radius_m=23.5).recall
+    assert set(recall.values()) == {0}
+
+
+def test_unlabelled_folders_have_no_recall(evaluate, tmp_path):
+    database = write_images(tmp_path / "d", ["a.jpg", "b.png", "c.JPG", "d.webp"])
+    (database / "notes.txt").write_text("no image")
+    (database / "deep" / "er").mkdir(parents=True)
+    write_images(database / "deep" / "er", ["e.jpeg"])
+    queries = write_images(tmp_path / "q", ["one.jpg"])
+    evaluation = evaluate(database, queries)
+    assert evaluation.recall is None
+    assert evaluation.predictions.shape == (1, 5)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["recall"] is None
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        assert {row["correct"] for row in csv.DictReader(file)} == {""}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_batches_change_nothing_and_compile_once(weights, labelled, batch_size):
+    from mixvpr_jax import from_pretrained
+
+    model, preprocess = from_pretrained(weights)
+    paths = read_folder(labelled[0]).paths
+    traced = []
+    call = type(model).__call__
+
+    def counting(self, images):
+        traced.append(images.shape)
+        return call(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "__call__", counting)
+        described = describe_images(model, preprocess, paths, batch_size=batch_size)
+    assert traced == [(batch_size, 64, 64, 3)]
+    single = np.concatenate([model(preprocess(path)) for path in paths])
+    assert np.allclose(described.descriptors, single, atol=1e-6)
+
+
+def test_one_label_missing_is_refused(evaluate, labelled):
+    write_images(labelled[0], ["plain.jpg"])
+    with pytest.raises(InputError, match=r"in every file name or in none.*3 of 4.*plain.jpg"):
+        evaluate(*labelled)
+
+
+def test_labels_in_one_folder_only_are_refused(evaluate, labelled, tmp_path):
+    plain = write_images(tmp_path / "plain", ["a.jpg"])
+    with pytest.raises(InputError, match=r"in both folders or in none, found them in .*queries"):
+        evaluate(plain, labelled[1])
+    with pytest.raises(InputError, match=r"found them in .*database and not in .*plain"):
+        evaluate(labelled[0], plain)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg"])
+def test_labels_that_are_no_numbers_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="expected"):
+        read_folder(write_images(tmp_path / "d", [name]))
+
+
+def test_empty_and_absent_folders_are_refused(evaluate, labelled, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: expected images .*, found none"):
+        evaluate(tmp_path / "empty", labelled[1])
+    with pytest.raises(InputError, match=r"absent: expected a folder of images, found no such"):
+        evaluate(labelled[0], tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_unreadable_image_among_good_ones(evaluate, labelled, tmp_path, content):
+    bad = labelled[0] / "@500050.00@4100000.00@bad@.jpg"
+    bad.write_bytes(content)
+    with pytest.raises(InputError, match=r"@bad@.jpg: expected an image"):
+        evaluate(*labelled)
+    assert not (tmp_path / "out").exists()
+    evaluation = evaluate(*labelled, skip_unreadable=True)
+    assert len(evaluation.unreadable) == 1 and "@bad@.jpg" in evaluation.unreadable[0]
+    assert len(evaluation.database.paths) == 3
+    assert evaluation.recall[1] == pytest.approx(200 / 3)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["num_database"] == 3 and len(results["unreadable"]) == 1
+
+
+def test_nothing_readable_is_refused(evaluate, labelled):
+    for path in labelled[1].iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"queries: expected at least one readable image"):
+        evaluate(*labelled, skip_unreadable=True)
+
+
+def test_earlier_results_are_kept_unless_told(evaluate, labelled, tmp_path):
+    evaluate(*labelled)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"out: expected no earlier results, .*--overwrite"):
+        evaluate(*labelled)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    evaluate(*labelled, overwrite=True, positive_radius_m=1)
+    assert (tmp_path / "out" / "results.json").read_bytes() != before
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_output_that_is_a_file_is_refused(evaluate, labelled, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="expected a folder for the results, found a file"):
+        evaluate(*labelled)
+
+
+def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.write_report", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(*labelled)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bare_trunk_is_refused(labelled, tmp_path):
+    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "trunk")
+    config = EvaluationConfig(str(tmp_path / "trunk"), *labelled, tmp_path / "out")
+    with pytest.raises(InputError, match="expected a whole model, found a bare trunk"):
+        evaluate_folders(config)
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "eval.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env=os.environ | environment,
+    )
+
+
+def test_command_prints_recall(weights, labelled, tmp_path):
+    bad = labelled[0] / "@500050.00@4100000.00@bad@.jpg"
+    bad.write_bytes(b"")
+    arguments = ["--weights", weights, "--database", labelled[0], "--queries", labelled[1]]
+    arguments += ["--output", tmp_path / "out"]
+    refused = command(*arguments)
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert last == f"error: {bad}: expected an image, found an empty file"
+    assert "Traceback" not in refused.stderr
+    done = command(*arguments, "--skip-unreadable", "--positive-radius-m", "30")
+    assert done.returncode == 0, done.stderr
+    assert "skipped 1 unreadable image" in done.stdout
+    assert "R@1: 66.7, R@5: 66.7, R@10: 66.7, R@20: 66.7" in done.stdout.splitlines()
+
+
+def test_command_names_the_closest_weights(labelled, tmp_path):
+    arguments = ["--database", labelled[0], "--queries", labelled[1], "--output", tmp_path / "out"]
+    result = command("--weights", "resnet50_409", *arguments, MIXVPR_HOME=str(tmp_path / "home"))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "closest: resnet50_4096" in result.stderr
+
+
+def full_disk_folder():
+    """A tiny file system, where this machine lets us mount one."""
+    folder = Path("/tmp") / f"mixvpr-full-{os.getpid()}"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        folder.rmdir()
+        return None
+    return folder
+
+
+def test_command_on_a_really_full_disk(weights, labelled):
+    folder = full_disk_folder()
+    if folder is None:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        arguments = ["--database", labelled[0], "--queries", labelled[1]]
+        result = command("--weights", weights, *arguments, "--output", folder / "out")
+        assert result.returncode == 2
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+        assert "No space left on device" in result.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+@needs_photos
+def test_official_descriptors_of_real_photos(official_512, tmp_path):
+    golden = np.load(GOLDEN / "real_images_resnet50_mixvpr_512.npz")
+    arguments = ["--database", PHOTOS / "database", "--queries", PHOTOS / "queries"]
+    result = command("--weights", official_512, *arguments, "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "no ground truth" in result.stdout
+    folders = ("database", "query")
+    parts = [np.load(tmp_path / "out" / f"{name}_descriptors.npy") for name in folders]
+    error = np.abs(np.concatenate(parts) - golden["descriptors"]).max()
+    print(error)
+    assert error <= 3e-6
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = golden["files"].tolist()
+    for query in range(5):
+        mine = [r for r in rows if Path(r["query"]).name == f"q{query + 1}.jpg"][:5]
+        official = [Path(names[index]).name for index in golden["predictions"][query]]
+        assert [Path(row["prediction"]).name for row in mine] == official
+        squared = [float(row["descriptor_distance"]) ** 2 for row in mine]
+        assert np.allclose(squared, golden["squared_distances"][query], atol=1e-5)
+
+
+@needs_photos
+def test_bfloat16_descriptors_of_real_photos(official_512):
+    from mixvpr_jax import from_pretrained
+
+    paths = sorted(PHOTOS.glob("*/*.jpg"))
+    model, preprocess = from_pretrained(official_512)
+    half, _ = from_pretrained(official_512, dtype="bfloat16")
+    exact = describe_images(model, preprocess, paths, batch_size=8).descriptors
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
+        rounded = describe_images(half, preprocess, paths, batch_size=8).descriptors
+    cosine = (exact * rounded).sum(1)
+    print(cosine.min())
+    assert cosine.min() >= 0.999

@@ -1,0 +1,75 @@
+"""What importing costs, and which way imports point."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mixvpr_jax"
+FORBIDDEN = ("torch", "tensorflow", "tensorflow_datasets", "grain", "orbax", "tqdm", "tyro")
+
+# A layer may import those before it, and no layer may import tests, configs or convert.
+LAYERS = (
+    ("errors", "version", "files"),
+    ("config", "preprocess"),
+    ("models",),
+    ("losses", "mining"),
+    ("torch_weights", "checkpoints", "architecture", "weights"),
+    ("conversion", "released", "linen", "pretrained"),
+    ("data",),
+    ("evaluation",),
+)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def layer(name):
+    return next(index for index, names in enumerate(LAYERS) if name in names)
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    here = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    for name in imports(path):
+        top, *rest = name.split(".")
+        assert top not in ("tests", "configs", "convert", "reference_torch", "recipe")
+        if top == "mixvpr_jax":
+            assert layer(rest[0]) <= layer(here), f"{here} imports {name}"
+        if here in ("config", "torch_weights", "checkpoints", "architecture", "data"):
+            assert top != "flax", f"{here} knows Flax"
+        if here in ("losses", "mining"):
+            assert top in ("jax", "jaxtyping", "collections", "__future__"), f"{here}: {name}"
+
+
+def test_torch_is_imported_where_files_are_read_and_written_alone():
+    inside = {p.name for p in MODULES if any(n.split(".")[0] == "torch" for n in imports(p))}
+    assert inside == {"checkpoints.py", "conversion.py"}
+
+
+def test_importing_loads_nothing_heavy():
+    code = (
+        "import sys, mixvpr_jax\n"
+        f"heavy = [name for name in {FORBIDDEN} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "missing = [name for name in mixvpr_jax.__all__ if not hasattr(mixvpr_jax, name)]\n"
+        "assert not missing, missing\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_files_stay_readable():
+    sources = [*MODULES, *ROOT.glob("*.py"), *(ROOT / "convert").glob("*.py")]
+    long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 320}
+    assert not long, long

@@ -1,0 +1,114 @@
+"""Any configuration: descriptors as the PyTorch reference's, weights there and back unchanged."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import float64, numpy_state, torch_model
+
+from mixvpr_jax.config import (
+    TRUNKS,
+    ConvAPConfig,
+    CosPlaceConfig,
+    GeMConfig,
+    MixVPRConfig,
+    ModelConfig,
+)
+from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.torch_weights import to_flax
+from mixvpr_jax.weights import build_model
+
+AGGREGATORS = st.one_of(
+    st.builds(
+        MixVPRConfig,
+        out_channels=st.integers(1, 24),
+        mix_depth=st.integers(0, 3),
+        mlp_ratio=st.sampled_from([1, 1.3, 2, 2.7, 3]),
+        out_rows=st.integers(1, 5),
+    ),
+    st.builds(
+        ConvAPConfig, out_channels=st.integers(1, 24), s1=st.integers(1, 4), s2=st.integers(1, 4)
+    ),
+    st.builds(CosPlaceConfig, out_dim=st.integers(1, 48)),
+    st.just(GeMConfig()),
+)
+CONFIGS = st.builds(
+    ModelConfig,
+    arch=st.sampled_from(sorted(TRUNKS)),
+    layers_to_crop=st.sampled_from([(4,), (3, 4), ()]),
+    aggregator=AGGREGATORS,
+    image_size=st.tuples(st.integers(33, 90), st.integers(33, 90)),
+    dtype=st.just("float64"),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(config=CONFIGS, seed=st.integers(0, 2**32 - 1))
+def test_descriptors_of_random_configurations(config, seed):
+    reference = torch_model(config, seed)
+    images = np.random.default_rng(seed).standard_normal((2, *config.image_size, 3))
+    with torch.inference_mode():
+        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    with contextlib.ExitStack() as stack:
+        for context in float64():
+            stack.enter_context(context)
+        model = build_model(config, to_flax(numpy_state(reference)))
+        descriptors = np.asarray(nnx.jit(lambda m, x: m(x))(model, jnp.asarray(images)))
+    assert descriptors.shape == (2, config.descriptor_dim) == expected.shape
+    assert np.abs(descriptors - expected).max() <= 1e-12
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    config=CONFIGS, seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from(["pt", "safetensors"])
+)
+def test_there_and_back(config, seed, suffix):
+    reference = torch_model(config, seed).float()
+    with tempfile.TemporaryDirectory() as folder:
+        official, ours = Path(folder) / "official.ckpt", Path(folder) / f"ours.{suffix}"
+        torch.save(reference.state_dict(), official)
+        pool = (config.aggregator.s1, config.aggregator.s2) if is_convap(config) else None
+        model = convert_checkpoint(official, in_size=config.feature_size, pool_size=pool).model
+        write_checkpoint(model, ours)
+        state = to_state_dict(model)
+        again = convert_checkpoint(ours, in_size=config.feature_size, pool_size=pool).model
+    assert model.config == again.config
+    # The trunk's name is free where cutting made two of them equal; nothing else is.
+    assert model.config.feature_size == config.feature_size
+    assert model.config.descriptor_dim == config.descriptor_dim
+    for name, tensor in reference.state_dict().items():
+        assert np.array_equal(state[name], tensor.numpy()), name
+        assert state[name].dtype == tensor.numpy().dtype, name
+    torch_model(config).float().load_state_dict(
+        {name: torch.tensor(array) for name, array in state.items()}, strict=True
+    )
+
+
+def is_convap(config):
+    return isinstance(config.aggregator, ConvAPConfig)
+
+
+@pytest.mark.parametrize("arch", sorted(TRUNKS))
+def test_training_mode_is_torchs(arch):
+    config = ModelConfig(arch, (3, 4), GeMConfig(), (48, 40), dtype="float64")
+    reference = torch_model(config).train()
+    images = np.random.default_rng(0).standard_normal((3, 48, 40, 3))
+    with contextlib.ExitStack() as stack:
+        for context in float64():
+            stack.enter_context(context)
+        model = build_model(config, to_flax(numpy_state(reference)))
+        model.train()
+        descriptors = np.asarray(model(jnp.asarray(images)))
+        state = to_state_dict(model)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    assert np.abs(descriptors - expected).max() <= 1e-12
+    for name, array in numpy_state(reference).items():
+        assert np.abs(state[name] - array).max() <= 1e-12, name
