@@ -22,6 +22,7 @@ lint: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/python tests/recipe.py resnet50_mixvpr_512 $(DEMO)/official.ckpt
 	$(BIN)/python -m convert.torch_to_flax $(DEMO)/official.ckpt $(DEMO)/model
-	$(BIN)/python -m mixvpr_jax.data.synthetic $(DEMO)/city --overwrite
+	$(BIN)/python -m mixvpr_jax.data.draw $(DEMO)/city --overwrite
 	$(BIN)/python eval.py --weights $(DEMO)/model --database $(DEMO)/city/database \
 		--queries $(DEMO)/city/queries --output $(DEMO)/evaluation --overwrite
+	@echo "These weights were never trained: recall is near chance. $(DEMO)/evaluation/report.html shows the pictures."

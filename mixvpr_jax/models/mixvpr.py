@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -22,6 +23,8 @@ class FeatureMixer(nnx.Module):
         self.norm = nnx.LayerNorm(
             positions,
             epsilon=1e-5,
+            reduction_axes=1,
+            feature_axes=1,
             use_fast_variance=False,
             dtype=dtype,
             param_dtype=param_dtype(dtype),
@@ -30,8 +33,9 @@ class FeatureMixer(nnx.Module):
         self.expand = linear(positions, hidden, dtype=dtype, rngs=rngs, **start)
         self.project = linear(hidden, positions, dtype=dtype, rngs=rngs, **start)
 
-    def __call__(self, x: Float[Array, "b c n"]) -> Float[Array, "b c n"]:
-        return x + self.project(jax.nn.relu(self.expand(self.norm(x))))
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        hidden = jax.nn.relu(over_positions(self.expand, self.norm(x)))
+        return x + over_positions(self.project, hidden)
 
 
 class MixVPR(nnx.Module):
@@ -57,10 +61,21 @@ class MixVPR(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         batch, height, width, channels = x.shape
-        # Positions go last, in the official order row * width + column.
-        x = x.reshape(batch, height * width, channels).swapaxes(1, 2)
-        x = self.mix(x)
-        x = self.channel_proj(x.swapaxes(1, 2))  # [b, n, out_channels]
-        x = self.row_proj(x.swapaxes(1, 2))  # [b, out_channels, out_rows]
-        x = x.reshape(batch, -1)
+        x = x.reshape(batch, height * width, channels)  # position = row * width + column
+        x = self.channel_proj(self.mix(x))
+        x = over_positions(self.row_proj, x)  # [b, out_rows, out_channels]
+        x = x.swapaxes(1, 2).reshape(batch, -1)  # descriptor index = channel * out_rows + row
         return l2_normalize(x.astype(self.row_proj.param_dtype))
+
+
+def over_positions(layer: nnx.Linear, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+    """Applies a Linear layer along the middle axis.
+
+    The official code moves positions last and back. Contracting them where they are gives the
+    same products without the transposes, which took a fifth of the model's time on a CPU.
+    """
+    kernel = layer.kernel[...].astype(layer.dtype)
+    y = jnp.einsum("bnc,nm->bmc", x, kernel, precision=layer.precision)
+    if layer.bias is None:
+        return y
+    return y + layer.bias[...].astype(layer.dtype)[None, :, None]

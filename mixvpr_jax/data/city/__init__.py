@@ -1,0 +1,1 @@
+"""The pieces that the generated town is drawn from."""

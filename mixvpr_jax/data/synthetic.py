@@ -1,0 +1,268 @@
+"""A generated town for demos and tests: photos of streets, written as data sets are laid out.
+
+A place is a street of `street.build_place`. Its photos differ as those of a street do: by where the
+camera stands and looks, by light, season and passers-by, and by the sensor. `difficulty` scales all
+of these. Everything is a function of the configuration, so the same call writes the same pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mixvpr_jax.data.city.camera import expose, paint
+from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
+from mixvpr_jax.data.city.street import build_place
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.files import beside
+
+SUPERSAMPLING = 2
+GRID_COLUMNS, GRID_SPACING_M, GRID_JITTER_M = 32, 110.0, 12.0
+TOWN_ORIGIN_M = (550_000.0, 4_180_000.0)
+METRES_PER_DEGREE = 111_320.0
+PANOID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+CSV_HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
+EVALUATION_NAME = re.compile(r"@\d+\.\d\d@\d+\.\d\d@place\d{4,}@view\d{2,}@\.jpg")
+
+
+@dataclass(frozen=True)
+class CityConfig:
+    """What to draw.
+
+    Attributes:
+        num_places: places of the town (of each city in the GSV-Cities layout).
+        images_per_place: views of each place.
+        image_size: width and height in pixels.
+        difficulty: how much views of one place differ, from 0 (hardly) to 1 (as much as they may).
+        seed: chooses the town; not negative.
+
+    Raises:
+        InputError: a value lies outside its range.
+    """
+
+    num_places: int = 24
+    images_per_place: int = 4
+    image_size: tuple[int, int] = (400, 300)
+    difficulty: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _expect(self.num_places >= 1, "num_places of at least 1", self.num_places)
+        _expect(self.images_per_place >= 1, "images_per_place of at least 1", self.images_per_place)
+        size_is_fine = len(self.image_size) == 2 and min(self.image_size) >= 32
+        _expect(size_is_fine, "image_size (width, height) of at least 32 pixels", self.image_size)
+        _expect(0 <= self.difficulty <= 1, "difficulty between 0 and 1", self.difficulty)
+        _expect(self.seed >= 0, "seed of at least 0", self.seed)
+
+
+def _expect(holds: bool, expected: str, found: object) -> None:
+    if not holds:
+        raise InputError(f"expected {expected}, found {found}")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A view's picture and what it was taken under."""
+
+    image: Image.Image
+    conditions: Conditions
+
+
+def _take_photo(config: CityConfig, place: int, view: int) -> Photo:
+    """Draws one view; each view has a random stream of its own, so call order is of no account."""
+    street, rng = (
+        build_place(config.seed, place),
+        np.random.default_rng([config.seed, place, 2, view]),
+    )
+    conditions = draw_conditions(rng, config.difficulty, street)
+    width, height = config.image_size
+    canvas = paint(street, conditions, (width * SUPERSAMPLING, height * SUPERSAMPLING), rng)
+    return Photo(expose(canvas.reduce(SUPERSAMPLING), conditions, rng), conditions)
+
+
+def draw_view(config: CityConfig, place: int, view: int) -> Image.Image:
+    """Draws one photo; a pure function of its arguments.
+
+    Args:
+        config: The town; its difficulty says how much the views of a place differ.
+        place: Which place, from 0 to config.num_places - 1.
+        view: Which view of it, from 0 to config.images_per_place - 1.
+
+    Returns:
+        An RGB picture of config.image_size.
+
+    Raises:
+        InputError: No such place or view.
+    """
+    _expect(0 <= place < config.num_places, f"place below {config.num_places}", place)
+    _expect(0 <= view < config.images_per_place, f"view below {config.images_per_place}", view)
+    return _take_photo(config, place, view).image
+
+
+def _bearing_deg(config: CityConfig, place: int) -> float:
+    """Which way the street runs, clockwise from north: along the grid, more or less."""
+    rng = np.random.default_rng([config.seed, place, 3])
+    return float(90 * rng.integers(4) + rng.uniform(-12, 12))
+
+
+def _utm_m(config: CityConfig, place: int, conditions: Conditions) -> tuple[float, float]:
+    """East and north of the camera; places lie GRID_SPACING_M - 2 GRID_JITTER_M apart or more."""
+    row, column = divmod(place, GRID_COLUMNS)
+    rng = np.random.default_rng([config.seed, place, 4])
+    jitter_east, jitter_north = rng.uniform(-GRID_JITTER_M, GRID_JITTER_M, 2)
+    (right, ahead, _), bearing = conditions.position_m, np.radians(_bearing_deg(config, place))
+    east = right * np.cos(bearing) + ahead * np.sin(bearing) + jitter_east
+    north = -right * np.sin(bearing) + ahead * np.cos(bearing) + jitter_north
+    return (
+        float(TOWN_ORIGIN_M[0] + column * GRID_SPACING_M + east),
+        float(TOWN_ORIGIN_M[1] + row * GRID_SPACING_M + north),
+    )
+
+
+def _save_jpeg(photo: Photo, path: Path) -> None:
+    with beside(path) as temporary:
+        photo.image.save(temporary, "JPEG", quality=photo.conditions.jpeg_quality)
+
+
+def _make_room(folders: Iterable[Path], own_name: re.Pattern[str], overwrite: bool) -> None:
+    """Refuses folders that hold files, or empties them of what the generator itself once wrote."""
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
+    for file in (file for file in files if not file.name.startswith(".")):
+        _expect(overwrite, f"an empty folder {file.parent} or overwrite=True", file.name)
+        if own_name.fullmatch(file.name):
+            file.unlink()
+
+
+def write_evaluation_folders(
+    config: CityConfig, folder: Path, *, queries_per_place: int = 1, overwrite: bool = False
+) -> tuple[Path, Path]:
+    """Writes a database and queries in the name convention of VPR-methods-evaluation.
+
+    Names are `@utm_east@utm_north@placeNNNN@viewNN@.jpg`, in metres. Any two places lie at least
+    60 m apart, the views of a place within 10 m of its centre: within 25 m of a query lie exactly
+    the database views of its own place.
+
+    Args:
+        config: The town.
+        folder: Where `database` and `queries` go.
+        queries_per_place: How many of each place's views, its last, are queries.
+        overwrite: Whether pictures of an earlier call may be removed.
+
+    Returns:
+        The folder of the database and that of the queries.
+
+    Raises:
+        InputError: Files are there already, or queries_per_place leaves no query or no database.
+    """
+    most = config.images_per_place - 1
+    _expect(1 <= queries_per_place <= most, f"queries_per_place in 1 … {most}", queries_per_place)
+    database, queries = Path(folder) / "database", Path(folder) / "queries"
+    _make_room((database, queries), EVALUATION_NAME, overwrite)
+    for place in range(config.num_places):
+        for view in range(config.images_per_place):
+            photo = _take_photo(config, place, view)
+            east, north = _utm_m(config, place, photo.conditions)
+            name = f"@{east:010.2f}@{north:010.2f}@place{place:04d}@view{view:02d}@.jpg"
+            is_query = view >= config.images_per_place - queries_per_place
+            _save_jpeg(photo, (queries if is_query else database) / name)
+    return database, queries
+
+
+def write_gsv_cities(
+    config: CityConfig,
+    folder: Path,
+    *,
+    cities: Sequence[str] = ("Avalon", "Brigadoon"),
+    overwrite: bool = False,
+) -> Path:
+    """Writes towns in the layout of GSV-Cities: `Dataframes/<City>.csv` and `Images/<City>/*.jpg`.
+
+    Args:
+        config: The towns; config.num_places is for each city, and every city has other places.
+        folder: Where `Dataframes` and `Images` go.
+        cities: Names of ASCII letters, none twice.
+        overwrite: Whether cities of an earlier call may be removed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: A city's files are there already, or its name is not of letters or comes twice.
+    """
+    for city in cities:
+        is_fine = city.isascii() and city.isalpha() and list(cities).count(city) == 1
+        _expect(is_fine, "distinct city names of ASCII letters", city)
+    folder, own_name = Path(folder), re.compile(r"[A-Za-z]+_\d{7}_\d{4}_\d\d_\d{3}_.*\.jpg")
+    tables = [folder / "Dataframes" / f"{city}.csv" for city in cities]
+    for table in tables:
+        _expect(overwrite or not table.exists(), "no such table or overwrite=True", table)
+    _make_room([folder / "Images" / city for city in cities], own_name, overwrite)
+    for city, table in zip(cities, tables, strict=True):
+        table.unlink(missing_ok=True)
+        _write_city(config, folder, city)
+    return folder
+
+
+def _write_city(config: CityConfig, folder: Path, city: str) -> None:
+    town = replace(config, seed=zlib.crc32(f"{config.seed} {city}".encode()))
+    rows = []
+    for place in range(config.num_places):
+        for view in range(config.images_per_place):
+            photo = _take_photo(town, place, view)
+            row = _gsv_row(town, city, place, view, photo.conditions)
+            _save_jpeg(photo, folder / "Images" / city / row.file_name)
+            rows.append(row)
+    # The table comes last: a city that was broken off has pictures and no table.
+    with beside(folder / "Dataframes" / f"{city}.csv") as temporary:
+        lines = [CSV_HEADER, *(row.csv_line for row in rows)]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class GsvRow:
+    """One image of GSV-Cities; latitude and longitude as their text stands in table and name."""
+
+    place: int
+    year: int
+    month: int
+    north_deg: int
+    city: str
+    latitude: str
+    longitude: str
+    panorama: str
+
+    @property
+    def csv_line(self) -> str:
+        """The row as it stands in the table."""
+        return ",".join(str(value) for value in astuple(self))
+
+    @property
+    def file_name(self) -> str:
+        """The picture's name, as the data set's own loader builds it from the row."""
+        when = f"{self.year:04d}_{self.month:02d}_{self.north_deg:03d}"
+        where = f"{self.latitude}_{self.longitude}_{self.panorama}"
+        return f"{self.city}_{self.place:07d}_{when}_{where}.jpg"
+
+
+def _gsv_row(town: CityConfig, city: str, place: int, view: int, conditions: Conditions) -> GsvRow:
+    rng = np.random.default_rng([town.seed, place, 5, view])
+    east, north = np.subtract(_utm_m(town, place, conditions), TOWN_ORIGIN_M)
+    latitude = 36 + town.seed % 19 + north / METRES_PER_DEGREE
+    longitude = 5 + town.seed % 23 + east / METRES_PER_DEGREE / np.cos(np.radians(latitude))
+    # The float's own text: whoever reads the table as numbers then still finds the files.
+    return GsvRow(
+        place=place,
+        year=int(rng.integers(2008, 2022)),
+        month=conditions.month,
+        north_deg=int(_bearing_deg(town, place) + conditions.heading_deg) % 360,
+        city=city,
+        latitude=str(round(float(latitude), 7)),
+        longitude=str(round(float(longitude), 7)),
+        panorama="".join(PANOID_LETTERS[index] for index in rng.integers(0, [63, *[64] * 21])),
+    )
