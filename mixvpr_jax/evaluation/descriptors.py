@@ -35,7 +35,7 @@ class Described:
     reasons: tuple[str, ...]
 
 
-def compile_encoder(model: VPRModel) -> Encoder:
+def compile_encoder(model: VPRModel) -> jax.stages.Wrapped:
     """A compiled function of normalised images [b, h, w, 3] → descriptors [b, d].
 
     The weights are constants of the program, so that the compiler folds what follows from them

@@ -1,0 +1,173 @@
+"""Descriptors a second, against PyTorch, side by side in one run: python benchmarks/descriptors.py.
+
+Each round times every contender once, in turn, so that a machine whose speed drifts favours none.
+The floor is the model's arithmetic at the speed of this machine's best large matrix product.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from reference import numpy_state, official_options  # noqa: E402
+from reference_torch import VPRModel as TorchModel  # noqa: E402
+
+from mixvpr_jax.evaluation.descriptors import compile_encoder  # noqa: E402
+from mixvpr_jax.released import RELEASED  # noqa: E402
+from mixvpr_jax.torch_weights import to_flax  # noqa: E402
+from mixvpr_jax.weights import build_model  # noqa: E402
+
+Run = Callable[[], object]
+
+
+def main(
+    name: Literal["resnet50_4096", "resnet50_512", "resnet50_128"] = "resnet50_4096",
+    batch_sizes: tuple[int, ...] = (1, 8),
+    rounds: int = 15,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = True,
+) -> None:
+    """Times the descriptors of normalised images that already lie on the device.
+
+    Args:
+        name: Which released model; its weights are drawn at random.
+        batch_sizes: Images a call.
+        rounds: How often each contender is timed.
+        dtype: What both sides compute in.
+        compile: Whether torch.compile takes part (it needs a C++ compiler on a CPU).
+    """
+    print(machine())
+    peak = peak_flops(dtype)
+    print(f"\nlargest matrix product: {peak / 1e9:,.0f} GFLOP/s ({dtype})\n")
+    print("| batch | contender | images/s | ms a call: median (min) | time against eager |")
+    print("| --- | --- | --- | --- | --- |")
+    for batch in batch_sizes:
+        runs, flops = contenders(name, batch, dtype, compile)
+        times = {contender: [] for contender in runs}
+        for _ in range(rounds):
+            for contender, run in runs.items():
+                times[contender].append(seconds(run))
+        for contender, values in times.items():
+            ratio = median(a / b for a, b in zip(values, times["PyTorch eager"], strict=True))
+            report(batch, contender, median(values), min(values), f"{ratio:.2f}")
+        report(batch, f"floor ({flops / 1e9:.1f} GFLOP)", flops / peak, flops / peak, "")
+
+
+def report(batch: int, contender: str, typical: float, best: float, ratio: str) -> None:
+    """Prints one line of the table."""
+    milliseconds = f"{typical * 1e3:.1f} ({best * 1e3:.1f})"
+    print(
+        f"| {batch} | {contender} | {batch / typical:.1f} | {milliseconds} | {ratio} |", flush=True
+    )
+
+
+def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[str, Run], float]:
+    """What takes part, each warmed up, and the floating-point operations of one call."""
+    config = RELEASED[name].config
+    torch.manual_seed(0)
+    options = official_options(config)
+    assert config.aggregator is not None
+    reference = TorchModel(config.arch, config.layers_to_crop, config.aggregator.name, options)
+    reference.eval()
+    weights = to_flax(numpy_state(reference))
+    model = build_model(type(config)(**{**vars(config), "dtype": dtype}), weights)
+    images = np.random.default_rng(0).standard_normal((batch, *config.image_size, 3), np.float32)
+    ours, flops = jax_run(model, images)
+    runs: dict[str, Run] = {"mixvpr-jax": ours}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layouts = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
+    for label, layout in layouts.items():
+        place = {"device": device, "dtype": getattr(torch, dtype), "memory_format": layout}
+        inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(**place)
+        module = copy.deepcopy(reference).to(**place)
+        runs[f"PyTorch {label}"] = torch_run(module, inputs)
+        if compile and label == "channels-last":
+            runs["PyTorch compiled"] = torch_run(torch.compile(module), inputs)
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    return runs, flops
+
+
+def jax_run(model: Any, images: np.ndarray) -> tuple[Run, float]:
+    """Our side, compiled, and its floating-point operations as XLA counts them."""
+    arrays = jax.device_put(images)
+    lowered = compile_encoder(model).lower(arrays)
+    compiled, cost = lowered.compile(), lowered.cost_analysis() or {}
+    return lambda: jax.block_until_ready(compiled(arrays)), cost["flops"]
+
+
+def torch_run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> Run:
+    """PyTorch's side; on a GPU the call lasts until the device is done."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            module(inputs)
+            if inputs.is_cuda:
+                torch.cuda.synchronize()
+
+    return run
+
+
+def seconds(run: Run) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_flops(dtype: str) -> float:
+    """Floating-point operations a second of the fastest large matrix product, in JAX or PyTorch."""
+    size = 8192 if jax.default_backend() == "gpu" else 2048
+    ones = jnp.ones((size, size), dtype)
+    precision = None if dtype == "bfloat16" else "highest"
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+    tensor = torch.ones(size, size, dtype=getattr(torch, dtype))
+    tensor = tensor.cuda() if torch.cuda.is_available() else tensor
+
+    def torch_product() -> None:
+        torch.matmul(tensor, tensor)
+        if tensor.is_cuda:
+            torch.cuda.synchronize()
+
+    best = min(
+        seconds(run)
+        for _ in range(10)
+        for run in (lambda: jax.block_until_ready(product(ones)), torch_product)
+    )
+    return 2 * size**3 / best
+
+
+def machine() -> str:
+    """What this ran on."""
+    return "\n".join(f"{name}: {value}" for name, value in _facts())
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    yield "device", f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
+    if jax.default_backend() == "cpu":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+        yield "processor", names[0] if names else platform.processor()
+    yield "versions", f"jax {jax.__version__}, torch {torch.__version__}"
+    yield "threads", f"torch {torch.get_num_threads()}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
