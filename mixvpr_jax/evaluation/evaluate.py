@@ -160,7 +160,7 @@ def _results(
 ) -> dict[str, Any]:
     recall, positives = evaluation.recall, evaluation.positives
     return {
-        "dataset": f"{config.database} / {config.queries}",
+        "dataset": _dataset_name(config),
         "protocol": {
             "ground_truth": None if positives is None else "@utm_east@utm_north@ in file names",
             "positive_radius_m": None if positives is None else config.positive_radius_m,
@@ -177,6 +177,14 @@ def _results(
         "mixvpr_jax": __version__,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _dataset_name(config: EvaluationConfig) -> str:
+    """The folder that holds both, where there is one: `city` of city/database and city/queries."""
+    database, queries = config.database.resolve(), config.queries.resolve()
+    if database.parent == queries.parent:
+        return database.parent.name
+    return f"{queries.name} in {database.name}"
 
 
 def _write_predictions(path: Path, evaluation: Evaluation) -> None:
@@ -211,7 +219,7 @@ def _report_data(
     if evaluation.unreadable:
         facts["unreadable"] = f"{len(evaluation.unreadable):,} images skipped"
     return ReportData(
-        title=f"{config.queries.name} in {config.database.name}",
+        title=f"{Path(config.weights).name} on {results['dataset']}",
         facts=facts,
         recall=evaluation.recall,
         database_paths=evaluation.database.paths,
