@@ -13,8 +13,8 @@ from mixvpr_jax.pretrained import from_pretrained
 
 
 def main(
-    weights: Annotated[str, tyro.conf.Positional],
-    checkpoint: Annotated[Path, tyro.conf.Positional],
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
 ) -> None:
     """Writes a model as the official PyTorch code loads it, with strict=True.
 

@@ -13,8 +13,8 @@ from mixvpr_jax.pretrained import save_pretrained
 
 
 def main(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
-    folder: Annotated[Path, tyro.conf.Positional],
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     in_size: tuple[int, int] | None = None,
     pool_size: tuple[int, int] | None = None,
 ) -> None:

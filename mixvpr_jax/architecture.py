@@ -30,7 +30,7 @@ def infer_config(
 
     Args:
         checkpoint: What `read_checkpoint` gave; its state, dropped and notes are amended.
-        in_size: Height and width of MixVPR's feature map, where the weights tell their product
+        in_size: Height and width of the feature map; of MixVPR's the weights tell the product
             alone. By default the hyper-parameters of a Lightning checkpoint, else a square.
         pool_size: ConvAP's cells (s1, s2), which no weight tells. By default the
             hyper-parameters, else the official 2 x 2, noted.
@@ -38,6 +38,9 @@ def infer_config(
     Raises:
         InputError: No known trunk or aggregator; a size that is needed or does not fit.
     """
+    for size in (in_size, pool_size):
+        if size is not None and min(size) < 1:
+            raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
     aggregator, in_channels = _aggregator(checkpoint, pool_size)
     arch, num_stages = _trunk(checkpoint, in_channels)
     config = ModelConfig(arch, tuple(range(num_stages + 1, 5)), aggregator)
@@ -53,7 +56,7 @@ def infer_config(
 def _trunk(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
     """The trunk's name and how many of its stages the aggregator sits on."""
     blocks = _block_counts(checkpoint)
-    inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight")[:2]
+    inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
     groups = inner // group_inputs
     bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
     names = [
@@ -65,10 +68,20 @@ def _trunk(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
     if not names:
         found = f"stages of {blocks} blocks, {inner} inner channels in {groups} groups"
         raise InputError(f"trunk: expected one of {', '.join(TRUNKS)}; found {found}")
-    num_stages = _kept_stages(TRUNKS[names[0]], len(blocks), in_channels)
+    num_stages = _kept_stages(checkpoint, TRUNKS[names[0]], len(blocks), in_channels)
     cut = rf"backbone\.model\.layer[{num_stages + 1}-9]\..*"
     checkpoint.drop("cut stages", [name for name in checkpoint.state if re.fullmatch(cut, name)])
-    return names[0], num_stages
+    return _name_among(checkpoint, names), num_stages
+
+
+def _name_among(checkpoint: Checkpoint, names: list[str]) -> str:
+    """Which of the trunks whose kept stages are the same network was trained."""
+    told = str(checkpoint.hyper_parameters.get("backbone_arch", "")).lower()
+    if told in names or len(names) == 1:
+        return told if told in names else names[0]
+    others = ", ".join(names[1:])
+    checkpoint.notes.append(f"trunk called {names[0]}; the same, as far as it is kept: {others}")
+    return names[0]
 
 
 def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -83,9 +96,14 @@ def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(counts[stage] for stage in sorted(counts))
 
 
-def _kept_stages(shape: TrunkShape, present: int, in_channels: int | None) -> int:
+def _kept_stages(
+    checkpoint: Checkpoint, shape: TrunkShape, present: int, in_channels: int | None
+) -> int:
     """Official code may leave stages in the file that the aggregator never sees."""
     if in_channels is None:
+        cropped = checkpoint.hyper_parameters.get("layers_to_crop")
+        if isinstance(cropped, list) and cropped in ([], [4], [3, 4], [4, 3]):
+            return min(present, 4 - len(cropped))
         return present
     for stage in range(2, present + 1):
         if shape.out_channels(stage) == in_channels:
@@ -107,10 +125,10 @@ def _aggregator(
     if parts & {"mix", "row_proj", "channel_proj"}:
         return _mixvpr(checkpoint)
     if "channel_pool" in parts:
-        out_channels, in_channels = _shape(checkpoint, "aggregator.channel_pool.weight")[:2]
+        out_channels, in_channels = _shape(checkpoint, "aggregator.channel_pool.weight", 4)[:2]
         return ConvAPConfig(out_channels, *_pool_size(checkpoint, pool_size)), in_channels
     if "fc" in parts:
-        out_dim, in_channels = _shape(checkpoint, "aggregator.fc.weight")
+        out_dim, in_channels = _shape(checkpoint, "aggregator.fc.weight", 2)
         return CosPlaceConfig(out_dim), in_channels
     if "p" in parts:
         return GeMConfig(), None
@@ -121,13 +139,13 @@ def _aggregator(
 
 
 def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
-    out_channels, in_channels = _shape(checkpoint, "aggregator.channel_proj.weight")
-    out_rows, positions = _shape(checkpoint, "aggregator.row_proj.weight")
+    out_channels, in_channels = _shape(checkpoint, "aggregator.channel_proj.weight", 2)
+    out_rows, positions = _shape(checkpoint, "aggregator.row_proj.weight", 2)
     mixers = [re.match(r"aggregator\.mix\.(\d+)\.", name) for name in checkpoint.state]
     depth = 1 + max((int(match[1]) for match in mixers if match), default=-1)
     ratio = 1.0
     if depth:
-        hidden = _shape(checkpoint, "aggregator.mix.0.mix.1.weight")[0]
+        hidden = _shape(checkpoint, "aggregator.mix.0.mix.1.weight", 2)[0]
         ratio = hidden / positions
         if int(positions * ratio) != hidden:  # the official code truncates
             ratio = math.nextafter(ratio, math.inf)
@@ -136,7 +154,7 @@ def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
 
 def _map_size(checkpoint: Checkpoint, given: Size | None) -> Size:
     """Height and width of the feature map whose product the weights tell."""
-    positions = _shape(checkpoint, "aggregator.row_proj.weight")[1]
+    positions = _shape(checkpoint, "aggregator.row_proj.weight", 2)[1]
     side = math.isqrt(positions)
     size = given or _hyper_parameter_pair(checkpoint, "in_h", "in_w")
     if size is None and side * side == positions:
@@ -169,13 +187,14 @@ def _hyper_parameter_pair(checkpoint: Checkpoint, first: str, second: str) -> Si
     values: Any = checkpoint.hyper_parameters.get("agg_config")
     if not isinstance(values, Mapping):
         return None
-    pair = values.get(first), values.get(second)
-    if isinstance(pair[0], int) and isinstance(pair[1], int):
-        return pair[0], pair[1]
-    return None
+    one, other = values.get(first), values.get(second)
+    return (one, other) if type(one) is int and type(other) is int else None
 
 
-def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+def _shape(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:
     if name not in checkpoint.state:
-        raise InputError(f"weights: missing {name}, without which nothing can be inferred")
-    return checkpoint.state[name].shape
+        raise InputError(f"missing {name}, without which the model cannot be inferred")
+    shape = checkpoint.state[name].shape
+    if len(shape) != rank or 0 in shape:
+        raise InputError(f"{name}: expected {rank} axes, none of them empty, found {list(shape)}")
+    return shape

@@ -7,6 +7,7 @@ its shapes. What is left out on purpose is listed with the reason.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,14 @@ from mixvpr_jax.torch_weights import Weights
 LAYOUTS = {
     "official (MixVPR, gsv-cities)": "backbone.model.conv1.weight",
     "OpenVPRLab": "backbone.frozen_layers.0.0.weight",
+    "OpenVPRLab, nothing frozen": "backbone.unfrozen_layers.0.0.weight",
     "torchvision trunk": "conv1.weight",
 }
 WRAPPERS = r"((module|model|_orig_mod)\.)*"
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
     "ImageNet classifier": r"backbone\.model\.fc\..*",
-    "parameters of a loss or miner": r"(loss_fn|loss|criterion|miner)\..*",
+    "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
 
 
@@ -66,17 +68,32 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     raw = read_file(path)
     nested = raw.get("state_dict")
-    container = "Lightning checkpoint" if isinstance(nested, Mapping) else "state_dict"
-    state = {name: value for name, value in (nested or raw).items() if hasattr(value, "shape")}
+    lightning = isinstance(nested, Mapping)
+    entries = {str(name): value for name, value in (nested if lightning else raw).items()}
+    state = {name: value for name, value in entries.items() if isinstance(value, np.ndarray)}
     if not state:
-        raise InputError(f"{path}: expected a state_dict of tensors, found keys {_few(raw)}")
+        raise InputError(f"{path}: expected a state_dict of tensors, found keys {_few(entries)}")
+    _check_others(path, {name: entries[name] for name in entries if name not in state})
     layout, state = official_names(path, state)
-    hyper_parameters = raw.get("hyper_parameters", {}) if nested else {}
-    checkpoint = Checkpoint(f"{container}, {layout}", state, hyper_parameters=hyper_parameters)
+    kind = f"{'Lightning checkpoint' if lightning else 'state_dict'}, {layout}"
+    hyper_parameters = raw.get("hyper_parameters") if lightning else None
+    if not isinstance(hyper_parameters, Mapping):
+        hyper_parameters = {}
+    checkpoint = Checkpoint(kind, state, hyper_parameters=hyper_parameters)
     for reason, pattern in DROPPED.items():
         checkpoint.drop(reason, [name for name in state if re.fullmatch(pattern, name)])
+    if lightning:
+        weights = [str(name) for name in raw if "state_dict" in str(name) and name != "state_dict"]
+        checkpoint.notes.extend(f"{name} left aside, state_dict taken" for name in weights)
     _to_float32(checkpoint, path)
     return checkpoint
+
+
+def _check_others(path: Path, others: Mapping[str, Any]) -> None:
+    """Entries that are no tensors: plain values beside the weights would be lost unseen."""
+    if others:
+        kinds = ", ".join(f"{name} ({type(value).__name__})" for name, value in others.items())
+        raise InputError(f"{path}: expected tensors alone beside each other, found {kinds}")
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -90,14 +107,16 @@ def read_file(path: Path) -> dict[str, Any]:
             f"{path}: expected a checkpoint, found an HTML page (a download that was refused); "
             "delete it and download again"
         )
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: expected a checkpoint, found a Git LFS pointer; git lfs pull")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return dict(read_safetensors(path))
     return _read_torch(path)
 
 
 def is_html(head: bytes) -> bool:
     """Whether a file's first bytes are those of an HTML page."""
-    return head.lstrip().lower().startswith((b"<!doctype", b"<html"))
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -110,7 +129,7 @@ def read_safetensors(path: Path) -> Weights:
 
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, found: {error}") from error
 
 
@@ -122,21 +141,26 @@ def _read_torch(path: Path) -> dict[str, Any]:
             "PyTorch is needed to read this checkpoint: pip install 'mixvpr-jax[convert]'"
         ) from None
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, runtime, key and end-of-file errors
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            found = _first_line(error)
-            raise InputError(
-                f"{path}: expected a checkpoint of tensors and plain values, found a pickle with "
-                f"code in it, which was not executed ({found})"
-            ) from error
-        raise InputError(
-            f"{path}: expected a PyTorch checkpoint, found a truncated or foreign file "
-            f"({_first_line(error)})"
-        ) from error
-    if not isinstance(raw, Mapping):
+        with warnings.catch_warnings(action="ignore"):
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+            contents = _to_numpy(raw)
+    except Exception as error:  # torch raises pickle, runtime, key, type and end-of-file errors
+        raise InputError(f"{path}: {_why_not_read(error)}") from error
+    if not isinstance(contents, dict):
         raise InputError(f"{path}: expected a dictionary of tensors, found {type(raw).__name__}")
-    return _to_numpy(raw)
+    return contents
+
+
+def _why_not_read(error: Exception) -> str:
+    """One line for what torch tells in a page."""
+    if found := re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(error)):
+        return (
+            "expected a checkpoint of tensors and plain values, found a pickle with code in it, "
+            f"which was not executed: {found[1] or found[2]}"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    detail = "" if not lines or "weights_only" in lines[0] else f" ({lines[0][:200]})"
+    return f"expected a PyTorch checkpoint, found a truncated or foreign file{detail}"
 
 
 def _to_numpy(value: Any) -> Any:
@@ -162,7 +186,7 @@ def official_names(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str, We
     stripped = {name.removeprefix(prefix): array for name, array in state.items()}
     if len(stripped) != len(state):
         raise InputError(f"{path}: two sets of weights, with and without the prefix {prefix!r}")
-    if layout == "OpenVPRLab":
+    if layout.startswith("OpenVPRLab"):
         stripped = _from_openvprlab(stripped)
     if layout == "torchvision trunk":
         stripped = {f"backbone.model.{name}": array for name, array in stripped.items()}
@@ -183,7 +207,8 @@ def _from_openvprlab(state: Weights) -> Weights:
     """Stages in a row, the frozen ones first: 0 is the stem (0 conv1, 1 bn1), s is layer{s}."""
     pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d+)\.(.+)")
     places = {name: match for name in state if (match := pattern.fullmatch(name))}
-    num_frozen = 1 + max(int(m[2]) for m in places.values() if m[1] == "frozen")
+    frozen = (int(match[2]) for match in places.values() if match[1] == "frozen")
+    num_frozen = 1 + max(frozen, default=-1)
     renamed = {}
     for name, array in state.items():
         if match := places.get(name):
@@ -208,8 +233,3 @@ def _to_float32(checkpoint: Checkpoint, path: Path) -> None:
 def _few(names: Mapping[str, Any]) -> str:
     shown = list(names)[:3]
     return f"{', '.join(map(str, shown))}{', …' if len(names) > 3 else ''}" or "none"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "GLOBAL" in line), lines[0] if lines else repr(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -223,7 +224,7 @@ class EvaluationConfig:
         output: Folder for results.json, predictions.csv, descriptors and report.html.
         positive_radius_m: How near, in metres, an image shows the same place, where file names
             hold positions (@utm_east@utm_north@…).
-        batch_size: Images a step.
+        batch_size: How many images the model sees at a time.
         dtype: What to compute in, if not what the model's configuration says.
         skip_unreadable: Leave out images that cannot be read, and count them.
         overwrite: Replace earlier results in the output folder.
@@ -239,7 +240,8 @@ class EvaluationConfig:
     skip_unreadable: bool = False
     overwrite: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises InputError where a number makes no sense."""
         _require_positive(self, "positive_radius_m", "batch_size")
 
 
@@ -258,27 +260,42 @@ def _require_known(what: str, name: object, known: Iterable[str]) -> None:
 
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:
-            found = getattr(config, name)
-            raise InputError(f"{name}: expected a number above 0, found {found!r}")
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name}: expected a number above 0, found {value!r}")
 
 
-def _checked_fields(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_fields(cls: type, values: object) -> Mapping[str, Any]:
+    """JSON values for each field of a dataclass, none missing, none surplus, each of its type."""
     if not isinstance(values, Mapping):
         raise InputError(f"{cls.__name__}: expected an object, found {values!r}")
-    expected = {f.name: f for f in fields(cls)}
+    expected = {f.name: str(f.type) for f in fields(cls)}
     missing, surplus = expected.keys() - values.keys(), values.keys() - expected.keys()
     if missing or surplus:
         raise InputError(
             f"{cls.__name__}: missing fields {sorted(missing)}, unknown fields {sorted(surplus)}"
         )
     for name, value in values.items():
-        if name == "aggregator":
-            continue
-        kinds = {"int": int, "float": (int, float), "str": str, "Dtype": str}
-        kind = kinds.get(str(expected[name].type), list)
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise InputError(
-                f"{cls.__name__}: {name}: expected {expected[name].type}, found {value!r}"
-            )
+        if not _JSON_TYPES[expected[name]](value):
+            raise InputError(f"{cls.__name__}: {name}: expected {expected[name]}, found {value!r}")
     return values
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_ints(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_int, value))
+
+
+# How JSON holds each type of field: what json.loads may give for it.
+_JSON_TYPES = {
+    "int": _is_int,
+    "float": lambda value: _is_int(value) or isinstance(value, float),
+    "str": lambda value: isinstance(value, str),
+    "Dtype": lambda value: isinstance(value, str),
+    "tuple[int, ...]": _are_ints,
+    "tuple[int, int]": _are_ints,
+    "AggregatorConfig | None": lambda value: value is None or isinstance(value, Mapping),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mixvpr_jax.checkpoints import Checkpoint, read_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.torch_weights import flax_name, to_flax, to_torch, torch_name
+from mixvpr_jax.torch_weights import to_flax, to_torch, torch_name
 from mixvpr_jax.weights import build_model, get_weights
 
 
@@ -61,11 +62,11 @@ def convert_checkpoint(
         InputError: A file, name, shape or value that does not fit; the line says which.
     """
     checkpoint = read_checkpoint(path)
-    unknown = [name for name in checkpoint.state if flax_name(name) is None]
-    known = {name: checkpoint.state[name] for name in checkpoint.state if name not in unknown}
-    config = infer_config(checkpoint, in_size=in_size, pool_size=pool_size)
-    known = {name: array for name, array in known.items() if name in checkpoint.state}
-    weights = to_flax(known) | {name: checkpoint.state[name] for name in unknown}
+    try:
+        config = infer_config(checkpoint, in_size=in_size, pool_size=pool_size)
+        weights = to_flax(checkpoint.state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     model = build_model(config, weights, source=str(path), rename=torch_name)
     return Conversion(model, checkpoint)
 
@@ -88,5 +89,7 @@ def write_checkpoint(model: VPRModel, path: Path) -> None:
             import torch
         except ImportError:
             raise InputError("PyTorch is needed: pip install 'mixvpr-jax[convert]'") from None
-        with temporary.open("wb") as file:
-            torch.save({name: torch.tensor(array) for name, array in state.items()}, file)
+        # By way of memory: torch.save reports a full disk as a RuntimeError of its own.
+        buffer = io.BytesIO()
+        torch.save({name: torch.tensor(array) for name, array in state.items()}, buffer)
+        temporary.write_bytes(buffer.getbuffer())

@@ -15,7 +15,8 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except (InputError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        line = " ".join(str(error).split())  # whatever other libraries put into it
+        sys.stderr.write(f"error: {line}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -23,17 +23,30 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_beside(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder next to `folder`, whose files are moved into it at the end.
+def staged(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder whose files are moved into `folder` at the end.
 
-    On failure the temporary folder vanishes, and `folder` too where it did not exist before.
+    A `folder` that does not exist appears whole, by one renaming. Into one that exists the files
+    are renamed one by one, from a temporary folder inside it (it may be a mount point, or the only
+    place where one may write). On failure nothing is left behind.
     """
+    exists = folder.is_dir()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    where = folder if exists else folder.parent
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=where))
     try:
         yield temporary
-        folder.mkdir(exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            file.replace(folder / file.name)
+        if exists:
+            for file in sorted(temporary.iterdir()):
+                file.replace(folder / file.name)
+        else:
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp made it private
+            temporary.rename(folder)
     finally:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

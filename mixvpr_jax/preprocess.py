@@ -42,9 +42,13 @@ class Preprocess:
         Raises:
             InputError: An array that is not uint8 or not an image, a file that cannot be read.
         """
-        single = isinstance(images, Image.Image | str | os.PathLike)
-        if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+        if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
+        elif hasattr(images, "__array__"):  # of NumPy, JAX, PyTorch …
+            array = np.asarray(images)
+            images = array if array.ndim == 4 else [array]
+        elif not isinstance(images, Iterable):
+            raise InputError(f"images: expected images, arrays or paths, found {images!r}")
         resized = [self.resize(image) for image in images]
         if not resized:
             raise InputError("images: expected at least one, found none")
@@ -75,14 +79,18 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     path = Path(path)
     try:
         if path.stat().st_size == 0:
-            raise InputError(f"{path}: expected an image, found an empty file")
+            raise InputError("expected an image, found an empty file")
         with Image.open(path) as image:
             return to_rgb(image)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: expected an image, found no format that Pillow knows") from None
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no such file") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: expected an image, may not be read: {error.strerror}") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         raise InputError(f"{path}: expected a whole image, found a broken one ({error})") from error
 
 
@@ -104,7 +112,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8))
     if image.mode == "F":
-        raise InputError("image: expected 8 or 16 bits a channel, found floats of unknown range")
+        raise InputError("expected 8 or 16 bits a channel, found floats of unknown range")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -115,7 +123,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     colour = array.ndim == 3 and array.shape[2] == 3
     if array.dtype != np.uint8 or not (colour or array.ndim == 2) or 0 in array.shape:
         raise InputError(
-            "image: expected a uint8 array [h, w, 3] or [h, w], "
+            "expected an image as a uint8 array [h, w, 3] or [h, w], "
             f"found {array.dtype} {list(array.shape)}"
         )
     return Image.fromarray(array)

@@ -12,7 +12,7 @@ from mixvpr_jax.checkpoints import read_safetensors
 from mixvpr_jax.config import Dtype, ModelConfig, closest
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import folder_beside
+from mixvpr_jax.files import staged
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
@@ -49,7 +49,7 @@ def from_pretrained(name: str | Path, *, dtype: Dtype | None = None) -> tuple[VP
 
 def save_pretrained(model: VPRModel, folder: str | Path) -> None:
     """Writes model.safetensors, config.json and README.md into a folder, all or nothing."""
-    with folder_beside(Path(folder)) as temporary:
+    with staged(Path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
@@ -131,5 +131,5 @@ model, preprocess = mixvpr_jax.from_pretrained("path/to/this/folder")
 descriptors = model(preprocess(images))
 ```
 
-`config.json` says what the model is; the weights in `model.safetensors` are float32.
+`config.json` says what the model is, `model.safetensors` holds its weights.
 """

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixvpr_jax.errors import InputError
+
 Weights = dict[str, np.ndarray]
 
 
@@ -33,7 +35,7 @@ LINEAR = (  # out x in ↔ in x out
     Leaf("bias", "bias"),
 )
 POINTWISE = (  # a 1x1 convolution with a bias, a Linear here
-    Leaf("weight", "kernel", lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None]),
+    Leaf("weight", "kernel", lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None]),
     Leaf("bias", "bias"),
 )
 LAYER_NORM = (Leaf("weight", "scale"), Leaf("bias", "bias"))
@@ -79,10 +81,11 @@ def to_flax(state: Mapping[str, np.ndarray]) -> Weights:
         state: Official names and arrays in PyTorch's layout.
 
     Returns:
-        Flax names (joined by dots) and arrays in Flax's layout, contiguous.
+        Flax names (joined by dots) and arrays in Flax's layout, contiguous. An entry that the table
+        does not hold stays as it is: nothing is lost on the way to the strict check.
 
     Raises:
-        KeyError: A name that the table does not hold.
+        InputError: An array with another number of axes than its layer has.
     """
     return _convert(state, _TO_FLAX, lambda leaf: leaf.to_flax)
 
@@ -104,9 +107,13 @@ def _convert(arrays: Mapping[str, np.ndarray], rows: list, way: Callable) -> Wei
     for name, array in arrays.items():
         found = _lookup(name, rows)
         if found is None:
-            raise KeyError(f"{name}: not in the key table")
+            converted[name] = array
+            continue
         new_name, leaf = found
-        converted[new_name] = np.ascontiguousarray(way(leaf)(array))
+        try:
+            converted[new_name] = np.ascontiguousarray(way(leaf)(array))
+        except (ValueError, IndexError):
+            raise InputError(f"{name}: found an array of shape {list(array.shape)}") from None
     return converted
 
 

@@ -73,6 +73,9 @@ def _check(
             for name in misshapen
         )
         raise InputError(f"{source}: wrong shapes: {details}")
+    other = [f"{rename(n) or n} ({a.dtype})" for n, a in weights.items() if a.dtype.kind != "f"]
+    if other:
+        raise InputError(f"{source}: expected floats, found: {', '.join(sorted(other))}")
     broken = [name for name, array in weights.items() if not np.isfinite(array).all()]
     if broken:
         raise InputError(f"{source}: values that are not finite in: {listed(broken)}")

@@ -1,6 +1,9 @@
 """Every test runs on 8 fake CPU devices, with typed shapes checked and implicit promotion off."""
 
+import os
+
 import jax
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_platforms", "cpu")
@@ -8,3 +11,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(["mixvpr_jax.models", "mixvpr_jax.evaluation"], "typechecker.check")
+
+# Anew each time on a developer's machine; the same cases each time where a red run blocks others.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")

@@ -121,6 +121,50 @@ def test_prefixes(path, state, prefix):
     assert same_weights(convert_checkpoint(saved(path, prefixed)).model, state)
 
 
+def test_openvprlab_without_frozen_stages(path):
+    state = recipe_state(openvprlab_shapes()["resnet18_unfrozen1_cropTrue"])
+    thawed = {}
+    for name, array in state.items():
+        parts = name.split(".")
+        if parts[1] in ("frozen_layers", "unfrozen_layers"):
+            stage = int(parts[2]) + (3 if parts[1] == "unfrozen_layers" else 0)
+            name = ".".join(["backbone.unfrozen_layers", str(stage), *parts[3:]])
+        thawed[name] = torch.tensor(array)
+    thawed["loss_function.W"] = torch.ones(2)
+    conversion = convert_checkpoint(saved(path, thawed))
+    assert conversion.model.config.arch == "resnet18"
+    assert conversion.checkpoint.dropped["parameters of a loss or miner"] == ["loss_function.W"]
+    ours = to_state_dict(conversion.model)
+    name = "backbone.unfrozen_layers.3.1.conv2.weight"
+    assert np.array_equal(ours["backbone.model.layer3.1.conv2.weight"], thawed[name].numpy())
+
+
+def test_hyper_parameters_tell_what_weights_cannot(path):
+    trunk = TorchvisionResNet("resnet101", 4).state_dict()
+    state = {f"backbone.model.{name}": tensor for name, tensor in trunk.items()}
+    state["aggregator.p"] = torch.full((1,), 3.0)
+    told = {"backbone_arch": "resnet101", "layers_to_crop": [4, 3]}
+    config = convert_checkpoint(
+        saved(path, {"state_dict": state, "hyper_parameters": told})
+    ).model.config
+    assert (config.arch, config.layers_to_crop) == ("resnet101", (3, 4))
+    cut = {name: t for name, t in state.items() if "layer3" not in name and "layer4" not in name}
+    untold = convert_checkpoint(saved(path, cut))
+    assert untold.model.config.arch == "resnet50"
+    assert "trunk called resnet50; the same, as far as it is kept: resnet101" in untold.summary()
+
+
+@pytest.mark.parametrize("hyper_parameters", [None, [1], {"agg_config": 3, "layers_to_crop": "4"}])
+def test_odd_hyper_parameters_are_passed_over(path, state, hyper_parameters):
+    content = {"state_dict": state, "hyper_parameters": hyper_parameters}
+    assert convert_checkpoint(saved(path, content)).model.config == CONFIG
+
+
+def test_weights_left_aside_are_said(path, state):
+    content = {"state_dict": state, "ema_state_dict": state}
+    assert "note: ema_state_dict left aside" in convert_checkpoint(saved(path, content)).summary()
+
+
 @pytest.mark.parametrize("case", openvprlab_shapes())
 def test_openvprlab(path, case):
     state = recipe_state(openvprlab_shapes()[case])
@@ -214,6 +258,33 @@ def test_every_key_is_accounted_for(path, state):
     assert surplus == "entries left over: aggregator.surplus.weight"
 
 
+@pytest.mark.parametrize(
+    "name, tensor",
+    [
+        ("backbone.model.layer1.0.conv2.weight", torch.tensor(1.0)),
+        ("backbone.model.layer1.0.conv2.weight", torch.ones(64, 0, 3, 3)),
+        ("backbone.model.layer2.0.conv2.weight", torch.ones(3, 3)),
+        ("aggregator.row_proj.weight", torch.ones(4)),
+        ("aggregator.row_proj.weight", torch.ones(4, 0)),
+        ("aggregator.channel_proj.weight", torch.ones(16, 256, 1)),
+    ],
+)
+def test_odd_shapes_are_named(path, state, name, tensor):
+    with pytest.raises(InputError, match=f"official.ckpt: .*{name}"):
+        convert_checkpoint(saved(path, state | {name: tensor}))
+
+
+def test_entries_that_are_no_tensors_are_refused(path, state):
+    with pytest.raises(InputError, match=r"expected tensors alone .* found extra \(dict\)"):
+        convert_checkpoint(saved(path, state | {"extra": {"weight": torch.ones(1)}}))
+
+
+def test_integers_are_no_weights(path, state):
+    state["aggregator.row_proj.bias"] = torch.ones(4, dtype=torch.int32)
+    with pytest.raises(InputError, match=r"aggregator.row_proj.bias: expected floats, found int32"):
+        convert_checkpoint(saved(path, state))
+
+
 def test_wrong_shape_is_named(path, state):
     state["backbone.model.layer2.0.bn1.weight"] = torch.ones(7)
     with pytest.raises(
@@ -286,6 +357,8 @@ def test_truncated_files(tmp_path, state):
     [
         ([1, 2], "expected a dictionary of tensors, found list"),
         ({"epoch": 3}, "expected a state_dict of tensors, found keys epoch"),
+        ({"state_dict": [1]}, "expected a state_dict of tensors, found keys state_dict"),
+        ({1: torch.ones(2)}, "expected one of the keys .* found 1"),
         ({"encoder.weight": torch.ones(2)}, "expected one of the keys .* found encoder.weight"),
         ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "expected stages"),
     ],
@@ -293,6 +366,35 @@ def test_truncated_files(tmp_path, state):
 def test_other_contents(path, content, message):
     with pytest.raises(InputError, match=message):
         convert_checkpoint(saved(path, content))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"model": "none"}', "found a truncated or foreign file"),
+        (b"just text", "found a truncated or foreign file"),
+        (b"\x89PNG\r\n\x1a\n and so on", "found a truncated or foreign file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
+        (b"\xef\xbb\xbf <!DOCTYPE html>", "found an HTML page"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_called_what_they_are(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        convert_checkpoint(path)
+    assert message in str(error.value)
+    assert "code" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_safetensors_under_another_name(path, state):
+    safetensors.torch.save_file(state, path)
+    assert same_weights(convert_checkpoint(path).model, state)
+
+
+def test_sizes_below_one_are_refused(path, state):
+    with pytest.raises(InputError, match="expected a size of two numbers above 0, found -4 -4"):
+        convert_checkpoint(saved(path, state), in_size=(-4, -4))
 
 
 def run(*arguments):

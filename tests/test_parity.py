@@ -95,6 +95,35 @@ def is_convap(config):
     return isinstance(config.aggregator, ConvAPConfig)
 
 
+@pytest.mark.parametrize("aggregator", [MixVPRConfig(6, 2, 2, 3), ConvAPConfig(5), GeMConfig()])
+def test_gradients_are_torchs(aggregator):
+    config = ModelConfig("resnet18", (4,), aggregator, (64, 48), dtype="float64")
+    reference = torch_model(config).train()
+    random = np.random.default_rng(0)
+    images = random.standard_normal((3, 64, 48, 3))
+    weights = random.standard_normal((3, config.descriptor_dim))
+    with contextlib.ExitStack() as stack:
+        for context in float64():
+            stack.enter_context(context)
+        model = build_model(config, to_flax(numpy_state(reference)))
+        model.train()
+
+        @nnx.jit
+        @nnx.grad
+        def gradient(model):
+            return (model(jnp.asarray(images)) * weights).sum()
+
+        found = nnx.to_flat_state(gradient(model))
+        ours = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in found}
+    (reference(torch.tensor(images.transpose(0, 3, 1, 2))) * torch.tensor(weights)).sum().backward()
+    state = {name: p.grad.numpy() for name, p in reference.named_parameters()}
+    expected = to_flax(state)
+    assert ours.keys() == expected.keys()
+    for name, theirs in expected.items():
+        error = np.abs(ours[name] - theirs).max()
+        assert error <= 1e-10 * max(1, np.abs(theirs).max()), name
+
+
 @pytest.mark.parametrize("arch", sorted(TRUNKS))
 def test_training_mode_is_torchs(arch):
     config = ModelConfig(arch, (3, 4), GeMConfig(), (48, 40), dtype="float64")

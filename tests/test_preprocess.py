@@ -1,8 +1,10 @@
 import io
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from recipe import GOLDEN
 
@@ -53,6 +55,13 @@ def test_all_kinds_of_input_agree(photo):
     batch = preprocess([photo, np.zeros((7, 9, 3), np.uint8), STREET])
     assert batch.shape == (3, 16, 24, 3)
     assert np.array_equal(batch[:1], expected)
+
+
+def test_arrays_of_other_libraries(photo):
+    preprocess, array = Preprocess((8, 8)), np.asarray(photo)
+    expected = preprocess(array)
+    for foreign in (jnp.asarray(array), torch.tensor(array), jnp.asarray(array)[None]):
+        assert np.array_equal(preprocess(foreign), expected)
 
 
 def test_paths_as_text_and_as_path_agree():
@@ -146,6 +155,7 @@ def test_normalize_spans_the_usual_range():
         np.zeros((3, 4, 4), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(3, np.uint8),
+        3,
         Image.new("F", (4, 4)),
     ],
 )
@@ -157,6 +167,21 @@ def test_what_is_no_image_is_refused(wrong):
 def test_nothing_is_refused():
     with pytest.raises(InputError, match="at least one"):
         Preprocess((8, 8))([])
+
+
+def test_what_is_not_even_a_list_is_refused():
+    with pytest.raises(InputError, match="expected images, arrays or paths, found 3"):
+        Preprocess((8, 8))(3)
+
+
+def test_malformed_headers_are_named(tmp_path, photo):
+    for name, content in {"a.ppm": b"P6 2 x 255\n", "b.ppm": b"P6 2 2 99999\n"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name}: expected a whole image"):
+            load_image(tmp_path / name)
+    photo.convert("F").save(tmp_path / "float.tiff")
+    with pytest.raises(InputError, match=r"float.tiff: expected 8 or 16 bits a channel"):
+        load_image(tmp_path / "float.tiff")
 
 
 def test_broken_files_are_named(tmp_path):

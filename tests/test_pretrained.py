@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from flax import nnx
 from recipe import official_shapes, recipe_state
@@ -108,6 +109,14 @@ def test_config_survives_json():
         ({"colour": "blue"}, r"unknown fields \['colour'\]"),
         ({"image_size": [320]}, "image_size: expected"),
         ({"image_size": 320}, "image_size: expected"),
+        ({"image_size": ["32", "32"]}, "image_size: expected"),
+        ({"image_size": [32.0, 32.0]}, "image_size: expected"),
+        ({"image_size": [True, True]}, "image_size: expected"),
+        ({"layers_to_crop": [3.0, 4.0]}, "layers_to_crop: expected"),
+        ({"aggregator": 5}, "aggregator: expected"),
+        ({"aggregator": "MixVPR"}, "aggregator: expected"),
+        ({"aggregator": {"name": "GeM", "p": float("inf")}}, "p: expected a number above 0"),
+        ({"aggregator": {"name": "GeM", "p": True}}, "p: expected float, found True"),
         ({"dtype": "float16"}, "dtype: unknown name 'float16'; closest: bfloat16"),
         ({"arch": 50}, "arch: expected str, found 50"),
     ],
@@ -136,6 +145,24 @@ def test_broken_folders_are_refused(model, tmp_path, file, content, message):
         (tmp_path / file).write_bytes(content)
     with pytest.raises(InputError, match=message):
         from_pretrained(tmp_path)
+
+
+def test_weights_that_are_no_floats_are_refused(model, tmp_path):
+    save_pretrained(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file({n: a.astype(np.int32) for n, a in weights.items()}, path)
+    with pytest.raises(InputError, match=r"expected floats, found: aggregator.* \(int32\)"):
+        from_pretrained(tmp_path)
+
+
+def test_views_switch_between_training_and_evaluation(model):
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((3, 48, 64, 3)), jnp.float32)
+    training = nnx.view(model, use_running_average=False)
+    before = model(images)
+    assert not np.allclose(training(images), before, atol=1e-3)
+    assert training.backbone.bn1.mean is model.backbone.bn1.mean  # shared, and moved by training
+    assert not np.array_equal(model(images), before)
 
 
 def test_weights_of_another_model_are_refused(model, tmp_path):

@@ -49,6 +49,21 @@ def test_equal_distances_come_in_index_order(monkeypatch):
     assert distances[0, :4].tolist() == [0, 0, 0, 0]  # exactly: no cancellation
 
 
+@pytest.mark.parametrize("noise", [1e-3, 1e-2, 1])
+def test_near_duplicates_are_found_in_order(noise):
+    random = np.random.default_rng(0)
+    base = random.standard_normal(64)
+    cluster = base + noise * random.standard_normal((40, 64))
+    database = np.concatenate([random.standard_normal((200, 64)), cluster])
+    database = (database / np.linalg.norm(database, axis=1, keepdims=True)).astype(np.float32)
+    queries = base + noise * random.standard_normal((10, 64))
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
+    indices, distances = nearest_neighbours(queries, database, 20)
+    expected, expected_distances = brute_force(queries, database, 20)
+    assert np.array_equal(indices, expected)
+    assert np.allclose(distances, expected_distances, rtol=1e-5)
+
+
 def test_recall_on_a_hand_made_case():
     predictions = np.array([[3, 1, 2], [0, 1, 2], [5, 4, 0], [2, 1, 0]])
     positives = [np.array([3]), np.array([2, 7]), np.array([], int), np.array([9])]

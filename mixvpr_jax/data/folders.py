@@ -7,6 +7,8 @@ an "@" in a parent folder means nothing.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,12 +48,23 @@ def read_folder(root: Path) -> ImageFolder:
     """
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of images, found no such folder")
-    files = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = tuple(sorted(p for p in files if p.is_file() and not p.name.startswith(".")))
+    paths = tuple(sorted(_image_files(root)))
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{root}: expected images ({suffixes}), found none")
     return ImageFolder(root, paths, _positions(root, paths))
+
+
+def _image_files(root: Path) -> Iterator[Path]:
+    """By their names alone: one that cannot be read shall be reported, not passed over."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
+
+    for folder, _, names in os.walk(root, onerror=refuse, followlinks=True):
+        for name in names:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(folder, name)
 
 
 def _positions(root: Path, paths: tuple[Path, ...]) -> np.ndarray | None:

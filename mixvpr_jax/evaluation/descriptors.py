@@ -61,33 +61,51 @@ def describe_images(
         model: A model with an aggregator, in evaluation mode.
         preprocess: Its preprocessing.
         paths: The image files.
-        batch_size: Images a step.
+        batch_size: How many images the model sees at a time.
         skip_unreadable: Whether to leave out what cannot be read, and say so in the result.
         on_progress: Told the number of images done, after each batch.
 
     Raises:
         InputError: An image that cannot be read, unless such ones are skipped.
     """
-    encode = compile_encoder(model)
-    readable, reasons = np.zeros(len(paths), bool), []
-
-    def images() -> Iterator[np.ndarray]:
-        for index, image in enumerate(_read_ahead(preprocess, paths, 2 * batch_size)):
-            if isinstance(image, np.ndarray):
-                readable[index] = True
-                yield image
-            elif skip_unreadable:
-                reasons.append(str(image))
-            else:
-                raise image
-
+    batch_size = min(batch_size, max(len(paths), 1))
+    read = _read_ahead(preprocess, paths, 2 * batch_size)
+    skipped: list[tuple[int, InputError]] = []
+    images = _readable(read, skipped if skip_unreadable else None)
     rows = []
-    for described in _one_behind(_encode_batches(encode, images(), batch_size)):
+    for described in _one_behind(_encode_batches(compile_encoder(model), images, batch_size)):
         rows.append(described)
         on_progress(len(described))
     if not rows:
         raise InputError(f"expected at least one readable image among {len(paths)}, found none")
-    return Described(np.concatenate(rows), readable, tuple(reasons))
+    readable = np.ones(len(paths), bool)
+    readable[[index for index, _ in skipped]] = False
+    descriptors = np.concatenate(rows)
+    _check_finite(descriptors, paths, readable)
+    return Described(descriptors, readable, tuple(str(error) for _, error in skipped))
+
+
+def _readable(
+    read: Iterator[np.ndarray | InputError], skipped: list[tuple[int, InputError]] | None
+) -> Iterator[np.ndarray]:
+    """The images alone; what could not be read goes into `skipped`, or ends it all."""
+    for index, image in enumerate(read):
+        if isinstance(image, np.ndarray):
+            yield image
+        elif skipped is None:
+            raise image
+        else:
+            skipped.append((index, image))
+
+
+def _check_finite(descriptors: np.ndarray, paths: Sequence[Path], readable: np.ndarray) -> None:
+    broken = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
+    if len(broken):
+        path = paths[int(np.flatnonzero(readable)[broken[0]])]
+        raise InputError(
+            f"{path}: expected a finite descriptor, found NaN or infinity (and so for "
+            f"{len(broken)} of {len(descriptors)} images): look at the weights"
+        )
 
 
 def _encode_batches(

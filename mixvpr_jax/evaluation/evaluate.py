@@ -20,7 +20,9 @@ from mixvpr_jax.evaluation.descriptors import Described, describe_images
 from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
 from mixvpr_jax.evaluation.report import ReportData, write_report
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
-from mixvpr_jax.files import folder_beside
+from mixvpr_jax.files import staged
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.version import __version__
 
@@ -74,14 +76,26 @@ def evaluate_folders(config: EvaluationConfig) -> Evaluation:
         InputError: Whatever is wrong with the model, the folders or the output folder. Nothing
             is written then.
     """
+    config.check()
     _check_output(config)
     database, queries = _read_folders(config)
     model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
     if model.config.aggregator is None:
         raise InputError(f"{config.weights}: expected a whole model, found a bare trunk")
-    paths = database.paths + queries.paths
-    with tqdm(total=len(paths), unit="image", desc="descriptors") as progress:
-        described = describe_images(
+    # Opened first: better told now than after hours that one may not write there.
+    with staged(config.output) as folder:
+        described = _describe(config, model, preprocess, database.paths + queries.paths)
+        evaluation = _evaluate(config, database, queries, described)
+        _write(folder, config, model.config, evaluation)
+    return evaluation
+
+
+def _describe(
+    config: EvaluationConfig, model: VPRModel, preprocess: Preprocess, paths: tuple[Path, ...]
+) -> Described:
+    # disable=None: a bar on terminals alone, so that an error is the one line of a log.
+    with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
+        return describe_images(
             model,
             preprocess,
             paths,
@@ -89,15 +103,15 @@ def evaluate_folders(config: EvaluationConfig) -> Evaluation:
             skip_unreadable=config.skip_unreadable,
             on_progress=progress.update,
         )
-    evaluation = _evaluate(config, database, queries, described)
-    _write(config, model.config, evaluation)
-    return evaluation
 
 
 def _check_output(config: EvaluationConfig) -> None:
     if config.output.exists() and not config.output.is_dir():
         raise InputError(f"{config.output}: expected a folder for the results, found a file")
     present = [name for name in OUTPUTS if (config.output / name).exists()]
+    folders = [name for name in present if (config.output / name).is_dir()]
+    if folders:
+        raise InputError(f"{config.output / folders[0]}: expected no folder of that name")
     if present and not config.overwrite:
         raise InputError(
             f"{config.output}: expected no earlier results, found {', '.join(present)}; "
@@ -145,14 +159,15 @@ def _evaluate(
     )
 
 
-def _write(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation) -> None:
+def _write(
+    folder: Path, config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation
+) -> None:
     results = _results(config, model, evaluation)
-    with folder_beside(config.output) as folder:
-        np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
-        np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
-        _write_predictions(folder / "predictions.csv", evaluation)
-        write_report(folder / "report.html", _report_data(config, results, evaluation))
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
+    np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
+    _write_predictions(folder / "predictions.csv", evaluation)
+    write_report(folder / "report.html", _report_data(config, results, evaluation))
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 def _results(
@@ -190,7 +205,7 @@ def _dataset_name(config: EvaluationConfig) -> str:
 def _write_predictions(path: Path, evaluation: Evaluation) -> None:
     """A line for each query and rank; `correct` is empty without ground truth."""
     header = ("query", "rank", "prediction", "descriptor_distance", "correct")
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row, query in enumerate(evaluation.queries.paths):

@@ -20,7 +20,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mixvpr_jax.files import beside
 from mixvpr_jax.preprocess import load_image
 
 THUMBNAIL_SIDE_PIXELS = 240
@@ -88,7 +88,8 @@ def write_report(
     _check_shapes(data)
     _check_indices(data)
     page = _page(_report_value(data, neighbours, max_queries))
-    _write_whole(Path(path), page.encode("utf-8"))
+    with beside(path) as temporary:
+        temporary.write_bytes(page.encode("utf-8"))
 
 
 def readable_name(path: Path) -> str:
@@ -224,17 +225,3 @@ def _script_safe_json(value: Any) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    # In the same folder, since a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

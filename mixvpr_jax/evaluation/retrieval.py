@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 QUERY_CHUNK = 1024
 DATABASE_CHUNK = 16384
+SPARE_CANDIDATES = 32
 
 
 def nearest_neighbours(
@@ -27,61 +26,63 @@ def nearest_neighbours(
     Returns:
         Indices [q, k] int32, nearest first, of two equally near ones the lower index first; and
         their distances [q, k] float32.
+
+    Candidates are found by |d|² - 2 qd in float32, which resolves squared distances of unit vectors
+    to about 1e-7, and are then ordered by their differences. Where more than k + 32 descriptors lie
+    that close together, which of them are found is left to rounding, as in FAISS.
     """
     k = min(k, len(database))
-    query_chunk = min(QUERY_CHUNK, len(queries))
-    database_chunk = min(DATABASE_CHUNK, len(database))
-    padded = _pad(database, database_chunk)
-    parts = []
-    for start in range(0, len(queries), query_chunk):
-        rows = queries[start : start + query_chunk]
-        block = jnp.asarray(_pad(rows, query_chunk))
-        best = (jnp.full((query_chunk, k), jnp.inf), jnp.zeros((query_chunk, k), jnp.int32))
-        for offset in range(0, len(padded), database_chunk):
-            chunk = jnp.asarray(padded[offset : offset + database_chunk])
-            best = _merge(best, block, chunk, offset, len(database), k=k)
-        parts.append(_exact(rows, database, np.asarray(best[1])[: len(rows)]))
-    indices, distances = zip(*parts, strict=True)
-    return np.concatenate(indices), np.concatenate(distances)
+    candidates = min(k + SPARE_CANDIDATES, len(database))
+    starts = range(0, len(queries), QUERY_CHUNK)
+    blocks = [jnp.asarray(queries[start : start + QUERY_CHUNK]) for start in starts]
+    shapes = [(len(block), candidates) for block in blocks]
+    best = [(jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)) for shape in shapes]
+    size = min(DATABASE_CHUNK, len(database))
+    for offset in range(0, len(database), size):
+        chunk = jnp.asarray(_pad(database[offset : offset + size], size))
+        count = min(size, len(database) - offset)
+        best = [
+            _merge(known, block, chunk, offset, count)
+            for known, block in zip(best, blocks, strict=True)
+        ]
+    found = np.concatenate([np.asarray(indices) for _, indices in best])
+    return _exact(queries, database, found, k)
 
 
-@partial(jax.jit, static_argnames="k")
+@jax.jit
 def _merge(
     best: tuple[Float[Array, "q k"], Int[Array, "q k"]],
     queries: Float[Array, "q d"],
     chunk: Float[Array, "n d"],
     offset: Int[Array, ""] | int,
-    num_database: Int[Array, ""] | int,
-    *,
-    k: int,
+    count: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """The k best of those known and of one more chunk, whose padding is infinitely far."""
+    """The best of those known and of one more chunk, whose rows from `count` on are padding."""
     # Squared distance less the query's own norm, which does not change an order.
     products = jnp.matmul(queries, chunk.T, precision=lax.Precision.HIGHEST)
     squared = jnp.sum(chunk**2, axis=1)[None] - 2 * products
-    indices = offset + jnp.arange(len(chunk), dtype=jnp.int32)
-    squared = jnp.where((indices < num_database)[None], squared, jnp.inf)
-    nearest = jnp.concatenate([best[0], squared], axis=1)
-    names = jnp.broadcast_to(indices[None], squared.shape)
-    names = jnp.concatenate([best[1], names], axis=1)
-    values, places = lax.top_k(-nearest, k)
+    rows = jnp.arange(len(chunk), dtype=jnp.int32)
+    squared = jnp.where((rows < count)[None], squared, jnp.inf)
+    indices = jnp.broadcast_to(offset + rows[None], squared.shape)
+    together = jnp.concatenate([best[0], squared], axis=1)
+    values, places = lax.top_k(-together, best[0].shape[1])
+    names = jnp.concatenate([best[1], indices], axis=1)
     return -values, jnp.take_along_axis(names, places, axis=1)
 
 
 def _exact(
-    queries: np.ndarray, database: np.ndarray, indices: np.ndarray
+    queries: np.ndarray, database: np.ndarray, candidates: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distances from the differences, without the cancellation of 2 - 2 cos, and their order."""
+    """The k nearest candidates by distances from differences, without cancellation."""
     distances = np.stack(
         [
             np.linalg.norm(database[row] - query, axis=1)
-            for row, query in zip(indices, queries, strict=True)
+            for row, query in zip(candidates, queries, strict=True)
         ]
     )
-    order = np.lexsort((indices, distances))
-    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+    order = np.lexsort((candidates, distances))[:, :k]
+    return np.take_along_axis(candidates, order, 1), np.take_along_axis(distances, order, 1)
 
 
-def _pad(rows: np.ndarray, multiple: int) -> np.ndarray:
-    missing = -len(rows) % multiple
-    return np.pad(rows, ((0, missing), (0, 0)))
+def _pad(rows: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(rows, ((0, count - len(rows)), (0, 0)))

@@ -118,6 +118,15 @@ class BatchNorm(nnx.Module):
         factor, offset = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, offset))
         return (wide * factor + offset).astype(x.dtype)
 
+    def set_view(self, use_running_average: bool | None = None) -> None:
+        """What `flax.nnx.view` calls.
+
+        Args:
+            use_running_average: Whether the view normalises by the running statistics.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+
     def _batch_statistics(self, x: Float[Array, "*b c"]) -> tuple[Array, Array]:
         axes = tuple(range(x.ndim - 1))
         mean, var = x.mean(axes), x.var(axes)

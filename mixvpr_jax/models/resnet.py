@@ -7,7 +7,7 @@ Residual Transformations", CVPR 2017; Zagoruyko & Komodakis, "Wide Residual Netw
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -96,7 +96,9 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3x3 maximum with stride 2, padded by one on every side."""
     return lax.reduce_window(
         x,
-        jnp.array(-jnp.inf, x.dtype),
+        # A NumPy constant: a traced one would hide from JAX that this is a maximum, which alone
+        # has a gradient.
+        np.array(-np.inf, x.dtype),
         lax.max,
         window_dimensions=(1, 3, 3, 1),
         window_strides=(1, 2, 2, 1),

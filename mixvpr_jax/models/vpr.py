@@ -45,7 +45,7 @@ class VPRModel(nnx.Module):
             InputError: Images of another layout, or of a size whose feature map the aggregator
                 was not made for; the line names the sizes that fit.
         """
-        check_images(self.config, images.shape, str(images.dtype))
+        check_images(self.config, np.shape(images), str(images.dtype))
         features = self.backbone(jnp.asarray(images, self.config.dtype))
         return self.aggregator(features) if self.config.aggregator is not None else features
 
@@ -61,7 +61,7 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
 
 
 def check_images(config: ModelConfig, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises ValueError where images of this shape and dtype cannot go into the model."""
+    """Raises InputError where images of this shape and dtype cannot go into the model."""
     if len(shape) != 4 or shape[3] != 3:
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if "float" not in dtype:
