@@ -69,31 +69,36 @@ def read_checkpoint(path: Path) -> Checkpoint:
     raw = read_file(path)
     nested = raw.get("state_dict")
     lightning = isinstance(nested, Mapping)
-    entries = {str(name): value for name, value in (nested if lightning else raw).items()}
-    state = {name: value for name, value in entries.items() if isinstance(value, np.ndarray)}
-    if not state:
-        raise InputError(f"{path}: expected a state_dict of tensors, found keys {_few(entries)}")
-    _check_others(path, {name: entries[name] for name in entries if name not in state})
-    layout, state = official_names(path, state)
-    kind = f"{'Lightning checkpoint' if lightning else 'state_dict'}, {layout}"
-    hyper_parameters = raw.get("hyper_parameters") if lightning else None
-    if not isinstance(hyper_parameters, Mapping):
-        hyper_parameters = {}
-    checkpoint = Checkpoint(kind, state, hyper_parameters=hyper_parameters)
+    layout, state = official_names(path, _tensors(path, nested if lightning else raw))
+    kind = "Lightning checkpoint" if lightning else "state_dict"
+    checkpoint = Checkpoint(f"{kind}, {layout}", state)
+    if lightning:
+        _read_lightning(checkpoint, raw)
     for reason, pattern in DROPPED.items():
         checkpoint.drop(reason, [name for name in state if re.fullmatch(pattern, name)])
-    if lightning:
-        weights = [str(name) for name in raw if "state_dict" in str(name) and name != "state_dict"]
-        checkpoint.notes.extend(f"{name} left aside, state_dict taken" for name in weights)
     _to_float32(checkpoint, path)
     return checkpoint
 
 
-def _check_others(path: Path, others: Mapping[str, Any]) -> None:
-    """Entries that are no tensors: plain values beside the weights would be lost unseen."""
+def _tensors(path: Path, entries: Mapping[Any, Any]) -> Weights:
+    """The entries of a state_dict; one that is no tensor would be lost unseen, and is refused."""
+    tensors = {str(name): value for name, value in entries.items() if isinstance(value, np.ndarray)}
+    if not tensors:
+        raise InputError(f"{path}: expected a state_dict of tensors, found keys {_few(entries)}")
+    others = {name: value for name, value in entries.items() if str(name) not in tensors}
     if others:
         kinds = ", ".join(f"{name} ({type(value).__name__})" for name, value in others.items())
         raise InputError(f"{path}: expected tensors alone beside each other, found {kinds}")
+    return tensors
+
+
+def _read_lightning(checkpoint: Checkpoint, raw: Mapping[Any, Any]) -> None:
+    """What a Lightning checkpoint tells beyond its `state_dict`."""
+    hyper_parameters = raw.get("hyper_parameters")
+    if isinstance(hyper_parameters, Mapping):
+        checkpoint.hyper_parameters = hyper_parameters
+    others = [str(name) for name in raw if "state_dict" in str(name) and name != "state_dict"]
+    checkpoint.notes.extend(f"{name} left aside, state_dict taken" for name in others)
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -56,7 +56,9 @@ def test_official_descriptors(case, dtype, tolerance, jit):
         assert error <= tolerance
     corner = golden["feature_map_corner"]
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
-    # Feature maps are not of unit norm: errors are relative to their size.
+    # A map is not of unit norm, so its errors are taken relative to its largest value. (Absolute
+    # ones are below 2e-6 too, but for ResNet-34: 3.2e-6 where values reach 3.7. Official float32
+    # differs from official float64 by 2.0e-6 there, by 3.0e-6 over the whole map.)
     scale = np.abs(corner).max()
     print(np.abs(ours - corner).max() / scale, scale)
     assert np.abs(ours - corner).max() <= tolerance * scale
