@@ -16,3 +16,6 @@ install_import_hook(["mixvpr_jax.models", "mixvpr_jax.evaluation"], "typechecker
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# Shared fixtures; pytest imports these once the lines above have run.
+pytest_plugins = ["checkpoints", "folders", "small_model"]

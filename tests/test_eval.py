@@ -1,9 +1,8 @@
-"""eval.py from folders to files, and everything that can be wrong with folders."""
+"""eval.py from folders to files: labelled or not, in batches, on photos, as a command."""
 
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,17 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
-from PIL import Image
+from folders import write_images
 from recipe import GOLDEN, official_shapes, recipe_state
 
-from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model, save_pretrained
-from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax import save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.folders import read_folder
 from mixvpr_jax.evaluation.descriptors import describe_images
-from mixvpr_jax.evaluation.evaluate import OUTPUTS, evaluate_folders
+from mixvpr_jax.evaluation.evaluate import OUTPUTS
 
 ROOT = GOLDEN.parent.parent
 PHOTOS = ROOT.parent / "shared" / "images"
@@ -31,50 +28,12 @@ needs_photos = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64))), folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def official_512(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
     state = recipe_state(official_shapes()["resnet50_mixvpr_512"])
     torch.save({n: torch.tensor(a) for n, a in state.items()}, folder / "official.ckpt")
     save_pretrained(convert_checkpoint(folder / "official.ckpt").model, folder / "model")
     return folder / "model"
-
-
-def write_images(folder, names, seed=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(names):
-        random = np.random.default_rng([seed, index])
-        pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
-        image = Image.fromarray(pixels).resize((80 + index, 60), Image.Resampling.BICUBIC)
-        image.save(folder / name, quality=95)
-    return folder
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Three places 100 m apart; each query is its place's picture again, but for the last."""
-    places = [f"@{500000 + 100 * i}.00@4100000.00@place{i}@.jpg" for i in range(3)]
-    database = write_images(tmp_path / "town@7" / "database", places)
-    near = [name.replace("@4100000.00@", "@4100024.00@") for name in places[:2]]
-    queries = write_images(tmp_path / "town@7" / "queries", [*near, "@9@9@nowhere@.jpg"])
-    return database, queries
-
-
-@pytest.fixture
-def evaluate(tmp_path, weights):
-    def run(database, queries, **options):
-        options = {"output": tmp_path / "out", "batch_size": 2} | options
-        return evaluate_folders(
-            EvaluationConfig(str(weights), Path(database), Path(queries), **options)
-        )
-
-    return run
 
 
 def test_labelled_folders(evaluate, labelled, tmp_path):
@@ -147,75 +106,6 @@ def test_batches_change_nothing_and_compile_once(weights, labelled, batch_size):
     assert np.allclose(described.descriptors, single, atol=1e-6)
 
 
-def test_one_label_missing_is_refused(evaluate, labelled):
-    write_images(labelled[0], ["plain.jpg"])
-    with pytest.raises(InputError, match=r"in every file name or in none.*3 of 4.*plain.jpg"):
-        evaluate(*labelled)
-
-
-def test_labels_in_one_folder_only_are_refused(evaluate, labelled, tmp_path):
-    plain = write_images(tmp_path / "plain", ["a.jpg"])
-    with pytest.raises(InputError, match=r"in both folders or in none, found them in .*queries"):
-        evaluate(plain, labelled[1])
-    with pytest.raises(InputError, match=r"found them in .*database and not in .*plain"):
-        evaluate(labelled[0], plain)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg"])
-def test_labels_that_are_no_numbers_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="expected"):
-        read_folder(write_images(tmp_path / "d", [name]))
-
-
-def test_empty_and_absent_folders_are_refused(evaluate, labelled, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: expected images .*, found none"):
-        evaluate(tmp_path / "empty", labelled[1])
-    with pytest.raises(InputError, match=r"absent: expected a folder of images, found no such"):
-        evaluate(labelled[0], tmp_path / "absent")
-
-
-@pytest.mark.parametrize("content", [b"", b"no image at all"])
-def test_unreadable_image_among_good_ones(evaluate, labelled, tmp_path, content):
-    bad = labelled[0] / "@500050.00@4100000.00@bad@.jpg"
-    bad.write_bytes(content)
-    with pytest.raises(InputError, match=r"@bad@.jpg: expected an image"):
-        evaluate(*labelled)
-    assert not (tmp_path / "out").exists()
-    evaluation = evaluate(*labelled, skip_unreadable=True)
-    assert len(evaluation.unreadable) == 1 and "@bad@.jpg" in evaluation.unreadable[0]
-    assert len(evaluation.database.paths) == 3
-    assert evaluation.recall[1] == pytest.approx(200 / 3)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["num_database"] == 3 and len(results["unreadable"]) == 1
-
-
-def test_nothing_readable_is_refused(evaluate, labelled):
-    for path in labelled[1].iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"queries: expected at least one readable image"):
-        evaluate(*labelled, skip_unreadable=True)
-
-
-def test_descriptors_that_are_not_finite_are_refused(evaluate, weights, labelled, tmp_path):
-    state = safetensors.numpy.load_file(weights / "model.safetensors")
-    state["backbone.conv1.kernel"] = state["backbone.conv1.kernel"] * np.float32(1e38)
-    shutil.copytree(weights, tmp_path / "broken")
-    safetensors.numpy.save_file(state, tmp_path / "broken" / "model.safetensors")
-    config = EvaluationConfig(str(tmp_path / "broken"), *labelled, tmp_path / "out")
-    with pytest.raises(InputError, match=r"place0@.jpg: expected a finite descriptor.*6 of 6"):
-        evaluate_folders(config)
-    assert not (tmp_path / "out").exists()
-
-
-def test_images_that_cannot_be_reached_are_named(evaluate, labelled):
-    dangling = labelled[0] / "@5@5@x@.jpg"
-    dangling.symlink_to("nowhere.jpg")
-    with pytest.raises(InputError, match=r"@5@5@x@.jpg: expected an image, found no such file"):
-        evaluate(*labelled)
-
-
 def test_linked_folders_are_followed(labelled, tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "town").symlink_to(labelled[0])
@@ -228,12 +118,6 @@ def test_names_in_no_known_encoding(evaluate, labelled, tmp_path):
     (labelled[0] / name).write_bytes(source.read_bytes())
     evaluate(*labelled)
     assert b"caf\xe9" in (tmp_path / "out" / "predictions.csv").read_bytes()
-
-
-@pytest.mark.parametrize("option", [{"batch_size": 0}, {"positive_radius_m": float("nan")}])
-def test_numbers_that_make_no_sense(evaluate, labelled, option):
-    with pytest.raises(InputError, match=f"{next(iter(option))}: expected a number above 0"):
-        evaluate(*labelled, **option)
 
 
 def test_huge_batches_are_cut_to_the_images(evaluate, labelled):
@@ -254,48 +138,6 @@ def test_a_folder_that_exists_is_written_from_inside(evaluate, labelled, tmp_pat
     evaluate(*labelled)
     assert made == [tmp_path / "out"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
-
-
-def test_a_folder_of_an_outputs_name_is_refused(evaluate, labelled, tmp_path):
-    (tmp_path / "out" / "report.html").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"report.html: expected no folder of that name"):
-        evaluate(*labelled, overwrite=True)
-
-
-def test_earlier_results_are_kept_unless_told(evaluate, labelled, tmp_path):
-    evaluate(*labelled)
-    before = (tmp_path / "out" / "results.json").read_bytes()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out: expected no earlier results, .*--overwrite"):
-        evaluate(*labelled)
-    assert (tmp_path / "out" / "results.json").read_bytes() == before
-    evaluate(*labelled, overwrite=True, positive_radius_m=1)
-    assert (tmp_path / "out" / "results.json").read_bytes() != before
-    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
-
-
-def test_output_that_is_a_file_is_refused(evaluate, labelled, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(InputError, match="expected a folder for the results, found a file"):
-        evaluate(*labelled)
-
-
-def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.write_report", full)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(OSError, match="No space left"):
-        evaluate(*labelled)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_bare_trunk_is_refused(labelled, tmp_path):
-    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "trunk")
-    config = EvaluationConfig(str(tmp_path / "trunk"), *labelled, tmp_path / "out")
-    with pytest.raises(InputError, match="expected a whole model, found a bare trunk"):
-        evaluate_folders(config)
 
 
 def command(*arguments, **environment):

@@ -1,0 +1,37 @@
+"""A small checkpoint of the recipe, shared by the tests of the conversion."""
+
+import numpy as np
+import pytest
+import torch
+from recipe import official_shapes, recipe_state
+
+from mixvpr_jax.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.conversion import to_state_dict
+
+CASE = "resnet18_mixvpr_64"
+CONFIG = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 2.0, 4), (64, 64))
+
+
+def tensors(case=CASE):
+    return {n: torch.tensor(a) for n, a in recipe_state(official_shapes()[case]).items()}
+
+
+@pytest.fixture
+def state():
+    return tensors()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "official.ckpt"
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def same_weights(model, state):
+    ours = to_state_dict(model)
+    assert ours.keys() == state.keys()
+    return all(np.array_equal(ours[name], state[name].numpy()) for name in state)

@@ -1,0 +1,159 @@
+"""Every kind of broken, foreign or hostile checkpoint refused, and what is wrong said."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from checkpoints import saved
+
+from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.errors import InputError
+
+
+def test_every_key_is_accounted_for(path, state):
+    del state["backbone.model.layer3.1.bn2.running_var"]
+    del state["aggregator.mix.1.mix.3.bias"]
+    state["aggregator.surplus.weight"] = torch.ones(2)
+    with pytest.raises(InputError) as error:
+        convert_checkpoint(saved(path, state))
+    missing, surplus = str(error.value).split("; ")
+    assert "backbone.model.layer3.1.bn2.running_var" in missing
+    assert "aggregator.mix.1.mix.3.bias" in missing
+    assert surplus == "entries left over: aggregator.surplus.weight"
+
+
+@pytest.mark.parametrize(
+    "name, tensor",
+    [
+        ("backbone.model.layer1.0.conv2.weight", torch.tensor(1.0)),
+        ("backbone.model.layer1.0.conv2.weight", torch.ones(64, 0, 3, 3)),
+        ("backbone.model.layer2.0.conv2.weight", torch.ones(3, 3)),
+        ("aggregator.row_proj.weight", torch.ones(4)),
+        ("aggregator.row_proj.weight", torch.ones(4, 0)),
+        ("aggregator.channel_proj.weight", torch.ones(16, 256, 1)),
+    ],
+)
+def test_odd_shapes_are_named(path, state, name, tensor):
+    with pytest.raises(InputError, match=f"official.ckpt: .*{name}"):
+        convert_checkpoint(saved(path, state | {name: tensor}))
+
+
+def test_entries_that_are_no_tensors_are_refused(path, state):
+    with pytest.raises(InputError, match=r"expected tensors alone .* found extra \(dict\)"):
+        convert_checkpoint(saved(path, state | {"extra": {"weight": torch.ones(1)}}))
+
+
+def test_integers_are_no_weights(path, state):
+    state["aggregator.row_proj.bias"] = torch.ones(4, dtype=torch.int32)
+    with pytest.raises(InputError, match=r"aggregator.row_proj.bias: expected floats, found int32"):
+        convert_checkpoint(saved(path, state))
+
+
+def test_wrong_shape_is_named(path, state):
+    state["backbone.model.layer2.0.bn1.weight"] = torch.ones(7)
+    with pytest.raises(
+        InputError, match=r"wrong shapes: backbone.model.layer2.0.bn1.weight .*\[7\]"
+    ):
+        convert_checkpoint(saved(path, state))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_weights_are_named(path, state, value):
+    state["aggregator.row_proj.bias"][1] = value
+    with pytest.raises(InputError, match=r"not finite in: aggregator.row_proj.bias$"):
+        convert_checkpoint(saved(path, state))
+
+
+def test_unknown_trunk(path, state):
+    for name in [name for name in state if ".layer2.1." in name]:
+        del state[name]
+    with pytest.raises(InputError, match=r"trunk: expected one of resnet18, .* \(2, 1, 2\) blocks"):
+        convert_checkpoint(saved(path, state))
+
+
+def test_unknown_aggregator(path, state):
+    other = {n: t for n, t in state.items() if not n.startswith("aggregator.")}
+    other["aggregator.vlad.centroids"] = torch.ones(64, 256)
+    with pytest.raises(InputError, match=r"expected MixVPR .* found vlad"):
+        convert_checkpoint(saved(path, other))
+
+
+class Exploit:
+    """Touches a file when unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_code_in_a_pickle_is_never_executed(tmp_path, writer):
+    target, path = tmp_path / "executed", tmp_path / "evil.ckpt"
+    content = {"state_dict": {"conv1.weight": torch.ones(1)}, "callbacks": Exploit(target)}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps({"callbacks": Exploit(target)}))
+    with pytest.raises(InputError, match="evil.ckpt: expected"):
+        convert_checkpoint(path)
+    assert not target.exists()
+
+
+def test_truncated_files(tmp_path, state):
+    for name in ("cut.ckpt", "cut.safetensors"):
+        path = tmp_path / name
+        if name.endswith("ckpt"):
+            torch.save(state, path)
+        else:
+            safetensors.torch.save_file(state, path)
+        path.write_bytes(path.read_bytes()[:10000])
+        with pytest.raises(InputError, match=f"{name}: expected"):
+            convert_checkpoint(path)
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"empty.ckpt: expected"):
+        convert_checkpoint(tmp_path / "empty.ckpt")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "expected a dictionary of tensors, found list"),
+        ({"epoch": 3}, "expected a state_dict of tensors, found keys epoch"),
+        ({"state_dict": [1]}, "expected a state_dict of tensors, found keys state_dict"),
+        ({1: torch.ones(2)}, "expected one of the keys .* found 1"),
+        ({"encoder.weight": torch.ones(2)}, "expected one of the keys .* found encoder.weight"),
+        ({"conv1.weight": torch.ones(64, 3, 7, 7)}, "expected stages"),
+    ],
+)
+def test_other_contents(path, content, message):
+    with pytest.raises(InputError, match=message):
+        convert_checkpoint(saved(path, content))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"model": "none"}', "found a truncated or foreign file"),
+        (b"just text", "found a truncated or foreign file"),
+        (b"\x89PNG\r\n\x1a\n and so on", "found a truncated or foreign file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
+        (b"\xef\xbb\xbf <!DOCTYPE html>", "found an HTML page"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_called_what_they_are(path, content, message):
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        convert_checkpoint(path)
+    assert message in str(error.value)
+    assert "code" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_sizes_below_one_are_refused(path, state):
+    with pytest.raises(InputError, match="expected a size of two numbers above 0, found -4 -4"):
+        convert_checkpoint(saved(path, state), in_size=(-4, -4))

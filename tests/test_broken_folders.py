@@ -1,0 +1,131 @@
+"""Everything that can be wrong with an evaluation's folders, images, results and numbers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from folders import write_images
+
+from mixvpr_jax import InputError, ModelConfig, create_model, save_pretrained
+from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax.data.folders import read_folder
+from mixvpr_jax.evaluation.evaluate import evaluate_folders
+
+
+def test_one_label_missing_is_refused(evaluate, labelled):
+    write_images(labelled[0], ["plain.jpg"])
+    with pytest.raises(InputError, match=r"in every file name or in none.*3 of 4.*plain.jpg"):
+        evaluate(*labelled)
+
+
+def test_labels_in_one_folder_only_are_refused(evaluate, labelled, tmp_path):
+    plain = write_images(tmp_path / "plain", ["a.jpg"])
+    with pytest.raises(InputError, match=r"in both folders or in none, found them in .*queries"):
+        evaluate(plain, labelled[1])
+    with pytest.raises(InputError, match=r"found them in .*database and not in .*plain"):
+        evaluate(labelled[0], plain)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg"])
+def test_labels_that_are_no_numbers_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="expected"):
+        read_folder(write_images(tmp_path / "d", [name]))
+
+
+def test_empty_and_absent_folders_are_refused(evaluate, labelled, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: expected images .*, found none"):
+        evaluate(tmp_path / "empty", labelled[1])
+    with pytest.raises(InputError, match=r"absent: expected a folder of images, found no such"):
+        evaluate(labelled[0], tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all"])
+def test_unreadable_image_among_good_ones(evaluate, labelled, tmp_path, content):
+    bad = labelled[0] / "@500050.00@4100000.00@bad@.jpg"
+    bad.write_bytes(content)
+    with pytest.raises(InputError, match=r"@bad@.jpg: expected an image"):
+        evaluate(*labelled)
+    assert not (tmp_path / "out").exists()
+    evaluation = evaluate(*labelled, skip_unreadable=True)
+    assert len(evaluation.unreadable) == 1 and "@bad@.jpg" in evaluation.unreadable[0]
+    assert len(evaluation.database.paths) == 3
+    assert evaluation.recall[1] == pytest.approx(200 / 3)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["num_database"] == 3 and len(results["unreadable"]) == 1
+
+
+def test_nothing_readable_is_refused(evaluate, labelled):
+    for path in labelled[1].iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"queries: expected at least one readable image"):
+        evaluate(*labelled, skip_unreadable=True)
+
+
+def test_descriptors_that_are_not_finite_are_refused(evaluate, weights, labelled, tmp_path):
+    state = safetensors.numpy.load_file(weights / "model.safetensors")
+    state["backbone.conv1.kernel"] = state["backbone.conv1.kernel"] * np.float32(1e38)
+    shutil.copytree(weights, tmp_path / "broken")
+    safetensors.numpy.save_file(state, tmp_path / "broken" / "model.safetensors")
+    config = EvaluationConfig(str(tmp_path / "broken"), *labelled, tmp_path / "out")
+    with pytest.raises(InputError, match=r"place0@.jpg: expected a finite descriptor.*6 of 6"):
+        evaluate_folders(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_cannot_be_reached_are_named(evaluate, labelled):
+    dangling = labelled[0] / "@5@5@x@.jpg"
+    dangling.symlink_to("nowhere.jpg")
+    with pytest.raises(InputError, match=r"@5@5@x@.jpg: expected an image, found no such file"):
+        evaluate(*labelled)
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"positive_radius_m": float("nan")}])
+def test_numbers_that_make_no_sense(evaluate, labelled, option):
+    with pytest.raises(InputError, match=f"{next(iter(option))}: expected a number above 0"):
+        evaluate(*labelled, **option)
+
+
+def test_a_folder_of_an_outputs_name_is_refused(evaluate, labelled, tmp_path):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"report.html: expected no folder of that name"):
+        evaluate(*labelled, overwrite=True)
+
+
+def test_earlier_results_are_kept_unless_told(evaluate, labelled, tmp_path):
+    evaluate(*labelled)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"out: expected no earlier results, .*--overwrite"):
+        evaluate(*labelled)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+    evaluate(*labelled, overwrite=True, positive_radius_m=1)
+    assert (tmp_path / "out" / "results.json").read_bytes() != before
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_output_that_is_a_file_is_refused(evaluate, labelled, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="expected a folder for the results, found a file"):
+        evaluate(*labelled)
+
+
+def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.write_report", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(*labelled)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bare_trunk_is_refused(labelled, tmp_path):
+    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "trunk")
+    config = EvaluationConfig(str(tmp_path / "trunk"), *labelled, tmp_path / "out")
+    with pytest.raises(InputError, match="expected a whole model, found a bare trunk"):
+        evaluate_folders(config)

@@ -1,0 +1,127 @@
+"""A model in use: fresh weights, views, Linen, types of numbers, sizes of images."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_model import SMALL
+
+import mixvpr_jax
+from mixvpr_jax import (
+    CosPlaceConfig,
+    GeMConfig,
+    InputError,
+    MixVPRConfig,
+    ModelConfig,
+    create_model,
+    to_linen,
+)
+
+
+def test_seeds_make_the_weights(model):
+    kernel = model.backbone.conv1.kernel[...]
+    assert np.array_equal(kernel, create_model(SMALL, seed=3).backbone.conv1.kernel[...])
+    assert not np.array_equal(kernel, create_model(SMALL, seed=4).backbone.conv1.kernel[...])
+
+
+def test_fresh_weights_are_drawn_as_the_official_ones():
+    config = ModelConfig("resnet50", (4,), MixVPRConfig(256, 1, 1, 4))
+    model = create_model(config)
+    block = getattr(model.backbone.layer3, "1")
+    assert np.std(block.conv2.kernel[...]) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+    mixer = getattr(model.aggregator.mix, "0")
+    assert np.std(mixer.expand.kernel[...]) == pytest.approx(0.02, rel=0.02)
+    assert not np.any(mixer.expand.bias[...])
+    for layer, fan_in in ((model.aggregator.channel_proj, 1024), (model.aggregator.row_proj, 400)):
+        for array in (layer.kernel[...], layer.bias[...]):
+            assert np.abs(array).max() <= fan_in**-0.5
+        assert np.std(layer.kernel[...]) == pytest.approx((3 * fan_in) ** -0.5, rel=0.05)
+
+
+def test_views_switch_between_training_and_evaluation(model):
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((3, 48, 64, 3)), jnp.float32)
+    training = nnx.view(model, use_running_average=False)
+    before = model(images)
+    assert not np.allclose(training(images), before, atol=1e-3)
+    assert training.backbone.bn1.mean is model.backbone.bn1.mean  # shared, and moved by training
+    assert not np.array_equal(model(images), before)
+
+
+def test_linen_gives_the_same_descriptors(model, photos):
+    images = mixvpr_jax.Preprocess(SMALL.image_size)(photos)
+    module, variables = to_linen(model)
+    assert variables.keys() == {"params", "batch_stats"}
+    names = flax.traverse_util.flatten_dict(variables, sep="/")
+    assert "params/backbone/layer1/0/conv1/kernel" in names
+    assert "batch_stats/backbone/layer2/1/bn2/var" in names
+    assert all(isinstance(array, jax.Array) for array in names.values())
+    descriptors = jax.jit(module.apply)(variables, images)
+    assert np.allclose(descriptors, model(images), atol=1e-6)
+    fresh = module.init(jax.random.key(0), images)
+    assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, variables)
+
+
+def test_linen_trains(model, photos):
+    images = mixvpr_jax.Preprocess(SMALL.image_size)(photos)
+    module, variables = to_linen(model, train=True)
+    descriptors, updated = module.apply(variables, images, mutable=["batch_stats"])
+    trained = nnx.clone(model)
+    trained.train()
+    assert np.allclose(descriptors, trained(images), atol=1e-6)
+    mean = updated["batch_stats"]["backbone"]["bn1"]["mean"]
+    assert np.allclose(mean, trained.backbone.bn1.mean[...], atol=1e-6)
+    assert not np.allclose(mean, model.backbone.bn1.mean[...], atol=1e-4)
+
+
+@pytest.mark.parametrize("aggregator", [MixVPRConfig(8, 2, 1, 2), GeMConfig(), CosPlaceConfig(16)])
+def test_bfloat16_keeps_float32_parameters_and_descriptors(aggregator, photos):
+    config = ModelConfig("resnet18", (4,), aggregator, (64, 64), "bfloat16")
+    model = create_model(config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
+        descriptors = model(mixvpr_jax.Preprocess((64, 64))(photos))
+    assert descriptors.dtype == jnp.float32
+    assert np.allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-6)
+
+
+def test_float64_needs_x64():
+    with pytest.raises(InputError, match="jax_enable_x64"):
+        create_model(ModelConfig(dtype="float64"))
+
+
+@pytest.mark.parametrize("size", [(41, 57), (48, 64), (45, 60)])
+def test_every_image_size_with_the_same_map_fits(model, size):
+    assert model(jnp.zeros((1, *size, 3))).shape == (1, 16)
+
+
+@pytest.mark.parametrize("size", [(40, 64), (49, 64), (48, 65), (320, 320)])
+def test_other_image_sizes_name_those_that_fit(model, size):
+    expected = r"height 41 to 48 and width 57 to 64 pixels \(a feature map of 6x8\)"
+    with pytest.raises(InputError, match=f"{expected}, found {size[0]}x{size[1]}"):
+        model(jnp.zeros((1, *size, 3)))
+
+
+@pytest.mark.parametrize("aggregator", [GeMConfig(), CosPlaceConfig(4), mixvpr_jax.ConvAPConfig(4)])
+def test_pooling_takes_any_image_size(aggregator):
+    model = create_model(ModelConfig("resnet18", (3, 4), aggregator))
+    for size in ((31, 77), (64, 64)):
+        assert model(jnp.ones((1, *size, 3))).shape == (1, model.config.descriptor_dim)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (
+            jnp.zeros((48, 64, 3)),
+            r"expected shape \[batch, height, width, 3\], found \[48, 64, 3\]",
+        ),
+        (jnp.zeros((1, 3, 48, 64)), r"found \[1, 3, 48, 64\]"),
+        (jnp.zeros((1, 48, 64, 3), jnp.uint8), "expected normalised floats, found uint8"),
+    ],
+)
+def test_what_is_no_batch_of_normalised_images_is_refused(model, images, message):
+    # Without the tests' own type check, so that the message is the one that a user sees.
+    with pytest.raises(InputError, match=message):
+        mixvpr_jax.models.vpr.check_images(model.config, images.shape, str(images.dtype))
