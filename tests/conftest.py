@@ -10,7 +10,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-install_import_hook(["mixvpr_jax.models", "mixvpr_jax.evaluation"], "typechecker.check")
+CHECKED = ("models", "evaluation", "losses", "mining", "masked")
+install_import_hook([f"mixvpr_jax.{name}" for name in CHECKED], "typechecker.check")
 
 # Anew each time on a developer's machine; the same cases each time where a red run blocks others.
 settings.register_profile("ci", derandomize=True)

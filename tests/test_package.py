@@ -16,7 +16,9 @@ LAYERS = (
     ("errors", "version", "files"),
     ("config", "preprocess"),
     ("models",),
-    ("losses", "mining"),
+    ("masked",),
+    ("mining",),
+    ("losses",),
     ("torch_weights", "checkpoints", "architecture", "weights"),
     ("conversion", "released", "linen", "pretrained"),
     ("data",),
@@ -49,8 +51,10 @@ def test_imports_point_one_way(path):
             assert layer(rest[0]) <= layer(here), f"{here} imports {name}"
         if here in ("config", "torch_weights", "checkpoints", "architecture", "data"):
             assert top != "flax", f"{here} knows Flax"
-        if here in ("losses", "mining"):
-            assert top in ("jax", "jaxtyping", "collections", "__future__"), f"{here}: {name}"
+        if here in ("losses", "mining", "masked"):
+            assert top != "flax", f"{here} knows Flax"
+            if top == "mixvpr_jax":
+                assert rest[0] in ("losses", "mining", "masked"), f"{here} imports {name}"
 
 
 def test_torch_is_imported_where_files_are_read_and_written_alone():
