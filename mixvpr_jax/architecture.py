@@ -9,16 +9,15 @@ from typing import Any
 
 from mixvpr_jax.checkpoints import Checkpoint
 from mixvpr_jax.config import (
-    TRUNKS,
     AggregatorConfig,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
-    TrunkShape,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.trunks import TRUNKS, TrunkShape
 
 Size = tuple[int, int]
 

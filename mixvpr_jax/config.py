@@ -10,51 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.trunks import TRUNKS
 
 Dtype = Literal["float32", "bfloat16", "float64"]
-
-
-@dataclass(frozen=True)
-class TrunkShape:
-    """The layout of a torchvision ResNet (V1): what tells one architecture from another.
-
-    Attributes:
-        blocks: Number of residual blocks of stages 1-4.
-        bottleneck: Blocks of 1x1, 3x3, 1x1 convolutions (else two 3x3).
-        groups: Groups of the 3x3 convolutions of bottleneck blocks.
-        base_width: Channels of a group where a stage has 64 planes.
-    """
-
-    blocks: tuple[int, int, int, int]
-    bottleneck: bool
-    groups: int = 1
-    base_width: int = 64
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block as a multiple of its planes."""
-        return 4 if self.bottleneck else 1
-
-    def out_channels(self, stage: int) -> int:
-        """Channels that leave `stage` (1-4)."""
-        return 64 * 2 ** (stage - 1) * self.expansion
-
-    def inner_channels(self, stage: int) -> int:
-        """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
-        return 2 ** (stage - 1) * self.base_width * self.groups
-
-
-TRUNKS: Mapping[str, TrunkShape] = {
-    "resnet18": TrunkShape((2, 2, 2, 2), bottleneck=False),
-    "resnet34": TrunkShape((3, 4, 6, 3), bottleneck=False),
-    "resnet50": TrunkShape((3, 4, 6, 3), bottleneck=True),
-    "resnet101": TrunkShape((3, 4, 23, 3), bottleneck=True),
-    "resnet152": TrunkShape((3, 8, 36, 3), bottleneck=True),
-    "resnext50_32x4d": TrunkShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
-    "resnext101_32x8d": TrunkShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
-    "wide_resnet50_2": TrunkShape((3, 4, 6, 3), bottleneck=True, base_width=128),
-    "wide_resnet101_2": TrunkShape((3, 4, 23, 3), bottleneck=True, base_width=128),
-}
 
 
 @dataclass(frozen=True)
@@ -211,6 +169,39 @@ class ModelConfig:
         values["layers_to_crop"] = tuple(values["layers_to_crop"])
         values["image_size"] = tuple(values["image_size"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The official recipe's optimizer (main.py of amaralibey/MixVPR).
+
+    Attributes:
+        name: SGD with coupled weight decay, or AdamW.
+        learning_rate: Its full height, after warm-up.
+        momentum: Of SGD.
+        weight_decay: On every trained parameter.
+        warmup_steps: Steps over which the learning rate rises from nearly 0.
+        milestones: Epochs at whose start it falls.
+        factor: What it is multiplied by then.
+        layers_to_freeze: The last frozen stage of the trunk (0: the stem alone), None for none.
+            Frozen BatchNorms still normalise by the batch and move their running statistics.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    warmup_steps: int = 650
+    milestones: tuple[int, ...] = (5, 10, 15, 25, 45)
+    factor: float = 0.3
+    layers_to_freeze: int | None = 2
+
+    def __post_init__(self) -> None:
+        _require_known("optimizer", self.name, ("sgd", "adamw"))
+        _require_positive(self, "learning_rate", "factor")
+        if self.layers_to_freeze not in (None, 0, 1, 2, 3):
+            found = self.layers_to_freeze
+            raise InputError(f"layers_to_freeze: expected None or 0 to 3, found {found}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import numpy as np
 import torch
@@ -51,6 +53,8 @@ def numpy_state(model: TorchModel) -> dict[str, np.ndarray]:
     return {n: a for n, a in state.items() if not n.endswith("num_batches_tracked")}
 
 
-def float64():
+@contextlib.contextmanager
+def in_float64():
     """JAX in float64, in which Flax's LayerNorm needs ordinary promotion."""
-    return jax.enable_x64(True), jax.numpy_dtype_promotion("standard")
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield

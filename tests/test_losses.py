@@ -1,6 +1,5 @@
 """Losses and miners against the official ones, and against plain loops."""
 
-import contextlib
 import doctest
 import itertools
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN
-from reference import float64
+from reference import in_float64
 
 from mixvpr_jax import losses, mining
 from mixvpr_jax.losses import LOSSES
@@ -65,14 +64,6 @@ def test_official_masks_and_batch_accuracy(miner):
         assert np.array_equal(mined.positive, GOLD[f"{miner}/positive_mask"])
         assert np.array_equal(mined.negative, GOLD[f"{miner}/negative_mask"])
     assert accuracy == pytest.approx(float(GOLD[f"SupConLoss/{miner}/f64/batch_accuracy"]))
-
-
-@contextlib.contextmanager
-def in_float64():
-    with contextlib.ExitStack() as stack:
-        for context in float64():
-            stack.enter_context(context)
-        yield
 
 
 @st.composite

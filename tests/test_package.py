@@ -13,7 +13,7 @@ FORBIDDEN = ("torch", "tensorflow", "tensorflow_datasets", "grain", "orbax", "tq
 
 # A layer may import those before it, and no layer may import tests, configs or convert.
 LAYERS = (
-    ("errors", "version", "files"),
+    ("errors", "version", "files", "trunks"),
     ("config", "preprocess"),
     ("models",),
     ("masked",),
@@ -21,6 +21,7 @@ LAYERS = (
     ("losses",),
     ("torch_weights", "checkpoints", "architecture", "weights"),
     ("conversion", "released", "linen", "pretrained"),
+    ("training",),
     ("data",),
     ("evaluation",),
 )

@@ -1,6 +1,5 @@
 """Any configuration: descriptors as the PyTorch reference's, weights there and back unchanged."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import torch
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import float64, numpy_state, torch_model
+from reference import in_float64, numpy_state, torch_model
 
 from mixvpr_jax.config import (
-    TRUNKS,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -23,6 +21,7 @@ from mixvpr_jax.config import (
 )
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.torch_weights import to_flax
+from mixvpr_jax.trunks import TRUNKS
 from mixvpr_jax.weights import build_model
 
 AGGREGATORS = st.one_of(
@@ -56,9 +55,7 @@ def test_descriptors_of_random_configurations(config, seed):
     images = np.random.default_rng(seed).standard_normal((2, *config.image_size, 3))
     with torch.inference_mode():
         expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
-    with contextlib.ExitStack() as stack:
-        for context in float64():
-            stack.enter_context(context)
+    with in_float64():
         model = build_model(config, to_flax(numpy_state(reference)))
         descriptors = np.asarray(nnx.jit(lambda m, x: m(x))(model, jnp.asarray(images)))
     assert descriptors.shape == (2, config.descriptor_dim) == expected.shape
@@ -102,9 +99,7 @@ def test_gradients_are_torchs(aggregator):
     random = np.random.default_rng(0)
     images = random.standard_normal((3, 64, 48, 3))
     weights = random.standard_normal((3, config.descriptor_dim))
-    with contextlib.ExitStack() as stack:
-        for context in float64():
-            stack.enter_context(context)
+    with in_float64():
         model = build_model(config, to_flax(numpy_state(reference)))
         model.train()
 
@@ -129,9 +124,7 @@ def test_training_mode_is_torchs(arch):
     config = ModelConfig(arch, (3, 4), GeMConfig(), (48, 40), dtype="float64")
     reference = torch_model(config).train()
     images = np.random.default_rng(0).standard_normal((3, 48, 40, 3))
-    with contextlib.ExitStack() as stack:
-        for context in float64():
-            stack.enter_context(context)
+    with in_float64():
         model = build_model(config, to_flax(numpy_state(reference)))
         model.train()
         descriptors = np.asarray(model(jnp.asarray(images)))

@@ -12,8 +12,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mixvpr_jax.config import TRUNKS, Dtype, ModelConfig, TrunkShape
+from mixvpr_jax.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
+from mixvpr_jax.trunks import TRUNKS, TrunkShape
 
 
 class Downsample(nnx.Module):
