@@ -209,7 +209,8 @@ def _layout_and_prefix(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str
 
 
 def _from_openvprlab(state: Weights) -> Weights:
-    """Stages in a row, the frozen ones first: 0 is the stem (0 conv1, 1 bn1), s is layer{s}."""
+    """Stages in a row, the frozen ones first: 0 is the stem, s is layer{s}."""
+    stem = {"0": "conv1", "1": "bn1"}
     pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d+)\.(.+)")
     places = {name: match for name in state if (match := pattern.fullmatch(name))}
     frozen = (int(match[2]) for match in places.values() if match[1] == "frozen")
@@ -218,9 +219,9 @@ def _from_openvprlab(state: Weights) -> Weights:
     for name, array in state.items():
         if match := places.get(name):
             stage = int(match[2]) + (num_frozen if match[1] == "unfrozen" else 0)
-            rest = match[3].replace("0.", "conv1.", 1) if stage == 0 else match[3]
-            rest = re.sub(r"^1\.", "bn1.", rest) if stage == 0 else f"layer{stage}.{rest}"
-            name = f"backbone.model.{rest}"
+            layer, _, rest = match[3].partition(".")
+            place = stem.get(layer, layer) if stage == 0 else f"layer{stage}.{layer}"
+            name = f"backbone.model.{place}.{rest}"
         renamed[name] = array
     return renamed
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
@@ -12,14 +11,16 @@ from reference import in_float64
 from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig
 from mixvpr_jax.conversion import to_state_dict
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.losses import multi_similarity
-from mixvpr_jax.mining import batch_accuracy, multi_similarity_miner
+from mixvpr_jax.losses import multi_similarity, triplet_margin
+from mixvpr_jax.mining import multi_similarity_miner
+from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.torch_weights import to_flax
 from mixvpr_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
     parameter_groups,
 )
+from mixvpr_jax.training.step import create_state, make_step
 from mixvpr_jax.weights import build_model
 
 MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
@@ -45,42 +46,27 @@ def recipe_model():
     )
 
 
+@pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("name", RECIPES)
-def test_official_trajectory(name):
+def test_official_trajectory(name, devices):
     golden = np.load(GOLDEN / f"trajectory_{name}.npz")
     config = OptimizerConfig(name, RECIPES[name], warmup_steps=5, milestones=(2, 3))
     with in_float64():
         model = recipe_model()
-        model.train()
-        graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
         optimizer = make_optimizer(config, steps_per_epoch=4)
-        state = optimizer.init(params)
-
-        @jax.jit
-        def step(params, statistics, state, images, labels):
-            def loss(params):
-                model = nnx.merge(graph, params, statistics, copy=True)
-                descriptors = model(images)
-                mined = multi_similarity_miner(descriptors, labels)
-                value = multi_similarity(descriptors, labels, mined)
-                moved = nnx.state(model, nnx.BatchStat)
-                return value, (moved, batch_accuracy(mined, labels), descriptors)
-
-            (value, (moved, *others)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-            updates, state_ = optimizer.update(gradient, state, params)
-            return optax.apply_updates(params, updates), moved, state_, (value, *others)
-
-        losses, accuracies = [], []
+        mesh = data_mesh(jax.devices()[:devices])
+        step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, mesh)
+        training = nnx.clone(model)
+        training.train()
+        first = np.asarray(training(batch(0)[0]))
+        state, losses, accuracies = create_state(model, optimizer), [], []
         for index in range(12):
-            params, statistics, state, told = step(params, statistics, state, *batch(index))
-            losses.append(float(told[0]))
-            accuracies.append(float(told[1]))
-            if index == 0:
-                first = np.asarray(told[2])
+            state, metrics = step(state, *batch(index))
+            losses.append(float(metrics["loss"]))
+            accuracies.append(float(metrics["batch_accuracy"]))
         schedule = learning_rate_schedule(config, 4)
         rates = [float(schedule(index)) for index in range(12)]
-        model = nnx.merge(graph, params, statistics)
-        model.eval()
+        nnx.update(model, state.params, state.statistics)
         probe = recipe_images(77, (3, 3, 64, 64)).transpose(0, 2, 3, 1)
         descriptors = np.asarray(model(jnp.asarray(probe)))
         final = to_state_dict(model)
@@ -120,3 +106,47 @@ def test_wrong_settings_are_named():
         OptimizerConfig("adam")
     with pytest.raises(InputError, match="layers_to_freeze: expected None or 0 to 3, found 4"):
         OptimizerConfig(layers_to_freeze=4)
+
+
+LOSS_AND_MINER = {
+    "multi_similarity": (multi_similarity, multi_similarity_miner),
+    "triplet_margin": (triplet_margin, None),
+}
+
+
+@pytest.mark.parametrize("name", LOSS_AND_MINER)
+@pytest.mark.parametrize("count", [16, 11])
+def test_devices_and_padding_change_nothing(name, count):
+    """Sixteen images, and a last batch of eleven, on one device and padded to sixteen on eight."""
+    config = OptimizerConfig(warmup_steps=1)
+    found = []
+    with in_float64():
+        optimizer = make_optimizer(config, steps_per_epoch=4)
+        for devices in (1, 8):
+            images, labels = (array[:count] for array in batch(3))
+            if devices == 8:
+                spare = 16 - count
+                images = jnp.concatenate([images, 9 * jnp.ones((spare, *images.shape[1:]))])
+                labels = jnp.concatenate([labels, jnp.full(spare, -1, "int32")])
+            model = recipe_model()
+            mesh = data_mesh(jax.devices()[:devices])
+            step = make_step(model, optimizer, *LOSS_AND_MINER[name], mesh)
+            state, metrics = step(create_state(model, optimizer), images, labels)
+            nnx.update(model, state.params, state.statistics)
+            found.append((to_state_dict(model), {k: float(v) for k, v in metrics.items()}))
+    (one, metrics_one), (eight, metrics_eight) = found
+    assert metrics_one["loss"] > 0
+    assert metrics_one == pytest.approx(metrics_eight, abs=1e-10)
+    for entry, array in one.items():
+        assert np.abs(array - eight[entry]).max() <= 1e-10, entry
+
+
+def test_the_step_reduces_what_it_should_and_no_more():
+    config = OptimizerConfig()
+    with in_float64():
+        model, optimizer = recipe_model(), make_optimizer(config, 4)
+        step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, data_mesh())
+        text = step.lower(create_state(model, optimizer), *batch(0)).as_text()
+    assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
+    assert "all_to_all" not in text
+    assert "collective_permute" not in text

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.config import Dtype
+from mixvpr_jax.masked import total
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -94,7 +95,8 @@ class BatchNorm(nnx.Module):
 
     Not `nnx.BatchNorm`, which rounds the statistics to a half-precision `dtype` and keeps the
     biased batch variance where PyTorch keeps the unbiased one. Statistics and arithmetic are
-    float32 or wider. `use_running_average` follows `model.train()` and `model.eval()`.
+    float32 or wider. `use_running_average` follows `model.train()` and `model.eval()`; with
+    `axis_name` (`nnx.view(model, axis_name="data")`) the batch is that of all devices together.
     """
 
     momentum = 0.9  # the share of the old statistics: PyTorch calls this 0.1
@@ -107,31 +109,44 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(channels, stored))
         self.var = nnx.BatchStat(jnp.ones(channels, stored))
         self.use_running_average = True
+        self.axis_name: str | None = None
 
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h w c"]:
         wide = x.astype(self.scale.dtype)
         mean, var = self.mean[...], self.var[...]
         if not self.use_running_average:
-            mean, var = self._batch_statistics(wide)
+            mean, var = self._batch_statistics(wide, valid)
         factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
         offset = self.bias[...] - mean * factor
-        factor, offset = (jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (factor, offset))
-        return (wide * factor + offset).astype(x.dtype)
+        return (wide * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
 
-    def set_view(self, use_running_average: bool | None = None) -> None:
+    def set_view(
+        self, use_running_average: bool | None = None, axis_name: str | None = None
+    ) -> None:
         """What `flax.nnx.view` calls.
 
         Args:
             use_running_average: Whether the view normalises by the running statistics.
+            axis_name: The mesh axis over whose devices the batch is taken together.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
+        if axis_name is not None:
+            self.axis_name = axis_name
 
-    def _batch_statistics(self, x: Float[Array, "*b c"]) -> tuple[Array, Array]:
-        axes = tuple(range(x.ndim - 1))
-        mean, var = x.mean(axes), x.var(axes)
-        count = x.size // x.shape[-1]
-        unbiased = var * (count / max(count - 1, 1))
+    def _batch_statistics(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None
+    ) -> tuple[Array, Array]:
+        """Mean and variance of the valid images, and the running ones moved towards them."""
+        weights = jnp.ones(len(x), x.dtype) if valid is None else valid.astype(x.dtype)
+        weights = weights[:, None, None, None]
+        count = total(weights.sum(), self.axis_name) * (x.shape[1] * x.shape[2])
+        mean = total((x * weights).sum((0, 1, 2)), self.axis_name) / count
+        centred = x - mean[None, None, None]
+        var = total((centred**2 * weights).sum((0, 1, 2)), self.axis_name) / count
+        unbiased = var * (count / jnp.maximum(count - 1, 1))
         for running, value in ((self.mean, mean), (self.var, unbiased)):
             blend = self.momentum * running[...] + (1 - self.momentum) * value
             running[...] = lax.stop_gradient(blend)
@@ -150,7 +165,7 @@ class Sequence(nnx.Module):
             setattr(self, str(self.length), module)
             self.length += 1
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *rest: Array | None) -> Array:
         for index in range(self.length):
-            x = getattr(self, str(index))(x)
+            x = getattr(self, str(index))(x, *rest)
         return x

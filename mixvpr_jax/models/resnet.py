@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
@@ -26,8 +26,10 @@ class Downsample(nnx.Module):
         self.conv = Conv(in_channels, out_channels, 1, stride=stride, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(out_channels, dtype=dtype)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        return self.bn(self.conv(x))
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c2"]:
+        return self.bn(self.conv(x), valid)
 
 
 class Block(nnx.Module):
@@ -59,12 +61,14 @@ class Block(nnx.Module):
             self.downsample = Downsample(in_channels, outer, stride=stride, dtype=dtype, rngs=rngs)
         self.bottleneck = shape.bottleneck
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        y = jax.nn.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c2"]:
+        y = jax.nn.relu(self.bn1(self.conv1(x), valid))
+        y = self.bn2(self.conv2(y), valid)
         if self.bottleneck:
-            y = self.bn3(self.conv3(jax.nn.relu(y)))
-        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
+            y = self.bn3(self.conv3(jax.nn.relu(y)), valid)
+        shortcut = self.downsample(x, valid) if hasattr(self, "downsample") else x
         return jax.nn.relu(y + shortcut)
 
 
@@ -85,11 +89,13 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{stage}", Sequence(blocks))
         self.num_stages = config.num_stages
 
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
-        x = jax.nn.relu(self.bn1(self.conv1(images)))
+    def __call__(
+        self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        x = jax.nn.relu(self.bn1(self.conv1(images), valid))
         x = max_pool(x)
         for stage in range(1, self.num_stages + 1):
-            x = getattr(self, f"layer{stage}")(x)
+            x = getattr(self, f"layer{stage}")(x, valid)
         return x
 
 

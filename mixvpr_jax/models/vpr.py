@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.config import (
     ConvAPConfig,
@@ -38,15 +38,23 @@ class VPRModel(nnx.Module):
         if config.aggregator is not None:
             self.aggregator = _aggregator(config, rngs)
 
-    def __call__(self, images: Float[Array | np.ndarray, "b h w 3"]) -> Float[Array, "b ..."]:
+    def __call__(
+        self,
+        images: Float[Array | np.ndarray, "b h w 3"],
+        valid: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b ..."]:
         """Computes descriptors.
+
+        Args:
+            images: Normalised images.
+            valid: Which images are no padding; in training mode only they make statistics.
 
         Raises:
             InputError: Images of another layout, or of a size whose feature map the aggregator
                 was not made for; the line names the sizes that fit.
         """
         check_images(self.config, np.shape(images), str(images.dtype))
-        features = self.backbone(jnp.asarray(images, self.config.dtype))
+        features = self.backbone(jnp.asarray(images, self.config.dtype), valid)
         return self.aggregator(features) if self.config.aggregator is not None else features
 
 

@@ -1,1 +1,1 @@
-"""Training: the optimizer, so far."""
+"""Training: the optimizer and the step, so far."""
