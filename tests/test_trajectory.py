@@ -1,5 +1,7 @@
 """Twelve steps of the official training, in float64: losses, learning rates, every final weight."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from mixvpr_jax.conversion import to_state_dict
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity, triplet_margin
 from mixvpr_jax.mining import multi_similarity_miner
+from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.torch_weights import to_flax
 from mixvpr_jax.training.optimizer import (
@@ -141,6 +144,54 @@ def test_devices_and_padding_change_nothing(name, count):
         assert np.abs(array - eight[entry]).max() <= 1e-10, entry
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_gradient_caching_gives_the_same_gradient(devices):
+    """With the running statistics held still; otherwise each chunk has statistics of its own."""
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
+    found = []
+    with in_float64():
+        mesh = data_mesh(jax.devices()[:devices])
+        for chunks in (1, 4):
+            model = recipe_model()
+            start = to_state_dict(model)
+            step = make_step(
+                model,
+                optimizer,
+                *LOSS_AND_MINER["multi_similarity"],
+                mesh,
+                freeze_statistics=True,
+                chunks=chunks,
+            )
+            state, metrics = step(create_state(model, optimizer), *batch(3))
+            nnx.update(model, state.params, state.statistics)
+            found.append((to_state_dict(model), float(metrics["loss"])))
+    (plain, plain_loss), (cached, cached_loss) = found
+    assert plain_loss == pytest.approx(cached_loss, abs=1e-12)
+    for entry, array in plain.items():
+        assert np.abs(array - cached[entry]).max() <= 1e-10, entry
+        if "running" in entry:
+            assert np.array_equal(array, start[entry]), entry
+    name = "aggregator.row_proj.weight"
+    assert np.abs(plain[name] - start[name]).max() > 1e-4
+
+
+def test_chunks_move_the_statistics_in_turn():
+    optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
+    with in_float64():
+        model, mesh = recipe_model(), data_mesh(jax.devices()[:1])
+        images, labels = batch(0)
+        expected = nnx.clone(model)
+        expected.train()
+        for part in range(2):
+            expected(images[8 * part : 8 * part + 8])
+        pair = LOSS_AND_MINER["multi_similarity"]
+        step = make_step(model, optimizer, *pair, mesh, chunks=2)
+        state, _ = step(create_state(model, optimizer), images, labels)
+        for path, leaf in nnx.to_flat_state(state.statistics):
+            wanted = dict(nnx.to_flat_state(nnx.state(expected, nnx.BatchStat)))[path]
+            assert np.abs(leaf[...] - wanted[...]).max() <= 1e-12, path
+
+
 def test_the_step_reduces_what_it_should_and_no_more():
     config = OptimizerConfig()
     with in_float64():
@@ -150,3 +201,20 @@ def test_the_step_reduces_what_it_should_and_no_more():
     assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
     assert "all_to_all" not in text
     assert "collective_permute" not in text
+
+
+def test_bfloat16_keeps_float32_where_it_matters():
+    pair = LOSS_AND_MINER["multi_similarity"]
+    optimizer, losses = make_optimizer(OptimizerConfig(), steps_per_epoch=4), []
+    images, labels = batch(0)
+    for dtype in ("float32", "bfloat16"):
+        model = create_model(replace(MODEL, dtype=dtype))
+        with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
+            step = make_step(model, optimizer, *pair, data_mesh())
+            state = create_state(model, optimizer)
+            state, metrics = step(state, images.astype("float32"), labels)
+        kinds = {str(leaf.dtype) for leaf in jax.tree.leaves((state, metrics))}
+        assert kinds == {"float32", "int32"}  # integers count steps
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]

@@ -59,6 +59,9 @@ def make_step(
     loss: Loss,
     miner: Miner | None,
     mesh: Mesh,
+    *,
+    freeze_statistics: bool = False,
+    chunks: int = 1,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The compiled step: (state, images, labels) → (state, metrics); the old state is donated.
 
@@ -68,25 +71,28 @@ def make_step(
         loss: One of `mixvpr_jax.losses`.
         miner: One of `mixvpr_jax.mining`, or None for every pair.
         mesh: Of `data_mesh`; the batch is divided evenly over it.
+        freeze_statistics: Normalise by the running statistics and hold them still.
+        chunks: Into how many parts a device divides its images, to save memory (gradient caching,
+            Gao et al., 2021): described without gradient, all in one loss, then each described
+            again for its gradient. The gradient is the same, but that BatchNorm's statistics are
+            those of a part.
 
     Returns:
         A function of the state, images [b, h, w, 3] and labels [b]; a negative label marks padding,
         which changes neither loss nor gradient nor statistics. Its metrics are `loss` and
         `batch_accuracy`.
     """
-    training = nnx.view(model, use_running_average=False, axis_name=AXIS)
+    training = nnx.view(model, use_running_average=freeze_statistics, axis_name=AXIS)
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
-    forward = partial(_forward, graph, loss, miner)
+    describe = partial(_describe, graph)
+    objective = partial(_objective, loss, miner)
 
     def device_step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Metrics]:
-        objective = jax.value_and_grad(forward, has_aux=True)
-        (value, (statistics, accuracy)), gradient = objective(
-            state.params, state.statistics, images, labels
-        )
+        differentiate = _gradient if chunks == 1 else partial(_cached_gradient, chunks)
+        gradient, statistics, metrics = differentiate(describe, objective, state, images, labels)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        after = TrainState(params, statistics, optimizer_state, state.step + 1)
-        return after, {"loss": value, "batch_accuracy": accuracy}
+        return TrainState(params, statistics, optimizer_state, state.step + 1), metrics
 
     program = jax.shard_map(
         device_step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=(P(), P())
@@ -94,24 +100,72 @@ def make_step(
     return jax.jit(program, donate_argnums=0)
 
 
-def _forward(
+def _describe(
     graph: nnx.GraphDef,
-    loss: Loss,
-    miner: Miner | None,
     params: Any,
     statistics: Any,
     images: Float[Array, "b h w 3"],
     labels: Int[Array, " b"],
-) -> tuple[Array, tuple[Any, Array]]:
-    """Loss of the whole batch, with the statistics after it and the batch accuracy."""
+) -> tuple[Float[Array, "b d"], Any]:
+    """Descriptors of a device's own images, and the running statistics after them."""
     model = nnx.merge(graph, params, statistics, copy=True)
-    descriptors = lax.all_gather(model(images, labels >= 0), AXIS, tiled=True)
+    return model(images, labels >= 0), nnx.state(model, nnx.BatchStat)
+
+
+def _objective(
+    loss: Loss, miner: Miner | None, descriptors: Float[Array, "b d"], labels: Int[Array, " b"]
+) -> tuple[Array, Metrics]:
+    """Loss and metrics of the whole batch, from each device's own descriptors."""
+    everything = lax.all_gather(descriptors, AXIS, tiled=True)
     all_labels = lax.all_gather(labels, AXIS, tiled=True)
     rows = lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels), dtype=jnp.int32)
-    mined = miner(descriptors, all_labels, rows=rows) if miner else None
-    value = loss(descriptors, all_labels, mined, rows=rows, axis_name=AXIS)
+    mined = miner(everything, all_labels, rows=rows) if miner else None
+    value = loss(everything, all_labels, mined, rows=rows, axis_name=AXIS)
     anchors = mined_anchors(all_pairs(all_labels, rows) if mined is None else mined)
+    found, images = (total(mask.sum(), AXIS) for mask in (anchors, labels >= 0))
     dtype = descriptors.dtype
-    counts = anchors.sum().astype(dtype), (labels >= 0).sum().astype(dtype)
-    accuracy = 1 - total(counts[0], AXIS) / jnp.maximum(total(counts[1], AXIS), 1)
-    return value, (nnx.state(model, nnx.BatchStat), accuracy)
+    accuracy = 1 - found.astype(dtype) / jnp.maximum(images, 1).astype(dtype)
+    return value, {"loss": value, "batch_accuracy": accuracy}
+
+
+def _gradient(
+    describe: Callable, objective: Callable, state: TrainState, images: Array, labels: Array
+) -> tuple[Any, Any, Metrics]:
+    """Gradient of the parameters, running statistics and metrics."""
+
+    def whole(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+        descriptors, statistics = describe(params, state.statistics, images, labels)
+        value, metrics = objective(descriptors, labels)
+        return value, (statistics, metrics)
+
+    gradient, (statistics, metrics) = jax.grad(whole, has_aux=True)(state.params)
+    return gradient, statistics, metrics
+
+
+def _cached_gradient(
+    chunks: int,
+    describe: Callable,
+    objective: Callable,
+    state: TrainState,
+    images: Array,
+    labels: Array,
+) -> tuple[Any, Any, Metrics]:
+    """The same, a chunk of the images at a time."""
+    parts = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in (images, labels))
+    # Made each device's own, so that gradients are summed over devices once, not once a chunk.
+    params = lax.pcast(state.params, AXIS, to="varying")
+    cached = lax.map(lambda part: describe(params, state.statistics, *part)[0], parts)
+    objective_of = jax.grad(objective, has_aux=True)
+    toward, metrics = objective_of(cached.reshape(len(labels), -1), labels)
+
+    def add(carry: tuple[Any, Any], part: tuple[Array, ...]) -> tuple[tuple[Any, Any], None]:
+        gradient, statistics = carry
+        *own, direction = part
+        _, pull, statistics = jax.vjp(
+            lambda params: describe(params, statistics, *own), params, has_aux=True
+        )
+        return (jax.tree.map(jnp.add, gradient, pull(direction)[0]), statistics), None
+
+    start = jax.tree.map(jnp.zeros_like, params), state.statistics
+    (gradient, statistics), _ = lax.scan(add, start, (*parts, toward.reshape(cached.shape)))
+    return lax.psum(gradient, AXIS), statistics, metrics
