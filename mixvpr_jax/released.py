@@ -9,6 +9,7 @@ from pathlib import Path
 from mixvpr_jax.checkpoints import is_html
 from mixvpr_jax.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.files import beside
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,13 @@ def _download(name: str, path: Path) -> None:
         import gdown  # pyright: ignore[reportMissingImports] (optional)
     except ImportError:
         raise InputError(f"{name}: not in {path.parent}; run: {_commands(name, path)}") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
-        partial.replace(path)
+        with beside(path) as partial:
+            gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
     except Exception as error:  # gdown raises its own, requests' and the file system's errors
         raise InputError(
             f"{name}: Google Drive did not give it ({error}); run: {_commands(name, path)}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _commands(name: str, path: Path) -> str:

@@ -64,9 +64,8 @@ def sup_con(
     losses = -jnp.sum(log_probability, 1, where=positive) / jnp.maximum(count, 1)
     # A positive alone has no loss, but perhaps one of rounding.
     counted = (losses > 0) & ((positive | negative).sum(1) > 1)
-    both = (total(count.sum(), axis_name) > 0) & (total(negative.sum(), axis_name) > 0)
-    loss = jnp.where(both, mean(losses, counted, axis_name), 0)
-    return _if_pairs(loss, positives, negatives, axis_name)
+    loss = mean(losses, counted, axis_name)
+    return _if_pairs(loss, positives, negatives, axis_name, both=True)
 
 
 def circle(
@@ -174,8 +173,7 @@ def nt_xent(
     against = log_sum_exp(logits + _log(negatives), negatives > 0, empty=-jnp.inf)
     losses = jnp.logaddexp(logits, against[:, None]) - logits
     loss = mean(losses, positives, axis_name)
-    both = (total(positives.sum(), axis_name) > 0) & (total(negatives.sum(), axis_name) > 0)
-    return _if_pairs(jnp.where(both, loss, 0), positives, negatives, axis_name)
+    return _if_pairs(loss, positives, negatives, axis_name, both=True)
 
 
 def _pairs(
@@ -197,11 +195,17 @@ def _anchors(labels: Array, rows: Array | None) -> Bool[Array, " r"]:
 
 
 def _if_pairs(
-    loss: Array, positive: Array, negative: Array, axis_name: str | None
+    loss: Array, positive: Array, negative: Array, axis_name: str | None, *, both: bool = False
 ) -> Float[Array, ""]:
-    """Zero where at most one pair of either kind was mined: the official code's rule."""
-    counts = total(positive.sum(), axis_name), total(negative.sum(), axis_name)
-    return jnp.where((counts[0] > 1) | (counts[1] > 1), loss, 0)
+    """The official code's rule: zero where at most one pair of either kind was mined.
+
+    With `both`, zero also where one kind is missing altogether.
+    """
+    positives, negatives = (total(mask.sum(), axis_name) for mask in (positive, negative))
+    enough = (positives > 1) | (negatives > 1)
+    if both:
+        enough &= (positives > 0) & (negatives > 0)
+    return jnp.where(enough, loss, 0)
 
 
 def _log(counts: Array) -> Array:
