@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Wrong input, in one line: what was expected, what was found, what to do."""
 
 

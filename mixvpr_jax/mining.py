@@ -10,7 +10,7 @@ amaralibey/MixVPR sets them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -161,6 +161,14 @@ def triplet_margin_miner(
     violation = distance[:, None, :] - distance[:, :, None]  # [anchor, positive, negative]
     semihard = (violation > 0) & (violation <= margin)
     return Triplets(triplets_of(all_pairs(labels, rows)).mask & semihard)
+
+
+# By the names of their classes in pytorch-metric-learning.
+MINERS: Mapping[str, Miner] = {
+    "MultiSimilarityMiner": multi_similarity_miner,
+    "TripletMarginMiner": triplet_margin_miner,
+    "PairMarginMiner": pair_margin_miner,
+}
 
 
 def triplets_of(mined: Mined) -> Triplets:

@@ -109,7 +109,7 @@ def _read_config(path: Path) -> ModelConfig:
         raise InputError(
             f"{path}: expected the model's configuration, found no such file"
         ) from None
-    except ValueError as error:  # JSON's errors and the configuration's own
+    except (InputError, ValueError) as error:  # the configuration's errors and JSON's
         raise InputError(f"{path}: {error}") from error
 
 

@@ -6,47 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
-from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
+from recipe import GOLDEN, recipe_images, recipe_state
 from reference import in_float64
+from reference_training import ReferenceTraining, official_model
+from trajectory import LOSS_AND_MINER, MODEL, RECIPES, SHAPES, batch, recipe_model
 
-from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig
+from mixvpr_jax.config import OptimizerConfig
 from mixvpr_jax.conversion import to_state_dict
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.losses import multi_similarity, triplet_margin
+from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.mining import multi_similarity_miner
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.parallel import data_mesh
-from mixvpr_jax.torch_weights import to_flax
 from mixvpr_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
     parameter_groups,
 )
 from mixvpr_jax.training.step import create_state, make_step
-from mixvpr_jax.weights import build_model
-
-MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
-SHAPES = {
-    name: [16 if size == 32 and "mix" in name else size for size in shape]
-    for name, shape in official_shapes()["resnet18_mixvpr_64"].items()
-}
-RECIPES = {"sgd": 0.05, "adamw": 2e-4}
-
-
-def batch(step):
-    own = recipe_images(1000 + step, (4, 4, 3, 64, 64)).reshape(16, 3, 64, 64)
-    place = recipe_images(2000 + step, (4, 1, 3, 64, 64))
-    images = own + 0.7 * np.repeat(place, 4, axis=1).reshape(16, 3, 64, 64)
-    labels = np.repeat(np.arange(4), 4) + 4 * step
-    return jnp.asarray(images.transpose(0, 2, 3, 1)), jnp.asarray(labels, "int32")
-
-
-def recipe_model():
-    state = recipe_state(SHAPES, "float64")
-    return build_model(
-        MODEL, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
-    )
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -58,7 +37,9 @@ def test_official_trajectory(name, devices):
         model = recipe_model()
         optimizer = make_optimizer(config, steps_per_epoch=4)
         mesh = data_mesh(jax.devices()[:devices])
-        step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, mesh)
+        step = make_step(
+            model, optimizer, multi_similarity, multi_similarity_miner, mesh, layers_to_freeze=2
+        )
         training = nnx.clone(model)
         training.train()
         first = np.asarray(training(batch(0)[0]))
@@ -111,39 +92,6 @@ def test_wrong_settings_are_named():
         OptimizerConfig(layers_to_freeze=4)
 
 
-LOSS_AND_MINER = {
-    "multi_similarity": (multi_similarity, multi_similarity_miner),
-    "triplet_margin": (triplet_margin, None),
-}
-
-
-@pytest.mark.parametrize("name", LOSS_AND_MINER)
-@pytest.mark.parametrize("count", [16, 11])
-def test_devices_and_padding_change_nothing(name, count):
-    """Sixteen images, and a last batch of eleven, on one device and padded to sixteen on eight."""
-    config = OptimizerConfig(warmup_steps=1)
-    found = []
-    with in_float64():
-        optimizer = make_optimizer(config, steps_per_epoch=4)
-        for devices in (1, 8):
-            images, labels = (array[:count] for array in batch(3))
-            if devices == 8:
-                spare = 16 - count
-                images = jnp.concatenate([images, 9 * jnp.ones((spare, *images.shape[1:]))])
-                labels = jnp.concatenate([labels, jnp.full(spare, -1, "int32")])
-            model = recipe_model()
-            mesh = data_mesh(jax.devices()[:devices])
-            step = make_step(model, optimizer, *LOSS_AND_MINER[name], mesh)
-            state, metrics = step(create_state(model, optimizer), images, labels)
-            nnx.update(model, state.params, state.statistics)
-            found.append((to_state_dict(model), {k: float(v) for k, v in metrics.items()}))
-    (one, metrics_one), (eight, metrics_eight) = found
-    assert metrics_one["loss"] > 0
-    assert metrics_one == pytest.approx(metrics_eight, abs=1e-10)
-    for entry, array in one.items():
-        assert np.abs(array - eight[entry]).max() <= 1e-10, entry
-
-
 @pytest.mark.parametrize("devices", [1, 2])
 def test_gradient_caching_gives_the_same_gradient(devices):
     """With the running statistics held still; otherwise each chunk has statistics of its own."""
@@ -192,17 +140,6 @@ def test_chunks_move_the_statistics_in_turn():
             assert np.abs(leaf[...] - wanted[...]).max() <= 1e-12, path
 
 
-def test_the_step_reduces_what_it_should_and_no_more():
-    config = OptimizerConfig()
-    with in_float64():
-        model, optimizer = recipe_model(), make_optimizer(config, 4)
-        step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, data_mesh())
-        text = step.lower(create_state(model, optimizer), *batch(0)).as_text()
-    assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
-    assert "all_to_all" not in text
-    assert "collective_permute" not in text
-
-
 def test_bfloat16_keeps_float32_where_it_matters():
     pair = LOSS_AND_MINER["multi_similarity"]
     optimizer, losses = make_optimizer(OptimizerConfig(), steps_per_epoch=4), []
@@ -218,3 +155,33 @@ def test_bfloat16_keeps_float32_where_it_matters():
         losses.append(float(metrics["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_reference_of_training_takes_the_official_steps(name):
+    golden = np.load(GOLDEN / f"trajectory_{name}.npz")
+    model = official_model(MODEL).double()
+    state = recipe_state(SHAPES, "float64")
+    model.load_state_dict({n: torch.tensor(a) for n, a in state.items()})
+    training = ReferenceTraining(model, OptimizerConfig(name, RECIPES[name]))
+    losses = []
+    for index in range(12):
+        with in_float64():
+            images, labels = (torch.from_numpy(np.array(array)) for array in batch(index))
+        rate = float(golden["learning_rate"][index])
+        losses.append(float(training.step(images.permute(0, 3, 1, 2), labels, rate)))
+    assert np.abs(np.array(losses) - golden["loss"]).max() <= 1e-8
+
+
+def test_what_is_frozen_is_not_differentiated():
+    pair = LOSS_AND_MINER["multi_similarity"]
+    model = create_model(replace(MODEL, dtype="float32"))
+    optimizer, counted = make_optimizer(OptimizerConfig(), steps_per_epoch=4), []
+    images = jnp.zeros((16, 64, 64, 3))
+    for layers in (None, 2):
+        step = make_step(model, optimizer, *pair, data_mesh(), layers_to_freeze=layers)
+        state = create_state(model, optimizer)
+        with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
+            lowered = step.lower(state, images, jnp.zeros(16, "int32"))
+        counted.append(lowered.cost_analysis()["flops"])
+    assert counted[1] < 0.7 * counted[0]

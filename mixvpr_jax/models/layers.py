@@ -142,7 +142,9 @@ class BatchNorm(nnx.Module):
         """Mean and variance of the valid images, and the running ones moved towards them."""
         weights = jnp.ones(len(x), x.dtype) if valid is None else valid.astype(x.dtype)
         weights = weights[:, None, None, None]
-        count = total(weights.sum(), self.axis_name) * (x.shape[1] * x.shape[2])
+        # At least 1: a device may hold padding alone.
+        images = jnp.maximum(total(weights.sum(), self.axis_name), 1)
+        count = images * (x.shape[1] * x.shape[2])
         mean = total((x * weights).sum((0, 1, 2)), self.axis_name) / count
         centred = x - mean[None, None, None]
         var = total((centred**2 * weights).sum((0, 1, 2)), self.axis_name) / count

@@ -2,8 +2,9 @@
 
 Each device describes its share of the images; descriptors and labels are gathered, so that mining
 and loss see the whole batch, of which each device computes the rows of its own anchors. BatchNorm's
-statistics are those of the whole batch. Gradients are summed over devices by differentiation
-itself: parameters are the same everywhere, and what each device's use of them contributes adds up.
+statistics are those of the whole batch. Each device differentiates its share of the loss by its own
+copy of the parameters, and these gradients are summed: so the program is right under
+`jax.shard_map`, whose types know what is the same everywhere, and under `jax.pmap`, which does not.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from flax import nnx, struct
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer, Num
 
 from mixvpr_jax.losses import Loss
 from mixvpr_jax.masked import total
 from mixvpr_jax.mining import Miner, all_pairs, mined_anchors
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS
+from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from mixvpr_jax.training.optimizer import parameter_groups
 
 Metrics = dict[str, Array]
 
@@ -59,11 +62,9 @@ def make_step(
     loss: Loss,
     miner: Miner | None,
     mesh: Mesh,
-    *,
-    freeze_statistics: bool = False,
-    chunks: int = 1,
+    **options: Any,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
-    """The compiled step: (state, images, labels) → (state, metrics); the old state is donated.
+    """The compiled step over a mesh: (state, images, labels) → (state, metrics).
 
     Args:
         model: What is trained; its weights are in the state, not here.
@@ -71,51 +72,105 @@ def make_step(
         loss: One of `mixvpr_jax.losses`.
         miner: One of `mixvpr_jax.mining`, or None for every pair.
         mesh: Of `data_mesh`; the batch is divided evenly over it.
-        freeze_statistics: Normalise by the running statistics and hold them still.
-        chunks: Into how many parts a device divides its images, to save memory (gradient caching,
-            Gao et al., 2021): described without gradient, all in one loss, then each described
-            again for its gradient. The gradient is the same, but that BatchNorm's statistics are
-            those of a part.
+        options: Those of `make_device_step`.
 
     Returns:
-        A function of the state, images [b, h, w, 3] and labels [b]; a negative label marks padding,
-        which changes neither loss nor gradient nor statistics. Its metrics are `loss` and
-        `batch_accuracy`.
+        A function of the state, which is donated, of images [b, h, w, 3], normalised or uint8, and
+        labels [b]; a negative label marks padding, which changes neither loss nor gradient nor
+        statistics. Its metrics are `loss`, `batch_accuracy`, `gradient_norm` and
+        `parameter_norm` (L2, the latter after the step).
     """
-    training = nnx.view(model, use_running_average=freeze_statistics, axis_name=AXIS)
-    graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
-    describe = partial(_describe, graph)
-    objective = partial(_objective, loss, miner)
-
-    def device_step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Metrics]:
-        differentiate = _gradient if chunks == 1 else partial(_cached_gradient, chunks)
-        gradient, statistics, metrics = differentiate(describe, objective, state, images, labels)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, statistics, optimizer_state, state.step + 1), metrics
-
     program = jax.shard_map(
-        device_step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS)), out_specs=(P(), P())
+        make_device_step(model, optimizer, loss, miner, **options),
+        mesh=mesh,
+        in_specs=(P(), P(AXIS), P(AXIS)),
+        out_specs=(P(), P()),
     )
     return jax.jit(program, donate_argnums=0)
 
 
+def make_device_step(
+    model: VPRModel,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    miner: Miner | None,
+    *,
+    freeze_statistics: bool = False,
+    statistics_per_device: bool = False,
+    layers_to_freeze: int | None = None,
+    chunks: int = 1,
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
+    """The step as each device runs it, on its own images, inside the axis `data`.
+
+    Args:
+        model: See `make_step`.
+        optimizer: See `make_step`.
+        loss: See `make_step`.
+        miner: See `make_step`.
+        freeze_statistics: Normalise by the running statistics and hold them still.
+        statistics_per_device: Normalise by the statistics of the device's own images; the running
+            ones are averaged over devices.
+        layers_to_freeze: The optimizer's: what it does not move is not differentiated either.
+        chunks: Into how many parts a device divides its images, to save memory (gradient caching,
+            Gao et al., 2021): described without gradient, all in one loss, then each described
+            again for its gradient. The gradient is the same, but that BatchNorm's statistics are
+            those of a part.
+    """
+    axis_name = None if statistics_per_device else AXIS
+    training = nnx.view(model, use_running_average=freeze_statistics, axis_name=axis_name)
+    graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
+    describe = partial(_describe, graph, layers_to_freeze)
+    objective = partial(_objective, loss, miner)
+    differentiate = _gradient if chunks == 1 else partial(_cached_gradient, chunks)
+
+    def device_step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Metrics]:
+        params, statistics = lax.pcast(state.params, AXIS, to="varying"), state.statistics
+        if statistics_per_device:
+            statistics = lax.pcast(statistics, AXIS, to="varying")
+        gradient, statistics, metrics = differentiate(
+            describe, objective, params, statistics, images, labels
+        )
+        if statistics_per_device:
+            statistics = _over_devices(statistics, labels)
+        gradient = _sum_of_trained(gradient, layers_to_freeze)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        metrics["parameter_norm"] = optax.tree.norm(params)
+        return TrainState(params, statistics, optimizer_state, state.step + 1), metrics
+
+    return device_step
+
+
 def _describe(
     graph: nnx.GraphDef,
+    layers_to_freeze: int | None,
     params: Any,
     statistics: Any,
-    images: Float[Array, "b h w 3"],
+    images: Num[Array, "b h w 3"],
     labels: Int[Array, " b"],
 ) -> tuple[Float[Array, "b d"], Any]:
     """Descriptors of a device's own images, and the running statistics after them."""
-    model = nnx.merge(graph, params, statistics, copy=True)
+    if images.dtype == jnp.uint8:
+        images = _normalized(images)
+    groups = parameter_groups(params, layers_to_freeze)
+    held = jax.tree.map(
+        lambda group, leaf: leaf if group == "trained" else lax.stop_gradient(leaf), groups, params
+    )
+    model = nnx.merge(graph, held, statistics, copy=True)
     return model(images, labels >= 0), nnx.state(model, nnx.BatchStat)
+
+
+def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """What `mixvpr_jax.preprocess.normalize` computes, on the device: bytes travel, not floats."""
+    mean, std = (jnp.asarray(value)[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def _objective(
     loss: Loss, miner: Miner | None, descriptors: Float[Array, "b d"], labels: Int[Array, " b"]
 ) -> tuple[Array, Metrics]:
-    """Loss and metrics of the whole batch, from each device's own descriptors."""
+    """A device's share of the loss, and metrics of the whole batch, from its own descriptors."""
     everything = lax.all_gather(descriptors, AXIS, tiled=True)
     all_labels = lax.all_gather(labels, AXIS, tiled=True)
     rows = lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels), dtype=jnp.int32)
@@ -125,20 +180,46 @@ def _objective(
     found, images = (total(mask.sum(), AXIS) for mask in (anchors, labels >= 0))
     dtype = descriptors.dtype
     accuracy = 1 - found.astype(dtype) / jnp.maximum(images, 1).astype(dtype)
-    return value, {"loss": value, "batch_accuracy": accuracy}
+    share = lax.pcast(value, AXIS, to="varying") / lax.axis_size(AXIS)
+    return share, {"loss": value, "batch_accuracy": accuracy}
+
+
+def _sum_of_trained(gradient: Any, layers_to_freeze: int | None) -> Any:
+    """The gradient of all devices together; of what is frozen it is zero, and is not sent."""
+
+    def add(group: str, leaf: Array) -> Array:
+        return lax.psum(leaf, AXIS) if group == "trained" else jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(add, parameter_groups(gradient, layers_to_freeze), gradient)
+
+
+def _over_devices(statistics: Any, labels: Int[Array, " b"]) -> Any:
+    """Running statistics, averaged over those devices that have any images."""
+    weight = (labels >= 0).any()
+    count = lax.psum(weight.astype(jnp.int32), AXIS)
+
+    def average(value: Array) -> Array:
+        return lax.psum(jnp.where(weight, value, 0), AXIS) / count.astype(value.dtype)
+
+    return jax.tree.map(average, statistics)
 
 
 def _gradient(
-    describe: Callable, objective: Callable, state: TrainState, images: Array, labels: Array
+    describe: Callable,
+    objective: Callable,
+    params: Any,
+    statistics: Any,
+    images: Array,
+    labels: Array,
 ) -> tuple[Any, Any, Metrics]:
-    """Gradient of the parameters, running statistics and metrics."""
+    """Gradient of the device's share, running statistics and metrics."""
 
     def whole(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
-        descriptors, statistics = describe(params, state.statistics, images, labels)
+        descriptors, moved = describe(params, statistics, images, labels)
         value, metrics = objective(descriptors, labels)
-        return value, (statistics, metrics)
+        return value, (moved, metrics)
 
-    gradient, (statistics, metrics) = jax.grad(whole, has_aux=True)(state.params)
+    gradient, (statistics, metrics) = jax.grad(whole, has_aux=True)(params)
     return gradient, statistics, metrics
 
 
@@ -146,15 +227,14 @@ def _cached_gradient(
     chunks: int,
     describe: Callable,
     objective: Callable,
-    state: TrainState,
+    params: Any,
+    statistics: Any,
     images: Array,
     labels: Array,
 ) -> tuple[Any, Any, Metrics]:
     """The same, a chunk of the images at a time."""
     parts = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in (images, labels))
-    # Made each device's own, so that gradients are summed over devices once, not once a chunk.
-    params = lax.pcast(state.params, AXIS, to="varying")
-    cached = lax.map(lambda part: describe(params, state.statistics, *part)[0], parts)
+    cached = lax.map(lambda part: describe(params, statistics, *part)[0], parts)
     objective_of = jax.grad(objective, has_aux=True)
     toward, metrics = objective_of(cached.reshape(len(labels), -1), labels)
 
@@ -166,6 +246,6 @@ def _cached_gradient(
         )
         return (jax.tree.map(jnp.add, gradient, pull(direction)[0]), statistics), None
 
-    start = jax.tree.map(jnp.zeros_like, params), state.statistics
+    start = jax.tree.map(jnp.zeros_like, params), statistics
     (gradient, statistics), _ = lax.scan(add, start, (*parts, toward.reshape(cached.shape)))
-    return lax.psum(gradient, AXIS), statistics, metrics
+    return gradient, statistics, metrics

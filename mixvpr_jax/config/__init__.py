@@ -1,0 +1,43 @@
+"""What a model, a training run and an evaluation are: frozen values, with JSON and back."""
+
+from mixvpr_jax.config.checks import closest
+from mixvpr_jax.config.evaluation import EvaluationConfig
+from mixvpr_jax.config.model import (
+    AGGREGATORS,
+    AggregatorConfig,
+    ConvAPConfig,
+    CosPlaceConfig,
+    Dtype,
+    GeMConfig,
+    MixVPRConfig,
+    ModelConfig,
+)
+from mixvpr_jax.config.training import (
+    DataConfig,
+    LossName,
+    MinerName,
+    OptimizerConfig,
+    StartConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "AGGREGATORS",
+    "AggregatorConfig",
+    "ConvAPConfig",
+    "CosPlaceConfig",
+    "DataConfig",
+    "Dtype",
+    "EvaluationConfig",
+    "GeMConfig",
+    "LossName",
+    "MinerName",
+    "MixVPRConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "StartConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "closest",
+]

@@ -1,0 +1,69 @@
+"""What every configuration checks its values with."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from mixvpr_jax.errors import InputError
+
+
+def closest(name: object, known: Iterable[str]) -> str:
+    """The known names nearest to a mistyped one, as the end of an error line."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
+    return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
+
+
+def require_known(what: str, name: object, known: Iterable[str]) -> None:
+    """Raises InputError with the nearest names where this one is not known."""
+    known = list(known)
+    if name not in known:
+        raise InputError(f"{what}: unknown name {name!r}{closest(name, known)}")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raises InputError where one of these fields is no finite number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name}: expected a number above 0, found {value!r}")
+
+
+def checked_fields(cls: type, values: object) -> Mapping[str, Any]:
+    """JSON values for each field of a dataclass, none missing, none surplus, each of its type."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{cls.__name__}: expected an object, found {values!r}")
+    expected = {f.name: str(f.type) for f in fields(cls)}
+    missing, surplus = expected.keys() - values.keys(), values.keys() - expected.keys()
+    if missing or surplus:
+        raise InputError(
+            f"{cls.__name__}: missing fields {sorted(missing)}, unknown fields {sorted(surplus)}"
+        )
+    for name, value in values.items():
+        if not _JSON_TYPES[expected[name]](value):
+            raise InputError(f"{cls.__name__}: {name}: expected {expected[name]}, found {value!r}")
+    return values
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_ints(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_int, value))
+
+
+# How JSON holds each type of field: what json.loads may give for it.
+_JSON_TYPES = {
+    "int": _is_int,
+    "float": lambda value: _is_int(value) or isinstance(value, float),
+    "str": lambda value: isinstance(value, str),
+    "Dtype": lambda value: isinstance(value, str),
+    "tuple[int, ...]": _are_ints,
+    "tuple[int, int]": _are_ints,
+    "AggregatorConfig | None": lambda value: value is None or isinstance(value, Mapping),
+}

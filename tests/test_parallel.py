@@ -1,0 +1,120 @@
+"""One step on one device, on eight, under pmap and in two processes: the same update."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from reference import in_float64
+from trajectory import (
+    LOSS_AND_MINER,
+    batch,
+    padded,
+    recipe_model,
+    start,
+    weights_of,
+)
+
+from mixvpr_jax.losses import multi_similarity
+from mixvpr_jax.mining import multi_similarity_miner
+from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.training.step import create_state, make_device_step, make_step
+
+# Sixteen images; and a short last batch of eleven, padded to sixteen on several devices.
+COUNTS = (16, 11)
+
+
+@cache
+def on_one_device(name, count):
+    with in_float64():
+        images, labels = (array[:count] for array in batch(3))
+        model, optimizer = start()
+        step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh(jax.devices()[:1]))
+        state, metrics = step(create_state(model, optimizer), images, labels)
+        return weights_of(state), {name: float(value) for name, value in metrics.items()}
+
+
+def assert_same(name, count, weights, metrics):
+    expected, expected_metrics = on_one_device(name, count)
+    assert expected_metrics["loss"] > 0
+    assert metrics == pytest.approx(expected_metrics, abs=1e-10)
+    assert weights.keys() == expected.keys()
+    for entry, array in expected.items():
+        assert np.abs(array - weights[entry]).max() <= 1e-10, entry
+
+
+@pytest.mark.parametrize("name", LOSS_AND_MINER)
+@pytest.mark.parametrize("count", COUNTS)
+def test_eight_devices(name, count):
+    with in_float64():
+        model, optimizer = start()
+        step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh())
+        state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
+        metrics = {name: float(value) for name, value in metrics.items()}
+        assert_same(name, count, weights_of(state), metrics)
+
+
+@pytest.mark.parametrize("name", LOSS_AND_MINER)
+@pytest.mark.parametrize("count", COUNTS)
+def test_pmap(name, count):
+    with in_float64():
+        model, optimizer = start()
+        step = make_device_step(model, optimizer, *LOSS_AND_MINER[name])
+        program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0))
+        parts = [array.reshape(8, 2, *array.shape[1:]) for array in padded(batch(3), count)]
+        state, metrics = program(create_state(model, optimizer), *parts)
+        for leaf in jax.tree.leaves((state, metrics)):
+            values = np.asarray(leaf)
+            assert (values == values[0]).all()  # on every device
+        state, metrics = jax.tree.map(lambda leaf: leaf[0], (state, metrics))
+        metrics = {name: float(value) for name, value in metrics.items()}
+        assert_same(name, count, weights_of(state), metrics)
+
+
+def test_two_processes_of_four_devices(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    arguments = [sys.executable, str(script), str(tmp_path / "out.npz"), ",".join(map(str, COUNTS))]
+    with subprocess.Popen([*arguments, "1"]) as other:
+        subprocess.run([*arguments, "0"], check=True, timeout=500)
+        assert other.wait(60) == 0
+    found = np.load(tmp_path / "out.npz")
+    for name in LOSS_AND_MINER:
+        for count in COUNTS:
+            prefix = f"{name} {count} "
+            entries = {n.removeprefix(prefix): found[n] for n in found if n.startswith(prefix)}
+            metrics = {n[1:]: float(entries.pop(n)) for n in list(entries) if n.startswith("=")}
+            assert_same(name, count, entries, metrics)
+
+
+def test_statistics_of_each_device():
+    """Each normalises by its own images; the running ones are averaged over those that have any."""
+    with in_float64():
+        images, labels = padded(batch(3), 11)  # five devices of two, one of one, two of none
+        model, optimizer = start()
+        pair = LOSS_AND_MINER["multi_similarity"]
+        step = make_step(model, optimizer, *pair, data_mesh(), statistics_per_device=True)
+        state, metrics = step(create_state(model, optimizer), images, labels)
+        assert np.isfinite(float(metrics["parameter_norm"]))
+        moved = []
+        for at in range(0, 11, 2):
+            alone = recipe_model()
+            alone.train()
+            alone(images[at : min(at + 2, 11)])
+            moved.append(np.asarray(getattr(alone.backbone.layer3, "0").bn1.var[...]))
+        found = weights_of(state)["backbone.layer3.0.bn1.var"]
+    assert np.abs(found - np.mean(moved, axis=0)).max() <= 1e-12
+    expected, _ = on_one_device("multi_similarity", 11)
+    assert np.abs(found - expected["backbone.layer3.0.bn1.var"]).max() > 1e-4
+
+
+def test_the_step_reduces_what_it_should_and_no_more():
+    with in_float64():
+        model, optimizer = start()
+        step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, data_mesh())
+        text = step.lower(create_state(model, optimizer), *batch(0)).as_text()
+    assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
+    assert "all_to_all" not in text
+    assert "collective_permute" not in text

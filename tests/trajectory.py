@@ -1,0 +1,65 @@
+"""The run of the golden trajectories: model, weights and batches, shared by tests."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from recipe import official_shapes, recipe_images, recipe_state
+
+from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig
+from mixvpr_jax.losses import multi_similarity, triplet_margin
+from mixvpr_jax.mining import multi_similarity_miner
+from mixvpr_jax.torch_weights import to_flax
+from mixvpr_jax.training.optimizer import make_optimizer
+from mixvpr_jax.weights import build_model
+
+MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
+SHAPES = {
+    name: [16 if size == 32 and "mix" in name else size for size in shape]
+    for name, shape in official_shapes()["resnet18_mixvpr_64"].items()
+}
+RECIPES = {"sgd": 0.05, "adamw": 2e-4}
+
+
+def batch(step):
+    own = recipe_images(1000 + step, (4, 4, 3, 64, 64)).reshape(16, 3, 64, 64)
+    place = recipe_images(2000 + step, (4, 1, 3, 64, 64))
+    images = own + 0.7 * np.repeat(place, 4, axis=1).reshape(16, 3, 64, 64)
+    labels = np.repeat(np.arange(4), 4) + 4 * step
+    return jnp.asarray(images.transpose(0, 2, 3, 1)), jnp.asarray(labels, "int32")
+
+
+def recipe_model():
+    state = recipe_state(SHAPES, "float64")
+    return build_model(
+        MODEL, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
+    )
+
+
+LOSS_AND_MINER = {
+    "multi_similarity": (multi_similarity, multi_similarity_miner),
+    "triplet_margin": (triplet_margin, None),
+}
+
+
+def start():
+    """The model at its start, and an optimizer at its full learning rate."""
+    return recipe_model(), make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
+
+
+def padded(full, count):
+    """A batch of which only so many images are real: the others are padding."""
+    images, labels = full
+    real = np.arange(len(labels)) < count
+    return (
+        jnp.where(real[:, None, None, None], images, jnp.full_like(images, 9)),
+        jnp.where(real, labels, jnp.full_like(labels, -1)),
+    )
+
+
+def weights_of(state):
+    """Parameters and statistics of a state by name, as arrays."""
+    flat = {}
+    for part in (state.params, state.statistics):
+        for path, leaf in nnx.to_flat_state(part):
+            flat[".".join(map(str, path))] = np.asarray(leaf[...])
+    return flat
