@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-DEMO ?= out/demo
+DRAW := $(BIN)/python -m mixvpr_jax.data.draw --difficulty 0.25 --image-size 160 120 --overwrite
 
 .PHONY: demo test lint
 
@@ -20,9 +20,10 @@ lint: $(INSTALLED)
 	$(BIN)/pyright
 
 demo: $(INSTALLED)
-	$(BIN)/python tests/recipe.py resnet50_mixvpr_512 $(DEMO)/official.ckpt
-	$(BIN)/python -m convert.torch_to_flax $(DEMO)/official.ckpt $(DEMO)/model
-	$(BIN)/python -m mixvpr_jax.data.draw $(DEMO)/city --difficulty 0.1 --overwrite
-	$(BIN)/python eval.py --weights $(DEMO)/model --database $(DEMO)/city/database \
-		--queries $(DEMO)/city/queries --output $(DEMO)/evaluation --overwrite
-	@echo "The town is easy and the weights were never trained; look at $(DEMO)/evaluation/report.html"
+	$(DRAW) out/demo/town/train --seed 1 --num-places 160 --images-per-place 6 --cities Avalon Brigadoon
+	$(DRAW) out/demo/town/val --seed 2 --num-places 50 --images-per-place 6 --queries-per-place 3
+	$(DRAW) out/demo/town/test --seed 3 --num-places 100 --images-per-place 7 --queries-per-place 3
+	$(BIN)/python train.py demo --workdir out/demo/run
+	$(BIN)/python eval.py --weights out/demo/run/model --database out/demo/town/test/database \
+		--queries out/demo/town/test/queries --output out/demo/evaluation --overwrite
+	@echo "The run is in out/demo/run (curves.png); look at out/demo/evaluation/report.html"

@@ -17,7 +17,7 @@ from recipe import GOLDEN, official_shapes, recipe_state
 from mixvpr_jax import save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.folders import read_folder
-from mixvpr_jax.evaluation.descriptors import describe_images
+from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
 from mixvpr_jax.evaluation.evaluate import OUTPUTS
 
 ROOT = GOLDEN.parent.parent
@@ -100,7 +100,9 @@ def test_batches_change_nothing_and_compile_once(weights, labelled, batch_size):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "__call__", counting)
-        described = describe_images(model, preprocess, paths, batch_size=batch_size)
+        described = describe_images(
+            compile_encoder(model), preprocess, paths, batch_size=batch_size
+        )
     assert traced == [(min(batch_size, 3), 64, 64, 3)]
     single = np.concatenate([model(preprocess(path)) for path in paths])
     assert np.allclose(described.descriptors, single, atol=1e-6)
@@ -230,11 +232,13 @@ def test_bfloat16_descriptors_of_real_photos(official_512):
     paths = sorted(PHOTOS.glob("*/*.jpg"))
     model, preprocess = from_pretrained(official_512)
     half, _ = from_pretrained(official_512, dtype="bfloat16")
-    exact = describe_images(model, preprocess, paths, batch_size=8).descriptors
+    exact = describe_images(compile_encoder(model), preprocess, paths, batch_size=8).descriptors
     import jax
 
     with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
-        rounded = describe_images(half, preprocess, paths, batch_size=8).descriptors
+        rounded = describe_images(
+            compile_encoder(half), preprocess, paths, batch_size=8
+        ).descriptors
     cosine = (exact * rounded).sum(1)
     print(cosine.min())
     assert cosine.min() >= 0.999

@@ -15,6 +15,7 @@ from mixvpr_jax.data.synthetic import (
     write_evaluation_folders,
     write_gsv_cities,
 )
+from mixvpr_jax.errors import InputError
 
 SMALL = CityConfig(num_places=5, images_per_place=3, image_size=(80, 60), seed=7)
 TINY = CityConfig(num_places=2, images_per_place=2, image_size=(48, 36))
@@ -93,13 +94,13 @@ def test_pictures_have_the_size_asked_for(size: tuple[int, int]) -> None:
     ],
 )
 def test_a_wrong_configuration_is_refused_in_one_line(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"expected {field}.*, found [^\n]*$"):
+    with pytest.raises(InputError, match=rf"expected {field}.*, found [^\n]*$"):
         CityConfig(**{field: value})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(("place", "view"), [(5, 0), (-1, 0), (0, 3), (0, -1)])
 def test_only_existing_views_are_drawn(place: int, view: int) -> None:
-    with pytest.raises(ValueError, match=r"expected (place|view) "):
+    with pytest.raises(InputError, match=r"expected (place|view) "):
         draw_view(SMALL, place, view)
 
 
@@ -136,7 +137,7 @@ def test_folders_with_files_are_refused_unless_overwritten(tmp_path: Path) -> No
     (database / "mine.jpg").write_bytes(b"")
     before = sorted(database.iterdir())
     other = CityConfig(num_places=1, images_per_place=2, image_size=(48, 36), seed=1)
-    with pytest.raises(ValueError, match="overwrite=True, found"):
+    with pytest.raises(InputError, match="overwrite=True, found"):
         write_evaluation_folders(other, tmp_path)
     assert sorted(database.iterdir()) == before
     write_evaluation_folders(other, tmp_path, overwrite=True)
@@ -146,7 +147,7 @@ def test_folders_with_files_are_refused_unless_overwritten(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("queries_per_place", [0, 2])
 def test_neither_database_nor_queries_may_be_empty(queries_per_place: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected queries_per_place"):
+    with pytest.raises(InputError, match="expected queries_per_place"):
         write_evaluation_folders(TINY, tmp_path, queries_per_place=queries_per_place)
     assert not list(tmp_path.iterdir())
 
@@ -180,7 +181,7 @@ def test_cities_hold_different_places(gsv_cities: Path) -> None:
 
 def test_gsv_cities_are_not_overwritten_unasked(gsv_cities: Path) -> None:
     before = sorted(gsv_cities.rglob("*"))
-    with pytest.raises(ValueError, match="overwrite=True, found"):
+    with pytest.raises(InputError, match="overwrite=True, found"):
         write_gsv_cities(TINY, gsv_cities)
     write_gsv_cities(TINY, gsv_cities, overwrite=True)
     assert sorted(gsv_cities.rglob("*")) == before
@@ -188,5 +189,5 @@ def test_gsv_cities_are_not_overwritten_unasked(gsv_cities: Path) -> None:
 
 @pytest.mark.parametrize("cities", [("New_York",), ("../Avalon",), ("Avalon", "Avalon"), ("",)])
 def test_city_names_must_be_distinct_letters(cities: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected distinct city names"):
+    with pytest.raises(InputError, match="expected distinct city names"):
         write_gsv_cities(TINY, tmp_path, cities=cities)

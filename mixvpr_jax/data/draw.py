@@ -1,30 +1,39 @@
-"""Draws a town as two labelled folders: python -m mixvpr_jax.data.draw FOLDER."""
+"""Draws a town, to train on or to evaluate on: python -m mixvpr_jax.data.draw FOLDER."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import tyro
 
-from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders
+from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax.errors import run_command
 
 
 def draw(
     folder: tyro.conf.Positional[Path],
     city: tyro.conf.OmitArgPrefixes[CityConfig] = CityConfig(),  # noqa: B008 (it is frozen)
+    cities: tuple[str, ...] = (),
     queries_per_place: int = 1,
     overwrite: bool = False,
+    workers: int = os.cpu_count() or 1,
 ) -> None:
-    """Draws a town as two labelled folders, database and queries.
+    """Draws a town as two labelled folders, database and queries, or cities to train on.
 
     Args:
         folder: Where they go.
         city: What to draw.
+        cities: Names of cities to draw in the layout of GSV-Cities, instead of the two folders.
         queries_per_place: How many of each place's views, its last, are queries.
         overwrite: Replace the pictures of an earlier call.
+        workers: Processes that draw.
     """
-    write_evaluation_folders(city, folder, queries_per_place=queries_per_place, overwrite=overwrite)
+    how = {"overwrite": overwrite, "workers": workers}
+    if cities:
+        write_gsv_cities(city, folder, cities=cities, **how)
+    else:
+        write_evaluation_folders(city, folder, queries_per_place=queries_per_place, **how)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,22 @@ of these. Everything is a function of the configuration, so the same call writes
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from mixvpr_jax.data.city.camera import expose, paint
 from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
-from mixvpr_jax.data.city.street import build_place
+from mixvpr_jax.data.city.street import Place, build_place
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 
@@ -29,6 +33,9 @@ METRES_PER_DEGREE = 111_320.0
 PANOID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 CSV_HEADER = "place_id,year,month,northdeg,city_id,lat,lon,panoid"
 EVALUATION_NAME = re.compile(r"@\d+\.\d\d@\d+\.\d\d@place\d{4,}@view\d{2,}@\.jpg")
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -66,24 +73,39 @@ def _expect(holds: bool, expected: str, found: object) -> None:
         raise InputError(f"expected {expected}, found {found}")
 
 
+# A place takes longer to build than a small view of it to paint; its views come one after another.
+_street = lru_cache(maxsize=4)(build_place)
+
+
 @dataclass(frozen=True)
-class Photo:
-    """A view's picture and what it was taken under."""
+class View:
+    """One photo to be taken: a pure function of the town and two numbers."""
 
-    image: Image.Image
-    conditions: Conditions
+    town: CityConfig
+    place: int
+    number: int
 
+    def look(self) -> tuple[Place, Conditions, np.random.Generator]:
+        """The street, what the photo is taken under, and the random stream that goes on.
 
-def _take_photo(config: CityConfig, place: int, view: int) -> Photo:
-    """Draws one view; each view has a random stream of its own, so call order is of no account."""
-    street, rng = (
-        build_place(config.seed, place),
-        np.random.default_rng([config.seed, place, 2, view]),
-    )
-    conditions = draw_conditions(rng, config.difficulty, street)
-    width, height = config.image_size
-    canvas = paint(street, conditions, (width * SUPERSAMPLING, height * SUPERSAMPLING), rng)
-    return Photo(expose(canvas.reduce(SUPERSAMPLING), conditions, rng), conditions)
+        Each view has a stream of its own, so that the order of calls is of no account.
+        """
+        town = self.town
+        street = _street(town.seed, self.place)
+        rng = np.random.default_rng([town.seed, self.place, 2, self.number])
+        return street, draw_conditions(rng, town.difficulty, street), rng
+
+    def draw(self) -> Image.Image:
+        """Takes the photo."""
+        street, conditions, rng = self.look()
+        width, height = self.town.image_size
+        canvas = paint(street, conditions, (width * SUPERSAMPLING, height * SUPERSAMPLING), rng)
+        return expose(canvas.reduce(SUPERSAMPLING), conditions, rng)
+
+    def save(self, path: Path) -> None:
+        """Writes the photo as a JPEG."""
+        with beside(path) as temporary:
+            self.draw().save(temporary, "JPEG", quality=self.look()[1].jpeg_quality)
 
 
 def draw_view(config: CityConfig, place: int, view: int) -> Image.Image:
@@ -102,7 +124,21 @@ def draw_view(config: CityConfig, place: int, view: int) -> Image.Image:
     """
     _expect(0 <= place < config.num_places, f"place below {config.num_places}", place)
     _expect(0 <= view < config.images_per_place, f"view below {config.images_per_place}", view)
-    return _take_photo(config, place, view).image
+    return View(config, place, view).draw()
+
+
+def _views(town: CityConfig, place: int) -> list[View]:
+    return [View(town, place, number) for number in range(town.images_per_place)]
+
+
+def _of_each_place(town: CityConfig, work: Callable[[int], Result], workers: int) -> list[Result]:
+    """What `work` gives for every place, done by so many processes."""
+    places = range(town.num_places)
+    if workers == 1:
+        return [work(place) for place in places]
+    # Not forked: JAX may have been loaded, whose threads a fork does not survive.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(work, places, chunksize=2))
 
 
 def _bearing_deg(config: CityConfig, place: int) -> float:
@@ -125,11 +161,6 @@ def _utm_m(config: CityConfig, place: int, conditions: Conditions) -> tuple[floa
     )
 
 
-def _save_jpeg(photo: Photo, path: Path) -> None:
-    with beside(path) as temporary:
-        photo.image.save(temporary, "JPEG", quality=photo.conditions.jpeg_quality)
-
-
 def _make_room(folders: Iterable[Path], own_name: re.Pattern[str], overwrite: bool) -> None:
     """Refuses folders that hold files, or empties them of what the generator itself once wrote."""
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
@@ -140,7 +171,12 @@ def _make_room(folders: Iterable[Path], own_name: re.Pattern[str], overwrite: bo
 
 
 def write_evaluation_folders(
-    config: CityConfig, folder: Path, *, queries_per_place: int = 1, overwrite: bool = False
+    config: CityConfig,
+    folder: Path,
+    *,
+    queries_per_place: int = 1,
+    overwrite: bool = False,
+    workers: int = 1,
 ) -> tuple[Path, Path]:
     """Writes a database and queries in the name convention of VPR-methods-evaluation.
 
@@ -153,6 +189,7 @@ def write_evaluation_folders(
         folder: Where `database` and `queries` go.
         queries_per_place: How many of each place's views, its last, are queries.
         overwrite: Whether pictures of an earlier call may be removed.
+        workers: Processes that draw.
 
     Returns:
         The folder of the database and that of the queries.
@@ -164,14 +201,19 @@ def write_evaluation_folders(
     _expect(1 <= queries_per_place <= most, f"queries_per_place in 1 … {most}", queries_per_place)
     database, queries = Path(folder) / "database", Path(folder) / "queries"
     _make_room((database, queries), EVALUATION_NAME, overwrite)
-    for place in range(config.num_places):
-        for view in range(config.images_per_place):
-            photo = _take_photo(config, place, view)
-            east, north = _utm_m(config, place, photo.conditions)
-            name = f"@{east:010.2f}@{north:010.2f}@place{place:04d}@view{view:02d}@.jpg"
-            is_query = view >= config.images_per_place - queries_per_place
-            _save_jpeg(photo, (queries if is_query else database) / name)
+    folders = [database] * (config.images_per_place - queries_per_place)
+    folders += [queries] * queries_per_place
+    _of_each_place(config, partial(_save_labelled, config, folders), workers)
     return database, queries
+
+
+def _save_labelled(config: CityConfig, folders: Sequence[Path], place: int) -> None:
+    """A place's photos, the first view into the first folder and so on."""
+    for view, folder in zip(_views(config, place), folders, strict=True):
+        _, conditions, _ = view.look()
+        east, north = _utm_m(config, place, conditions)
+        name = f"@{east:010.2f}@{north:010.2f}@place{place:04d}@view{view.number:02d}@.jpg"
+        view.save(folder / name)
 
 
 def write_gsv_cities(
@@ -180,6 +222,7 @@ def write_gsv_cities(
     *,
     cities: Sequence[str] = ("Avalon", "Brigadoon"),
     overwrite: bool = False,
+    workers: int = 1,
 ) -> Path:
     """Writes towns in the layout of GSV-Cities: `Dataframes/<City>.csv` and `Images/<City>/*.jpg`.
 
@@ -188,6 +231,7 @@ def write_gsv_cities(
         folder: Where `Dataframes` and `Images` go.
         cities: Names of ASCII letters, none twice.
         overwrite: Whether cities of an earlier call may be removed.
+        workers: Processes that draw.
 
     Returns:
         The folder.
@@ -205,23 +249,27 @@ def write_gsv_cities(
     _make_room([folder / "Images" / city for city in cities], own_name, overwrite)
     for city, table in zip(cities, tables, strict=True):
         table.unlink(missing_ok=True)
-        _write_city(config, folder, city)
+        _write_city(config, folder, city, workers)
     return folder
 
 
-def _write_city(config: CityConfig, folder: Path, city: str) -> None:
+def _write_city(config: CityConfig, folder: Path, city: str, workers: int) -> None:
     town = replace(config, seed=zlib.crc32(f"{config.seed} {city}".encode()))
-    rows = []
-    for place in range(config.num_places):
-        for view in range(config.images_per_place):
-            photo = _take_photo(town, place, view)
-            row = _gsv_row(town, city, place, view, photo.conditions)
-            _save_jpeg(photo, folder / "Images" / city / row.file_name)
-            rows.append(row)
+    work = partial(_save_gsv, town, folder, city)
+    rows = [row for of_place in _of_each_place(town, work, workers) for row in of_place]
     # The table comes last: a city that was broken off has pictures and no table.
     with beside(folder / "Dataframes" / f"{city}.csv") as temporary:
         lines = [CSV_HEADER, *(row.csv_line for row in rows)]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _save_gsv(town: CityConfig, folder: Path, city: str, place: int) -> list[GsvRow]:
+    """A place's photos, and their rows of the table."""
+    rows = []
+    for view in _views(town, place):
+        rows.append(_gsv_row(town, city, view))
+        view.save(folder / "Images" / city / rows[-1].file_name)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -250,8 +298,9 @@ class GsvRow:
         return f"{self.city}_{self.place:07d}_{when}_{where}.jpg"
 
 
-def _gsv_row(town: CityConfig, city: str, place: int, view: int, conditions: Conditions) -> GsvRow:
-    rng = np.random.default_rng([town.seed, place, 5, view])
+def _gsv_row(town: CityConfig, city: str, view: View) -> GsvRow:
+    place, (_, conditions, _) = view.place, view.look()
+    rng = np.random.default_rng([town.seed, place, 5, view.number])
     east, north = np.subtract(_utm_m(town, place, conditions), TOWN_ORIGIN_M)
     latitude = 36 + town.seed % 19 + north / METRES_PER_DEGREE
     longitude = 5 + town.seed % 23 + east / METRES_PER_DEGREE / np.cos(np.radians(latitude))

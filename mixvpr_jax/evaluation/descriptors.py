@@ -17,7 +17,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, normalize
 
-Encoder = Callable[[np.ndarray], jax.Array]
+Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compile_encoder(model: VPRModel) -> jax.stages.Wrapped:
 
 
 def describe_images(
-    model: VPRModel,
+    encode: Encoder,
     preprocess: Preprocess,
     paths: Sequence[Path],
     *,
@@ -55,11 +55,11 @@ def describe_images(
 ) -> Described:
     """Computes the descriptors of image files.
 
-    The last batch is padded, so that the program compiles once.
+    Every batch is padded to the same size, so that the program compiles once.
 
     Args:
-        model: A model with an aggregator, in evaluation mode.
-        preprocess: Its preprocessing.
+        encode: Normalised images [b, h, w, 3] → descriptors [b, d], compiled.
+        preprocess: The model's preprocessing.
         paths: The image files.
         batch_size: How many images the model sees at a time.
         skip_unreadable: Whether to leave out what cannot be read, and say so in the result.
@@ -73,7 +73,7 @@ def describe_images(
     skipped: list[tuple[int, InputError]] = []
     images = _readable(read, skipped if skip_unreadable else None)
     rows = []
-    for described in _one_behind(_encode_batches(compile_encoder(model), images, batch_size)):
+    for described in _one_behind(_encode_batches(encode, images, batch_size)):
         rows.append(described)
         on_progress(len(described))
     if not rows:
@@ -110,16 +110,16 @@ def _check_finite(descriptors: np.ndarray, paths: Sequence[Path], readable: np.n
 
 def _encode_batches(
     encode: Encoder, images: Iterator[np.ndarray], batch_size: int
-) -> Iterator[tuple[jax.Array, int]]:
+) -> Iterator[tuple[jax.Array | np.ndarray, int]]:
     """Starts one batch after another on the device: its result to be, and how many rows count."""
     while chunk := list(islice(images, batch_size)):
         batch = np.stack(chunk + [np.zeros_like(chunk[0])] * (batch_size - len(chunk)))
         yield encode(normalize(batch)), len(chunk)
 
 
-def _one_behind(started: Iterator[tuple[jax.Array, int]]) -> Iterator[np.ndarray]:
+def _one_behind(started: Iterator[tuple[jax.Array | np.ndarray, int]]) -> Iterator[np.ndarray]:
     """Fetches each result once the next batch has been started, so that the device never waits."""
-    waiting: deque[tuple[jax.Array, int]] = deque()
+    waiting: deque[tuple[jax.Array | np.ndarray, int]] = deque()
     for batch in started:
         waiting.append(batch)
         if len(waiting) > 1:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mixvpr_jax.config import EvaluationConfig, ModelConfig
 from mixvpr_jax.data.folders import ImageFolder, read_folder
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.descriptors import Described, describe_images
+from mixvpr_jax.evaluation.descriptors import Described, compile_encoder, describe_images
 from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
 from mixvpr_jax.evaluation.report import ReportData, write_report
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
@@ -96,7 +96,7 @@ def _describe(
     # disable=None: a bar on terminals alone, so that an error is the one line of a log.
     with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
         return describe_images(
-            model,
+            compile_encoder(model),
             preprocess,
             paths,
             batch_size=config.batch_size,

@@ -1,0 +1,1 @@
+"""Recipes: a file each, whose `config` is what `python train.py NAME` trains."""

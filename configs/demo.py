@@ -1,0 +1,38 @@
+"""A small network on a generated town: what `make demo` trains.
+
+    make demo, or, where the town is drawn already:
+    python train.py demo --workdir out/demo/run
+
+Hardware: two CPU cores.
+Time: four minutes for 160 steps of 64 images.
+Recall: R@1 94.7 on places of the town that were never trained on, 30.3 before training.
+"""
+
+from pathlib import Path
+
+from mixvpr_jax.config import (
+    DataConfig,
+    MixVPRConfig,
+    OptimizerConfig,
+    StartConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+
+TOWN = Path("out/demo/town")
+
+config = TrainConfig(
+    model=StartConfig(
+        arch="resnet18",
+        layers_to_crop=(3, 4),
+        aggregator=MixVPRConfig(out_channels=64, mix_depth=2, out_rows=4),
+        image_size=(80, 112),
+    ),
+    data=DataConfig(root=TOWN / "train", cities=("Avalon", "Brigadoon"), places_per_batch=16),
+    optimizer=OptimizerConfig(
+        name="adamw", learning_rate=1e-3, warmup_steps=30, milestones=(5, 7), layers_to_freeze=None
+    ),
+    validation=ValidationConfig(sets=(TOWN / "val", TOWN / "test"), before_training=True),
+    epochs=8,
+    log_every_steps=1,
+)

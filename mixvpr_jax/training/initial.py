@@ -1,0 +1,78 @@
+"""The model that a run starts from: fresh, or with the weights of something that exists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mixvpr_jax.config import ConvAPConfig, MixVPRConfig, ModelConfig, StartConfig
+from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.vpr import VPRModel, create_model
+from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.weights import build_model, get_weights
+
+
+def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
+    """The model before the first step.
+
+    Args:
+        config: What it is and where its weights come from. Those of a bare trunk (torchvision's)
+            fill the trunk, and stages that the model cuts off are left out; any others must fit
+            the model name by name.
+        seed: Of fresh weights.
+
+    Raises:
+        InputError: No such weights, or those of another model.
+    """
+    architecture = config.architecture
+    if config.init is None:
+        return create_model(architecture, seed=seed)
+    found, weights = _read(config.init, architecture)
+    if found.arch != config.arch:
+        raise InputError(f"{config.init}: expected a {config.arch}, found a {found.arch}")
+    if found.aggregator is None:
+        fresh = get_weights(create_model(architecture, seed=seed))
+        cut = tuple(f"backbone.layer{stage}." for stage in architecture.layers_to_crop)
+        kept = {name: array for name, array in weights.items() if not name.startswith(cut)}
+        heads = {name: a for name, a in fresh.items() if not name.startswith("backbone.")}
+        weights = {**kept, **heads}
+    elif found.aggregator != config.aggregator:
+        raise InputError(
+            f"{config.init}: expected a model with {config.aggregator}, found {found.aggregator}"
+        )
+    return build_model(architecture, weights, source=config.init)
+
+
+def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    path, head = Path(source), wanted.aggregator
+    if path.is_file():
+        # What the shapes in a file leave open is taken to be as wanted.
+        in_size = wanted.feature_size if isinstance(head, MixVPRConfig) else None
+        pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
+        model = convert_checkpoint(path, in_size=in_size, pool_size=pool_size).model
+    elif (path / "checkpoints").is_dir():
+        if not (path / "model").is_dir():
+            return _read_run(path)
+        model, _ = from_pretrained(path / "model")
+    else:
+        model, _ = from_pretrained(source)
+    return model.config, get_weights(model)
+
+
+def _read_run(workdir: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """The last checkpoint of a run that has not ended."""
+    try:
+        values = json.loads((workdir / "config.json").read_text())["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{workdir}: expected a run's config.json, found {error!r}") from None
+    values.pop("init", None)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if checkpoints.last_step is None:
+        raise InputError(f"{workdir}: expected a run with a checkpoint, found none")
+    weights = checkpoints.weights(checkpoints.last_step)
+    checkpoints.close()
+    return ModelConfig.from_dict(values), weights

@@ -1,0 +1,93 @@
+"""What a run tells: metrics.jsonl, TensorBoard events and the progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.files import beside
+
+Entry = dict[str, Any]
+
+
+def read_log(path: Path) -> list[Entry]:
+    """The entries of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises:
+        InputError: A line that is no entry.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(json.loads(line))
+            entries[-1]["step"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{path}: line {number}: expected an object with a step, found {line[:80]!r}"
+            ) from None
+    return entries
+
+
+class Log:
+    """Writes entries to metrics.jsonl and TensorBoard, and shows them beside a progress bar."""
+
+    def __init__(self, workdir: Path, step: int, total_steps: int) -> None:
+        """Opens a run's log at a step.
+
+        Args:
+            workdir: The run's folder.
+            step: Where the run goes on: what an earlier process told of later steps is forgotten.
+            total_steps: Steps of the whole run.
+        """
+        self.path = workdir / "metrics.jsonl"
+        self.entries = [entry for entry in read_log(self.path) if entry["step"] <= step]
+        with beside(self.path) as temporary:
+            temporary.write_text("".join(map(_line, self.entries)))
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(workdir), purge_step=step + 1)
+        # disable=None: a bar on terminals alone.
+        self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds an entry: it is in the file when this returns."""
+        entry = {"step": step, **values}
+        self.entries.append(entry)
+        self._file.write(_line(entry))
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def advance(self, shown: Mapping[str, str]) -> None:
+        """Moves the bar by a step."""
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def describe(self, doing: str) -> None:
+        """Says before the bar what is being done."""
+        self._bar.set_description(doing)
+
+    def close(self) -> None:
+        """Closes files and bar."""
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+
+def values_of(entries: Iterable[Entry], name: str) -> dict[int, float]:
+    """Step → value, for the entries that hold this metric."""
+    return {entry["step"]: entry[name] for entry in entries if name in entry}
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(entry, allow_nan=False) + "\n"

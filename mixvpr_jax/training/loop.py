@@ -1,0 +1,280 @@
+"""A training run, from a configuration and a folder to a model; the same call again resumes it.
+
+In the working folder config.json says what is trained, metrics.jsonl what was measured, and
+checkpoints/ holds where it stands. A checkpoint is saved before the validation of its epoch:
+whatever ends the process, the next one goes on with what was still to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mixvpr_jax.config import TrainConfig, closest
+from mixvpr_jax.data.gsv_cities import read_places
+from mixvpr_jax.data.loader import Batch, read_batches
+from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.losses import LOSSES
+from mixvpr_jax.mining import MINERS
+from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.pretrained import save_pretrained
+from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.training.curves import draw_curves
+from mixvpr_jax.training.initial import initial_model
+from mixvpr_jax.training.log import Log, values_of
+from mixvpr_jax.training.monitor import Monitor
+from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from mixvpr_jax.training.signals import StopRequest
+from mixvpr_jax.training.step import TrainState, create_state, make_step
+from mixvpr_jax.training.validation import RECALL_VALUES, Validation
+from mixvpr_jax.training.workdir import check_workdir, claim_workdir
+
+NUM_BEST = 3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        step: How many steps were taken, those of earlier calls included.
+        total_steps: How many the run has.
+        model: The folder of the best model; None where the run was asked to stop before its end.
+        metrics: What validation measured of that model.
+        metrics_before: What it measured before training, where that was wanted.
+    """
+
+    step: int
+    total_steps: int
+    model: Path | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    metrics_before: dict[str, float] = field(default_factory=dict)
+
+
+def train(config: TrainConfig, workdir: Path) -> Outcome:
+    """Trains until the end, or until SIGTERM or Ctrl-C, from wherever the folder stands.
+
+    Raises:
+        InputError: Wrong data, weights or folder, before anything is written; or a step whose loss,
+            gradient or parameters are not finite.
+    """
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
+        check_workdir(config, workdir)
+        trainer = Trainer(config, workdir)
+        claim_workdir(config, workdir)
+        trainer.open(stack, stop)
+        return trainer.run()
+
+
+class _Stopped(Exception):
+    """A validation that was asked to stop."""
+
+
+class Trainer:
+    """What a run is made of; see `train`."""
+
+    checkpoints: Checkpoints
+    log: Log
+    stop: StopRequest
+    state: TrainState
+    step: int
+
+    def __init__(self, config: TrainConfig, workdir: Path) -> None:
+        """Reads and builds everything, and writes nothing."""
+        self.config, self.workdir = config, workdir
+        self.metric = selection_metric(config)
+        data = config.data
+        places = read_places(data.folder, data.cities, min_images=data.min_images_per_place)
+        self.sampler = Sampler(places, data.places_per_batch, data.images_per_place, config.seed)
+        self.steps_per_epoch = self.sampler.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.mesh = data_mesh()
+        if config.model.init is None and config.optimizer.layers_to_freeze is not None:
+            logger.warning("note: stages are frozen at random weights; give --model.init")
+        if _has_checkpoint(workdir):
+            self.model = create_model(config.model.architecture)
+        else:
+            self.model = initial_model(config.model, seed=config.seed)
+        self.validation = Validation(config.validation, self.model, self.mesh)
+        self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
+        self.take_step = make_step(
+            self.model,
+            self.optimizer,
+            LOSSES[config.loss],
+            MINERS[config.miner] if config.miner else None,
+            self.mesh,
+            freeze_statistics=config.freeze_statistics,
+            statistics_per_device=config.statistics_per_device,
+            layers_to_freeze=config.optimizer.layers_to_freeze,
+            chunks=config.chunks,
+        )
+
+    def open(self, stack: ExitStack, stop: StopRequest) -> None:
+        """Opens checkpoints and log at the last checkpoint; the stack closes them."""
+        checkpoints = Checkpoints(self.workdir / "checkpoints", self.best_steps)
+        self.checkpoints = stack.enter_context(closing(checkpoints))
+        everywhere = NamedSharding(self.mesh, P())
+        self.state = jax.device_put(create_state(self.model, self.optimizer), everywhere)
+        self.step = self.checkpoints.last_step or 0
+        if self.step:
+            self.state, position = self.checkpoints.restore(self.step, self.state)
+            if position != self._position(self.step):
+                raise InputError(
+                    f"{self.config.data.folder}: expected the images of the run so far, found "
+                    "others; choose another --workdir"
+                )
+        self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
+        self.stop = stop
+
+    def run(self) -> Outcome:
+        """Takes the steps that are left."""
+        try:
+            self._validate_if_due()
+            self._take_steps()
+            done = self.step == self.total_steps
+        except _Stopped:
+            done = False
+        self.checkpoints.finish()
+        if self.log.entries:
+            draw_curves(self.log.entries, self.workdir / "curves.png")
+        return self._finish() if done else Outcome(self.step, self.total_steps)
+
+    def batches(self, start: int = 0) -> Generator[Batch]:
+        """The batches of the steps from `start` on, padded to fit the devices."""
+        parts = self.mesh.size * self.config.chunks
+        return read_batches(
+            self.config.data.folder,
+            self.sampler,
+            Preprocess(self.model.config.image_size),
+            range(start, self.total_steps),
+            -(-self.config.data.batch_size // parts) * parts,
+        )
+
+    def learning_rates(self) -> np.ndarray:
+        """The learning rate of every step."""
+        schedule = learning_rate_schedule(self.config.optimizer, self.steps_per_epoch)
+        return np.asarray(jax.vmap(schedule)(jnp.arange(self.total_steps)))
+
+    def best_steps(self) -> list[int]:
+        """The steps of the best validations so far, the best first; of equal ones the later."""
+        values = values_of(self.log.entries, self.metric) if self.metric else {}
+        trained = [step for step in values if step > 0]
+        return sorted(trained, key=lambda step: (values[step], step), reverse=True)[:NUM_BEST]
+
+    def _take_steps(self) -> None:
+        monitor = Monitor(self.log, self.learning_rates(), self.config.log_every_steps)
+        divided, saved = NamedSharding(self.mesh, P(AXIS)), self.step
+        with closing(self.batches(self.step)) as batches:
+            for batch in batches:
+                if self.stop.requested:
+                    break
+                images, labels = jax.device_put(tuple(batch), divided)
+                self.state, metrics = self.take_step(self.state, images, labels)
+                self.step += 1
+                monitor.add(self.step, int((batch.labels >= 0).sum()), metrics)
+                if self._is_time_to_save():
+                    saved = self._save(monitor)
+                    self._validate_if_due()
+                    monitor.restart_clock()
+        if self.step > saved:
+            self._save(monitor)
+
+    def _is_time_to_save(self) -> bool:
+        every = self.config.checkpoint_every_steps
+        return self.step % self.steps_per_epoch == 0 or self.step % every == 0
+
+    def _save(self, monitor: Monitor) -> int:
+        """Saves the state, which is known to be finite once the monitor has read all metrics."""
+        monitor.drain()
+        self.checkpoints.save(self.step, self.state, self._position(self.step))
+        return self.step
+
+    def _validate_if_due(self) -> None:
+        """Validates after each epoch, where wanted also before the first, but no state twice."""
+        due = self.step > 0 or self.config.validation.before_training
+        if not due or self.step % self.steps_per_epoch or not self.validation.sets:
+            return
+        if self.step in values_of(self.log.entries, str(self.metric)):
+            return
+
+        def check_stop(_: int) -> None:
+            if self.stop.requested:
+                raise _Stopped
+
+        self.log.describe("validating")
+        metrics = self.validation(self.state, check_stop)
+        self.log.write(self.step, metrics)
+        self.log.describe("training")
+        epoch = self.step // self.steps_per_epoch
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+        logger.info("epoch %d of %d: %s", epoch, self.config.epochs, shown)
+
+    def _finish(self) -> Outcome:
+        """Writes the best model."""
+        best = next(iter(self.best_steps()), self.step)
+        state = self.state
+        if best != self.step:
+            state, _ = self.checkpoints.restore(best, state)
+        params, statistics = jax.device_get((state.params, state.statistics))
+        nnx.update(self.model, params, statistics)
+        save_pretrained(self.model, self.workdir / "model")
+        model, found = self.workdir / "model", self._validated
+        return Outcome(self.step, self.total_steps, model, found(best), found(0))
+
+    def _validated(self, step: int) -> dict[str, float]:
+        """What validation measured after a step."""
+        entries = [entry for entry in self.log.entries if entry["step"] == step]
+        return {name: entry[name] for entry in entries for name in entry if "/" in name}
+
+    def _position(self, step: int) -> dict[str, Any]:
+        """Where in the data a step begins, and a checksum of what the data are."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return {"epoch": epoch, "batch": batch, "images": self._checksum}
+
+    @cached_property
+    def _checksum(self) -> str:
+        """Of the names of all images, in order."""
+        checksum = 0
+        for place in self.sampler.places:
+            checksum = zlib.crc32("\n".join(place.images).encode(), checksum)
+        return f"{checksum:08x}"
+
+
+def selection_metric(config: TrainConfig) -> str | None:
+    """The metric that says which checkpoint is best; None without validation.
+
+    Raises:
+        InputError: One that no validation set gives.
+    """
+    known = [f"{name}/recall@{k}" for name in config.validation.names for k in RECALL_VALUES]
+    wanted = config.validation.select_by
+    if wanted is not None and wanted not in known:
+        what = closest(wanted, known) if known else "; there are no validation.sets"
+        raise InputError(f"validation.select_by: unknown metric {wanted!r}{what}")
+    return wanted or next(iter(known), None)
+
+
+def _has_checkpoint(workdir: Path) -> bool:
+    if not (workdir / "checkpoints").is_dir():
+        return False
+    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+        return checkpoints.last_step is not None

@@ -1,0 +1,114 @@
+"""Recall of a model in training, on labelled folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mixvpr_jax.config import ValidationConfig
+from mixvpr_jax.data.folders import ImageFolder, read_folder
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
+from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
+from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.parallel import AXIS
+from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.training.step import TrainState
+
+RECALL_VALUES = (1, 5, 10)
+
+
+class Validation:
+    """Measures recall on the sets of a configuration; compiled once for all epochs."""
+
+    def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh) -> None:
+        """Lists the images of all sets.
+
+        Args:
+            config: Which sets, and how.
+            model: What is measured; its weights come with each call.
+            mesh: The devices that describe the images.
+
+        Raises:
+            InputError: A set that is missing, empty or without positions in its file names.
+        """
+        self.config = config
+        self.sets = {
+            name: _read_set(folder) for name, folder in zip(config.names, config.sets, strict=True)
+        }
+        self.preprocess = Preprocess(model.config.image_size)
+        self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
+        self._images = NamedSharding(mesh, P(AXIS))
+        graph, _, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
+        self._encode = jax.jit(
+            lambda params, statistics, images: nnx.merge(graph, params, statistics)(images)
+        )
+
+    def __call__(
+        self, state: TrainState, on_progress: Callable[[int], object] = lambda images: None
+    ) -> dict[str, float]:
+        """Recall of a state: `<set>/recall@<k>` → percent.
+
+        Args:
+            state: Whose weights are measured.
+            on_progress: Told the number of images done, after each batch.
+        """
+
+        def encode(images: np.ndarray) -> jax.Array:
+            full = np.zeros((self.batch_size, *images.shape[1:]), images.dtype)
+            full[: len(images)] = images  # a small set gives small batches; devices share evenly
+            placed = jax.device_put(full, self._images)
+            return self._encode(state.params, state.statistics, placed)
+
+        return self.recalls(encode, on_progress)
+
+    def recalls(
+        self, encode: Encoder, on_progress: Callable[[int], object] = lambda images: None
+    ) -> dict[str, float]:
+        """Recall of whatever encodes normalised images [b, h, w, 3] as descriptors [b, d]."""
+        metrics = {}
+        for name, (database, queries) in self.sets.items():
+            for k, percent in self._recall(encode, database, queries, on_progress).items():
+                metrics[f"{name}/recall@{k}"] = percent
+        return metrics
+
+    def _recall(
+        self,
+        encode: Encoder,
+        database: ImageFolder,
+        queries: ImageFolder,
+        on_progress: Callable[[int], object],
+    ) -> dict[int, float]:
+        described = describe_images(
+            encode,
+            self.preprocess,
+            database.paths + queries.paths,
+            batch_size=self.batch_size,
+            on_progress=on_progress,
+        ).descriptors
+        split = len(database.paths)
+        found, _ = nearest_neighbours(described[split:], described[:split], max(RECALL_VALUES))
+        radius = self.config.positive_radius_m
+        positives = positives_within(_utm(queries), _utm(database), radius)
+        return recall_at_k(found, positives, RECALL_VALUES)
+
+
+def _read_set(folder: Path) -> tuple[ImageFolder, ImageFolder]:
+    database, queries = read_folder(folder / "database"), read_folder(folder / "queries")
+    for images in (database, queries):
+        _utm(images)
+    return database, queries
+
+
+def _utm(images: ImageFolder) -> Any:
+    if images.utm is None:
+        raise InputError(f"{images.root}: expected @utm_east@utm_north@ names, found none")
+    return images.utm

@@ -1,0 +1,124 @@
+"""A tiny town and training runs on it, as processes and in this one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mixvpr_jax.config import (
+    DataConfig,
+    MixVPRConfig,
+    OptimizerConfig,
+    StartConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
+
+ROOT = Path(__file__).parent.parent
+CITIES = ("Avalon", "Brigadoon")
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory):
+    """Seven places in each of two cities to train on, and five others to find."""
+    folder = tmp_path_factory.mktemp("town")
+    drawn = {"image_size": (48, 36), "difficulty": 0.3}
+    write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
+    write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
+    return folder
+
+
+def tiny_config(town, **changes):
+    """Three epochs of four steps, the last of each short: 14 places, 4 a batch."""
+    config = TrainConfig(
+        model=StartConfig("resnet18", (3, 4), MixVPRConfig(8, 1, 1, 2), (32, 40)),
+        data=DataConfig(town / "train", CITIES, places_per_batch=4, images_per_place=4),
+        optimizer=OptimizerConfig("adamw", 1e-3, warmup_steps=2, layers_to_freeze=None),
+        validation=ValidationConfig(sets=(town / "test",), batch_size=8),
+        epochs=3,
+        log_every_steps=1,
+        checkpoint_every_steps=3,
+    )
+    return replace(config, **changes)
+
+
+def command(town, workdir, *options):
+    """The command that trains `tiny_config`."""
+    return [
+        *(sys.executable, "train.py", "demo", "--workdir", workdir),
+        *("--data.root", town / "train", "--data.places-per-batch", 4),
+        *("--model.image-size", 32, 40, "--model.aggregator.out-channels", 8),
+        *("--model.aggregator.mix-depth", 1, "--model.aggregator.out-rows", 2),
+        *("--optimizer.warmup-steps", 2, "--epochs", 3, "--checkpoint-every-steps", 3),
+        *("--validation.sets", town / "test", "--validation.batch-size", 8),
+        *options,
+    ]
+
+
+def start(arguments, devices=1, **options):
+    """Starts a command on so many fake devices."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+    return subprocess.Popen(
+        [str(argument) for argument in arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, timeout=300):
+    """Waits for a process: exit status, output, errors."""
+    output, errors = process.communicate(timeout=timeout)
+    return process.returncode, output, errors
+
+
+def entries(workdir):
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def told(workdir):
+    """What a run measured, without its speed."""
+    return [{k: v for k, v in entry.items() if "second" not in k} for entry in entries(workdir)]
+
+
+def kill_when(process, reached):
+    """Sends SIGKILL as soon as `reached()` holds; False where the process ended before."""
+    while process.poll() is None:
+        if reached():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def has_reached(workdir, step, since=None):
+    """Whether a run has told of a step, in another file than `since` (see `log_of`)."""
+    path = workdir / "metrics.jsonl"
+    return log_of(workdir) not in (None, since) and f'"step": {step},' in path.read_text()
+
+
+def log_of(workdir):
+    """What tells one process's metrics.jsonl from another's: each writes the file anew."""
+    path = workdir / "metrics.jsonl"
+    return path.stat().st_ino if path.exists() else None
+
+
+def is_saving(workdir, step):
+    """Whether the checkpoint of a step is being written."""
+    return any((workdir / "checkpoints").glob(f"{step}.*tmp*"))

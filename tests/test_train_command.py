@@ -1,0 +1,79 @@
+"""train.py as a command: recipes, options, and one line for what is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT, command, finish, start
+
+from mixvpr_jax.config import TrainConfig
+from mixvpr_jax.config.training import LossName, MinerName
+from mixvpr_jax.losses import LOSSES
+from mixvpr_jax.mining import MINERS
+
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+
+
+def run(*arguments):
+    process = subprocess.run(
+        [sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def test_recipes_are_listed():
+    status, output, _ = run()
+    assert status == 0
+    assert [line.split()[0] for line in output.split("recipes:\n")[1].splitlines()] == RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_typed_value_that_says_what_it_costs(name):
+    module = __import__(f"configs.{name}", fromlist=["config"])
+    assert isinstance(module.config, TrainConfig)
+    assert f"python train.py {name} --workdir" in module.__doc__
+    for word in ("Hardware:", "Time:", "Recall:"):
+        assert word in module.__doc__
+    json.dumps(module.config.to_dict(), allow_nan=False)
+
+
+def test_names_of_losses_and_miners_are_those_that_exist():
+    assert set(LossName.__args__) == set(LOSSES)
+    assert set(MinerName.__args__) == set(MINERS)
+
+
+def test_unknown_recipe():
+    status, output, errors = run("resnet50_mixvpr_409", "--workdir", "x")
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: resnet50_mixvpr_409: no such recipe in configs/; closest: ")
+    assert errors.count("\n") == 1
+
+
+def test_unknown_field_names_the_closest(tmp_path):
+    status, _, errors = run("demo", "--workdir", tmp_path / "run", "--optimizer.learning-rte", "1")
+    assert status == 2
+    assert "--optimizer.learning-rate" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_value_that_makes_no_sense(tmp_path):
+    status, _, errors = run("demo", "--workdir", tmp_path / "run", "--data.places-per-batch", 1)
+    assert status == 2
+    assert "places_per_batch: expected 2 or more, found 1: there are no negatives" in errors
+
+
+def test_wrong_input_is_one_line(town, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"epochs": 3}))
+    status, output, errors = finish(start(command(town, tmp_path)))
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {tmp_path}: a run of another configuration (")
+    assert errors.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_cannot_be_made(town):
+    status, output, errors = finish(start(command(town, "/proc/run")))
+    assert (status, output) == (2, "")
+    assert "/proc/run" in errors
+    assert errors.count("\n") == 1
