@@ -7,17 +7,13 @@ The floor is the model's arithmetic at the speed of this machine's best large ma
 from __future__ import annotations
 
 import copy
-import os
-import platform
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
@@ -27,13 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
+from timing import Run, machine, peak_flops, seconds  # noqa: E402
 
 from mixvpr_jax.evaluation.descriptors import compile_encoder  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
 from mixvpr_jax.torch_weights import to_flax  # noqa: E402
 from mixvpr_jax.weights import build_model  # noqa: E402
-
-Run = Callable[[], object]
 
 
 def main(
@@ -123,50 +118,6 @@ def torch_run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tens
                 torch.cuda.synchronize()
 
     return run
-
-
-def seconds(run: Run) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def peak_flops(dtype: str) -> float:
-    """Floating-point operations a second of the fastest large matrix product, in JAX or PyTorch."""
-    size = 8192 if jax.default_backend() == "gpu" else 2048
-    ones = jnp.ones((size, size), dtype)
-    precision = None if dtype == "bfloat16" else "highest"
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
-    tensor = torch.ones(size, size, dtype=getattr(torch, dtype))
-    tensor = tensor.cuda() if torch.cuda.is_available() else tensor
-
-    def torch_product() -> None:
-        torch.matmul(tensor, tensor)
-        if tensor.is_cuda:
-            torch.cuda.synchronize()
-
-    best = min(
-        seconds(run)
-        for _ in range(10)
-        for run in (lambda: jax.block_until_ready(product(ones)), torch_product)
-    )
-    return 2 * size**3 / best
-
-
-def machine() -> str:
-    """What this ran on."""
-    return "\n".join(f"{name}: {value}" for name, value in _facts())
-
-
-def _facts() -> Iterator[tuple[str, str]]:
-    yield "device", f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
-    if jax.default_backend() == "cpu":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-        yield "processor", names[0] if names else platform.processor()
-    yield "versions", f"jax {jax.__version__}, torch {torch.__version__}"
-    yield "threads", f"torch {torch.get_num_threads()}"
 
 
 if __name__ == "__main__":

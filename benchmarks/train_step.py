@@ -1,0 +1,141 @@
+"""A full training step against PyTorch, side by side in one run: python benchmarks/train_step.py.
+
+Forward, mining, loss, backward and update of the official recipe: ResNet-50 with stages 1 and 2
+frozen, MixVPR, MultiSimilarity, SGD. Each round times every contender once, in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import torch
+import tyro
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from reference_training import ReferenceTraining, official_model  # noqa: E402
+from timing import Run, machine, peak_flops, seconds  # noqa: E402
+
+from mixvpr_jax.config import TrainConfig  # noqa: E402
+from mixvpr_jax.losses import multi_similarity  # noqa: E402
+from mixvpr_jax.mining import multi_similarity_miner  # noqa: E402
+from mixvpr_jax.models.vpr import create_model  # noqa: E402
+from mixvpr_jax.parallel import data_mesh  # noqa: E402
+from mixvpr_jax.training.optimizer import make_optimizer  # noqa: E402
+from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
+from train import load_config  # noqa: E402
+
+
+def main(
+    name: str = "resnet50_mixvpr_4096",
+    places: int = 4,
+    images_per_place: int = 4,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    chunks: int = 1,
+    rounds: int = 5,
+) -> None:
+    """Times steps on images that already lie on the device.
+
+    Args:
+        name: A recipe of configs/ that trains with MultiSimilarity.
+        places: Places a batch; the official recipe has 120.
+        images_per_place: Images of each.
+        dtype: What both sides compute in (PyTorch under autocast).
+        chunks: Of gradient caching, on our side.
+        rounds: How often each contender is timed.
+    """
+    recipe, _ = load_config(name)
+    config = replace(recipe, chunks=chunks, model=replace(recipe.model, dtype=dtype))
+    print(machine())
+    peak = peak_flops(dtype)
+    print(f"\nlargest matrix product: {peak / 1e9:,.0f} GFLOP/s ({dtype})\n")
+    images, labels = batch(config, places, images_per_place)
+    ours, flops = jax_run(config, images, labels)
+    runs = {"mixvpr-jax": ours, **torch_runs(config, images, labels)}
+    for run in runs.values():
+        run()
+    times = {contender: [] for contender in runs}
+    for _ in range(rounds):
+        for contender, run in runs.items():
+            times[contender].append(seconds(run))
+    print("| batch | contender | images/s | ms a step: median (min) | time against eager |")
+    print("| --- | --- | --- | --- | --- |")
+    for contender, values in times.items():
+        ratio = median(a / b for a, b in zip(values, times["PyTorch eager"], strict=True))
+        typical, best = median(values), min(values)
+        figures = f"{len(labels) / typical:.1f} | {typical * 1e3:.0f} ({best * 1e3:.0f})"
+        print(f"| {places}x{images_per_place} | {contender} | {figures} | {ratio:.2f} |")
+    floor = flops / peak
+    figures = f"{len(labels) / floor:.1f} | {floor * 1e3:.0f}"
+    print(f"| {places}x{images_per_place} | floor ({flops / 1e9:.0f} GFLOP) | {figures} | |")
+    print(f"\n{memory()}")
+
+
+def batch(config: TrainConfig, places: int, images_per_place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised noise, and labels."""
+    labels = np.repeat(np.arange(places, dtype=np.int32), images_per_place)
+    shape = (len(labels), *config.model.image_size, 3)
+    return np.random.default_rng(0).standard_normal(shape, np.float32), labels
+
+
+def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tuple[Run, float]:
+    """Our side, compiled, and its floating-point operations as XLA counts them."""
+    model = create_model(config.model.architecture)
+    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
+    pair = multi_similarity, multi_similarity_miner
+    options = {"layers_to_freeze": config.optimizer.layers_to_freeze, "chunks": config.chunks}
+    step = make_step(model, optimizer, *pair, data_mesh(jax.devices()[:1]), **options)
+    state: Any = create_state(model, optimizer)
+    placed = jax.device_put((images, labels))
+    lowered = step.lower(state, *placed)  # pyright: ignore[reportFunctionMemberAccess]
+    compiled, cost = lowered.compile(), lowered.cost_analysis() or {}
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, *placed)
+        jax.block_until_ready((state, metrics))
+
+    return run, cost["flops"]
+
+
+def torch_runs(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
+    """PyTorch's side in both layouts; on a GPU the call lasts until the device is done."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    compute = None if config.model.dtype == "float32" else torch.bfloat16
+    layouts = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
+    runs: dict[str, Run] = {}
+    for label, layout in layouts.items():
+        place: dict[str, Any] = {"device": device, "memory_format": layout}
+        inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(**place)
+        target = torch.from_numpy(labels).to(device)
+        model = official_model(config.model.architecture).to(**place)
+        training = ReferenceTraining(model, config.optimizer)
+
+        def run(training: Any = training, inputs: Any = inputs, target: Any = target) -> None:
+            training.step(inputs, target, config.optimizer.learning_rate, compute)
+            if inputs.is_cuda:
+                torch.cuda.synchronize()
+
+        runs[f"PyTorch {label}"] = run
+    return runs
+
+
+def memory() -> str:
+    """The most memory that each side held on an accelerator."""
+    found = jax.devices()[0].memory_stats()
+    if not found:
+        return "memory: not counted on this device"
+    ours = found["peak_bytes_in_use"] / 1e9
+    theirs = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
+    return f"memory: mixvpr-jax {ours:.1f} GB, PyTorch (both models) {theirs:.1f} GB"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
