@@ -1,0 +1,141 @@
+"""RandAugment on the accelerator: the operations of `rand_augment`, batched, grey levels as there.
+
+An operation moves pixels, or blends them with a degenerate image, or maps grey levels. So a round
+is one warp, one blend and one map for the whole batch, of which an image's own operation fills one
+and leaves the others the identity.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Integer, UInt8
+
+from mixvpr_jax.data.rand_augment import ENHANCE, OPERATIONS, amount, inverse_affine
+
+Pixels = Float[Array, "b h w 3"]  # whole grey levels, 0 to 255
+Index = Int[Array, " b"]  # into OPERATIONS
+
+
+def rand_augment(
+    images: UInt8[Array, "b h w 3"], operations: Integer[Array, "b k"], magnitude: int
+) -> UInt8[Array, "b h w 3"]:
+    """Images after their operations, one after another.
+
+    Args:
+        images: The images.
+        operations: Of `mixvpr_jax.data.rand_augment.draw_operations`.
+        magnitude: Their strength, 0 to 30.
+    """
+    size = (images.shape[1], images.shape[2])
+    matrices, factors = _tables(magnitude, size)
+    levels = {name: amount(name, magnitude, size) for name in ("Posterize", "Solarize")}
+
+    def one_round(pixels: Pixels, operation: Integer[Array, " b"]) -> tuple[Pixels, None]:
+        index = jnp.abs(operation.astype(jnp.int32))
+        direction = (operation < 0).astype(jnp.int32)
+        pixels = jax.vmap(_warp)(pixels, matrices[direction, index])
+        pixels = _blend(pixels, index, factors[direction, index])
+        return _map_levels(pixels, index, int(levels["Posterize"]), levels["Solarize"]), None
+
+    pixels, _ = lax.scan(one_round, images.astype(jnp.float32), operations.T)
+    return pixels.astype(jnp.uint8)
+
+
+def _tables(magnitude: int, size: tuple[int, int]) -> tuple[Array, Array]:
+    """By direction and operation: the affine map [2, 14, 6] and the factor of blending [2, 14]."""
+    matrices = np.zeros((2, len(OPERATIONS), 6), np.float32)
+    factors = np.ones((2, len(OPERATIONS)), np.float32)
+    for direction, sign in enumerate((1, -1)):
+        for index, name in enumerate(OPERATIONS):
+            value = sign * amount(name, magnitude, size)
+            matrices[direction, index] = inverse_affine(name, value, size)
+            if name in ENHANCE:
+                factors[direction, index] += value
+    return jnp.asarray(matrices), jnp.asarray(factors)
+
+
+def _warp(pixels: Float[Array, "h w 3"], matrix: Float[Array, " 6"]) -> Float[Array, "h w 3"]:
+    """Bilinear, black beyond the borders, fractions cut off, as Pillow's transform."""
+    height, width, _ = pixels.shape
+    x = jnp.arange(width, dtype=jnp.float32)[None, :] + 0.5
+    y = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5
+    a, b, c, d, e, f = matrix
+    from_x, from_y = a * x + b * y + c, d * x + e * y + f
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
+    right_part, lower_part = (from_x - 0.5 - left)[..., None], (from_y - 0.5 - top)[..., None]
+
+    def row_of(offset: int) -> Float[Array, "h w 3"]:
+        row = jnp.clip(top.astype(jnp.int32) + offset, 0, height - 1)
+        columns = (jnp.clip(left.astype(jnp.int32) + step, 0, width - 1) for step in (0, 1))
+        near, far = (pixels[row, column] for column in columns)
+        return near + (far - near) * right_part
+
+    upper, lower = row_of(0), row_of(1)
+    return jnp.where(inside[..., None], jnp.floor(upper + (lower - upper) * lower_part), 0.0)
+
+
+def _blend(pixels: Pixels, index: Index, factor: Float[Array, " b"]) -> Pixels:
+    """Toward, or away from, black, grey, the mean grey or a smoothed image."""
+    grey = _grey(pixels)
+    mean = jnp.floor(grey.mean((1, 2), keepdims=True) + 0.5)
+    other = jnp.zeros_like(pixels)
+    for name, degenerate in (("Color", grey), ("Contrast", mean), ("Sharpness", _smooth(pixels))):
+        other = jnp.where(_is(index, name), degenerate, other)
+    blended = jnp.floor(jnp.clip(other + factor[:, None, None, None] * (pixels - other), 0, 255))
+    return jnp.where((factor == 1)[:, None, None, None], pixels, blended)
+
+
+def _map_levels(pixels: Pixels, index: Index, bits: int, threshold: float) -> Pixels:
+    """Grey level by grey level: Posterize, Solarize, AutoContrast, Equalize."""
+    step = float(2 ** (8 - bits))
+    low, high = (edge(pixels, (1, 2), keepdims=True) for edge in (jnp.min, jnp.max))
+    span = jnp.maximum(high - low, 1)
+    stretched = jnp.floor((pixels - low) * 255 / span)  # whole numbers up to 2^16: exact
+    for name, mapped in (
+        ("Posterize", jnp.floor(pixels / step) * step),
+        ("Solarize", jnp.where(pixels >= threshold, 255 - pixels, pixels)),
+        ("AutoContrast", jnp.where(high > low, stretched, pixels)),
+        ("Equalize", _equalized(pixels)),
+    ):
+        pixels = jnp.where(_is(index, name), mapped, pixels)
+    return pixels
+
+
+def _is(index: Index, name: str) -> Array:
+    return (index == OPERATIONS.index(name))[:, None, None, None]
+
+
+def _grey(pixels: Pixels) -> Float[Array, "b h w 1"]:
+    """ITU-R 601 luma in Pillow's fixed point of 16 bits."""
+    weights = jnp.asarray([19595, 38470, 7471], jnp.int32)
+    summed = (pixels.astype(jnp.int32) * weights[None, None, None]).sum(-1, keepdims=True)
+    return ((summed + 0x8000) >> 16).astype(jnp.float32)
+
+
+def _smooth(pixels: Pixels) -> Pixels:
+    """Pillow's SMOOTH: 3x3, the centre five times; the border stays as it is."""
+    height, width = pixels.shape[1:3]
+    summed = 4 * pixels[:, 1:-1, 1:-1]
+    for row in range(3):
+        for column in range(3):
+            summed += pixels[:, row : row + height - 2, column : column + width - 2]
+    return pixels.at[:, 1:-1, 1:-1].set(jnp.floor(summed / 13 + 0.5))
+
+
+def _equalized(pixels: Pixels) -> Pixels:
+    """Every channel with a flat histogram."""
+    channels = jnp.moveaxis(pixels, -1, 1).astype(jnp.int32)
+    mapped = jax.vmap(jax.vmap(_equalized_channel))(channels)
+    return jnp.moveaxis(mapped, 1, -1).astype(jnp.float32)
+
+
+def _equalized_channel(levels: Int[Array, "h w"]) -> Int[Array, "h w"]:
+    histogram = jnp.zeros(256, jnp.int32).at[levels.ravel()].add(1)
+    step = (levels.size - histogram[levels.max()]) // 255
+    below = jnp.cumsum(histogram) - histogram
+    table = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    return jnp.where(step > 0, table[levels], levels)

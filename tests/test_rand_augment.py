@@ -1,0 +1,112 @@
+"""RandAugment's operations by Pillow and on the device, against the official pixels."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mixvpr_jax.data import device_rand_augment
+from mixvpr_jax.data.rand_augment import (
+    MAX_MAGNITUDE,
+    NUM_SIGNED,
+    OPERATIONS,
+    apply_operation,
+    draw_operations,
+    rand_augment,
+)
+from mixvpr_jax.preprocess import Preprocess
+
+GOLDEN = Path(__file__).parent / "golden"
+SIGNED = [
+    sign * index
+    for index in range(len(OPERATIONS))
+    for sign in (1, -1)[: 1 + (0 < index < NUM_SIGNED)]
+]
+on_device = jax.jit(device_rand_augment.rand_augment, static_argnums=2)
+
+
+def name_of(operation):
+    return f"{OPERATIONS[abs(operation)]}/{'-' if operation < 0 else '+'}"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "preprocess.npz")
+
+
+@pytest.fixture(scope="module")
+def street():
+    return Preprocess((320, 320)).resize(GOLDEN / "street.jpg")
+
+
+@pytest.fixture(scope="module")
+def one_of_each(street):
+    """The street after each operation, on the device."""
+    repeated = np.repeat(street[None], len(SIGNED), axis=0)
+    return np.asarray(on_device(repeated, np.array(SIGNED, np.int8)[:, None], 9))
+
+
+def test_every_official_operation_is_here(golden):
+    official = {name.removeprefix("randaugment/") for name in golden if "randaugment/" in name}
+    assert official == {name_of(operation) for operation in SIGNED}
+
+
+@pytest.mark.parametrize("operation", SIGNED, ids=name_of)
+def test_official_pixels(operation, street, golden):
+    after = np.asarray(apply_operation(Image.fromarray(street), operation, 9))
+    official = golden[f"randaugment/{name_of(operation)}"]
+    np.testing.assert_array_equal(after[::4, ::4], official)
+
+
+@pytest.mark.parametrize("operation", SIGNED, ids=name_of)
+def test_official_pixels_on_the_device(operation, one_of_each, golden):
+    found = one_of_each[SIGNED.index(operation)][::4, ::4].astype(int)
+    off = np.abs(found - golden[f"randaugment/{name_of(operation)}"].astype(int)).max(-1)
+    assert (off <= 1).mean() >= 0.99
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    magnitude=st.integers(0, MAX_MAGNITUDE),
+    operation=st.sampled_from(SIGNED),
+)
+def test_device_and_pillow_agree(seed, magnitude, operation):
+    """At any magnitude, on images that are not square, flat or of few grey levels among them."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((56, 40), Image.Resampling.BICUBIC))
+    images = np.stack([smooth, np.full_like(smooth, seed % 256), smooth // 100])
+    found = np.asarray(on_device(images, np.full((3, 1), operation, np.int8), magnitude))
+    for image, after in zip(images, found, strict=True):
+        expected = np.asarray(apply_operation(Image.fromarray(image), operation, magnitude))
+        off = np.abs(after.astype(int) - expected).max(-1)
+        assert (off <= 1).mean() >= 0.99
+
+
+def test_each_image_has_its_own_operations(street):
+    operations = draw_operations(np.random.default_rng(0), 12, 3)
+    found = np.asarray(on_device(np.repeat(street[None], 12, axis=0), operations, 9))
+    for after, own in zip(found, operations, strict=True):
+        expected = np.asarray(rand_augment(Image.fromarray(street), own, 9))
+        # Equalize and AutoContrast stretch what differs by one level before them.
+        assert np.abs(after.astype(int) - expected).mean() <= 0.5
+
+
+def test_operations_are_drawn_evenly():
+    drawn = draw_operations(np.random.default_rng(1), 20_000, 3)
+    assert drawn.shape == (20_000, 3)
+    assert drawn.dtype == np.int8
+    counts = np.bincount(np.abs(drawn).ravel(), minlength=len(OPERATIONS))
+    expected = drawn.size / len(OPERATIONS)
+    assert np.abs(counts - expected).max() <= 5 * np.sqrt(expected)
+    for index in range(1, len(OPERATIONS)):
+        found = int((drawn == -index).sum())
+        if index < NUM_SIGNED:
+            assert abs(found - expected / 2) <= 5 * np.sqrt(expected / 4)
+        else:
+            assert found == 0
