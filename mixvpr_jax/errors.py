@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class InputError(Exception):
-    """Wrong input, in one line: what was expected, what was found, what to do."""
+    """Wrong input, in one line: what was expected, what was found, what to do.
+
+    Attributes:
+        details: What a list is wanted of, a line each; a command writes it before the one line.
+    """
+
+    def __init__(self, message: str, *, details: Sequence[str] = ()) -> None:
+        """The line, and what it counts."""
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -15,6 +24,8 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except (InputError, OSError) as error:
+        for detail in getattr(error, "details", ()):
+            sys.stderr.write(f"{detail}\n")
         line = " ".join(str(error).split())  # whatever other libraries put into it
         sys.stderr.write(f"error: {line}\n")
         sys.exit(2)

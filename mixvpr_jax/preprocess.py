@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,20 +79,31 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     """
     path = Path(path)
     try:
-        if path.stat().st_size == 0:
-            raise InputError("expected an image, found an empty file")
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: expected an image, found no format that Pillow knows") from None
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no such file") from None
     except (PermissionError, IsADirectoryError) as error:
         raise InputError(f"{path}: expected an image, may not be read: {error.strerror}") from None
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
+    """The same of a file's bytes; its name stands in errors.
+
+    Raises:
+        InputError: The file is empty, cut short or no image.
+    """
+    if not data:
+        raise InputError(f"{name}: expected an image, found an empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return to_rgb(image)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: expected an image, found no format that Pillow knows") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
-        raise InputError(f"{path}: expected a whole image, found a broken one ({error})") from error
+        raise InputError(f"{name}: expected a whole image, found a broken one ({error})") from error
 
 
 def to_rgb(image: ImageLike) -> Image.Image:

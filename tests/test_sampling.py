@@ -1,144 +1,145 @@
-"""Places of GSV-Cities' layout, the official order of batches, and the images in them."""
+"""Which images a step sees: the official order, its options, and an index of the real size."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from mixvpr_jax.config.training import GSV_CITIES
-from mixvpr_jax.data.gsv_cities import COLUMNS, Place, read_places
-from mixvpr_jax.data.loader import read_batches
+from mixvpr_jax.config import GSV_CITIES, DataConfig
+from mixvpr_jax.data.gsv_cities import Places, read_places
 from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.errors import InputError
-from mixvpr_jax.preprocess import Preprocess
 
-CITIES = {"Rome": 7, "Oslo": 5}
-
-
-def fake_places(images=6):
-    return [
-        Place(city, number, tuple(f"{city}/{number}/{i}.jpg" for i in range(images)))
-        for city, count in CITIES.items()
-        for number in range(count)
-    ]
+COUNTS = (7, 5, 9)
+CITIES = ("Rome", "Oslo", "London")
 
 
-def write_table(root, city, rows):
-    (root / "Dataframes").mkdir(exist_ok=True)
-    lines = [",".join(COLUMNS), *(",".join(map(str, row)) for row in rows)]
-    (root / "Dataframes" / f"{city}.csv").write_text("\n".join(lines) + "\n")
+def fake_places(counts=COUNTS, images=6):
+    city = np.repeat(np.arange(len(counts)), counts)
+    total = len(city)
+    return Places(
+        CITIES[: len(counts)],
+        city,
+        np.concatenate([np.arange(count) for count in counts]),
+        np.arange(total + 1) * images,
+        np.array([f"{index}.jpg" for index in range(total * images)], "S"),
+        np.arange(total * images),
+        np.random.default_rng(0).permutation(total * images),
+    )
 
 
-def row(place, city="Rome", panoid="abc", **other):
-    values = {"year": 2012, "month": 3, "northdeg": 7, "lat": "41.9", "lon": "12.50"} | other
-    when = (values["year"], values["month"], values["northdeg"])
-    return (place, *when, city, values["lat"], values["lon"], panoid)
+def sampler(places=None, seed=1, **options):
+    config = DataConfig(None, CITIES, 4, 3, 3, **options)
+    return Sampler(places or fake_places(), config, seed)
 
 
-def test_names_are_the_official_ones(tmp_path):
-    write_table(tmp_path, "Rome", [row(12), row(12, panoid="x-_9"), row(3, month=11)])
-    first, second = read_places(tmp_path, ["Rome"])
-    assert (first.place_id, second.place_id) == (3, 12)
-    assert first.images == ("Images/Rome/Rome_0000003_2012_11_007_41.9_12.50_abc.jpg",)
-    assert second.images[1] == "Images/Rome/Rome_0000012_2012_03_007_41.9_12.50_x-_9.jpg"
+def epoch_of(sampler, epoch=0):
+    """The places of an epoch in order, once each image is seen to be of its place."""
+    images, labels = sampler.epoch(epoch)
+    size = sampler.config.images_per_place
+    for start in range(0, len(images), size):
+        own, label = images[start : start + size], set(labels[start : start + size].tolist())
+        assert len(label) == 1
+        low, high = sampler.places.bounds[label.pop() :][:2]
+        assert len(set(own.tolist())) == size
+        assert ((own >= low) & (own < high)).all()
+    return labels[::size].tolist()
 
 
-def test_places_with_few_images_are_left_out(tmp_path):
-    write_table(tmp_path, "Rome", [row(1), row(2), row(2, panoid="b")])
-    assert [place.place_id for place in read_places(tmp_path, ["Rome"], min_images=2)] == [2]
-    with pytest.raises(InputError, match="places of 3 images or more, found none among 2"):
-        read_places(tmp_path, ["Rome"], min_images=3)
-
-
-def test_the_generated_town_is_read(town):
-    places = read_places(town / "train", ["Avalon", "Brigadoon"])
-    assert [place.city for place in places] == ["Avalon"] * 7 + ["Brigadoon"] * 7
-    for place in places:
-        assert len(place.images) == 5
-        for image in place.images:
-            assert (town / "train" / image).is_file()
+def cities_of(sampler, order):
+    return [city for city, before in pairwise([*sampler.places.city[order], -1]) if city != before]
 
 
 def test_official_order():
     """Every place once an epoch, cities in their order, shuffled within, the last batch short."""
-    sampler = Sampler(fake_places(), 4, 3, seed=1)
-    assert sampler.steps_per_epoch == 3
-    epoch = sampler.epoch(0)
-    assert [len(batch) for batch in epoch] == [12, 12, 12]
-    order = [label for batch in epoch for _, label in batch][::3]
-    assert sorted(order) == list(range(12))
-    assert sorted(order[:7]) == list(range(7)) != order[:7]  # Rome first, shuffled
-    for batch in epoch:
-        for start in range(0, len(batch), 3):
-            names, labels = zip(*batch[start : start + 3], strict=True)
-            assert len(set(labels)) == 1
-            assert len(set(names)) == 3
-            assert set(names) <= set(sampler.places[labels[0]].images)
-    short = Sampler(fake_places()[:5], 4, 3, seed=1)
-    assert [len(batch) for batch in short.epoch(0)] == [12, 3]
+    official = sampler()
+    assert official.steps_per_epoch == 6
+    order = epoch_of(official)
+    assert sorted(order) == list(range(21))
+    assert cities_of(official, order) == [0, 1, 2]
+    assert sorted(order[:7]) == list(range(7)) != order[:7]
+    batches = [official.batch(step) for step in range(12)]
+    assert [len(images) for images, _ in batches] == 2 * ([12] * 5 + [3])
+    for epoch in (0, 1):
+        for part in (0, 1):
+            joined = np.concatenate([batch[part] for batch in batches[6 * epoch :][:6]])
+            assert np.array_equal(joined, official.epoch(epoch)[part])
+
+
+def test_cities_in_another_order_each_epoch():
+    shuffled = sampler(shuffle_cities=True)
+    orders = [epoch_of(shuffled, epoch) for epoch in range(20)]
+    assert all(sorted(order) == list(range(21)) for order in orders)
+    found = {tuple(cities_of(shuffled, order)) for order in orders}
+    assert {len(cities) for cities in found} == {3}  # each city in one piece
+    assert len(found) > 3
+
+
+def test_shuffled_over_all_places():
+    mixed = sampler(order="shuffled")
+    order = epoch_of(mixed)
+    assert sorted(order) == list(range(21))
+    assert len(cities_of(mixed, order)) > 6
+
+
+def test_the_most_recent_images():
+    recent = sampler(images="recent")
+    for epoch in (0, 1):
+        images, labels = recent.epoch(epoch)
+        for place in range(21):
+            low, high = recent.places.bounds[place : place + 2]
+            newest = low + np.argsort(recent.places.age[low:high])[:3]
+            assert images[labels == place].tolist() == newest.tolist()
 
 
 def test_epochs_differ_and_repeat():
-    sampler = Sampler(fake_places(), 4, 3, seed=1)
-    again = Sampler(fake_places(), 4, 3, seed=1)
-    other = Sampler(fake_places(), 4, 3, seed=2)
-    assert sampler.epoch(4) == again.epoch(4)
-    assert all(one != two for one, two in pairwise([sampler.epoch(i) for i in range(5)]))
-    assert sampler.epoch(0) != other.epoch(0)
+    orders = [epoch_of(sampler(), epoch) for epoch in range(5)]
+    assert orders == [epoch_of(sampler(), epoch) for epoch in range(5)]
+    assert all(one != two for one, two in pairwise(orders))
+    assert epoch_of(sampler(seed=2)) != orders[0]
 
 
 def test_every_image_is_drawn_in_time():
-    sampler = Sampler(fake_places(6), 12, 2, seed=0)
-    seen = {name for epoch in range(40) for batch in sampler.epoch(epoch) for name, _ in batch}
+    few = sampler(fake_places((12,)))
+    seen = {image for epoch in range(40) for image in few.epoch(epoch)[0].tolist()}
     assert len(seen) == 12 * 6
 
 
-def test_batches_hold_the_images_of_their_plan(town):
-    places = read_places(town / "train", ["Avalon"])
-    sampler, preprocess = Sampler(places, 4, 2, seed=3), Preprocess((20, 24))
-    batches = list(read_batches(town / "train", sampler, preprocess, range(1, 5), 10))
-    plans = [*sampler.epoch(0)[1:], *sampler.epoch(1), *sampler.epoch(2)[:1]]
-    assert len(batches) == len(plans) == 4
-    for batch, plan in zip(batches, plans, strict=True):
-        assert batch.images.shape == (10, 20, 24, 3)
-        assert batch.labels.tolist() == [label for _, label in plan] + [-1] * (10 - len(plan))
-        for image, (name, _) in zip(batch.images, plan, strict=False):
-            expected = Image.open(town / "train" / name).resize((24, 20), Image.Resampling.BILINEAR)
-            assert np.array_equal(image, np.asarray(expected))
-        assert not batch.images[len(plan) :].any()
+def test_augmentations_are_a_function_of_seed_and_step():
+    drawn = sampler().operations(7, 12)
+    assert drawn.shape == (12, 3)
+    assert np.array_equal(drawn, sampler().operations(7, 12))
+    assert not np.array_equal(drawn, sampler().operations(8, 12))
+    assert not np.array_equal(drawn, sampler(seed=2).operations(7, 12))
 
 
-def test_an_unreadable_image_is_named(town, tmp_path):
-    write_table(tmp_path, "Rome", [row(1), row(1, panoid="b")])
-    sampler = Sampler(read_places(tmp_path, ["Rome"]), 2, 2, seed=0)
-    with pytest.raises(InputError, match=r"Rome_0000001_.*expected an image, found no such file"):
-        list(read_batches(tmp_path, sampler, Preprocess((20, 24)), range(1), 4))
+@pytest.fixture(scope="module")
+def real_size(tmp_path_factory):
+    """Tables of 23 cities, 62 thousand places and 530 thousand images."""
+    folder = tmp_path_factory.mktemp("real_size")
+    (folder / "Dataframes").mkdir()
+    rng = np.random.default_rng(0)
+    for city in GSV_CITIES:
+        lines = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"]
+        for place in range(2696):
+            latitude, longitude = rng.uniform(10, 60), rng.uniform(-100, 140)
+            for image, number in enumerate(rng.integers(0, 10**15, int(rng.integers(4, 14)))):
+                when = f"{2007 + number % 15},{1 + number % 12},{number % 360}"
+                where = f"{latitude + 1e-6 * image:.7f},{longitude:.7f},panorama{number:014d}"
+                lines.append(f"{place},{when},{city},{where}")
+        (folder / "Dataframes" / f"{city}.csv").write_text("\n".join(lines) + "\n")
+    return read_places(folder, GSV_CITIES, min_images=4)
 
 
-@pytest.mark.parametrize(
-    ("cities", "message"),
-    [
-        (["Rom"], r"Rom\.csv: no such city; closest: Rome"),
-        (["Rome", "Rome"], r"cities: expected each once, found Rome, Rome"),
-        (["Bad"], r"Bad\.csv: expected columns panoid, found none such"),
-        (["Worse"], r"Worse\.csv: line 3: expected whole numbers, found .*'year': 'x'"),
-        (["Short"], r"Short\.csv: line 2: expected whole numbers, found"),
-    ],
-)
-def test_wrong_tables(tmp_path, cities, message):
-    write_table(tmp_path, "Rome", [row(1)])
-    (tmp_path / "Dataframes" / "Bad.csv").write_text(",".join(COLUMNS[:-1]) + "\n")
-    write_table(tmp_path, "Worse", [row(1), row(1, year="x")])
-    write_table(tmp_path, "Short", [(4, 2012)])
-    with pytest.raises(InputError, match=message):
-        read_places(tmp_path, cities)
-
-
-def test_no_data_set(tmp_path):
-    with pytest.raises(InputError, match=r"expected GSV-Cities \(Dataframes and Images\)"):
-        read_places(tmp_path, ["Rome"])
-
-
-def test_official_cities():
-    assert len(set(GSV_CITIES)) == 23
+def test_the_real_size(real_size):
+    """Batches of the official order hold one city; every place once an epoch, from anywhere."""
+    assert len(real_size) == 23 * 2696
+    assert 520_000 < len(real_size.names) < 540_000
+    official = Sampler(real_size, DataConfig(), 190223)
+    steps = official.steps_per_epoch
+    single, seen = 0, []
+    for step in range(3 * steps, 4 * steps):
+        _, labels = official.batch(step)
+        single += len(np.unique(real_size.city[labels])) == 1
+        seen += labels[::4].tolist()
+    assert single / steps >= 0.95
+    assert sorted(seen) == list(range(len(real_size)))

@@ -1,6 +1,7 @@
 """What a model, a training run and an evaluation are: frozen values, with JSON and back."""
 
 from mixvpr_jax.config.checks import closest
+from mixvpr_jax.config.data import GSV_CITIES, AugmentationConfig, DataConfig
 from mixvpr_jax.config.evaluation import EvaluationConfig
 from mixvpr_jax.config.model import (
     AGGREGATORS,
@@ -13,7 +14,6 @@ from mixvpr_jax.config.model import (
     ModelConfig,
 )
 from mixvpr_jax.config.training import (
-    DataConfig,
     LossName,
     MinerName,
     OptimizerConfig,
@@ -24,7 +24,9 @@ from mixvpr_jax.config.training import (
 
 __all__ = [
     "AGGREGATORS",
+    "GSV_CITIES",
     "AggregatorConfig",
+    "AugmentationConfig",
     "ConvAPConfig",
     "CosPlaceConfig",
     "DataConfig",

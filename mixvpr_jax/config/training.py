@@ -5,13 +5,13 @@ The recipe is that of main.py of amaralibey/MixVPR.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mixvpr_jax.config.checks import require_known, require_positive
+from mixvpr_jax.config.data import DataConfig
 from mixvpr_jax.config.model import ModelConfig
 from mixvpr_jax.errors import InputError
 
@@ -27,15 +27,6 @@ LossName = Literal[
     "CentroidTripletLoss",
 ]
 MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMiner"]
-
-# In the official order (dataloaders/GSVCitiesDataloader.py of amaralibey/MixVPR).
-# fmt: off
-GSV_CITIES = (
-    "Bangkok", "BuenosAires", "LosAngeles", "MexicoCity", "OSL", "Rome", "Barcelona", "Chicago",
-    "Madrid", "Miami", "Phoenix", "TRT", "Boston", "Lisbon", "Medellin", "Minneapolis", "PRG",
-    "WashingtonDC", "Brussels", "London", "Melbourne", "Osaka", "PRS",
-)
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -54,60 +45,6 @@ class StartConfig(ModelConfig):
         """The model alone."""
         own = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
         return ModelConfig(**own)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Training images: places of GSV-Cities, P places x K images a batch.
-
-    Attributes:
-        root: The folder that holds `Dataframes` and `Images`; None is `gsv_cities` in the folder
-            that the environment variable MIXVPR_DATA names.
-        cities: Which cities, one after another in this order.
-        places_per_batch: P.
-        images_per_place: K, drawn anew in each epoch.
-        min_images_per_place: Places with fewer are left out.
-    """
-
-    root: Path | None = None
-    cities: tuple[str, ...] = GSV_CITIES
-    places_per_batch: int = 120
-    images_per_place: int = 4
-    min_images_per_place: int = 4
-
-    def __post_init__(self) -> None:
-        few = {"places_per_batch": "no negatives", "images_per_place": "no positives"}
-        for name, lacking in few.items():
-            if (found := getattr(self, name)) < 2:
-                raise InputError(f"{name}: expected 2 or more, found {found}: there are {lacking}")
-        if self.min_images_per_place < self.images_per_place:
-            raise InputError(
-                f"min_images_per_place: expected images_per_place ({self.images_per_place}) or "
-                f"more, found {self.min_images_per_place}"
-            )
-        if not self.cities:
-            raise InputError("cities: expected at least one, found none")
-
-    @property
-    def batch_size(self) -> int:
-        """Images of a full batch."""
-        return self.places_per_batch * self.images_per_place
-
-    @property
-    def folder(self) -> Path:
-        """Where the images lie.
-
-        Raises:
-            InputError: Neither `root` nor MIXVPR_DATA says it.
-        """
-        if self.root is not None:
-            return self.root
-        if "MIXVPR_DATA" not in os.environ:
-            raise InputError(
-                "data.root: expected the folder of GSV-Cities; give --data.root FOLDER, or set "
-                "MIXVPR_DATA to the folder that holds gsv_cities"
-            )
-        return Path(os.environ["MIXVPR_DATA"]) / "gsv_cities"
 
 
 @dataclass(frozen=True)

@@ -7,91 +7,209 @@ image's name is made of its row (dataloaders of amaralibey/gsv-cities).
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import numpy as np
+from etils import epath
 
 from mixvpr_jax.config import closest
 from mixvpr_jax.errors import InputError
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
+MAX_PLACE_KM = 1.0  # a place wider than this is two
+KM_PER_DEGREE = 111.2
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Place:
-    """A place of a city.
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Places of several cities and their images, as columns: half a million in some 60 MB.
 
     Attributes:
-        city: The table's name.
-        place_id: Within the city.
-        images: Paths below the data set's folder, in the table's order.
+        cities: The tables' names, in order.
+        city: [places] index into `cities`, ascending.
+        place_id: [places] as the table has it, ascending inside a city.
+        bounds: [places + 1] place p has the images bounds[p] to bounds[p + 1].
+        names: [images] paths below the data set's folder, in UTF-8.
+        row: [images] which row of its city's table an image is.
+        age: [images] 0 for the most recent of its city, and so on.
     """
 
-    city: str
-    place_id: int
-    images: tuple[str, ...]
+    cities: tuple[str, ...]
+    city: np.ndarray
+    place_id: np.ndarray
+    bounds: np.ndarray
+    names: np.ndarray
+    row: np.ndarray
+    age: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.city)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """[places] how many images each has."""
+        return np.diff(self.bounds)
+
+    def name(self, image: int) -> str:
+        """An image's path below the data set's folder."""
+        return self.names[image].decode()
+
+    def keep_images(self, kept: np.ndarray, min_images: int) -> Places:
+        """Without some images, [images] bool, and then without places of too few."""
+        counts = np.add.reduceat(kept, self.bounds[:-1], dtype=np.int64)
+        large = counts >= min_images
+        images = kept & np.repeat(large, self.counts)
+        return Places(
+            self.cities,
+            self.city[large],
+            self.place_id[large],
+            np.concatenate([[0], np.cumsum(counts[large])]),
+            self.names[images],
+            self.row[images],
+            self.age[images],
+        )
 
 
-def read_places(root: Path, cities: Sequence[str], *, min_images: int = 1) -> list[Place]:
+def read_places(
+    root: epath.PathLike,
+    cities: Sequence[str],
+    *,
+    min_images: int = 1,
+) -> Places:
     """The places of several cities, city after city, by ascending id.
 
     Args:
-        root: The folder that holds `Dataframes` and `Images`.
+        root: The folder that holds `Dataframes`.
         cities: Which cities, in which order.
         min_images: Places with fewer images are left out.
 
     Raises:
-        InputError: No such folder or city, a city given twice or left without places, a table
-            without one of its columns or with a value that is none.
+        InputError: No such folder or city, a city given twice, in two tables or left without
+            places, a table without one of its columns or with a value that is none, a place id
+            that stands for two places.
     """
-    if len(set(cities)) < len(cities):
+    if len({city.casefold() for city in cities}) < len(cities):
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
-    tables = root / "Dataframes"
+    tables = epath.Path(root) / "Dataframes"
     if not tables.is_dir():
         raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no {tables}")
-    places = []
-    for city in cities:
-        of_city = _read_city(tables / f"{city}.csv")
-        kept = [place for place in of_city if len(place.images) >= min_images]
-        if not kept:
-            raise InputError(
-                f"{tables / f'{city}.csv'}: expected places of {min_images} images or more, found "
-                f"none among {len(of_city)}"
-            )
-        places += kept
-    return places
+    tables_by_id: dict[str, epath.Path] = {}
+    parts = []
+    for index, city in enumerate(cities):
+        table = _read_table(tables / f"{city}.csv")
+        for city_id in dict.fromkeys(table.city_ids):
+            if (other := tables_by_id.setdefault(city_id, table.path)) != table.path:
+                raise InputError(
+                    f"{table.path}: expected a city of its own, found {city_id}, which is in "
+                    f"{other}, too"
+                )
+        parts.append(_places_of(table, index, cities, min_images))
+    return _joined(tuple(cities), parts)
 
 
-def _read_city(table: Path) -> list[Place]:
+@dataclass
+class _Table:
+    """A city's rows, as columns."""
+
+    path: epath.Path
+    city_ids: list[str]
+    place_id: np.ndarray
+    month: np.ndarray
+    position: np.ndarray  # [rows, 2] latitude and longitude
+    names: np.ndarray
+
+
+def _read_table(path: epath.Path) -> _Table:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-            if missing:
-                raise InputError(f"{table}: expected columns {', '.join(missing)}, found none such")
-            images = _images_by_place(rows, table)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        known = [path.stem for path in table.parent.glob("*.csv")]
-        raise InputError(f"{table}: no such city{closest(table.stem, sorted(known))}") from None
+        known = sorted(other.stem for other in path.parent.glob("*.csv"))
+        raise InputError(f"{path}: no such city{closest(path.stem, known)}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{table}: expected text in UTF-8, found {error}") from None
-    return [Place(table.stem, key, tuple(images[key])) for key in sorted(images)]
+        raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
+    rows = csv.reader(lines)
+    header = next(rows, [])
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
+    return _parse(path, rows, [header.index(name) for name in COLUMNS])
 
 
-def _images_by_place(rows: Iterable[dict[str, str]], table: Path) -> dict[int, list[str]]:
-    images: dict[int, list[str]] = {}
-    for number, row in enumerate(rows, start=2):
+def _parse(path: epath.Path, rows: Iterable[list[str]], at: list[int]) -> _Table:
+    city_ids, numbers, names = [], [], []
+    for line, row in enumerate(rows, start=2):
         try:
-            images.setdefault(int(row["place_id"]), []).append(_image_path(row))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{table}: line {number}: expected whole numbers, found {row}"
-            ) from None
-    return images
+            place, year, month, bearing, city, latitude, longitude, panoid = (row[i] for i in at)
+            place, year, month = int(place), int(year), int(month)
+            numbers.append((place, 12 * year + month, float(latitude), float(longitude)))
+            names.append(
+                f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{int(bearing):03d}_"
+                f"{latitude}_{longitude}_{panoid}.jpg".encode()
+            )
+        except (IndexError, ValueError):
+            raise InputError(f"{path}: line {line}: expected numbers, found {row}") from None
+        city_ids.append(city)
+    columns = np.array(numbers, np.float64).reshape(-1, 4)
+    whole = columns[:, :2].astype(np.int64)
+    return _Table(path, city_ids, whole[:, 0], whole[:, 1], columns[:, 2:], np.array(names, "S"))
 
 
-def _image_path(row: dict[str, str]) -> str:
-    city, place = row["city_id"], int(row["place_id"])
-    when = f"{int(row['year']):04d}_{int(row['month']):02d}_{int(row['northdeg']):03d}"
-    where = f"{row['lat']}_{row['lon']}_{row['panoid']}"
-    return f"Images/{city}/{city}_{place:07d}_{when}_{where}.jpg"
+def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int) -> Places:
+    """One city's places, of so many images or more."""
+    rows = np.argsort(table.place_id, kind="stable")
+    rows = rows[_first_of_each(table, rows)]
+    place_id, starts = np.unique(table.place_id[rows], return_index=True)
+    bounds = np.append(starts, len(rows))
+    _check_extent(table, rows, place_id, starts)
+    by_age = np.lexsort((-table.position[rows, 0], -table.month[rows]))
+    age = np.empty(len(rows), np.int32)
+    age[by_age] = np.arange(len(rows))  # of one month, the northernmost first, as officially
+    city = np.full(len(place_id), index, np.int16)
+    every = Places(tuple(cities), city, place_id, bounds, table.names[rows], rows, age)
+    kept = every.keep_images(np.ones(len(rows), bool), min_images) if len(every) else every
+    if not len(kept):
+        raise InputError(
+            f"{table.path}: expected places of {min_images} images or more, found none among "
+            f"{len(every)}"
+        )
+    return kept
+
+
+def _first_of_each(table: _Table, rows: np.ndarray) -> np.ndarray:
+    """[rows] whether an image is named for the first time."""
+    _, firsts = np.unique(table.names[rows], return_index=True)
+    if surplus := len(rows) - len(firsts):
+        logger.warning("note: %s: %d rows name an image again; kept once", table.path, surplus)
+    kept = np.zeros(len(rows), bool)
+    kept[firsts] = True
+    return kept
+
+
+def _check_extent(
+    table: _Table, rows: np.ndarray, place_id: np.ndarray, starts: np.ndarray
+) -> None:
+    if not len(rows):
+        return
+    position = table.position[rows]
+    low, high = (edge.reduceat(position, starts) for edge in (np.minimum, np.maximum))
+    north, east = ((high - low) * KM_PER_DEGREE).T
+    extent = np.hypot(north, east * np.cos(np.radians(low[:, 0])))
+    widest = int(extent.argmax())
+    if extent[widest] > MAX_PLACE_KM:
+        raise InputError(
+            f"{table.path}: expected a place for each place_id, found images of place "
+            f"{place_id[widest]} that lie {extent[widest]:.1f} km apart: two places of one id"
+        )
+
+
+def _joined(cities: tuple[str, ...], parts: list[Places]) -> Places:
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    counts = np.concatenate([part.counts for part in parts])
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    others = (column(name) for name in ("names", "row", "age"))
+    return Places(cities, column("city"), column("place_id"), bounds, *others)

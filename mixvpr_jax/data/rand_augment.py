@@ -104,7 +104,7 @@ def apply_operation(image: Image.Image, operation: int, magnitude: int) -> Image
     if name == "Posterize":
         return ImageOps.posterize(image, int(value))
     if name == "Solarize":
-        return ImageOps.solarize(image, value)
+        return ImageOps.solarize(image, math.ceil(value))  # the first level not below
     if name == "AutoContrast":
         return ImageOps.autocontrast(image)
     if name == "Equalize":

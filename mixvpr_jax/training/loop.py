@@ -24,19 +24,19 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.config import TrainConfig, closest
-from mixvpr_jax.data.gsv_cities import read_places
-from mixvpr_jax.data.loader import Batch, read_batches
+from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.mining import MINERS
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import AXIS, data_mesh
-from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
+from mixvpr_jax.training.input import make_input, runs_on_host
 from mixvpr_jax.training.log import Log, values_of
 from mixvpr_jax.training.monitor import Monitor
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -102,9 +102,8 @@ class Trainer:
         """Reads and builds everything, and writes nothing."""
         self.config, self.workdir = config, workdir
         self.metric = selection_metric(config)
-        data = config.data
-        places = read_places(data.folder, data.cities, min_images=data.min_images_per_place)
-        self.sampler = Sampler(places, data.places_per_batch, data.images_per_place, config.seed)
+        self.source = open_source(config.data)
+        self.sampler = Sampler(self.source.places, config.data, config.seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self.mesh = data_mesh()
@@ -159,15 +158,19 @@ class Trainer:
         return self._finish() if done else Outcome(self.step, self.total_steps)
 
     def batches(self, start: int = 0) -> Generator[Batch]:
-        """The batches of the steps from `start` on, padded to fit the devices."""
-        parts = self.mesh.size * self.config.chunks
-        return read_batches(
-            self.config.data.folder,
+        """This process's share of the steps from `start` on, padded to fit the devices."""
+        data, parts = self.config.data, self.mesh.size * self.config.chunks
+        batches = Batches(
+            self.source,
             self.sampler,
-            Preprocess(self.model.config.image_size),
-            range(start, self.total_steps),
-            -(-self.config.data.batch_size // parts) * parts,
+            self.model.config.image_size,
+            -(-data.batch_size // parts) * parts,
+            self.total_steps,
+            on_host=runs_on_host(data.augmentation),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
+        return read_batches(batches, start, num_workers=data.num_workers, prefetch=data.prefetch)
 
     def learning_rates(self) -> np.ndarray:
         """The learning rate of every step."""
@@ -182,13 +185,13 @@ class Trainer:
 
     def _take_steps(self) -> None:
         monitor = Monitor(self.log, self.learning_rates(), self.config.log_every_steps)
-        divided, saved = NamedSharding(self.mesh, P(AXIS)), self.step
+        augmentation, saved = self.config.data.augmentation, self.step
+        place = make_input(augmentation, self.model.config.image_size, self.mesh)
         with closing(self.batches(self.step)) as batches:
             for batch in batches:
                 if self.stop.requested:
                     break
-                images, labels = jax.device_put(tuple(batch), divided)
-                self.state, metrics = self.take_step(self.state, images, labels)
+                self.state, metrics = self.take_step(self.state, *place(batch))
                 self.step += 1
                 monitor.add(self.step, int((batch.labels >= 0).sum()), metrics)
                 if self._is_time_to_save():
@@ -253,10 +256,7 @@ class Trainer:
     @cached_property
     def _checksum(self) -> str:
         """Of the names of all images, in order."""
-        checksum = 0
-        for place in self.sampler.places:
-            checksum = zlib.crc32("\n".join(place.images).encode(), checksum)
-        return f"{checksum:08x}"
+        return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
 
 
 def selection_metric(config: TrainConfig) -> str | None:

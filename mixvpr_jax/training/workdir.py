@@ -10,6 +10,8 @@ from mixvpr_jax.config.training import differences
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 
+MAY_CHANGE = ("data.num_workers", "data.prefetch")  # how fast batches come, not what is in them
+
 
 def check_workdir(config: TrainConfig, workdir: Path) -> None:
     """Raises InputError where a folder cannot be that of this run; the line lists differences."""
@@ -24,7 +26,8 @@ def check_workdir(config: TrainConfig, workdir: Path) -> None:
         there = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
-    if other := differences(there, config.to_dict()):
+    lines = differences(there, config.to_dict())
+    if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(
             f"{workdir}: a run of another configuration ({'; '.join(other)}); choose another "
             "folder, or give the same command to go on"

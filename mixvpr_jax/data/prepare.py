@@ -1,0 +1,182 @@
+"""Makes ArrayRecord of a data set, for object stores and many hosts.
+
+python -m mixvpr_jax.data.prepare gsv_cities --data-dir GSV_CITIES_FOLDER --output TFDS_FOLDER
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from zlib import crc32
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tyro
+from etils import epath
+from tqdm import tqdm
+
+from mixvpr_jax.config import GSV_CITIES
+from mixvpr_jax.data.builder import CHECKSUMS, City, GsvCities
+from mixvpr_jax.data.sources import NAME, VERSION, FolderSource, find_prepared, open_folder
+from mixvpr_jax.errors import InputError, run_command
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made.
+
+    Attributes:
+        folder: Where it lies.
+        num_cities: How many splits.
+        num_places: How many places.
+        num_images: How many records.
+        num_skipped: Images in the tables that were not there.
+        sha256: Of the list of the files' checksums.
+    """
+
+    folder: Path
+    num_cities: int
+    num_places: int
+    num_images: int
+    num_skipped: int
+    sha256: str
+
+
+def prepare_gsv_cities(
+    data_dir: str | Path,
+    output: Path,
+    *,
+    cities: Sequence[str] = (),
+    skip_missing: bool = False,
+    progress: bool = False,
+) -> Prepared:
+    """Stores GSV-Cities as ArrayRecord, tables beside; goes on where an earlier call broke off.
+
+    Args:
+        data_dir: GSV-Cities' folder, or its address in an object store.
+        output: A folder of this machine; the data set goes into `gsv_cities/VERSION` there.
+        cities: Which ones; none given means each that has a table.
+        skip_missing: Leave out images that are in a table and not there.
+        progress: Show a bar.
+
+    Raises:
+        InputError: Those of `open_source`; something is there already, or too little space.
+    """
+    if "://" in str(output) or ":/" in str(output):
+        raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
+    if find_prepared(epath.Path(output)) is not None:
+        raise InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
+    root = epath.Path(data_dir)
+    chosen = tuple(cities) or _all_cities(root)
+    source, num_skipped = open_folder(root, chosen, min_images=1, skip_missing=skip_missing)
+    stored = [_city(source, index) for index in range(len(chosen))]
+    num_bytes = int(sum(city.sizes.sum() for city in stored))
+    folder = output / NAME / VERSION
+    staging = folder.with_name(f".{VERSION}-{crc32(source.places.names.tobytes()):08x}.partial")
+    _require_space(output, staging, num_bytes)
+    num_images = len(source.places.names)
+    with tqdm(total=num_images, unit="image", disable=not progress) as bar:
+        _write(stored, output, staging, bar.update)
+    return Prepared(
+        folder,
+        len(chosen),
+        len(source.places),
+        num_images,
+        num_skipped,
+        hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest(),
+    )
+
+
+def _all_cities(root: epath.Path) -> tuple[str, ...]:
+    """Each that has a table, in the official order and then by name."""
+    found = {path.stem for path in (root / "Dataframes").glob("*.csv")}
+    official = [city for city in GSV_CITIES if city in found]
+    if not found:
+        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no tables")
+    return (*official, *sorted(found.difference(official)))
+
+
+def _city(source: FolderSource, index: int) -> City:
+    """A city's rows that are stored, in the table's order."""
+    places, name, root = source.places, source.places.cities[index], epath.Path(source.root)
+    first, last = places.bounds[np.searchsorted(places.city, [index, index + 1])]
+    images = first + np.argsort(places.row[first:last])
+    with (root / "Dataframes" / f"{name}.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    names = [places.name(image) for image in images]
+    sizes = np.array([(root / name).stat().length for name in names], np.int64)
+    return City(name, [table[row] for row in places.row[images]], names, sizes, root)
+
+
+def _require_space(output: Path, staging: Path, num_bytes: int) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in staging.glob("*"))
+    free = shutil.disk_usage(output).free
+    if num_bytes - there > free:
+        raise InputError(
+            f"{output}: expected {(num_bytes - there) / 1e9:.2f} GB of free space, found "
+            f"{free / 1e9:.2f} GB"
+        )
+
+
+def _write(
+    cities: Sequence[City], output: Path, staging: Path, advance: Callable[[], object]
+) -> None:
+    """Writes everything beside, and gives it its name when it is whole."""
+    staging.mkdir(parents=True, exist_ok=True)
+    for left in (output / NAME).glob(f"{VERSION}.incomplete*"):
+        shutil.rmtree(left)  # of a call that was killed; its whole files are in `staging`
+    tfds.disable_progress_bar()
+    builder = GsvCities(cities=cities, staging=staging, advance=advance, data_dir=output)
+    with redirect_stdout(io.StringIO()):  # where tfds tells of a download
+        builder.download_and_prepare(download_dir=staging / "downloads")
+    for other in (output / NAME).glob(".*.partial"):
+        shutil.rmtree(other)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Stores a data set as ArrayRecord, for training from object stores and many hosts.
+
+    Attributes:
+        dataset: Which one.
+        data_dir: The folder as it is distributed: Dataframes and Images.
+        output: Where the prepared data set goes; give it to train.py as --data.root.
+        cities: Which cities; by default each that has a table.
+        skip_missing: Leave out images that are in a table and not there.
+    """
+
+    dataset: tyro.conf.Positional[Literal["gsv_cities"]]
+    data_dir: str
+    output: Path
+    cities: tuple[str, ...] = ()
+    skip_missing: bool = False
+
+
+def main() -> None:
+    """Prepares as the command line says, and prints what was made."""
+    command = tyro.cli(Command, prog="python -m mixvpr_jax.data.prepare")
+    made = prepare_gsv_cities(
+        command.data_dir,
+        command.output,
+        cities=command.cities,
+        skip_missing=command.skip_missing,
+        progress=True,
+    )
+    skipped = f", {made.num_skipped:,} missing images left out" if made.num_skipped else ""
+    sys.stdout.write(
+        f"{made.folder}: {made.num_cities} cities, {made.num_places:,} places, "
+        f"{made.num_images:,} images{skipped}\nsha256 of {CHECKSUMS}: {made.sha256}\n"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

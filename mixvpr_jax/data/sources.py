@@ -1,0 +1,174 @@
+"""Where training images come from: GSV-Cities' folder, or an ArrayRecord data set made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data.gsv_cities import Places, read_places
+from mixvpr_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NAME, VERSION = "gsv_cities", "1.0.0"  # of the prepared data set
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """Image files of the folder as it is distributed.
+
+    Attributes:
+        root: The folder, or an object store's address.
+        places: Which images.
+    """
+
+    root: str
+    places: Places
+
+    def read(self, image: int) -> bytes:
+        """An image's file."""
+        return (self._root / self.places.name(image)).read_bytes()
+
+    @cached_property
+    def _root(self) -> epath.Path:
+        return epath.Path(self.root)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSource:
+    """The same files out of ArrayRecord, by way of tensorflow-datasets.
+
+    Attributes:
+        root: The folder of the prepared version.
+        places: Which images.
+    """
+
+    root: str
+    places: Places
+
+    def read(self, image: int) -> bytes:
+        """An image's file."""
+        place = np.searchsorted(self.places.bounds, image, side="right") - 1
+        city = self.places.cities[self.places.city[place]]
+        return self._split(city)[int(self.places.row[image])]["image"]
+
+    def _split(self, city: str) -> Any:
+        if city not in self._splits:
+            import tensorflow_datasets as tfds
+
+            raw = {"image": tfds.decode.SkipDecoding()}
+            self._splits[city] = self._builder.as_data_source(city, decoders=raw)
+        return self._splits[city]
+
+    @cached_property
+    def _builder(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return tfds.builder_from_directory(self.root)
+
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
+        return {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"root": self.root, "places": self.places}  # each worker opens its own files
+
+
+Source = FolderSource | PreparedSource
+
+
+def open_source(config: DataConfig) -> Source:
+    """The images that a configuration names.
+
+    Raises:
+        InputError: Those of `read_places`; images that are in a table and not on disk, all of them
+            listed, unless they are to be skipped; a prepared data set of another version.
+    """
+    root, least = epath.Path(config.folder), config.min_images_per_place
+    try:
+        root.exists()
+    except ImportError as error:  # of an object store's library
+        raise InputError(f"{config.folder}: {error}") from None
+    if (prepared := find_prepared(root)) is not None:
+        places = read_places(prepared, config.cities, min_images=least)
+        return PreparedSource(str(prepared), places)
+    options = {"min_images": least, "skip_missing": config.skip_missing}
+    source, num_skipped = open_folder(root, config.cities, **options)
+    if num_skipped:
+        logger.warning("note: %s: %d missing images left out", root, num_skipped)
+    return source
+
+
+def open_folder(
+    root: epath.Path, cities: Sequence[str], *, min_images: int, skip_missing: bool
+) -> tuple[FolderSource, int]:
+    """GSV-Cities' folder, and how many images of its tables are not there and were left out.
+
+    Raises:
+        InputError: See `open_source`.
+    """
+    places = read_places(root, cities, min_images=min_images)
+    present = find_present(root, places)
+    num_missing = int((~present).sum())
+    if num_missing:
+        names = [name.decode() for name in places.names[~present]]
+        if not skip_missing:
+            raise InputError(
+                f"{root}: expected {len(present)} images, found {num_missing} missing, the first "
+                f"{names[0]}; skip-missing does without them",
+                details=[f"missing: {name}" for name in names],
+            )
+        places = places.keep_images(present, min_images)
+        if len(np.unique(places.city)) < len(cities):
+            without = set(range(len(cities))).difference(places.city.tolist())
+            raise InputError(
+                f"{root}: expected places of {min_images} images or more in each city, found none "
+                f"in {', '.join(cities[index] for index in sorted(without))}"
+            )
+    return FolderSource(str(root), places), num_missing
+
+
+def find_prepared(root: epath.Path) -> epath.Path | None:
+    """The prepared version in a folder, or the folder itself; None where nothing was prepared.
+
+    Raises:
+        InputError: Only other versions were prepared there.
+    """
+    if (root / "dataset_info.json").exists():
+        if root.name != VERSION:
+            raise _other_version(root.parent, [root.name])
+        return root
+    for folder in (root / NAME, root):
+        if (folder / VERSION / "dataset_info.json").exists():
+            return folder / VERSION
+    others = [folder.parent.name for folder in (root / NAME).glob("*/dataset_info.json")]
+    if others and not (root / "Dataframes").exists():
+        raise _other_version(root / NAME, others)
+    return None
+
+
+def _other_version(folder: epath.Path, found: list[str]) -> InputError:
+    return InputError(
+        f"{folder}: expected version {VERSION} of the prepared data set, found "
+        f"{', '.join(sorted(found))}; prepare it again (python -m mixvpr_jax.data.prepare)"
+    )
+
+
+def find_present(root: epath.Path, places: Places) -> np.ndarray:
+    """[images] whether their files are there; by listing each folder once."""
+    names = places.names.tolist()
+    folders = {name.rsplit(b"/", 1)[0].decode() for name in names}
+    there = {path for folder in sorted(folders) for path in _listed(root, folder)}
+    return np.fromiter((name in there for name in names), bool, len(names))
+
+
+def _listed(root: epath.Path, folder: str) -> Iterator[bytes]:
+    if (root / folder).is_dir():
+        yield from (f"{folder}/{path.name}".encode() for path in (root / folder).iterdir())

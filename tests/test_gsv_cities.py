@@ -1,0 +1,176 @@
+"""GSV-Cities' tables: names, places, and what is wrong with some."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+from tables import names_of, row, write_city, write_table
+
+from mixvpr_jax.config import GSV_CITIES, DataConfig
+from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
+from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.errors import InputError, run_command
+
+
+def images_of(places, place):
+    return [places.name(image) for image in range(*places.bounds[place : place + 2])]
+
+
+def test_names_are_the_official_ones(tmp_path):
+    write_table(tmp_path, "Rome", [row(12), row(12, panoid="x-_9"), row(3, month=11)])
+    places = read_places(tmp_path, ["Rome"])
+    assert places.place_id.tolist() == [3, 12]
+    assert images_of(places, 0) == ["Images/Rome/Rome_0000003_2012_11_007_41.9_12.50_abc.jpg"]
+    assert images_of(places, 1)[1] == "Images/Rome/Rome_0000012_2012_03_007_41.9_12.50_x-_9.jpg"
+    assert places.row.tolist() == [2, 0, 1]
+
+
+def test_columns_may_come_in_any_order(tmp_path):
+    columns = (*COLUMNS[::-1], "note")
+    write_table(tmp_path, "Rome", [(*row(4)[::-1], "fine")], columns)
+    assert images_of(read_places(tmp_path, ["Rome"]), 0) == names_of(tmp_path)
+
+
+def test_places_with_few_images_are_left_out(tmp_path):
+    write_table(tmp_path, "Rome", [row(1), row(2), row(2, panoid="b")])
+    places = read_places(tmp_path, ["Rome"], min_images=2)
+    assert places.place_id.tolist() == [2]
+    assert len(images_of(places, 0)) == 2
+    with pytest.raises(InputError, match="places of 3 images or more, found none among 2"):
+        read_places(tmp_path, ["Rome"], min_images=3)
+
+
+def test_age_is_by_month_and_then_from_the_north(tmp_path):
+    rows = [
+        row(1, panoid="old", year=2010, month=12),
+        row(1, panoid="south", year=2015, month=5, lat="41.90001"),
+        row(1, panoid="north", year=2015, month=5, lat="41.90002"),
+        row(1, panoid="new", year=2016, month=1),
+    ]
+    write_table(tmp_path, "Rome", rows)
+    assert read_places(tmp_path, ["Rome"]).age.tolist() == [3, 2, 1, 0]
+
+
+def test_the_generated_town_is_read(town):
+    places = read_places(town / "train", ["Avalon", "Brigadoon"])
+    assert places.cities == ("Avalon", "Brigadoon")
+    assert places.city.tolist() == [0] * 7 + [1] * 7
+    assert places.counts.tolist() == [5] * 14
+    assert all((town / "train" / places.name(image)).is_file() for image in range(70))
+
+
+def test_an_image_named_twice_is_kept_once(tmp_path, caplog):
+    write_table(tmp_path, "Rome", [row(1), row(1, panoid="b"), row(1)])
+    assert len(read_places(tmp_path, ["Rome"]).names) == 2
+    assert "1 rows name an image again; kept once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cities", "message"),
+    [
+        (["Rom"], r"Rom\.csv: no such city; closest: Rome"),
+        (["Rome", "Rome"], r"cities: expected each once, found Rome, Rome"),
+        (["Rome", "ROME"], r"cities: expected each once, found Rome, ROME"),
+        (["Rome", "Roma"], r"Roma\.csv: expected a city of its own, found Rome, which is"),
+        (["Bad"], r"Bad\.csv: expected columns panoid, found none such"),
+        (["Void"], r"Void\.csv: expected columns place_id, .*, found none such"),
+        (["Bare"], r"Bare\.csv: expected places of 1 images or more, found none among 0"),
+        (["Worse"], r"Worse\.csv: line 3: expected numbers, found .*'x'"),
+        (["Short"], r"Short\.csv: line 2: expected numbers, found"),
+        (["Latin"], r"Latin\.csv: expected text in UTF-8"),
+        (["Two"], r"Two\.csv: expected a place for each place_id, found images of place 5 that lie "
+                  r"11\.1 km apart"),
+    ],
+)  # fmt: skip
+def test_wrong_tables(tmp_path, cities, message):
+    write_table(tmp_path, "Rome", [row(1)])
+    write_table(tmp_path, "Roma", [row(1)])
+    write_table(tmp_path, "Bad", [], COLUMNS[:-1])
+    (tmp_path / "Dataframes" / "Void.csv").write_text("")
+    write_table(tmp_path, "Bare", [])
+    write_table(tmp_path, "Worse", [row(1), row(1, year="x")])
+    write_table(tmp_path, "Short", [(4, 2012)])
+    (tmp_path / "Dataframes" / "Latin.csv").write_bytes(b"\xe9,\n")
+    write_table(tmp_path, "Two", [row(5), row(5, panoid="b", lat="42.0")])
+    with pytest.raises(InputError, match=message):
+        read_places(tmp_path, cities)
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(InputError, match=r"expected GSV-Cities \(Dataframes and Images\)"):
+        read_places(tmp_path, ["Rome"])
+
+
+def config(root, **changes):
+    return DataConfig(root, ("Rome",), 2, 2, 2, **changes)
+
+
+def test_missing_images_are_all_listed(tmp_path, capsys):
+    names = names_of(write_city(tmp_path))
+    for name in names[1:4]:
+        (tmp_path / name).unlink()
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: open_source(config(tmp_path)))
+    assert ended.value.code == 2
+    *listed, line = capsys.readouterr().err.splitlines()
+    assert listed == [f"missing: {name}" for name in names[1:4]]
+    assert re.fullmatch(r"error: .*expected 12 images, found 3 missing, the first .*", line)
+    assert "skip-missing" in line
+
+
+def test_missing_images_are_skipped_where_wanted(tmp_path, caplog):
+    names = names_of(write_city(tmp_path))
+    for name in names[1:4]:
+        (tmp_path / name).unlink()
+    places = open_source(config(tmp_path, skip_missing=True)).places
+    assert places.place_id.tolist() == [1, 2]  # one image is none
+    assert images_of(places, 0) == names[4:8]
+    assert "3 missing images left out" in caplog.text
+    for name in names[4:]:
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="places of 2 images or more in each city, found none in"):
+        open_source(config(tmp_path, skip_missing=True))
+
+
+def test_official_cities():
+    assert len(set(GSV_CITIES)) == 23
+
+
+class Store(MemoryFileSystem):
+    """What stands for Google's object store."""
+
+    protocol = "gs"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(str(path).removeprefix("gs://"))
+
+    def __init__(self, *args, finalize_on_close=False, **options):
+        super().__init__(*args, **options)
+
+
+def test_an_object_store(tmp_path, monkeypatch):
+    """gs:// goes by way of epath and fsspec; here to a store in memory."""
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Store)
+    folder = write_city(tmp_path)
+    Store().put(f"{folder}/", "bucket/gsv_cities/", recursive=True)
+    local, remote = open_source(config(folder)), open_source(config("gs://bucket/gsv_cities"))
+    assert np.array_equal(local.places.names, remote.places.names)
+    for image in range(12):
+        assert remote.read(image) == local.read(image)
+    Store().rm(f"bucket/gsv_cities/{names_of(folder)[3]}")
+    with pytest.raises(InputError, match=r"gs:/+bucket/gsv_cities: .* found 1 missing"):
+        open_source(config("gs://bucket/gsv_cities"))
+
+
+def test_an_object_store_without_its_library(monkeypatch):
+    def absent(*args, **options):
+        raise ImportError("Please install gcsfs to access Google Storage")
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", absent)
+    with pytest.raises(InputError, match=r"gs://bucket: .*install gcsfs"):
+        open_source(config("gs://bucket"))

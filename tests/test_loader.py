@@ -1,0 +1,221 @@
+"""Batches as they reach a step: whichever processes and workers read them, the same ones."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tables import names_of, write_city
+
+from mixvpr_jax.config import AugmentationConfig, DataConfig
+from mixvpr_jax.data.loader import Batch, Batches, default_num_workers, read_batches
+from mixvpr_jax.data.rand_augment import rand_augment
+from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.data.sources import FolderSource, open_source
+from mixvpr_jax.errors import InputError
+
+CITIES = ("Rome", "Oslo")
+SIZE = (20, 24)
+ARRAYS = Batch._fields[:4]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Seven places in Rome and six in Oslo; four a batch, the last of an epoch short."""
+    root = tmp_path_factory.mktemp("two_cities")
+    write_city(root, "Rome", places=7)
+    return write_city(root, "Oslo", places=6, size=(30, 40))
+
+
+def make(folder, *, on_host=False, cities=CITIES, augmentation=None, **changes):
+    augmentation = augmentation or AugmentationConfig(canvas=(40, 40))
+    config = DataConfig(folder, cities, 4, 3, 3, augmentation=augmentation)
+    config = replace(config, **changes)
+    source = open_source(config)
+    return Batches(source, Sampler(source.places, config, 5), SIZE, 16, 12, on_host)
+
+
+def read(batches, start=0, num_workers=0, count=None):
+    found = []
+    reader = read_batches(batches, start, num_workers=num_workers)
+    for batch in reader:
+        found.append(batch._replace(**{name: np.array(getattr(batch, name)) for name in ARRAYS}))
+        if len(found) == count:
+            break
+    reader.close()
+    return found
+
+
+def assert_same(one, other):
+    assert len(one) == len(other) > 0
+    for batch, again in zip(one, other, strict=True):
+        for array, twin in zip(batch[:4], again[:4], strict=True):
+            np.testing.assert_array_equal(array, twin)
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    """Three epochs, read without grain."""
+    batches = make(folder)
+    return [batches[step] for step in range(12)]
+
+
+def test_batches_hold_what_the_sampler_says(folder, expected):
+    batches = make(folder)
+    for step, batch in enumerate(expected):
+        images, labels = batches.sampler.batch(step)
+        count = len(images)
+        assert batch.images.shape == (16, 40, 40, 3)
+        assert batch.labels.tolist() == labels.tolist() + [-1] * (16 - count)
+        assert np.array_equal(batch.operations[:count], batches.sampler.operations(step, count))
+        assert not batch.operations[count:].any()
+        for row, image in enumerate(images):
+            path = folder / batches.source.places.name(image)
+            height, width = batch.sizes[row]
+            pixels = np.asarray(Image.open(path))
+            np.testing.assert_array_equal(batch.images[row, :height, :width], pixels)
+            assert not batch.images[row, height:].any()
+        assert not batch.images[count:].any()
+
+
+def test_the_host_resizes_and_augments_where_it_should(folder):
+    raw, finished = make(folder), make(folder, on_host=True)
+    for step in (0, 3):
+        batch, done = raw[step], finished[step]
+        assert done.images.shape == (16, *SIZE, 3)
+        assert not done.operations.any()
+        assert np.array_equal(batch.labels, done.labels)
+        for row in range((batch.labels >= 0).sum()):
+            height, width = batch.sizes[row]
+            image = Image.fromarray(batch.images[row, :height, :width])
+            image = image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR)
+            image = rand_augment(image, batch.operations[row], 9)
+            np.testing.assert_array_equal(done.images[row], np.asarray(image))
+
+
+def test_what_is_larger_than_the_canvas_is_resized_before(folder):
+    small = make(folder, augmentation=AugmentationConfig(canvas=(30, 40)))
+    whole = make(folder)
+    tall = 0
+    for step in range(4):
+        batch = small[step]
+        assert batch.images.shape == (16, 30, 40, 3)
+        for row in np.flatnonzero(whole[step].sizes[:, 0] == 40):
+            tall += 1
+            assert batch.sizes[row].tolist() == list(SIZE)
+            image = Image.fromarray(whole[step].images[row, :40, :30])
+            image = image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(batch.images[row, : SIZE[0], : SIZE[1]], image)
+    assert tall == 6 * 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_any_number_of_workers_gives_the_same(folder, expected, num_workers):
+    assert_same(read(make(folder), num_workers=num_workers), expected)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_the_same_global_batches(folder, expected, processes, monkeypatch):
+    """Every place once an epoch, every image decoded by one process, and none in vain."""
+    decoded = []
+    of_file = FolderSource.read
+    monkeypatch.setattr(FolderSource, "read", lambda s, i: decoded.append(i) or of_file(s, i))
+    shares = [
+        read(replace(make(folder), process_index=index, process_count=processes))
+        for index in range(processes)
+    ]
+    joined = [
+        batches[0]._replace(
+            **{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in ARRAYS}
+        )
+        for batches in zip(*shares, strict=True)
+    ]
+    assert_same(joined, expected)
+    epochs = [joined[start : start + 4] for start in (0, 4, 8)]
+    for epoch in epochs:
+        labels = np.concatenate([batch.labels for batch in epoch])
+        assert sorted(labels[labels >= 0].tolist()) == sorted(3 * list(range(13)))
+    wanted = [image for step in range(12) for image in make(folder).sampler.batch(step)[0]]
+    assert sorted(decoded) == sorted(wanted)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_broken_off_and_resumed_anywhere_the_stream_is_the_same(folder, expected, num_workers):
+    found = []
+    for count in (3, 1, 5, None):
+        found += read(make(folder), len(found), num_workers, count)
+    assert_same(found, expected)
+
+
+def test_broken_images_are_skipped_and_counted(tmp_path, caplog):
+    names = names_of(write_city(tmp_path, places=4))
+    for name in names[:2]:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-300])
+    (tmp_path / names[2]).write_bytes(b"")
+    batches = make(tmp_path, cities=("Rome",), images_per_place=4, min_images_per_place=4)
+    batches = replace(batches, num_steps=1)
+    for num_workers in (0, 1):
+        caplog.clear()
+        (batch,) = read(batches, num_workers=num_workers)
+        assert (batch.labels >= 0).sum() == 16 - 3
+        bad = np.flatnonzero(batch.labels[: len(batches.sampler.batch(0)[0])] < 0)
+        assert not batch.images[bad].any()
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == 3
+        for name in names[:3]:
+            assert any(name in line and line.startswith("skipped: ") for line in lines)
+    for allowed in (3, 2):
+        config = replace(batches.sampler.config, max_unreadable=allowed)
+        limited = replace(batches, sampler=replace(batches.sampler, config=config))
+        if allowed == 3:
+            assert len(read(limited)) == 1
+            continue
+        with pytest.raises(InputError, match=r"expected at most 2 broken images \(data\.max_unr"):
+            read(limited)
+
+
+def test_a_worker_that_is_killed_ends_the_reading(folder):
+    reader = read_batches(replace(make(folder), num_steps=10**6), num_workers=2, prefetch=1)
+    next(reader)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        for _ in reader:
+            pass
+    assert time.monotonic() - started < 60
+    assert not multiprocessing.active_children()
+
+
+class Exploding(FolderSource):
+    """A source with a bug in it."""
+
+    def read(self, image):
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_worker_that_fails_shows_where(folder, num_workers):
+    batches = make(folder)
+    batches = replace(batches, source=Exploding(batches.source.root, batches.source.places))
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        read(batches, num_workers=num_workers)
+    shown = "".join(str(entry.path) for entry in caught.traceback)
+    assert "loader.py" in shown
+
+
+def test_reading_ends_its_workers(folder):
+    reader = read_batches(make(folder), num_workers=2)
+    next(reader)
+    assert len(multiprocessing.active_children()) == 2
+    reader.close()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_suit_the_machine(monkeypatch):
+    for processors, workers in ((2, 0), (4, 2), (16, 8), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
+        assert default_num_workers() == workers

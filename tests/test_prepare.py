@@ -1,0 +1,214 @@
+"""GSV-Cities as ArrayRecord: the same places and bytes, in the same order, whatever happens."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tables import names_of, write_city
+
+from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data import builder
+from mixvpr_jax.data.builder import City
+from mixvpr_jax.data.loader import Batches, read_batches
+from mixvpr_jax.data.prepare import prepare_gsv_cities
+from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.data.sources import FolderSource, PreparedSource, open_source
+from mixvpr_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+VERSION = "gsv_cities/1.0.0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folder")
+    write_city(root, "Rome", places=5)
+    write_city(root, "Zurich", places=2)
+    return write_city(root, "Bangkok", places=4)
+
+
+@pytest.fixture(scope="module")
+def prepared(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared")
+    return output, prepare_gsv_cities(folder, output)
+
+
+def open_both(folder, output, cities=("Rome", "Bangkok"), **options):
+    configs = [DataConfig(root, cities, 2, 2, 2, **options) for root in (folder, output)]
+    return configs, [open_source(config) for config in configs]
+
+
+def test_what_is_made(folder, prepared):
+    output, made = prepared
+    assert (made.num_cities, made.num_places, made.num_images, made.num_skipped) == (3, 11, 44, 0)
+    assert made.folder == output / VERSION
+    assert [path.name for path in output.iterdir()] == ["gsv_cities"]
+    assert [path.name for path in (output / "gsv_cities").iterdir()] == ["1.0.0"]
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=made.folder, check=True)
+
+
+@pytest.mark.parametrize("cities", [("Rome", "Bangkok"), ("Zurich",), ("Bangkok", "Zurich")])
+def test_the_same_places_and_files(folder, prepared, cities):
+    for at in (prepared[0], prepared[0] / "gsv_cities", prepared[1].folder):
+        _, (plain, stored) = open_both(folder, at, cities)
+        assert isinstance(plain, FolderSource)
+        assert isinstance(stored, PreparedSource)
+        for column in ("city", "place_id", "bounds", "names", "row", "age"):
+            assert np.array_equal(getattr(plain.places, column), getattr(stored.places, column))
+        for image in range(len(plain.places.names)):
+            assert plain.read(image) == stored.read(image)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_same_batches(folder, prepared, num_workers):
+    found = []
+    for config, source in zip(*open_both(folder, prepared[0]), strict=True):
+        batches = Batches(source, Sampler(source.places, config, 3), (20, 24), 4, 8, True)
+        read = read_batches(batches, num_workers=num_workers)
+        found.append([[np.array(array) for array in batch[:4]] for batch in read])
+    plain, stored = found
+    assert len(plain) == len(stored) == 8
+    for one, other in zip(plain, stored, strict=True):
+        for array, twin in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, twin)
+
+
+def test_any_reader_of_tfds_understands_it(prepared, folder):
+    import tensorflow_datasets as tfds
+
+    stored = tfds.builder("gsv_cities", data_dir=prepared[0])
+    assert {name: split.num_examples for name, split in stored.info.splits.items()} == {
+        "Bangkok": 16,
+        "Rome": 20,
+        "Zurich": 8,
+    }
+    raw = {"image": tfds.decode.SkipDecoding()}
+    record = stored.as_data_source("Rome", decoders=raw)[6]
+    name = names_of(folder)[6]
+    assert record["image"] == (folder / name).read_bytes()
+    assert (record["place_id"], record["city_id"], record["panoid"]) == (1, b"Rome", b"Rome1-2")
+    assert (record["lat"], record["lon"], record["northdeg"]) == (b"41.9", b"12.50", 7)
+
+
+def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD_BYTES", 3000)
+    made = prepare_gsv_cities(folder, tmp_path)
+    assert len(list(made.folder.glob("*Rome.array_record*"))) > 3
+    _, (plain, stored) = open_both(folder, tmp_path)
+    assert all(plain.read(image) == stored.read(image) for image in range(36))
+    sizes = np.full(10, 1200)
+    shards = City("Rome", [{}] * 10, [""] * 10, sizes, None).shards()
+    assert [row for shard in shards for row in shard] == list(range(10))
+    assert {len(shard) for shard in shards} <= {1, 2, 3}
+
+
+def test_missing_images(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "folder")
+    missing = names_of(folder)[2:4]
+    for name in missing:
+        (tmp_path / "folder" / name).unlink()
+    with pytest.raises(InputError, match="expected 44 images, found 2 missing") as caught:
+        prepare_gsv_cities(tmp_path / "folder", tmp_path / "out")
+    assert caught.value.details == tuple(f"missing: {name}" for name in missing)
+    assert not (tmp_path / "out").exists()
+    made = prepare_gsv_cities(tmp_path / "folder", tmp_path / "out", skip_missing=True)
+    assert (made.num_images, made.num_skipped) == (42, 2)
+    (config, _), (plain, stored) = open_both(folder, tmp_path / "out")
+    assert len(stored.places.names) == 34
+    without = replace(config, root=tmp_path / "folder", skip_missing=True)
+    plain = open_source(without)
+    assert all(plain.read(image) == stored.read(image) for image in range(34))
+
+
+def test_a_full_disk(folder, tmp_path, monkeypatch):
+    """Nothing that could be taken for a data set; what was whole is not written again."""
+    written = []
+
+    def write(self, path, examples):
+        if "Zurich" in str(path) and not written.count("full"):
+            written.append("full")
+            Path(path).write_bytes(b"half")
+            raise RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; writing {path}")
+        written.append(Path(path).name)
+        return of_tfds(self, path, examples)
+
+    of_tfds = builder.ExampleWriter.write
+    monkeypatch.setattr(builder.ExampleWriter, "write", write)
+    with pytest.raises(InputError, match=r"No space left .*the same command goes on from here"):
+        prepare_gsv_cities(folder, tmp_path)
+    assert not (tmp_path / VERSION).exists()
+    with pytest.raises(InputError, match="expected GSV-Cities"):
+        open_source(DataConfig(tmp_path, ("Rome",), 2, 2, 2))
+    made = prepare_gsv_cities(folder, tmp_path)
+    assert made.num_images == 44
+    assert len(written) == len(set(written)) == 4
+    assert [path.name for path in (tmp_path / "gsv_cities").iterdir()] == ["1.0.0"]
+
+
+def test_too_little_space_is_said_before(folder, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"expected 0\.00 GB of free space, found 0\.00 GB"):
+        prepare_gsv_cities(folder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def prepare_command(folder, output):
+    options = ["--data-dir", str(folder), "--output", str(output)]
+    return [sys.executable, "-m", "mixvpr_jax.data.prepare", "gsv_cities", *options]
+
+
+def test_killed_and_begun_again(folder, prepared, tmp_path):
+    process = subprocess.Popen(prepare_command(folder, tmp_path), cwd=ROOT, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("gsv_cities/.*.partial/*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / VERSION).exists()
+    again = subprocess.run(prepare_command(folder, tmp_path), cwd=ROOT, capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert b"3 cities, 11 places, 44 images\nsha256" in again.stdout
+    assert [path.name for path in (tmp_path / "gsv_cities").iterdir()] == ["1.0.0"]
+    for table in ("Rome", "Zurich", "Bangkok"):
+        name = f"{VERSION}/Dataframes/{table}.csv"
+        assert (tmp_path / name).read_bytes() == (prepared[0] / name).read_bytes()
+    _, (plain, stored) = open_both(folder, tmp_path)
+    assert all(plain.read(image) == stored.read(image) for image in range(36))
+
+
+def test_another_version(prepared, tmp_path):
+    shutil.copytree(prepared[1].folder, tmp_path / "gsv_cities" / "0.9.0")
+    for root in (tmp_path, tmp_path / "gsv_cities" / "0.9.0"):
+        with pytest.raises(InputError, match=r"expected version 1\.0\.0 .* found 0\.9\.0"):
+            open_source(DataConfig(root, ("Rome",), 2, 2, 2))
+
+
+def test_prepared_already(folder, prepared):
+    with pytest.raises(InputError, match=r"1\.0\.0: prepared already; remove it"):
+        prepare_gsv_cities(folder, prepared[0])
+    with pytest.raises(InputError, match=r"gs:/.*expected a folder of this machine"):
+        prepare_gsv_cities(folder, Path("gs://bucket/folder"))
+
+
+def test_a_city_that_was_not_prepared(folder, tmp_path):
+    prepare_gsv_cities(folder, tmp_path, cities=("Rome",))
+    with pytest.raises(InputError, match=r"Bangkok\.csv: no such city"):
+        open_source(DataConfig(tmp_path, ("Bangkok",), 2, 2, 2))
+
+
+def test_wrong_input_is_one_line(tmp_path):
+    command = prepare_command(tmp_path / "nowhere", tmp_path / "out")
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "expected GSV-Cities (Dataframes and Images)" in ended.stderr
+    assert not (tmp_path / "out").exists()
