@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from pathlib import Path
@@ -11,24 +10,12 @@ from typing import Annotated
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.config import TrainConfig, closest
-from mixvpr_jax.errors import InputError, run_command
+from mixvpr_jax.config import TrainConfig
+from mixvpr_jax.config.recipes import list_recipes, load_recipe
+from mixvpr_jax.errors import run_command
 
 CONFIGS = Path(__file__).parent / "configs"
 USAGE = "python train.py NAME --workdir DIR [options]; python train.py NAME --help lists them"
-
-
-def load_config(name: str) -> tuple[TrainConfig, str]:
-    """A recipe of configs/ and its description.
-
-    Raises:
-        InputError: No such recipe; the line gives the closest ones.
-    """
-    known = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
-    if name not in known:
-        raise InputError(f"{name}: no such recipe in configs/{closest(name, known)}")
-    module = importlib.import_module(f"configs.{name}")
-    return module.config, module.__doc__ or ""
 
 
 def main() -> None:
@@ -36,10 +23,11 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         sys.stdout.write(f"{__doc__}\n\n{USAGE}\n\nrecipes:\n")
-        for path in sorted(CONFIGS.glob("[a-z]*.py")):
-            sys.stdout.write(f"  {path.stem:24} {load_config(path.stem)[1].splitlines()[0]}\n")
+        for recipe in list_recipes(CONFIGS):
+            first_line = load_recipe(CONFIGS, recipe)[1].splitlines()[0]
+            sys.stdout.write(f"  {recipe:24} {first_line}\n")
         return
-    recipe, description = load_config(name)
+    recipe, description = load_recipe(CONFIGS, name)
 
     def command(
         workdir: Path, config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe

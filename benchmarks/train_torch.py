@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -23,18 +24,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from reference_training import ReferenceTraining, official_model  # noqa: E402
 
 from mixvpr_jax.config import TrainConfig  # noqa: E402
+from mixvpr_jax.config.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.errors import InputError, run_command  # noqa: E402
 from mixvpr_jax.files import beside  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
 from mixvpr_jax.training.loop import Trainer  # noqa: E402
-from train import load_config  # noqa: E402
 
 
 def main() -> None:
     """Trains as the command line says."""
     name, *arguments = sys.argv[1:] or ["demo"]
-    recipe, _ = load_config(name)
+    recipe, _ = load_recipe(ROOT / "configs", name)
 
     def command(
         output: tyro.conf.Positional[Path],
@@ -51,6 +52,8 @@ def train(config: TrainConfig, output: Path) -> None:
         raise InputError(
             f"loss, miner: expected MultiSimilarity, found {config.loss}, {config.miner}"
         )
+    on_host = replace(config.data.augmentation, on="host")  # batches as PyTorch takes them
+    config = replace(config, data=replace(config.data, augmentation=on_host))
     with TemporaryDirectory() as unused:
         trainer = Trainer(config, Path(unused))
     model = official_model(config.model.architecture)

@@ -314,7 +314,7 @@ def test_where_the_data_lie(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"data.root: expected the folder of GSV-Cities"):
         train(TrainConfig(), tmp_path / "run")
     monkeypatch.setenv("MIXVPR_DATA", str(tmp_path))
-    assert DataConfig().folder == tmp_path / "gsv_cities"
+    assert DataConfig().folder == f"{tmp_path}/gsv_cities"
 
 
 def test_differences_are_named():

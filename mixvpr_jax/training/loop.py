@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.config import TrainConfig, closest
+from mixvpr_jax.data.device_input import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import open_source
@@ -36,7 +37,6 @@ from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.input import make_input, runs_on_host
 from mixvpr_jax.training.log import Log, values_of
 from mixvpr_jax.training.monitor import Monitor
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
