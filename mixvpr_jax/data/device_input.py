@@ -32,7 +32,7 @@ def make_input(
         mesh: What the batch is divided over; each process gives its share.
     """
     divided = NamedSharding(mesh, P(AXIS))
-    on_host, prepare = runs_on_host(config), _make_prepare(config, image_size, mesh)
+    on_host, prepare = runs_on_host(config), make_prepare(config, image_size, mesh)
 
     def place(batch: Batch) -> tuple[Array, Array]:
         images, sizes, operations, labels = (
@@ -43,9 +43,11 @@ def make_input(
     return place
 
 
-def _make_prepare(
+def make_prepare(
     config: AugmentationConfig, image_size: tuple[int, int], mesh: Mesh
 ) -> Callable[[Array, Array, Array], Array]:
+    """What the device does to images [b, h, w, 3] of sizes [b, 2] and operations [b, k]."""
+
     def prepare(
         images: UInt8[Array, "b h w 3"],
         sizes: Int[Array, "b 2"],
