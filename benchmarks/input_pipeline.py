@@ -62,7 +62,7 @@ def main(
         cities: Of it.
         places: Places a batch.
         images_per_place: Images of each.
-        num_workers: Processes that read.
+        num_workers: Processes that read; our threads are as many as there are processors.
         batches: How many are timed, after the first few.
         rounds: How often each contender is timed.
         step: Whether to time the augmentation on the device against a training step of the official
@@ -77,12 +77,13 @@ def main(
         on_device, on_host = (made(source, data, on_host=where) for where in (False, True))
         total = WARM_UP + batches
 
-        def ours(of: Batches) -> Generator[Batch]:
-            return read_batches(replace(of, num_steps=total), num_workers=num_workers)
+        def ours(of: Batches, workers: int) -> Generator[object]:
+            return placed(read_batches(replace(of, num_steps=total), num_workers=workers))
 
         contenders: dict[str, Callable[[], Generator[object]]] = {
-            "mixvpr-jax": lambda: placed(ours(on_device)),
-            "mixvpr-jax, host path": lambda: placed(ours(on_host)),
+            "mixvpr-jax, threads": lambda: ours(on_device, 0),
+            "mixvpr-jax, processes": lambda: ours(on_device, num_workers),
+            "mixvpr-jax, host path, threads": lambda: ours(on_host, 0),
             "official": lambda: official(source, data, num_workers, total),
         }
         size = data.batch_size
@@ -117,12 +118,13 @@ def placed(batches: Generator[Batch]) -> Generator[object]:
 class OfficialPlaces(Dataset):
     """The official training data: a place's images, transformed one by one."""
 
-    def __init__(self, source: Source, images_per_place: int) -> None:
+    def __init__(self, source: Source, images_per_place: int, num_places: int) -> None:
         self.source, self.images_per_place = source, images_per_place
+        self.num_places = num_places
         self.rng = np.random.default_rng(0)
 
     def __len__(self) -> int:
-        return 10**6
+        return self.num_places
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         place = index % len(self.source.places)
@@ -144,13 +146,13 @@ class OfficialPlaces(Dataset):
 def official(source: Source, data: DataConfig, num_workers: int, total: int) -> Generator[object]:
     """The official loader's batches, on the device."""
     loader = DataLoader(
-        OfficialPlaces(source, data.images_per_place),
+        OfficialPlaces(source, data.images_per_place, total * data.places_per_batch),
         batch_size=data.places_per_batch,
         num_workers=num_workers,
         multiprocessing_context="spawn",
         pin_memory=torch.cuda.is_available(),
     )
-    for _, (images, labels) in zip(range(total), loader, strict=False):
+    for images, labels in loader:
         yield (images.cuda(), labels.cuda()) if torch.cuda.is_available() else (images, labels)
 
 

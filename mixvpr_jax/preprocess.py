@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mixvpr_jax.errors import InputError
 
@@ -119,7 +119,8 @@ def to_rgb(image: ImageLike) -> Image.Image:
         return load_image(image)
     if not isinstance(image, Image.Image):
         image = _from_array(np.asarray(image))
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8))
@@ -128,7 +129,8 @@ def to_rgb(image: ImageLike) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

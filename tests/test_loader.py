@@ -216,6 +216,6 @@ def test_reading_ends_its_workers(folder):
 
 
 def test_workers_suit_the_machine(monkeypatch):
-    for processors, workers in ((2, 0), (4, 2), (16, 8), (64, 8)):
+    for processors, workers in ((2, 0), (7, 0), (8, 6), (16, 8), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
         assert default_num_workers() == workers

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,8 @@ class Batches:
         on_host: Whether images are resized and augmented here, not on the accelerator.
         process_index: Which process this is.
         process_count: Of how many; each reads a like part of the rows.
+        shared: Whether batches are made in memory that processes share: what a worker hands over
+            is not copied then.
     """
 
     source: Source
@@ -66,6 +68,7 @@ class Batches:
     on_host: bool
     process_index: int = 0
     process_count: int = 1
+    shared: bool = False
 
     def __len__(self) -> int:
         return self.num_steps
@@ -82,7 +85,7 @@ class Batches:
     ) -> Batch:
         canvas, unreadable = self._canvas, []
         batch = Batch(
-            np.zeros((rows, *canvas, 3), np.uint8),
+            self._zeros((rows, *canvas, 3)),
             np.ones((rows, 2), np.int32),
             np.zeros((rows, operations.shape[1]), np.int8),
             np.full(rows, -1, np.int32),
@@ -116,6 +119,13 @@ class Batches:
             return resized
         magnitude = self.sampler.config.augmentation.magnitude
         return np.asarray(rand_augment(Image.fromarray(resized), operations, magnitude))
+
+    def _zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        if not self.shared:
+            return np.zeros(shape, np.uint8)
+        from grain.multiprocessing import SharedMemoryArray
+
+        return SharedMemoryArray(shape, np.uint8)  # which the system fills with zeros
 
     @property
     def _canvas(self) -> tuple[int, int]:
@@ -155,9 +165,19 @@ def read_batches(
 
 
 def default_num_workers() -> int:
-    """Processes for the processors at hand; threads alone where these are few."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return 0 if processors < 4 else min(processors - 2, MAX_WORKERS)
+    """Processes for the processors at hand; 0 where these are few.
+
+    Threads copy nothing between processes and take half the time for it (benchmarks/README.md), but
+    Python's lock lets a few of them work at once only.
+    """
+    processors = _num_processors()
+    return 0 if processors < 8 else min(processors - 2, MAX_WORKERS)
+
+
+def _num_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _grain_iterator(batches: Batches, start: int, workers: int, prefetch: int) -> Any:
@@ -166,13 +186,13 @@ def _grain_iterator(batches: Batches, start: int, workers: int, prefetch: int) -
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # else grain's workers die of unparsed flags
-    dataset = grain.MapDataset.source(batches)[start:]
+    dataset = grain.MapDataset.source(replace(batches, shared=workers > 0))[start:]
     if workers:
         options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         return iter(dataset.to_iter_dataset(reads).mp_prefetch(options, _ignore_interrupts))
-    threads = min(os.cpu_count() or 1, prefetch)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch)))
+    threads = min(_num_processors(), MAX_WORKERS)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, max(threads, prefetch))))
 
 
 def _ignore_interrupts(worker: int, num_workers: int) -> None:
