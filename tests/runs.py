@@ -1,14 +1,18 @@
 """A tiny town and training runs on it, as processes and in this one."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
 from mixvpr_jax.config import (
@@ -20,8 +24,11 @@ from mixvpr_jax.config import (
     ValidationConfig,
 )
 from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
+from mixvpr_jax.training.loop import train
 
 ROOT = Path(__file__).parent.parent
+COMPILED = tempfile.mkdtemp(prefix="compiled")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 CITIES = ("Avalon", "Brigadoon")
 
 
@@ -33,6 +40,21 @@ def town(tmp_path_factory):
     write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
     write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(town, tmp_path_factory):
+    """A run to its end, on eight devices: its folder and its outcome."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with jax.numpy_dtype_promotion("standard"):
+        return workdir, train(tiny_config(town), workdir)
+
+
+@pytest.fixture
+def ordinary_promotion():
+    """Libraries between the loop and the step mix types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def tiny_config(town, **changes):
@@ -56,6 +78,8 @@ def command(town, workdir, *options):
         *("--data.root", town / "train", "--data.places-per-batch", 4),
         *("--model.image-size", 32, 40, "--model.aggregator.out-channels", 8),
         *("--model.aggregator.mix-depth", 1, "--model.aggregator.out-rows", 2),
+        *("--data.augmentation.num-ops", 2, "--data.augmentation.on", "device"),
+        *("--data.augmentation.canvas", 36, 48),
         *("--optimizer.warmup-steps", 2, "--epochs", 3, "--checkpoint-every-steps", 3),
         *("--validation.sets", town / "test", "--validation.batch-size", 8),
         *options,
@@ -68,6 +92,8 @@ def start(arguments, devices=1, **options):
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": COMPILED,  # the same programs over and over
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     return subprocess.Popen(
         [str(argument) for argument in arguments],

@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, open_source
 from mixvpr_jax.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 CITIES = ("Rome", "Oslo")
 SIZE = (20, 24)
 ARRAYS = Batch._fields[:4]
@@ -213,6 +217,28 @@ def test_reading_ends_its_workers(folder):
     assert len(multiprocessing.active_children()) == 2
     reader.close()
     assert not multiprocessing.active_children()
+
+
+ENDLESS = """
+import sys
+from test_loader import make, read_batches, replace
+from pathlib import Path
+if __name__ == "__main__":
+    reader = read_batches(replace(make(Path(sys.argv[1])), num_steps=10**6), num_workers=2)
+    for batch in reader:
+        print(batch.labels[0], flush=True)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed(folder, tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, str(script), str(folder)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        process.kill()
+        process.communicate(timeout=60)  # until nobody holds the other end of the pipe
 
 
 def test_workers_suit_the_machine(monkeypatch):

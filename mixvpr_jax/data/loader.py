@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -190,12 +192,21 @@ def _grain_iterator(batches: Batches, start: int, workers: int, prefetch: int) -
     if workers:
         options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return iter(dataset.to_iter_dataset(reads).mp_prefetch(options, _ignore_interrupts))
+        return iter(dataset.to_iter_dataset(reads).mp_prefetch(options, _start_worker))
     threads = min(_num_processors(), MAX_WORKERS)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, max(threads, prefetch))))
 
 
-def _ignore_interrupts(worker: int, num_workers: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that trains decides what it means."""
+def _start_worker(worker: int, num_workers: int) -> None:
+    """Lets the process that trains decide when its workers end, and has them end with it."""
     del worker, num_workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process that is killed cannot end its workers: they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

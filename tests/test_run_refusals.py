@@ -1,0 +1,122 @@
+"""What a run refuses, in one line and before it writes anything."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from runs import tiny_config
+
+from mixvpr_jax.config import DataConfig, MixVPRConfig, TrainConfig, ValidationConfig
+from mixvpr_jax.config.training import differences
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("ordinary_promotion")
+
+
+def test_the_folder_of_another_configuration(finished, town):
+    config = tiny_config(town)
+    other = replace(config, epochs=9, optimizer=replace(config.optimizer, learning_rate=0.5))
+    line = r"another configuration \(epochs: 3 there, 9 here; optimizer.learning_rate: 0.001 there"
+    with pytest.raises(InputError, match=line):
+        train(other, finished[0])
+
+
+def test_a_checkpoint_of_another_model(finished, town, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    config = replace(
+        tiny_config(town), model=replace(tiny_config(town).model, aggregator=MixVPRConfig(4, 1))
+    )
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(InputError, match=r"12: a checkpoint of another model .*aggregator"):
+        train(config, workdir)
+
+
+def test_other_images_than_before(finished, town, tmp_path):
+    data = shutil.copytree(town / "train", tmp_path / "train")
+    table = data / "Dataframes" / "Avalon.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    config = tiny_config(town)
+    config = replace(config, data=replace(config.data, root=data))
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    with pytest.raises(InputError, match=r"expected the images of the run so far, found others"):
+        train(config, workdir)
+
+
+def test_a_learning_rate_that_explodes(town, tmp_path):
+    config = tiny_config(town)
+    config = replace(
+        config,
+        epochs=20,
+        optimizer=replace(config.optimizer, name="sgd", learning_rate=1e12),
+        validation=ValidationConfig(),
+    )
+    with pytest.raises(
+        InputError, match=r"step \d+.* not finite, at learning rate 1e\+12"
+    ) as error:
+        train(config, tmp_path / "run")
+    broken = int(str(error.value).split()[1].rstrip(",:"))
+    saved = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert all(step < broken for step in saved)
+
+
+def test_folders_that_cannot_be_written(town, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder for the run, found a file"):
+        train(tiny_config(town), tmp_path / "file")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    with pytest.raises((InputError, OSError), match="checkpoints"):
+        train(tiny_config(town), tmp_path / "run")
+
+
+def test_validation_sets(town, tmp_path):
+    bare = tmp_path / "bare"
+    for kind in ("database", "queries"):
+        (bare / kind).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(bare / kind / "a.jpg")
+    config = replace(tiny_config(town), validation=ValidationConfig(sets=(bare,)))
+    with pytest.raises(InputError, match=r"database: expected @utm_east@utm_north@ names"):
+        train(config, tmp_path / "run")
+    wrong = ValidationConfig(sets=(town / "test",), select_by="test/recall@2")
+    with pytest.raises(InputError, match=r"unknown metric 'test/recall@2'; closest: test/recall@"):
+        train(replace(config, validation=wrong), tmp_path / "run")
+    with pytest.raises(InputError, match=r"sets: expected distinct last parts"):
+        ValidationConfig(sets=(bare, town / "bare"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataConfig(places_per_batch=1), "places_per_batch: expected 2 or more, found 1"),
+        (lambda: DataConfig(images_per_place=1), "images_per_place: expected 2 or more, found 1"),
+        (lambda: DataConfig(min_images_per_place=2), r"expected images_per_place \(4\) or more"),
+        (lambda: DataConfig(cities=()), "cities: expected at least one"),
+        (lambda: TrainConfig(loss="MultiSimilarity"), "closest: MultiSimilarityLoss"),
+        (lambda: TrainConfig(miner="PairMiner"), "miner: unknown name 'PairMiner'"),
+        (lambda: TrainConfig(loss="CentroidTripletLoss"), "miner: expected None with Centroid"),
+        (lambda: TrainConfig(epochs=0), "epochs: expected a number above 0"),
+        (lambda: TrainConfig(seed=-1), "seed: expected 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_where_the_data_lie(monkeypatch, tmp_path):
+    monkeypatch.delenv("MIXVPR_DATA", raising=False)
+    with pytest.raises(InputError, match=r"data.root: expected the folder of GSV-Cities"):
+        train(TrainConfig(), tmp_path / "run")
+    monkeypatch.setenv("MIXVPR_DATA", str(tmp_path))
+    assert DataConfig().folder == f"{tmp_path}/gsv_cities"
+
+
+def test_differences_are_named():
+    there = {"a": 1, "b": {"c": 2, "d": 3}, "old": 0}
+    here = {"a": 1, "b": {"c": 2, "d": 4}, "new": None}
+    assert differences(there, here) == ["b.d: 3 there, 4 here", "old: 0 there, None here"]

@@ -1,0 +1,96 @@
+"""What a run starts from: fresh weights, a model, another run, torchvision's ImageNet weights."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from runs import tiny_config
+
+from mixvpr_jax import create_model, from_pretrained, save_pretrained
+from mixvpr_jax.config import MixVPRConfig
+from mixvpr_jax.conversion import to_state_dict, write_checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.training.initial import initial_model
+from mixvpr_jax.training.loop import train
+from mixvpr_jax.weights import get_weights
+
+pytestmark = pytest.mark.usefixtures("ordinary_promotion")
+
+
+def of_run(town, init):
+    return replace(tiny_config(town).model, init=str(init))
+
+
+def same_weights(model, other):
+    one, two = get_weights(model), get_weights(other)
+    return one.keys() == two.keys() and all(np.array_equal(one[n], two[n]) for n in one)
+
+
+def test_fresh_weights_follow_the_seed(town):
+    config = tiny_config(town).model
+    assert same_weights(initial_model(config, seed=3), initial_model(config, seed=3))
+    assert not same_weights(initial_model(config, seed=3), initial_model(config, seed=4))
+
+
+def test_from_a_models_folder_and_from_a_checkpoint(town, tmp_path):
+    model = create_model(tiny_config(town).model.architecture, seed=9)
+    save_pretrained(model, tmp_path / "model")
+    write_checkpoint(model, tmp_path / "model.ckpt")
+    for init in (tmp_path / "model", tmp_path / "model.ckpt"):
+        assert same_weights(initial_model(of_run(town, init), seed=0), model)
+    larger = replace(of_run(town, tmp_path / "model"), image_size=(32, 48))
+    with pytest.raises(InputError, match=r"wrong shapes.*expected \[24, 24\], found \[20, 20\]"):
+        initial_model(larger, seed=0)
+
+
+def test_from_another_run(finished, town, tmp_path):
+    workdir, outcome = finished
+    model, _ = from_pretrained(outcome.model)
+    assert same_weights(initial_model(of_run(town, workdir), seed=0), model)
+    unfinished = shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(unfinished / "model")
+    last = initial_model(of_run(town, unfinished), seed=0)
+    shapes = {name: array.shape for name, array in get_weights(last).items()}
+    assert shapes == {name: array.shape for name, array in get_weights(model).items()}
+    shutil.rmtree(unfinished / "checkpoints" / "12")
+    assert not same_weights(initial_model(of_run(town, unfinished), seed=0), last)
+    shutil.rmtree(unfinished / "checkpoints")
+    (unfinished / "checkpoints").mkdir()
+    with pytest.raises(InputError, match="expected a run with a checkpoint, found none"):
+        initial_model(of_run(town, unfinished), seed=0)
+
+
+def test_from_torchvisions_weights(town, tmp_path):
+    from reference_torch import TorchvisionResNet
+
+    torch.manual_seed(0)
+    trunk = TorchvisionResNet("resnet18", full=True)
+    torch.save(trunk.state_dict(), tmp_path / "resnet18.pth")
+    config = of_run(town, tmp_path / "resnet18.pth")
+    state = to_state_dict(initial_model(config, seed=5))
+    expected = {f"backbone.model.{name}": array for name, array in trunk.state_dict().items()}
+    for name, array in state.items():
+        if name.startswith("backbone") and "num_batches" not in name:
+            assert np.array_equal(array, expected[name].numpy()), name
+    fresh = to_state_dict(create_model(config.architecture, seed=5))
+    heads = [name for name in fresh if name.startswith("aggregator")]
+    assert heads
+    assert all(np.array_equal(state[name], fresh[name]) for name in heads)
+    with pytest.raises(InputError, match=r"expected a resnet34, found a resnet18"):
+        initial_model(replace(config, arch="resnet34"), seed=0)
+
+
+def test_from_a_model_with_another_head(town, tmp_path):
+    model = create_model(replace(tiny_config(town).model.architecture, aggregator=MixVPRConfig()))
+    save_pretrained(model, tmp_path / "model")
+    with pytest.raises(InputError, match=r"expected a model with MixVPRConfig\(out_channels=8.*"):
+        initial_model(of_run(town, tmp_path / "model"), seed=0)
+
+
+def test_from_nothing_that_exists(town, tmp_path):
+    config = replace(tiny_config(town), model=of_run(town, "resnet50_409"))
+    with pytest.raises(InputError, match="closest: resnet50_4096"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
