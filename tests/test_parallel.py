@@ -25,6 +25,8 @@ from mixvpr_jax.training.step import create_state, make_device_step, make_step
 
 # Sixteen images; and a short last batch of eleven, padded to sixteen on several devices.
 COUNTS = (16, 11)
+# Compiling takes most of the time: where one of each says enough.
+PAIRS = (("multi_similarity", 11), ("triplet_margin", 16))
 
 
 @cache
@@ -57,8 +59,7 @@ def test_eight_devices(name, count):
         assert_same(name, count, weights_of(state), metrics)
 
 
-@pytest.mark.parametrize("name", LOSS_AND_MINER)
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("name", "count"), PAIRS)
 def test_pmap(name, count):
     with in_float64():
         model, optimizer = start()
@@ -76,17 +77,16 @@ def test_pmap(name, count):
 
 def test_two_processes_of_four_devices(tmp_path):
     script = Path(__file__).with_name("two_processes.py")
-    arguments = [sys.executable, str(script), str(tmp_path / "out.npz"), ",".join(map(str, COUNTS))]
+    arguments = [sys.executable, str(script), str(tmp_path / "out.npz")]
     with subprocess.Popen([*arguments, "1"]) as other:
         subprocess.run([*arguments, "0"], check=True, timeout=500)
         assert other.wait(60) == 0
     found = np.load(tmp_path / "out.npz")
-    for name in LOSS_AND_MINER:
-        for count in COUNTS:
-            prefix = f"{name} {count} "
-            entries = {n.removeprefix(prefix): found[n] for n in found if n.startswith(prefix)}
-            metrics = {n[1:]: float(entries.pop(n)) for n in list(entries) if n.startswith("=")}
-            assert_same(name, count, entries, metrics)
+    for name, count in PAIRS:
+        prefix = f"{name} {count} "
+        entries = {n.removeprefix(prefix): found[n] for n in found if n.startswith(prefix)}
+        metrics = {n[1:]: float(entries.pop(n)) for n in list(entries) if n.startswith("=")}
+        assert_same(name, count, entries, metrics)
 
 
 def test_statistics_of_each_device():

@@ -1,4 +1,4 @@
-"""One of two processes that take a step together: two_processes.py OUT COUNTS PROCESS_ID."""
+"""One of two processes that take a step together: two_processes.py OUT PROCESS_ID."""
 
 import sys
 import time
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_parallel import PAIRS
 from trajectory import LOSS_AND_MINER, batch, padded, start, weights_of
 
 from mixvpr_jax.parallel import AXIS, data_mesh
@@ -34,27 +35,26 @@ def meet(folder, process_id):
     jax.distributed.initialize(f"127.0.0.1:{note.read_text()}", 2, process_id)
 
 
-def main(out, counts, process_id):
+def main(out, process_id):
     meet(out.parent, process_id)
     mesh, found = data_mesh(), {}
     everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    for name, pair in LOSS_AND_MINER.items():
-        for count in counts:
-            model, optimizer = start()
-            step = make_step(model, optimizer, *pair, mesh)
-            state = jax.device_put(jax.device_get(create_state(model, optimizer)), everywhere)
-            half = slice(8 * process_id, 8 * process_id + 8)
-            own = [np.asarray(array)[half] for array in padded(batch(3), count)]
-            parts = [jax.make_array_from_process_local_data(divided, array) for array in own]
-            state, metrics = step(state, *parts)
-            for entry, value in weights_of(state).items():
-                found[f"{name} {count} {entry}"] = value
-            for entry, value in metrics.items():
-                found[f"{name} {count} ={entry}"] = np.asarray(value)
+    for name, count in PAIRS:
+        model, optimizer = start()
+        step = make_step(model, optimizer, *LOSS_AND_MINER[name], mesh)
+        state = jax.device_put(jax.device_get(create_state(model, optimizer)), everywhere)
+        half = slice(8 * process_id, 8 * process_id + 8)
+        own = [np.asarray(array)[half] for array in padded(batch(3), count)]
+        parts = [jax.make_array_from_process_local_data(divided, array) for array in own]
+        state, metrics = step(state, *parts)
+        for entry, value in weights_of(state).items():
+            found[f"{name} {count} {entry}"] = value
+        for entry, value in metrics.items():
+            found[f"{name} {count} ={entry}"] = np.asarray(value)
     if process_id == 0:
         np.savez(out, **found)
     jax.distributed.shutdown()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(count) for count in sys.argv[2].split(",")], int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
