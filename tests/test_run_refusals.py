@@ -96,6 +96,11 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(images_per_place=1), "images_per_place: expected 2 or more, found 1"),
         (lambda: DataConfig(min_images_per_place=2), r"expected images_per_place \(4\) or more"),
         (lambda: DataConfig(cities=()), "cities: expected at least one"),
+        (lambda: DataConfig(order="city"), "order: unknown name 'city'; closest: by-city"),
+        (lambda: DataConfig(images="newest"), "images: unknown name 'newest'; "),
+        (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
+        (lambda: DataConfig(max_unreadable=-1), "max_unreadable: expected 0 or more, found -1"),
+        (lambda: DataConfig(prefetch=0), "prefetch: expected a number above 0, found 0"),
         (lambda: TrainConfig(loss="MultiSimilarity"), "closest: MultiSimilarityLoss"),
         (lambda: TrainConfig(miner="PairMiner"), "miner: unknown name 'PairMiner'"),
         (lambda: TrainConfig(loss="CentroidTripletLoss"), "miner: expected None with Centroid"),
@@ -106,6 +111,16 @@ def test_validation_sets(town, tmp_path):
 def test_settings_that_make_no_sense(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_how_many_decode_may_change(finished, town):
+    """As may the batches they keep ready: the run stays the same."""
+    data = replace(tiny_config(town).data, num_workers=3, prefetch=5)
+    outcome = train(replace(tiny_config(town), data=data), finished[0])
+    assert outcome == finished[1]
+    data = replace(data, images="recent")
+    with pytest.raises(InputError, match="data.images: 'random' there, 'recent' here"):
+        train(replace(tiny_config(town), data=data), finished[0])
 
 
 def test_where_the_data_lie(monkeypatch, tmp_path):

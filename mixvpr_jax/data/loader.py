@@ -112,7 +112,9 @@ class Batches:
         try:
             data = self.source.read(image)
         except OSError as error:
-            raise InputError(f"{name}: expected an image, found {error.strerror}") from None
+            raise InputError(
+                f"{name}: expected an image, found {error.strerror or error}"
+            ) from None
         decoded, canvas = decode_image(data, name), self._canvas
         if not self.on_host and decoded.height <= canvas[0] and decoded.width <= canvas[1]:
             return np.asarray(decoded)
