@@ -65,12 +65,20 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        y = jax.nn.relu(self.bn1(self.conv1(x), valid))
-        y = self.bn2(self.conv2(y), valid)
+        y = jax.nn.relu(self.bn1(self.conv1(x, self._channels_at_once()), valid))
+        y = self.bn2(self.conv2(y, self._channels_at_once()), valid)
         if self.bottleneck:
             y = self.bn3(self.conv3(jax.nn.relu(y)), valid)
         shortcut = self.downsample(x, valid) if hasattr(self, "downsample") else x
         return jax.nn.relu(y + shortcut)
+
+    def _channels_at_once(self) -> int | None:
+        """Short sums for descriptors of basic blocks, all of whose products are in 3x3 kernels.
+
+        Their float32 maps are then nearer to the exact ones than PyTorch's, for 1.4 times the time
+        of a convolution on a CPU; training, which mining makes jump anyway, goes without.
+        """
+        return 8 if not self.bottleneck and self.bn1.use_running_average else None
 
 
 class ResNet(nnx.Module):
