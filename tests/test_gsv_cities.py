@@ -1,16 +1,16 @@
 """GSV-Cities' tables: names, places, and what is wrong with some."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
+from stores import Store
 from tables import names_of, row, write_city, write_table
 
 from mixvpr_jax.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
+from mixvpr_jax.data.listing import sizes_in
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.errors import InputError, run_command
 
@@ -139,32 +139,19 @@ def test_official_cities():
     assert len(set(GSV_CITIES)) == 23
 
 
-class Store(MemoryFileSystem):
-    """What stands for Google's object store."""
-
-    protocol = "gs"
-    store, pseudo_dirs = {}, [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return MemoryFileSystem._strip_protocol(str(path).removeprefix("gs://"))
-
-    def __init__(self, *args, finalize_on_close=False, **options):
-        super().__init__(*args, **options)
-
-
-def test_an_object_store(tmp_path, monkeypatch):
+def test_an_object_store(tmp_path, bucket):
     """gs:// goes by way of epath and fsspec; here to a store in memory."""
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Store)
     folder = write_city(tmp_path)
-    Store().put(f"{folder}/", "bucket/gsv_cities/", recursive=True)
-    local, remote = open_source(config(folder)), open_source(config("gs://bucket/gsv_cities"))
+    address = bucket(folder)
+    local, remote = open_source(config(folder)), open_source(config(address))
     assert np.array_equal(local.places.names, remote.places.names)
     for image in range(12):
         assert remote.read(image) == local.read(image)
-    Store().rm(f"bucket/gsv_cities/{names_of(folder)[3]}")
+    there = "Images/Rome"
+    assert sizes_in(epath.Path(address) / there) == sizes_in(epath.Path(folder) / there)
+    Store().rm(f"{address}/{names_of(folder)[3]}")
     with pytest.raises(InputError, match=r"gs:/+bucket/gsv_cities: .* found 1 missing"):
-        open_source(config("gs://bucket/gsv_cities"))
+        open_source(config(address))
 
 
 def test_an_object_store_without_its_library(monkeypatch):

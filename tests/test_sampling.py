@@ -1,6 +1,10 @@
 """Which images a step sees: the official order, its options, and an index of the real size."""
 
+import json
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from mixvpr_jax.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
 from mixvpr_jax.data.sampling import Sampler
 
+ROOT = Path(__file__).parent.parent
 COUNTS = (7, 5, 9)
 CITIES = ("Rome", "Oslo", "London")
 
@@ -114,32 +119,83 @@ def test_augmentations_are_a_function_of_seed_and_step():
 
 @pytest.fixture(scope="module")
 def real_size(tmp_path_factory):
-    """Tables of 23 cities, 62 thousand places and 530 thousand images."""
+    """Tables of 23 cities, 62 thousand places and 530 thousand images, and the images' names."""
     folder = tmp_path_factory.mktemp("real_size")
     (folder / "Dataframes").mkdir()
+    (folder / "Images").mkdir()
     rng = np.random.default_rng(0)
     for city in GSV_CITIES:
-        lines = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"]
+        lines, names = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"], []
         for place in range(2696):
             latitude, longitude = rng.uniform(10, 60), rng.uniform(-100, 140)
             for image, number in enumerate(rng.integers(0, 10**15, int(rng.integers(4, 14)))):
-                when = f"{2007 + number % 15},{1 + number % 12},{number % 360}"
-                where = f"{latitude + 1e-6 * image:.7f},{longitude:.7f},panorama{number:014d}"
-                lines.append(f"{place},{when},{city},{where}")
+                year, month, bearing = 2007 + number % 15, 1 + number % 12, number % 360
+                where = f"{latitude + 1e-6 * image:.7f}", f"{longitude:.7f}"
+                panorama = f"panorama{number:014d}"
+                lines.append(
+                    f"{place},{year},{month},{bearing},{city},{','.join(where)},{panorama}"
+                )
+                when = f"{place:07d}_{year:04d}_{month:02d}_{bearing:03d}"
+                names.append(f"{city}_{when}_{'_'.join(where)}_{panorama}.jpg")
         (folder / "Dataframes" / f"{city}.csv").write_text("\n".join(lines) + "\n")
-    return read_places(folder, GSV_CITIES, min_images=4)
+        (folder / "Images" / f"{city}.txt").write_text("\n".join(names))
+    return folder
+
+
+MEASURED = """
+import json, sys, time
+from pathlib import Path
+from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data import sources
+from mixvpr_jax.data.sampling import Sampler
+
+def seconds(call):  # of this process alone, however much else the machine does
+    since = time.process_time()
+    call()
+    return time.process_time() - since
+
+def index():
+    global source
+    source = sources.open_source(config)
+
+config = DataConfig(sys.argv[1])
+sources.names_in = lambda folder: Path(f"{folder}.txt").read_text().splitlines()
+found = {"index": seconds(index)}
+found["epoch"] = seconds(lambda: Sampler(source.places, config, 1).epoch(3))
+found["step"] = max(
+    seconds(lambda: Sampler(source.places, config, 1).batch(step)) for step in (1, 517, 10**6)
+)
+status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent, too
+found["megabytes"] = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+print(json.dumps(found))
+"""
+
+
+def test_time_and_memory_of_the_real_size(real_size):
+    """From a folder of half a million files, whose listing is faked."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process is read as Linux tells it")
+    command = [sys.executable, "-c", MEASURED, str(real_size)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["index"] < 10
+    assert found["epoch"] < 1
+    assert found["step"] < 1
+    assert found["megabytes"] < 400
 
 
 def test_the_real_size(real_size):
     """Batches of the official order hold one city; every place once an epoch, from anywhere."""
-    assert len(real_size) == 23 * 2696
-    assert 520_000 < len(real_size.names) < 540_000
-    official = Sampler(real_size, DataConfig(), 190223)
+    places = read_places(real_size, GSV_CITIES, min_images=4)
+    assert len(places) == 23 * 2696
+    assert 520_000 < len(places.names) < 540_000
+    official = Sampler(places, DataConfig(), 190223)
     steps = official.steps_per_epoch
     single, seen = 0, []
     for step in range(3 * steps, 4 * steps):
         _, labels = official.batch(step)
-        single += len(np.unique(real_size.city[labels])) == 1
+        single += len(np.unique(places.city[labels])) == 1
         seen += labels[::4].tolist()
     assert single / steps >= 0.95
-    assert sorted(seen) == list(range(len(real_size)))
+    assert sorted(seen) == list(range(len(places)))

@@ -58,6 +58,10 @@ class Places:
         """An image's path below the data set's folder."""
         return self.names[image].decode()
 
+    def images_of(self, city: int) -> slice:
+        """The images of a city, by its index."""
+        return slice(*self.bounds[np.searchsorted(self.city, [city, city + 1])].tolist())
+
     def keep_images(self, kept: np.ndarray, min_images: int) -> Places:
         """Without some images, [images] bool, and then without places of too few."""
         counts = np.add.reduceat(kept, self.bounds[:-1], dtype=np.int64)

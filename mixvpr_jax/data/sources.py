@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from etils import epath
 
 from mixvpr_jax.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
+from mixvpr_jax.data.listing import names_in
 from mixvpr_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -162,13 +163,12 @@ def _other_version(folder: epath.Path, found: list[str]) -> InputError:
 
 
 def find_present(root: epath.Path, places: Places) -> np.ndarray:
-    """[images] whether their files are there; by listing each folder once."""
-    names = places.names.tolist()
-    folders = {name.rsplit(b"/", 1)[0].decode() for name in names}
-    there = {path for folder in sorted(folders) for path in _listed(root, folder)}
-    return np.fromiter((name in there for name in names), bool, len(names))
-
-
-def _listed(root: epath.Path, folder: str) -> Iterator[bytes]:
-    if (root / folder).is_dir():
-        yield from (f"{folder}/{path.name}".encode() for path in (root / folder).iterdir())
+    """[images] whether their files are there; each folder is listed once, city after city."""
+    present = np.zeros(len(places.names), bool)
+    for index in range(len(places.cities)):
+        images = places.images_of(index)
+        names = places.names[images].tolist()
+        folders = {name.rpartition(b"/")[0].decode() for name in names}
+        there = {f"{at}/{name}".encode() for at in folders for name in names_in(root / at)}
+        present[images] = [name in there for name in names]
+    return present
