@@ -182,6 +182,18 @@ def test_broken_images_are_skipped_and_counted(tmp_path, caplog):
             read(limited)
 
 
+def test_a_broken_image_counts_once(tmp_path, caplog):
+    """However many epochs find it."""
+    name = names_of(write_city(tmp_path, places=4))[5]
+    (tmp_path / name).write_bytes(b"")
+    every = {"images_per_place": 4, "min_images_per_place": 4, "max_unreadable": 1}
+    batches = make(tmp_path, cities=("Rome",), **every)
+    found = read(batches)
+    assert [(batch.labels < 0).sum() for batch in found] == [1] * 12
+    (record,) = caplog.records
+    assert name in record.getMessage()
+
+
 def test_a_worker_that_is_killed_ends_the_reading(folder):
     reader = read_batches(replace(make(folder), num_steps=10**6), num_workers=2, prefetch=1)
     next(reader)

@@ -69,8 +69,8 @@ class DataConfig:
         shuffle_cities: Whether cities come in another order in each epoch.
         images: K random images of a place, or its K most recent.
         skip_missing: Whether to leave out images that are in a table and not on disk.
-        max_unreadable: So many broken images are skipped, with a warning each; one more ends the
-            run.
+        max_unreadable: So many broken images are skipped, whenever they come up, with a warning
+            each; one more ends the run. Each process counts its own, once each.
         augmentation: What happens to the images.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.

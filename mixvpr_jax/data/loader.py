@@ -35,14 +35,14 @@ class Batch(NamedTuple):
         sizes: [b, 2] int32, their heights and widths there.
         operations: [b, k] int8, augmentations still to do, see `draw_operations`; 0 for none.
         labels: [b] int32, a place an image; -1 for padding and for images that cannot be read.
-        unreadable: Why, a line for each of the latter.
+        unreadable: The latter, by their index in the source, and why, a line each.
     """
 
     images: np.ndarray
     sizes: np.ndarray
     operations: np.ndarray
     labels: np.ndarray
-    unreadable: tuple[str, ...]
+    unreadable: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Batches:
             try:
                 pixels = self._decoded(image, operations[row])
             except InputError as error:
-                unreadable.append(str(error))
+                unreadable.append((image, str(error)))
                 continue
             height, width, _ = pixels.shape
             batch.images[row, :height, :width] = pixels
@@ -155,12 +155,14 @@ def read_batches(
         RuntimeError: A worker died.
     """
     workers = default_num_workers() if num_workers is None else num_workers
-    skipped, allowed = 0, batches.sampler.config.max_unreadable
+    skipped, allowed = set[int](), batches.sampler.config.max_unreadable
     with closing(_grain_iterator(batches, start, workers, prefetch)) as iterator:
         for batch in iterator:
-            for line in batch.unreadable:
-                skipped += 1
-                if skipped > allowed:
+            for image, line in batch.unreadable:
+                if image in skipped:  # each epoch finds it again
+                    continue
+                skipped.add(image)
+                if len(skipped) > allowed:
                     raise InputError(
                         f"{line}; expected at most {allowed} broken images (data.max_unreadable)"
                     )
