@@ -185,11 +185,15 @@ def test_killed_and_begun_again(folder, prepared, tmp_path):
     assert all(plain.read(image) == stored.read(image) for image in range(36))
 
 
-def test_another_version(prepared, tmp_path):
+def test_another_version(folder, prepared, tmp_path):
     shutil.copytree(prepared[1].folder, tmp_path / "gsv_cities" / "0.9.0")
-    for root in (tmp_path, tmp_path / "gsv_cities" / "0.9.0"):
+    named = tmp_path / "gsv_cities"
+    for root in (tmp_path, named, named / "0.9.0"):
         with pytest.raises(InputError, match=r"expected version 1\.0\.0 .* found 0\.9\.0"):
             open_source(DataConfig(root, ("Rome",), 2, 2, 2))
+    made = prepare_gsv_cities(folder, tmp_path)  # as the line says to
+    assert sorted(path.name for path in named.iterdir()) == ["0.9.0", "1.0.0"]
+    assert open_source(DataConfig(tmp_path, ("Rome",), 2, 2, 2)).root == str(made.folder)
 
 
 def test_prepared_already(folder, prepared):

@@ -100,6 +100,7 @@ def open_source(config: DataConfig) -> Source:
     if (prepared := find_prepared(root)) is not None:
         places = read_places(prepared, config.cities, min_images=least)
         return PreparedSource(str(prepared), places)
+    _refuse_other_versions(root)
     options = {"min_images": least, "skip_missing": config.skip_missing}
     source, num_skipped = open_folder(root, config.cities, **options)
     if num_skipped:
@@ -137,22 +138,20 @@ def open_folder(
 
 
 def find_prepared(root: epath.Path) -> epath.Path | None:
-    """The prepared version in a folder, or the folder itself; None where nothing was prepared.
-
-    Raises:
-        InputError: Only other versions were prepared there.
-    """
-    if (root / "dataset_info.json").exists():
-        if root.name != VERSION:
-            raise _other_version(root.parent, [root.name])
-        return root
-    for folder in (root / NAME, root):
-        if (folder / VERSION / "dataset_info.json").exists():
-            return folder / VERSION
-    others = [folder.parent.name for folder in (root / NAME).glob("*/dataset_info.json")]
-    if others and not (root / "Dataframes").exists():
-        raise _other_version(root / NAME, others)
+    """The prepared version in a folder, or the folder itself; None where there is no such."""
+    for folder in (root / NAME / VERSION, root / VERSION, root):
+        if folder.name == VERSION and (folder / "dataset_info.json").exists():
+            return folder
     return None
+
+
+def _refuse_other_versions(root: epath.Path) -> None:
+    if (root / "dataset_info.json").exists():
+        raise _other_version(root.parent, [root.name])
+    for folder in (root / NAME, root):
+        others = [info.parent.name for info in folder.glob("*/dataset_info.json")]
+        if others and not (root / "Dataframes").exists():
+            raise _other_version(folder, others)
 
 
 def _other_version(folder: epath.Path, found: list[str]) -> InputError:
