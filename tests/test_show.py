@@ -1,6 +1,7 @@
 """The contact sheet of a batch, and the statistics of its data set."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,6 +44,18 @@ def test_the_sheet_shows_the_batch_place_by_place(town, tmp_path):
         expected = expected.resize((40, 32), Image.Resampling.BILINEAR).resize((width, THUMBNAIL))
         off = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
         assert off.mean() < 6  # JPEG
+
+
+def test_broken_images_are_named(town, tmp_path, caplog):
+    config = plain(town)
+    root = shutil.copytree(town / "train", tmp_path / "train")
+    config = replace(config, data=replace(config.data, root=root))
+    places = open_source(config.data).places
+    broken = places.name(Sampler(places, config.data, config.seed).batch(0)[0][2])
+    (root / broken).write_bytes(b"")
+    show(config, tmp_path / "out")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"skipped: {root}/{broken}: ")
 
 
 def test_statistics(town, tmp_path):

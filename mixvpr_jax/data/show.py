@@ -6,6 +6,7 @@ python -m mixvpr_jax.data.show --config NAME --output FOLDER
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from mixvpr_jax.files import staged
 from mixvpr_jax.parallel import data_mesh
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
+
+logger = logging.getLogger(__name__)
 
 
 def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
@@ -54,6 +57,8 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
     rows = -(-config.data.batch_size // mesh.size) * mesh.size
     on_host = runs_on_host(config.data.augmentation)
     batch = Batches(source, sampler, size, rows, total, on_host)[step]
+    for _, line in batch.unreadable:
+        logger.warning("skipped: %s", line)
     images, _ = make_input(config.data.augmentation, size, mesh)(batch)
     found = statistics(source.places)
     with staged(output) as folder:
