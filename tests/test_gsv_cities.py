@@ -99,6 +99,22 @@ def test_wrong_tables(tmp_path, cities, message):
         read_places(tmp_path, cities)
 
 
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """A mark before the header, blank lines, carriage returns."""
+    write_table(tmp_path, "Rome", [row(1), row(2), row(3)])
+    path = tmp_path / "Dataframes" / "Rome.csv"
+    plain = read_places(tmp_path, ["Rome"])
+    header, first, *others = path.read_text().splitlines()
+    lines = [header, "", first, ",,,,,,,", *others, "", ""]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    found = read_places(tmp_path, ["Rome"])
+    assert found.names.tolist() == plain.names.tolist()
+    assert found.row.tolist() == plain.row.tolist() == [0, 1, 2]
+    path.write_text("\n".join([*lines, "4,x"]) + "\n")
+    with pytest.raises(InputError, match=r"Rome\.csv: line 9: expected numbers, found \['4'"):
+        read_places(tmp_path, ["Rome"])
+
+
 def test_no_data_set(tmp_path):
     with pytest.raises(InputError, match=r"expected GSV-Cities \(Dataframes and Images\)"):
         read_places(tmp_path, ["Rome"])

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
+from stores import Store
 from tables import names_of, write_city
 
 from mixvpr_jax.config import DataConfig
-from mixvpr_jax.data import builder
-from mixvpr_jax.data.builder import City
+from mixvpr_jax.data import builder, records
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.prepare import prepare_gsv_cities
+from mixvpr_jax.data.records import City
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, PreparedSource, open_source
 from mixvpr_jax.errors import InputError
@@ -99,7 +101,7 @@ def test_any_reader_of_tfds_understands_it(prepared, folder):
 
 
 def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(builder, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(records, "SHARD_BYTES", 3000)
     made = prepare_gsv_cities(folder, tmp_path)
     assert len(list(made.folder.glob("*Rome.array_record*"))) > 3
     _, (plain, stored) = open_both(folder, tmp_path)
@@ -108,6 +110,18 @@ def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
     shards = City("Rome", [{}] * 10, [""] * 10, sizes, None).shards()
     assert [row for shard in shards for row in shard] == list(range(10))
     assert {len(shard) for shard in shards} <= {1, 2, 3}
+
+
+def test_tables_as_spreadsheets_write_them(folder, tmp_path):
+    """What a blank line moves in one reader of a table it moves in all."""
+    root = shutil.copytree(folder, tmp_path / "folder")
+    table = root / "Dataframes" / "Rome.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\ufeff" + "\n".join([*lines[:3], "", ",,,,,,,", *lines[3:], ""]))
+    prepare_gsv_cities(root, tmp_path / "out")
+    _, (plain, stored) = open_both(folder, tmp_path / "out")
+    assert np.array_equal(plain.places.names, stored.places.names)
+    assert all(plain.read(image) == stored.read(image) for image in range(36))
 
 
 def test_missing_images(folder, tmp_path):
@@ -157,7 +171,7 @@ def test_too_little_space_is_said_before(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"expected 0\.00 GB of free space, found 0\.00 GB"):
-        prepare_gsv_cities(folder, tmp_path)
+        prepare_gsv_cities(folder, tmp_path / "new" / "output")
     assert not list(tmp_path.iterdir())
 
 
@@ -194,6 +208,69 @@ def test_another_version(folder, prepared, tmp_path):
     made = prepare_gsv_cities(folder, tmp_path)  # as the line says to
     assert sorted(path.name for path in named.iterdir()) == ["0.9.0", "1.0.0"]
     assert open_source(DataConfig(tmp_path, ("Rome",), 2, 2, 2)).root == str(made.folder)
+
+
+def test_from_an_object_store_and_in_one(folder, tmp_path, served_bucket, monkeypatch):
+    """gs:// by way of fsspec, and of the client that ArrayRecord has of its own."""
+    address = served_bucket(folder)
+
+    of_epath = type(epath.Path(address)).stat
+    monkeypatch.setattr(
+        type(epath.Path(address)),
+        "stat",
+        lambda path: of_epath(path) if "://" not in str(path) else pytest.fail(f"asked for {path}"),
+    )
+    made = prepare_gsv_cities(address, tmp_path)
+    assert made.num_images == 44
+    Store().rm(address, recursive=True)
+    address = served_bucket(tmp_path)
+    _, (plain, stored) = open_both(folder, address)
+    assert isinstance(stored, PreparedSource)
+    assert stored.root.startswith("gs://bucket/")
+    assert all(plain.read(image) == stored.read(image) for image in range(36))
+
+
+def test_files_that_are_not_whole(prepared, tmp_path):
+    folder = shutil.copytree(prepared[1].folder, tmp_path / VERSION)
+    shard = folder / "gsv_cities-Rome.array_record-00000-of-00001"
+    whole, table = shard.read_bytes(), folder / "Dataframes" / "Rome.csv"
+    config = DataConfig(tmp_path, ("Bangkok", "Rome"), 2, 2, 2)
+    shard.write_bytes(whole[:-1000])
+    line = f"expected {len(whole):,} bytes of Rome, found {len(whole) - 1000:,}; copy it again"
+    with pytest.raises(InputError, match=line):
+        open_source(config)
+    assert open_source(replace(config, cities=("Bangkok",)))
+    shard.unlink()
+    with pytest.raises(InputError, match=f"1 files of Rome, found no {shard.name}; copy it"):
+        open_source(config)
+    shard.write_bytes(whole)
+    table.write_text(table.read_text() + table.read_text().splitlines()[-1] + "x\n")
+    with pytest.raises(InputError, match=r"expected 21 records of Rome, found 20 in dataset_info"):
+        open_source(config)
+    (folder / "dataset_info.json").write_text("{}")
+    with pytest.raises(InputError, match=r"dataset_info\.json: expected what tfds writes, found K"):
+        open_source(config)
+
+
+WITHOUT_TFDS = """
+import runpy, sys
+sys.modules["tensorflow_datasets"] = None
+runpy.run_module("mixvpr_jax.data.prepare", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_without_tensorflow_datasets(folder, prepared, tmp_path, monkeypatch):
+    _, _, _, *arguments = prepare_command(folder, tmp_path / "out")
+    command = [sys.executable, "-c", WITHOUT_TFDS, *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: prepared data sets: expected tensorflow-datasets, found")
+    assert ended.stderr.endswith("; pip install 'mixvpr-jax[tfds]'\n")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[tfds\]'"):
+        open_source(DataConfig(prepared[0], ("Rome",), 2, 2, 2))
 
 
 def test_prepared_already(folder, prepared):

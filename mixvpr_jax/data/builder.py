@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,54 +20,9 @@ from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 
 from mixvpr_jax.data.gsv_cities import COLUMNS
-from mixvpr_jax.data.sources import VERSION
+from mixvpr_jax.data.prepared import VERSION
+from mixvpr_jax.data.records import CHECKSUMS, INTEGERS, TEXTS, City
 from mixvpr_jax.errors import InputError
-
-SHARD_BYTES = 256 * 2**20
-CHECKSUMS = "SHA256SUMS"  # as sha256sum writes and checks it
-INTEGERS = ("place_id", "year", "month", "northdeg")
-TEXTS = ("city_id", "lat", "lon", "panoid")  # degrees as they print in the table and in names
-
-
-@dataclass(frozen=True)
-class City:
-    """What is stored of a city.
-
-    Attributes:
-        name: Its table's and its split's.
-        rows: Of the table, in order, by column.
-        images: The file of each row, below `root`.
-        sizes: Their bytes.
-        root: The folder that GSV-Cities lies in.
-    """
-
-    name: str
-    rows: Sequence[Mapping[str, str]]
-    images: Sequence[str]
-    sizes: np.ndarray
-    root: epath.Path
-
-    def shards(self) -> list[range]:
-        """Which rows go into which file, of a quarter of a gigabyte each."""
-        shard = np.cumsum(self.sizes) // SHARD_BYTES
-        edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self.rows)]
-        return [range(*span) for span in pairwise(edges)]
-
-    def examples(
-        self, rows: range, advance: Callable[[], object]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Records by name; images are paths, read where they are written."""
-        for index in rows:
-            row = self.rows[index]
-            yield (
-                self.images[index],
-                {
-                    "image": self.root / self.images[index],
-                    **{name: int(row[name]) for name in INTEGERS},
-                    **{name: row[name] for name in TEXTS},
-                },
-            )
-            advance()
 
 
 class GsvCities(tfds.core.ShardBasedBuilder):
@@ -123,7 +76,8 @@ class GsvCities(tfds.core.ShardBasedBuilder):
         folder = Path(self.data_path)
         (folder / "Dataframes").mkdir()
         for city in self.cities:
-            with (folder / "Dataframes" / f"{city.name}.csv").open("w", newline="") as file:
+            path = folder / "Dataframes" / f"{city.name}.csv"
+            with path.open("w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(
                     file, list[str](COLUMNS), extrasaction="ignore", lineterminator="\n"
                 )

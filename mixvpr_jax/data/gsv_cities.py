@@ -7,8 +7,9 @@ image's name is made of its row (dataloaders of amaralibey/gsv-cities).
 from __future__ import annotations
 
 import csv
+import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ class Places:
         place_id: [places] as the table has it, ascending inside a city.
         bounds: [places + 1] place p has the images bounds[p] to bounds[p + 1].
         names: [images] paths below the data set's folder, in UTF-8.
-        row: [images] which row of its city's table an image is.
+        row: [images] which row of its city's table an image is, blank ones not counted.
         age: [images] 0 for the most recent of its city, and so on.
     """
 
@@ -127,24 +128,39 @@ class _Table:
     names: np.ndarray
 
 
-def _read_table(path: epath.Path) -> _Table:
+def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that are not blank, the header first, and the line each ends at.
+
+    Raises:
+        InputError: No such city, or no text in UTF-8.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")  # Excel writes a mark before the header
     except FileNotFoundError:
         known = sorted(other.stem for other in path.parent.glob("*.csv"))
         raise InputError(f"{path}: no such city{closest(path.stem, known)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
-    rows = csv.reader(lines)
-    header = next(rows, [])
+    reader = csv.reader(io.StringIO(text))
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}: expected a table, found {error}") from None
+
+
+def _read_table(path: epath.Path) -> _Table:
+    rows = read_rows(path)
+    _, header = next(rows, (1, list[str]()))
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
     return _parse(path, rows, [header.index(name) for name in COLUMNS])
 
 
-def _parse(path: epath.Path, rows: Iterable[list[str]], at: list[int]) -> _Table:
+def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int]) -> _Table:
     city_ids, numbers, names = [], [], []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         try:
             place, year, month, bearing, city, latitude, longitude, panoid = (row[i] for i in at)
             place, year, month = int(place), int(year), int(month)

@@ -5,7 +5,6 @@ python -m mixvpr_jax.data.prepare gsv_cities --data-dir GSV_CITIES_FOLDER --outp
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import shutil
@@ -17,15 +16,14 @@ from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
-import numpy as np
-import tensorflow_datasets as tfds
 import tyro
 from etils import epath
 from tqdm import tqdm
 
 from mixvpr_jax.config import GSV_CITIES
-from mixvpr_jax.data.builder import CHECKSUMS, City, GsvCities
-from mixvpr_jax.data.sources import NAME, VERSION, FolderSource, find_prepared, open_folder
+from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
+from mixvpr_jax.data.records import CHECKSUMS, City, read_city
+from mixvpr_jax.data.sources import open_folder
 from mixvpr_jax.errors import InputError, run_command
 
 
@@ -68,16 +66,18 @@ def prepare_gsv_cities(
         progress: Show a bar.
 
     Raises:
-        InputError: Those of `open_source`; something is there already, or too little space.
+        InputError: Those of `open_source`; something is there already, too little space, or no
+            tensorflow-datasets.
     """
     if "://" in str(output) or ":/" in str(output):
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
     if find_prepared(epath.Path(output)) is not None:
         raise InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
+    import_tfds()
     root = epath.Path(data_dir)
     chosen = tuple(cities) or _all_cities(root)
     source, num_skipped = open_folder(root, chosen, min_images=1, skip_missing=skip_missing)
-    stored = [_city(source, index) for index in range(len(chosen))]
+    stored = [read_city(source, index) for index in range(len(chosen))]
     num_bytes = int(sum(city.sizes.sum() for city in stored))
     folder = output / NAME / VERSION
     staging = folder.with_name(f".{VERSION}-{crc32(source.places.names.tobytes()):08x}.partial")
@@ -104,22 +104,10 @@ def _all_cities(root: epath.Path) -> tuple[str, ...]:
     return (*official, *sorted(found.difference(official)))
 
 
-def _city(source: FolderSource, index: int) -> City:
-    """A city's rows that are stored, in the table's order."""
-    places, name, root = source.places, source.places.cities[index], epath.Path(source.root)
-    first, last = places.bounds[np.searchsorted(places.city, [index, index + 1])]
-    images = first + np.argsort(places.row[first:last])
-    with (root / "Dataframes" / f"{name}.csv").open(encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
-    names = [places.name(image) for image in images]
-    sizes = np.array([(root / name).stat().length for name in names], np.int64)
-    return City(name, [table[row] for row in places.row[images]], names, sizes, root)
-
-
 def _require_space(output: Path, staging: Path, num_bytes: int) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in staging.glob("*"))
-    free = shutil.disk_usage(output).free
+    parent = next(path for path in (output, *output.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(parent).free
     if num_bytes - there > free:
         raise InputError(
             f"{output}: expected {(num_bytes - there) / 1e9:.2f} GB of free space, found "
@@ -131,10 +119,12 @@ def _write(
     cities: Sequence[City], output: Path, staging: Path, advance: Callable[[], object]
 ) -> None:
     """Writes everything beside, and gives it its name when it is whole."""
+    from mixvpr_jax.data.builder import GsvCities
+
     staging.mkdir(parents=True, exist_ok=True)
     for left in (output / NAME).glob(f"{VERSION}.incomplete*"):
         shutil.rmtree(left)  # of a call that was killed; its whole files are in `staging`
-    tfds.disable_progress_bar()
+    import_tfds().disable_progress_bar()
     builder = GsvCities(cities=cities, staging=staging, advance=advance, data_dir=output)
     with redirect_stdout(io.StringIO()):  # where tfds tells of a download
         builder.download_and_prepare(download_dir=staging / "downloads")

@@ -14,11 +14,15 @@ from etils import epath
 from mixvpr_jax.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
 from mixvpr_jax.data.listing import names_in
+from mixvpr_jax.data.prepared import (
+    check_shards,
+    find_prepared,
+    import_tfds,
+    refuse_other_versions,
+)
 from mixvpr_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-NAME, VERSION = "gsv_cities", "1.0.0"  # of the prepared data set
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +66,13 @@ class PreparedSource:
 
     def _split(self, city: str) -> Any:
         if city not in self._splits:
-            import tensorflow_datasets as tfds
-
-            raw = {"image": tfds.decode.SkipDecoding()}
+            raw = {"image": import_tfds().decode.SkipDecoding()}
             self._splits[city] = self._builder.as_data_source(city, decoders=raw)
         return self._splits[city]
 
     @cached_property
     def _builder(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        return tfds.builder_from_directory(self.root)
+        return import_tfds().builder_from_directory(self.root)
 
     @cached_property
     def _splits(self) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def open_source(config: DataConfig) -> Source:
 
     Raises:
         InputError: Those of `read_places`; images that are in a table and not on disk, all of them
-            listed, unless they are to be skipped; a prepared data set of another version.
+            listed, unless they are to be skipped; a prepared data set of another version, or
+            without all of its files.
     """
     root, least = epath.Path(config.folder), config.min_images_per_place
     try:
@@ -99,8 +100,9 @@ def open_source(config: DataConfig) -> Source:
         raise InputError(f"{config.folder}: {error}") from None
     if (prepared := find_prepared(root)) is not None:
         places = read_places(prepared, config.cities, min_images=least)
+        check_shards(prepared, places)
         return PreparedSource(str(prepared), places)
-    _refuse_other_versions(root)
+    refuse_other_versions(root)
     options = {"min_images": least, "skip_missing": config.skip_missing}
     source, num_skipped = open_folder(root, config.cities, **options)
     if num_skipped:
@@ -135,30 +137,6 @@ def open_folder(
                 f"in {', '.join(cities[index] for index in sorted(without))}"
             )
     return FolderSource(str(root), places), num_missing
-
-
-def find_prepared(root: epath.Path) -> epath.Path | None:
-    """The prepared version in a folder, or the folder itself; None where there is no such."""
-    for folder in (root / NAME / VERSION, root / VERSION, root):
-        if folder.name == VERSION and (folder / "dataset_info.json").exists():
-            return folder
-    return None
-
-
-def _refuse_other_versions(root: epath.Path) -> None:
-    if (root / "dataset_info.json").exists():
-        raise _other_version(root.parent, [root.name])
-    for folder in (root / NAME, root):
-        others = [info.parent.name for info in folder.glob("*/dataset_info.json")]
-        if others and not (root / "Dataframes").exists():
-            raise _other_version(folder, others)
-
-
-def _other_version(folder: epath.Path, found: list[str]) -> InputError:
-    return InputError(
-        f"{folder}: expected version {VERSION} of the prepared data set, found "
-        f"{', '.join(sorted(found))}; prepare it again (python -m mixvpr_jax.data.prepare)"
-    )
 
 
 def find_present(root: epath.Path, places: Places) -> np.ndarray:
