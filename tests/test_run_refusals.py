@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from runs import tiny_config
+from runs import tiny_config, told
 
 from mixvpr_jax.config import DataConfig, MixVPRConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.config.training import differences
+from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.loop import train
 
@@ -113,11 +114,17 @@ def test_settings_that_make_no_sense(make, message):
         make()
 
 
-def test_how_many_decode_may_change(finished, town):
-    """As may the batches they keep ready: the run stays the same."""
-    data = replace(tiny_config(town).data, num_workers=3, prefetch=5)
-    outcome = train(replace(tiny_config(town), data=data), finished[0])
-    assert outcome == finished[1]
+def test_where_the_data_lie_and_how_many_decode_may_change(finished, town, tmp_path):
+    """A run that began on the folder goes on with what was prepared of it, and is the same."""
+    prepare_gsv_cities(town / "train", tmp_path / "prepared")
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    moved = {"root": tmp_path / "prepared", "num_workers": 0, "prefetch": 5, "max_unreadable": 1}
+    data = replace(tiny_config(town).data, **moved)
+    train(replace(tiny_config(town), data=data), workdir)
+    assert told(workdir) == told(finished[0])
+    weights = "model/model.safetensors"
+    assert (workdir / weights).read_bytes() == (finished[0] / weights).read_bytes()
     data = replace(data, images="recent")
     with pytest.raises(InputError, match="data.images: 'random' there, 'recent' here"):
         train(replace(tiny_config(town), data=data), finished[0])

@@ -10,7 +10,8 @@ from mixvpr_jax.config.training import differences
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 
-MAY_CHANGE = ("data.num_workers", "data.prefetch")  # how fast batches come, not what is in them
+# How fast batches come and where from, not what is in them: of that, checkpoints hold a checksum.
+MAY_CHANGE = ("data.root", "data.num_workers", "data.prefetch", "data.max_unreadable")
 
 
 def check_workdir(config: TrainConfig, workdir: Path) -> None:
