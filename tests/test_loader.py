@@ -2,19 +2,23 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tables import names_of, write_city
 
 from mixvpr_jax.config import AugmentationConfig, DataConfig
+from mixvpr_jax.data import loader
 from mixvpr_jax.data.loader import Batch, Batches, default_num_workers, read_batches
 from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
@@ -43,9 +47,9 @@ def make(folder, *, on_host=False, cities=CITIES, augmentation=None, **changes):
     return Batches(source, Sampler(source.places, config, 5), SIZE, 16, 12, on_host)
 
 
-def read(batches, start=0, num_workers=0, count=None):
+def read(batches, start=0, num_workers=0, count=None, prefetch=2):
     found = []
-    reader = read_batches(batches, start, num_workers=num_workers)
+    reader = read_batches(batches, start, num_workers=num_workers, prefetch=prefetch)
     for batch in reader:
         found.append(batch._replace(**{name: np.array(getattr(batch, name)) for name in ARRAYS}))
         if len(found) == count:
@@ -117,19 +121,35 @@ def test_what_is_larger_than_the_canvas_is_resized_before(folder):
     assert tall == 6 * 3
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_any_number_of_workers_gives_the_same(folder, expected, num_workers):
-    assert_same(read(make(folder), num_workers=num_workers), expected)
+@dataclass(frozen=True, eq=False)
+class Counted(FolderSource):
+    """Writes down what it decodes, in whichever process."""
+
+    log: str
+
+    def read(self, image):
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{image}\n".encode())
+        os.close(descriptor)
+        return super().read(image)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_processes_share_the_same_global_batches(folder, expected, processes, monkeypatch):
-    """Every place once an epoch, every image decoded by one process, and none in vain."""
-    decoded = []
-    of_file = FolderSource.read
-    monkeypatch.setattr(FolderSource, "read", lambda s, i: decoded.append(i) or of_file(s, i))
+def counted(batches, log):
+    """Batches that are counted, and a function that tells the images decoded so far."""
+    source = Counted(batches.source.root, batches.source.places, str(log))
+    return replace(batches, source=source), lambda: list(map(int, log.read_text().split()))
+
+
+@pytest.mark.parametrize(
+    ("processes", "num_workers"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 1), (4, 1)]
+)
+def test_processes_and_workers_share_the_same_global_batches(
+    folder, expected, processes, num_workers, tmp_path
+):
+    """Every place once an epoch, every image decoded by one worker, and none in vain."""
+    batches, decoded = counted(make(folder), tmp_path / "log")
     shares = [
-        read(replace(make(folder), process_index=index, process_count=processes))
+        read(replace(batches, process_index=index, process_count=processes), 0, num_workers)
         for index in range(processes)
     ]
     joined = [
@@ -143,16 +163,52 @@ def test_processes_share_the_same_global_batches(folder, expected, processes, mo
     for epoch in epochs:
         labels = np.concatenate([batch.labels for batch in epoch])
         assert sorted(labels[labels >= 0].tolist()) == sorted(3 * list(range(13)))
-    wanted = [image for step in range(12) for image in make(folder).sampler.batch(step)[0]]
-    assert sorted(decoded) == sorted(wanted)
+    wanted = [image for step in range(12) for image in batches.sampler.batch(step)[0]]
+    assert sorted(decoded()) == sorted(wanted)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_broken_off_and_resumed_anywhere_the_stream_is_the_same(folder, expected, num_workers):
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), max_size=6))
+def test_broken_off_and_resumed_anywhere_the_stream_is_the_same(folder, expected, cuts):
     found = []
-    for count in (3, 1, 5, None):
-        found += read(make(folder), len(found), num_workers, count)
+    for count, prefetch in [*cuts, (None, 2)]:
+        if len(found) < 12:
+            found += read(make(folder), len(found), 0, count, prefetch)
     assert_same(found, expected)
+
+
+def test_broken_off_and_resumed_with_other_workers(folder, expected):
+    first, second = sorted(random.sample(range(1, 12), 2))
+    found = read(make(folder), 0, 2, first)
+    found += read(make(folder), first, 0, second - first)
+    found += read(make(folder), second, 1)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize(("num_workers", "most"), [(0, 2), (1, 4)])
+def test_batches_ahead_are_as_many_as_wanted(folder, tmp_path, monkeypatch, num_workers, most):
+    """However many processors there are: a batch of the real size is 184 MB."""
+    monkeypatch.setattr(loader, "_num_processors", lambda: 7)
+    batches, decoded = counted(replace(make(folder), num_steps=100), tmp_path / "log")
+    reader = read_batches(batches, num_workers=num_workers, prefetch=2)
+    next(reader)
+    before = []
+    while before != (before := decoded()):
+        time.sleep(0.3)
+    steps = [len(batches.sampler.batch(step)[0]) for step in range(8)]
+    assert len(before) <= sum(steps[: 1 + most])
+    reader.close()
+
+
+def test_too_little_memory_to_share(folder, monkeypatch):
+    """As in a container; said before any process is started."""
+    usage = loader.shutil.disk_usage(folder)._replace(free=100_000)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(loader, "SHARED_MEMORY", folder)
+    line = r"expected 0\.00 GB to share with .* --shm-size\), or fewer processes \(--data\.num-wor"
+    with pytest.raises(InputError, match=line):
+        read(make(folder), num_workers=2)
+    assert not multiprocessing.active_children()
 
 
 def test_broken_images_are_skipped_and_counted(tmp_path, caplog):

@@ -74,7 +74,7 @@ class DataConfig:
         augmentation: What happens to the images.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
-        prefetch: Batches that each worker keeps ready; of threads, all together.
+        prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
     """
 
     root: str | Path | None = None

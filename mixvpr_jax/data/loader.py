@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
+import grain
 import numpy as np
+from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 from PIL import Image
 
 from mixvpr_jax.data.rand_augment import rand_augment
@@ -22,6 +30,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import Preprocess, decode_image
 
 MAX_WORKERS = 8  # decode some 7,000 images a second, more than any one accelerator trains on
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +67,8 @@ class Batches:
         on_host: Whether images are resized and augmented here, not on the accelerator.
         process_index: Which process this is.
         process_count: Of how many; each reads a like part of the rows.
-        shared: Whether batches are made in memory that processes share: what a worker hands over
+        threads: How many decode the images of a batch.
+        shared: Whether images are made in memory that processes share: what a worker hands over
             is not copied then.
     """
 
@@ -70,6 +80,7 @@ class Batches:
     on_host: bool
     process_index: int = 0
     process_count: int = 1
+    threads: int = 1
     shared: bool = False
 
     def __len__(self) -> int:
@@ -78,34 +89,51 @@ class Batches:
     def __getitem__(self, index: int) -> Batch:
         images, labels = self.sampler.batch(index)
         operations = self.sampler.operations(index, len(images))
-        share = self.batch_size // self.process_count
+        share = self.shape[0]
         own = slice(self.process_index * share, (self.process_index + 1) * share)
-        return self._read(images[own], labels[own], operations[own], share)
+        return self._read(images[own], labels[own], operations[own])
 
-    def _read(
-        self, images: np.ndarray, labels: np.ndarray, operations: np.ndarray, rows: int
-    ) -> Batch:
-        canvas, unreadable = self._canvas, []
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of a batch's images: [b, h, w, 3]."""
+        return self.batch_size // self.process_count, *self._canvas, 3
+
+    def _read(self, images: np.ndarray, labels: np.ndarray, operations: np.ndarray) -> Batch:
+        rows, count = self.shape[0], len(images)
+        pixels = (SharedMemoryArray if self.shared else np.empty)(self.shape, np.uint8)
         batch = Batch(
-            self._zeros((rows, *canvas, 3)),
+            pixels,
             np.ones((rows, 2), np.int32),
             np.zeros((rows, operations.shape[1]), np.int8),
             np.full(rows, -1, np.int32),
             (),
         )
-        for row, image in enumerate(images.tolist()):
+
+        def read(row: int) -> tuple[int, str] | None:
             try:
-                pixels = self._decoded(image, operations[row])
+                decoded = self._decoded(images[row], operations[row])
             except InputError as error:
-                unreadable.append((image, str(error)))
-                continue
-            height, width, _ = pixels.shape
-            batch.images[row, :height, :width] = pixels
+                pixels[row] = 0
+                return int(images[row]), str(error)
+            height, width, _ = decoded.shape
+            pixels[row, :height, :width] = decoded
+            pixels[row, :height, width:] = 0
+            pixels[row, height:] = 0
             batch.sizes[row] = height, width
             batch.labels[row] = labels[row]
             if not self.on_host:
                 batch.operations[row] = operations[row]
-        return batch._replace(unreadable=tuple(unreadable))
+            return None
+
+        each = map if self.threads == 1 else self.pool.map
+        unreadable = tuple(found for found in each(read, range(count)) if found is not None)
+        pixels[count:] = 0
+        return batch._replace(unreadable=unreadable)
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads that decode."""
+        return ThreadPoolExecutor(self.threads)
 
     def _decoded(self, image: int, operations: np.ndarray) -> np.ndarray:
         name = f"{self.source.root}/{self.source.places.name(image)}"
@@ -124,13 +152,6 @@ class Batches:
         magnitude = self.sampler.config.augmentation.magnitude
         return np.asarray(rand_augment(Image.fromarray(resized), operations, magnitude))
 
-    def _zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        if not self.shared:
-            return np.zeros(shape, np.uint8)
-        from grain.multiprocessing import SharedMemoryArray
-
-        return SharedMemoryArray(shape, np.uint8)  # which the system fills with zeros
-
     @property
     def _canvas(self) -> tuple[int, int]:
         if self.on_host:
@@ -148,15 +169,17 @@ def read_batches(
         batches: Says what each is.
         start: The first step.
         num_workers: Processes that decode; 0 for threads, None for `default_num_workers`.
-        prefetch: Batches that each worker keeps ready.
+        prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
 
     Raises:
-        InputError: More images cannot be read than the configuration allows.
+        InputError: More images cannot be read than the configuration allows, or there is too little
+            memory for processes to share.
         RuntimeError: A worker died.
     """
     workers = default_num_workers() if num_workers is None else num_workers
     skipped, allowed = set[int](), batches.sampler.config.max_unreadable
-    with closing(_grain_iterator(batches, start, workers, prefetch)) as iterator:
+    ahead = _by_processes(batches, start, workers, prefetch) if workers else None
+    with closing(ahead or _by_threads(batches, start, prefetch)) as iterator:
         for batch in iterator:
             for image, line in batch.unreadable:
                 if image in skipped:  # each epoch finds it again
@@ -173,8 +196,8 @@ def read_batches(
 def default_num_workers() -> int:
     """Processes for the processors at hand; 0 where these are few.
 
-    Threads copy nothing between processes and take half the time for it (benchmarks/README.md), but
-    Python's lock lets a few of them work at once only.
+    Threads are what measured faster (benchmarks/README.md), but Python's lock lets a few of them
+    work at once only.
     """
     processors = _num_processors()
     return 0 if processors < 8 else min(processors - 2, MAX_WORKERS)
@@ -186,19 +209,42 @@ def _num_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _grain_iterator(batches: Batches, start: int, workers: int, prefetch: int) -> Any:
-    import grain
-    from absl import flags
+def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:
+    """Batches whose images threads of this process decode together."""
+    batches = replace(batches, threads=min(_num_processors(), MAX_WORKERS))
+    reads = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
+    with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(reads))) as found:
+        try:
+            yield from found
+        finally:
+            batches.pool.shutdown(wait=False, cancel_futures=True)
 
+
+def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> Generator[Batch]:
+    """Batches that processes make, each for itself."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # else grain's workers die of unparsed flags
-    dataset = grain.MapDataset.source(replace(batches, shared=workers > 0))[start:]
-    if workers:
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
-        reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return iter(dataset.to_iter_dataset(reads).mp_prefetch(options, _start_worker))
-    threads = min(_num_processors(), MAX_WORKERS)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(threads, max(threads, prefetch))))
+    buffer = max(1, (prefetch - 1) // 2)  # on either side of grain's queue, and one between
+    _require_memory(math.prod(batches.shape) * (workers * (2 * buffer + 2) + 2))
+    options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffer)
+    reads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    dataset = grain.MapDataset.source(replace(batches, shared=True))[start:]
+    ahead = dataset.to_iter_dataset(reads).mp_prefetch(options, _start_worker)
+    with closing(iter(ahead)) as found:
+        yield from found
+
+
+def _require_memory(num_bytes: int) -> None:
+    """A process that writes to shared memory beyond what there is would be killed."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if num_bytes > free:
+        raise InputError(
+            f"{SHARED_MEMORY}: expected {num_bytes / 1e9:.2f} GB to share with the processes that "
+            f"decode, found {free / 1e9:.2f} GB free; give more (docker run --shm-size), or fewer "
+            "processes (--data.num-workers; 0 for threads)"
+        )
 
 
 def _start_worker(worker: int, num_workers: int) -> None:
