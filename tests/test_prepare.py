@@ -1,6 +1,7 @@
 """GSV-Cities as ArrayRecord: the same places and bytes, in the same order, whatever happens."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -133,8 +134,10 @@ def test_missing_images(folder, tmp_path):
         prepare_gsv_cities(tmp_path / "folder", tmp_path / "out")
     assert caught.value.details == tuple(f"missing: {name}" for name in missing)
     assert not (tmp_path / "out").exists()
-    made = prepare_gsv_cities(tmp_path / "folder", tmp_path / "out", skip_missing=True)
-    assert (made.num_images, made.num_skipped) == (42, 2)
+    command = [*prepare_command(tmp_path / "folder", tmp_path / "out"), "--skip-missing"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 cities, 11 places, 42 images, 2 missing images left out\n" in ended.stdout
     (config, _), (plain, stored) = open_both(folder, tmp_path / "out")
     assert len(stored.places.names) == 34
     without = replace(config, root=tmp_path / "folder", skip_missing=True)
@@ -142,7 +145,7 @@ def test_missing_images(folder, tmp_path):
     assert all(plain.read(image) == stored.read(image) for image in range(34))
 
 
-def test_a_full_disk(folder, tmp_path, monkeypatch):
+def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
     """Nothing that could be taken for a data set; what was whole is not written again."""
     written = []
 
@@ -161,9 +164,14 @@ def test_a_full_disk(folder, tmp_path, monkeypatch):
     assert not (tmp_path / VERSION).exists()
     with pytest.raises(InputError, match="expected GSV-Cities"):
         open_source(DataConfig(tmp_path, ("Rome",), 2, 2, 2))
-    made = prepare_gsv_cities(folder, tmp_path)
+    capsys.readouterr()
+    made = prepare_gsv_cities(folder, tmp_path, progress=True)
     assert made.num_images == 44
+    assert " 44/44 " in capsys.readouterr().err.splitlines()[-1]  # whole files count, too
     assert len(written) == len(set(written)) == 4
+    info = json.loads((made.folder / "dataset_info.json").read_text())
+    assert [split["shardLengths"] for split in info["splits"]] == [["16"], ["20"], ["8"]]
+    assert open_source(DataConfig(tmp_path, ("Rome", "Zurich"), 2, 2, 2))
     assert [path.name for path in (tmp_path / "gsv_cities").iterdir()] == ["1.0.0"]
 
 
@@ -191,6 +199,7 @@ def test_killed_and_begun_again(folder, prepared, tmp_path):
     again = subprocess.run(prepare_command(folder, tmp_path), cwd=ROOT, capture_output=True)
     assert again.returncode == 0, again.stderr
     assert b"3 cities, 11 places, 44 images\nsha256" in again.stdout
+    assert b" 44/44 " in again.stderr.splitlines()[-1]
     assert [path.name for path in (tmp_path / "gsv_cities").iterdir()] == ["1.0.0"]
     for table in ("Rome", "Zurich", "Bangkok"):
         name = f"{VERSION}/Dataframes/{table}.csv"

@@ -1,11 +1,15 @@
 """train.py as a command: recipes, options, and one line for what is wrong."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from runs import ROOT, command, finish, start
+from runs import ROOT, command, finish, has_reached, start
 
 from mixvpr_jax.config import TrainConfig
 from mixvpr_jax.config.training import LossName, MinerName
@@ -70,6 +74,33 @@ def test_wrong_input_is_one_line(town, tmp_path):
     assert errors.startswith(f"error: {tmp_path}: a run of another configuration (")
     assert errors.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def worker_of(process):
+    """The process that decodes for another."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+        except OSError:  # it ended meanwhile
+            continue
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds a process in /proc")
+def test_a_worker_that_is_killed_ends_the_run(town, tmp_path):
+    """With a traceback, and soon."""
+    options = ("--data.num-workers", 1, "--epochs", 1000)
+    process = start(command(town, tmp_path, *options))
+    while not has_reached(tmp_path, 1):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(worker_of(process), signal.SIGKILL)
+    status, _, errors = finish(process, timeout=120)
+    assert status == 1
+    assert "Traceback (most recent call last)" in errors
+    assert "Worker process was terminated unexpectedly with exit code -9" in errors
 
 
 def test_a_folder_that_cannot_be_made(town):
