@@ -1,8 +1,8 @@
 """The official training step in PyTorch, for MultiSimilarity: to be compared with, in tests and
 benchmarks.
 
-Written afresh after the papers and pytorch-metric-learning's definitions; `test_reference.py` holds
-it to the golden trajectories.
+Written afresh after the papers and pytorch-metric-learning's definitions; `test_trajectory.py`
+holds it to the golden trajectories.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from flax import nnx
 from recipe import GOLDEN, recipe_images, recipe_state
 from reference import in_float64
 from reference_training import ReferenceTraining, official_model
-from trajectory import LOSS_AND_MINER, MODEL, RECIPES, SHAPES, batch, recipe_model
+from trajectory import LOSS_AND_MINER, MODEL, RECIPES, SHAPES, batch, padded, recipe_model
 
 from mixvpr_jax.config import OptimizerConfig
 from mixvpr_jax.conversion import to_state_dict
@@ -138,6 +138,27 @@ def test_chunks_move_the_statistics_in_turn():
         for path, leaf in nnx.to_flat_state(state.statistics):
             wanted = dict(nnx.to_flat_state(nnx.state(expected, nnx.BatchStat)))[path]
             assert np.abs(leaf[...] - wanted[...]).max() <= 1e-12, path
+
+
+@pytest.mark.parametrize(
+    ("devices", "options"), [(1, {}), (2, {}), (2, {"statistics_per_device": True})]
+)
+def test_chunks_of_padding_leave_the_statistics(devices, options):
+    """Five real images of sixteen, in four chunks a device: of one device's, one is padding."""
+    parts = {1: (slice(0, 4), slice(4, 5)), 2: (slice(0, 2), slice(2, 4), slice(4, 5))}[devices]
+    with in_float64():
+        (images, labels), model = padded(batch(0), 5), recipe_model()
+        expected = nnx.clone(model)
+        expected.train()
+        for part in parts:
+            expected(images[part])
+        pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
+        optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
+        step = make_step(model, optimizer, *pair, mesh, chunks=4, **options)
+        state, _ = step(create_state(model, optimizer), images, labels)
+        wanted = dict(nnx.to_flat_state(nnx.state(expected, nnx.BatchStat)))
+        for path, leaf in nnx.to_flat_state(state.statistics):
+            assert np.abs(leaf[...] - wanted[path][...]).max() <= 1e-12, path
 
 
 def test_bfloat16_keeps_float32_where_it_matters():

@@ -157,19 +157,21 @@ class BatchNorm(nnx.Module):
     def _batch_statistics(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None
     ) -> tuple[Array, Array]:
-        """Mean and variance of the valid images, and the running ones moved towards them."""
+        """Mean and variance of the valid images, and the running ones moved towards them.
+
+        Where there is padding alone, as in a chunk or on a device, the running ones stay.
+        """
         weights = jnp.ones(len(x), x.dtype) if valid is None else valid.astype(x.dtype)
         weights = weights[:, None, None, None]
-        # At least 1: a device may hold padding alone.
-        images = jnp.maximum(total(weights.sum(), self.axis_name), 1)
-        count = images * (x.shape[1] * x.shape[2])
+        images = total(weights.sum(), self.axis_name)
+        count = jnp.maximum(images, 1) * (x.shape[1] * x.shape[2])
         mean = total((x * weights).sum((0, 1, 2)), self.axis_name) / count
         centred = x - mean[None, None, None]
         var = total((centred**2 * weights).sum((0, 1, 2)), self.axis_name) / count
         unbiased = var * (count / jnp.maximum(count - 1, 1))
         for running, value in ((self.mean, mean), (self.var, unbiased)):
             blend = self.momentum * running[...] + (1 - self.momentum) * value
-            running[...] = lax.stop_gradient(blend)
+            running[...] = lax.stop_gradient(jnp.where(images > 0, blend, running[...]))
         return mean, var
 
 
