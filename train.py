@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -47,6 +49,7 @@ def run(config: TrainConfig, workdir: Path) -> None:
     """Trains, and tells how it went."""
     from mixvpr_jax.training.loop import train  # after --help has had its say
 
+    mute_background()
     messages = logging.getLogger("mixvpr_jax")
     messages.setLevel(logging.INFO)
     messages.propagate = False
@@ -65,5 +68,31 @@ def run(config: TrainConfig, workdir: Path) -> None:
     print(f"model: {outcome.model}")
 
 
+def mute_background() -> None:
+    """Keeps quiet what fails in other threads: the main one learns of it and tells it in a line."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax
+    tell, tell_ignored = threading.excepthook, sys.unraisablehook
+
+    def of_thread(found: threading.ExceptHookArgs) -> None:
+        if not issubclass(found.exc_type, OSError):  # TensorBoard's, on a full disk
+            tell(found)
+
+    def ignored(found: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # the others are tensorstore's
+            tell_ignored(found)
+
+    threading.excepthook, sys.unraisablehook = of_thread, ignored
+
+
+def end(status: int) -> None:
+    """Ends the process now: threads of a save that failed would wait for each other for minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    run_command(main)
+    try:
+        run_command(main)
+    except SystemExit as wanted:
+        end(int(wanted.code or 0))

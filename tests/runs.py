@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def finish(process, timeout=300):
     """Waits for a process: exit status, output, errors."""
     output, errors = process.communicate(timeout=timeout)
     return process.returncode, output, errors
+
+
+@contextmanager
+def small_disk(size):
+    """A file system of so many bytes; skips the test where this machine lets us mount none."""
+    folder = Path(tempfile.mkdtemp(prefix="small-disk"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("no right to mount a small file system here")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
 
 
 def entries(workdir):

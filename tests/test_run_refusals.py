@@ -1,18 +1,23 @@
 """What a run refuses, in one line and before it writes anything."""
 
+import errno
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 
 import pytest
 from PIL import Image
-from runs import tiny_config, told
+from runs import command, finish, small_disk, start, tiny_config, told
 
+from configs import demo
 from mixvpr_jax.config import DataConfig, MixVPRConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.workdir import named_when_full
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
@@ -68,10 +73,60 @@ def test_folders_that_cannot_be_written(town, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder for the run, found a file"):
         train(tiny_config(town), tmp_path / "file")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").write_text("")
-    with pytest.raises((InputError, OSError), match="checkpoints"):
-        train(tiny_config(town), tmp_path / "run")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(tiny_config(town).to_dict()))
+    (workdir / "checkpoints").write_text("")
+    with pytest.raises(InputError) as error:
+        train(tiny_config(town), workdir)
+    assert str(error.value) == (
+        f"{workdir}/checkpoints: expected a folder for checkpoints, found a file; choose another "
+        "--workdir"
+    )
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
+
+
+def test_checkpoints_that_may_not_be_written(tmp_path):
+    """Known at once, in a process: before data are read, and before steps that would be lost."""
+    less = []
+    if os.geteuid() == 0:  # who may write anywhere, unless the right to is taken away
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write anywhere, and there is no setpriv to be less than root")
+        rights = "-dac_override,-dac_read_search"
+        less = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    (tmp_path / "config.json").write_text(json.dumps(demo.config.to_dict()))
+    (tmp_path / "checkpoints").mkdir(mode=0o555)
+    run = start([*less, sys.executable, "train.py", "demo", "--workdir", tmp_path])
+    assert finish(run, timeout=60) == (
+        2,
+        "",
+        f"error: {tmp_path}/checkpoints: expected a folder that can be written to, found: "
+        "Permission denied; mend it or choose another --workdir\n",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json"]
+
+
+def test_a_disk_that_is_full_during_a_save(town):
+    """Orbax's threads fail in the background: one line all the same, and a process that ends."""
+    options = ("--checkpoint-every-steps", 1, "--validation.no-before-training")
+    with small_disk("64k") as disk:
+        run = start(command(town, disk / "run", *options))
+        status, _, errors = finish(run, timeout=120)
+        assert (status, errors) == (
+            2,
+            f"error: {disk}/run/checkpoints: expected to write a checkpoint, found: No space left "
+            "on device; mend it, and the same command goes on from the last whole one\n",
+        )
+        assert list((disk / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """Where the operating system does not say which file it was."""
+    line = f"{tmp_path}: expected room for the run, found: No space left on device"
+    with pytest.raises(InputError, match=line), named_when_full(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="Permission denied"), named_when_full(tmp_path):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def test_validation_sets(town, tmp_path):

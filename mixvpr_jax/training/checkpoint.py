@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,20 @@ from mixvpr_jax.training.step import TrainState
 class Checkpoints:
     """The checkpoints of a run, by step; written in the background, each whole or not at all."""
 
-    def __init__(self, folder: Path, best_steps: Callable[[], Iterable[int]] = tuple) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        best_steps: Callable[[], Iterable[int]] = tuple,
+        *,
+        only_read: bool = False,
+    ) -> None:
         """Opens a folder of checkpoints, and makes it where there is none.
 
         Args:
             folder: Where they lie.
             best_steps: Tells, at each save, which of the earlier ones to keep beside the last.
+            only_read: Whether to leave all as it is. Otherwise what was not saved to its end is
+                removed; where another process is just saving, that would be its checkpoint.
         """
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
@@ -32,10 +44,13 @@ class Checkpoints:
                 "position": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_LastAnd(best_steps), cleanup_tmp_directories=True
+                preservation_policy=_LastAnd(best_steps),
+                cleanup_tmp_directories=not only_read,
+                create=not only_read,
             ),
         )
         self.folder = folder
+        self._failed = False
 
     @property
     def last_step(self) -> int | None:
@@ -43,11 +58,16 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
-        """Starts to save; the state may be donated as soon as this returns."""
+        """Starts to save; the state may be donated as soon as this returns.
+
+        Raises:
+            InputError: This checkpoint, or the one before, could not be written.
+        """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_named(state)), position=ocp.args.JsonSave(dict(position))
         )
-        self._manager.save(step, args=items)
+        with self._writing():
+            self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state and data position of a step.
@@ -77,12 +97,31 @@ class Checkpoints:
         return {name.split(".", 1)[1]: np.asarray(array) for name, array in arrays.items()}
 
     def finish(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk; raises InputError where it cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
-        self._manager.close()
+        """Waits, and lets go of the folder; raises InputError as `finish` does, but once."""
+        if not self._failed:  # what is left of a failed save may wait for minutes
+            with self._writing():
+                self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what went wrong in the background into one line, and removes what is half there."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if (reason := _of_disk(error)) is None:
+                raise
+            self._failed = True
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise InputError(
+                f"{self.folder}: expected to write a checkpoint, found: {reason}; mend it, and the "
+                "same command goes on from the last whole one"
+            ) from error
 
     def _stored(self, step: int) -> Mapping[str, Any]:
         return self._manager.item_metadata(step).state.tree
@@ -123,6 +162,14 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
         del context
         kept = {checkpoints[-1].step, *self.best_steps()}
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _of_disk(error: Exception) -> str | None:
+    """What the operating system said; None where an error is not of its making."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # how tensorstore tells of it
+    return os.strerror(int(code[1])) if code else None
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

@@ -55,7 +55,8 @@ class Log:
         with beside(self.path) as temporary:
             temporary.write_text("".join(map(_line, self.entries)))
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(workdir), purge_step=step + 1)
+        # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
+        self._board = SummaryWriter(str(workdir), purge_step=step + 1, max_queue=0)
         # disable=None: a bar on terminals alone.
         self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=None)
 

@@ -43,7 +43,7 @@ from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
 from mixvpr_jax.training.validation import RECALL_VALUES, Validation
-from mixvpr_jax.training.workdir import check_workdir, claim_workdir
+from mixvpr_jax.training.workdir import check_workdir, claim_workdir, named_when_full
 
 NUM_BEST = 3
 
@@ -76,7 +76,7 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
         InputError: Wrong data, weights or folder, before anything is written; or a step whose loss,
             gradient or parameters are not finite.
     """
-    with ExitStack() as stack:
+    with named_when_full(workdir), ExitStack() as stack:
         stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
         check_workdir(config, workdir)
         trainer = Trainer(config, workdir)
@@ -276,5 +276,5 @@ def selection_metric(config: TrainConfig) -> str | None:
 def _has_checkpoint(workdir: Path) -> bool:
     if not (workdir / "checkpoints").is_dir():
         return False
-    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+    with closing(Checkpoints(workdir / "checkpoints", only_read=True)) as checkpoints:
         return checkpoints.last_step is not None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mixvpr_jax.config import TrainConfig
@@ -16,13 +20,40 @@ MAY_CHANGE = ("data.root", "data.num_workers", "data.prefetch", "data.max_unread
 
 def check_workdir(config: TrainConfig, workdir: Path) -> None:
     """Raises InputError where a folder cannot be that of this run; the line lists differences."""
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: expected a folder for the run, found a file")
-    path = workdir / "config.json"
-    if not path.exists():
-        if (workdir / "checkpoints").exists():
-            raise InputError(f"{workdir}: expected config.json beside checkpoints, found none")
-        return
+    _require_folder(workdir, "the run")
+    path, checkpoints = workdir / "config.json", workdir / "checkpoints"
+    if path.exists():
+        _check_config(config, workdir, path)
+    elif checkpoints.exists():
+        raise InputError(f"{workdir}: expected config.json beside checkpoints, found none")
+    _require_folder(checkpoints, "checkpoints")
+    _check_writable(workdir)
+    _check_writable(checkpoints)
+
+
+def claim_workdir(config: TrainConfig, workdir: Path) -> None:
+    """Writes a run's configuration into its folder, where it is not there yet."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not (workdir / "config.json").exists():
+        with beside(workdir / "config.json") as temporary:
+            temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+@contextmanager
+def named_when_full(workdir: Path) -> Iterator[None]:
+    """Names the folder where a disk is full: a write to an open file does not say of which."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"{workdir}: expected room for the run, found: {error.strerror}; mend it, and the "
+                "same command goes on"
+            ) from error
+        raise
+
+
+def _check_config(config: TrainConfig, workdir: Path, path: Path) -> None:
     try:
         there = json.loads(path.read_text())
     except ValueError as error:
@@ -35,9 +66,21 @@ def check_workdir(config: TrainConfig, workdir: Path) -> None:
         )
 
 
-def claim_workdir(config: TrainConfig, workdir: Path) -> None:
-    """Writes a run's configuration into its folder, where it is not there yet."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():
-        with beside(workdir / "config.json") as temporary:
-            temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+def _require_folder(folder: Path, what: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected a folder for {what}, found a file; choose another --workdir"
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes a file that has no name and leaves nothing, there or where the folder will be made."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder that can be written to, found: {error.strerror}; mend it "
+            "or choose another --workdir"
+        ) from None
