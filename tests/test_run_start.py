@@ -13,7 +13,7 @@ from mixvpr_jax.config import MixVPRConfig
 from mixvpr_jax.conversion import to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.loop import _has_checkpoint, train
 from mixvpr_jax.weights import get_weights
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
@@ -60,6 +60,20 @@ def test_from_another_run(finished, town, tmp_path):
     (unfinished / "checkpoints").mkdir()
     with pytest.raises(InputError, match="expected a run with a checkpoint, found none"):
         initial_model(of_run(town, unfinished), seed=0)
+
+
+def test_a_run_that_is_saving_is_only_read(finished, town, tmp_path):
+    """Another run may be in the middle of a save: starting from it leaves that as it is."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(workdir / "model")
+    unfinished = shutil.copytree(
+        workdir / "checkpoints" / "8", workdir / "checkpoints" / "15.orbax-checkpoint-tmp"
+    )
+    before = sorted(path for path in workdir.rglob("*"))
+    initial_model(of_run(town, workdir), seed=0)
+    assert _has_checkpoint(workdir)
+    assert sorted(path for path in workdir.rglob("*")) == before
+    assert unfinished in before
 
 
 def test_from_torchvisions_weights(town, tmp_path):

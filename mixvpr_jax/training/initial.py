@@ -70,7 +70,7 @@ def _read_run(workdir: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{workdir}: expected a run's config.json, found {error!r}") from None
     values.pop("init", None)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", only_read=True)
     if checkpoints.last_step is None:
         raise InputError(f"{workdir}: expected a run with a checkpoint, found none")
     weights = checkpoints.weights(checkpoints.last_step)
