@@ -151,6 +151,13 @@ def test_missing_images_are_skipped_where_wanted(tmp_path, caplog):
         open_source(config(tmp_path, skip_missing=True))
 
 
+def test_a_single_place_has_nothing_to_be_told_from(tmp_path):
+    write_city(tmp_path, places=1)
+    line = f"{tmp_path}: expected 2 places or more, found 1: there are no negatives; add to data"
+    with pytest.raises(InputError, match=line):
+        open_source(config(tmp_path))
+
+
 def test_official_cities():
     assert len(set(GSV_CITIES)) == 23
 

@@ -91,8 +91,18 @@ def open_source(config: DataConfig) -> Source:
     Raises:
         InputError: Those of `read_places`; images that are in a table and not on disk, all of them
             listed, unless they are to be skipped; a prepared data set of another version, or
-            without all of its files.
+            without all of its files; a single place, which has nothing to be told from.
     """
+    source = _open(config)
+    if (found := len(source.places)) < 2:
+        raise InputError(
+            f"{config.folder}: expected 2 places or more, found {found}: there are no negatives; "
+            "add to data.cities, or lower data.min-images-per-place"
+        )
+    return source
+
+
+def _open(config: DataConfig) -> Source:
     root, least = epath.Path(config.folder), config.min_images_per_place
     try:
         root.exists()
