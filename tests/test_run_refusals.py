@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import sys
@@ -12,7 +13,13 @@ from PIL import Image
 from runs import command, finish, small_disk, start, tiny_config, told
 
 from configs import demo
-from mixvpr_jax.config import DataConfig, MixVPRConfig, TrainConfig, ValidationConfig
+from mixvpr_jax.config import (
+    DataConfig,
+    MixVPRConfig,
+    OptimizerConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
@@ -157,6 +164,12 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
         (lambda: DataConfig(max_unreadable=-1), "max_unreadable: expected 0 or more, found -1"),
         (lambda: DataConfig(prefetch=0), "prefetch: expected a number above 0, found 0"),
+        (lambda: OptimizerConfig(weight_decay=-1), "weight_decay: expected 0 or more, found -1"),
+        (lambda: OptimizerConfig(weight_decay=math.nan), "weight_decay: expected 0 or more, found"),
+        (lambda: OptimizerConfig(momentum=-0.1), "momentum: expected 0 or more, found -0.1"),
+        (lambda: OptimizerConfig(momentum=7), "momentum: expected less than 1, found 7"),
+        (lambda: OptimizerConfig(warmup_steps=-5), "warmup_steps: expected 0 or more, found -5"),
+        (lambda: OptimizerConfig(milestones=(5, -1)), "milestones: expected epochs from 0 on"),
         (lambda: TrainConfig(loss="MultiSimilarity"), "closest: MultiSimilarityLoss"),
         (lambda: TrainConfig(miner="PairMiner"), "miner: unknown name 'PairMiner'"),
         (lambda: TrainConfig(loss="CentroidTripletLoss"), "miner: expected None with Centroid"),

@@ -33,6 +33,14 @@ def require_positive(config: object, *names: str) -> None:
             raise InputError(f"{name}: expected a number above 0, found {value!r}")
 
 
+def require_not_negative(config: object, *names: str) -> None:
+    """Raises InputError where one of these fields is no finite number from 0 on; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name}: expected 0 or more, found {value!r}")
+
+
 def checked_fields(cls: type, values: object) -> Mapping[str, Any]:
     """JSON values for each field of a dataclass, none missing, none surplus, each of its type."""
     if not isinstance(values, Mapping):

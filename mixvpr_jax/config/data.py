@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from mixvpr_jax.config.checks import require_known, require_positive
+from mixvpr_jax.config.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.errors import InputError
 
 # In the official order (dataloaders/GSVCitiesDataloader.py of amaralibey/MixVPR).
@@ -106,9 +106,7 @@ class DataConfig:
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
         require_positive(self, "prefetch")
-        for name in ("num_workers", "max_unreadable"):
-            if (getattr(self, name) or 0) < 0:
-                raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        require_not_negative(self, "num_workers", "max_unreadable")
 
     @property
     def batch_size(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixvpr_jax.config.checks import require_known, require_positive
+from mixvpr_jax.config.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.config.data import DataConfig
 from mixvpr_jax.config.model import ModelConfig
 from mixvpr_jax.errors import InputError
@@ -75,6 +75,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require_known("optimizer", self.name, ("sgd", "adamw"))
         require_positive(self, "learning_rate", "factor")
+        require_not_negative(self, "momentum", "weight_decay", "warmup_steps")
+        if self.momentum >= 1:
+            raise InputError(f"momentum: expected less than 1, found {self.momentum}")
+        if any(epoch < 0 for epoch in self.milestones):
+            raise InputError(f"milestones: expected epochs from 0 on, found {self.milestones}")
         if self.layers_to_freeze not in (None, 0, 1, 2, 3):
             found = self.layers_to_freeze
             raise InputError(f"layers_to_freeze: expected None or 0 to 3, found {found}")
@@ -158,8 +163,7 @@ class TrainConfig:
             raise InputError("model.aggregator: expected one to train, found none (a bare trunk)")
         counts = ("epochs", "chunks", "log_every_steps", "checkpoint_every_steps")
         require_positive(self, *counts)
-        if self.seed < 0:
-            raise InputError(f"seed: expected 0 or more, found {self.seed}")
+        require_not_negative(self, "seed")
 
     def to_dict(self) -> dict[str, Any]:
         """This configuration as plain JSON values."""
