@@ -39,8 +39,11 @@ def all_pairs(labels: Int[Array, " n"], rows: Int[Array, " r"] | None = None) ->
     """Every pair of the same label, an image and itself aside, and every pair of different ones.
 
     Args:
-        labels: A place an image; negative for padding.
-        rows: The anchors; by default all images.
+        labels: A place an image, [n]; negative for padding.
+        rows: The anchors, [r]; by default all images.
+
+    Returns:
+        Masks [r, n] of positive and of negative pairs, a row an anchor.
 
     Example:
         >>> print(all_pairs(jnp.array([7, 7, 9])).positive.astype(int))
@@ -88,10 +91,13 @@ def multi_similarity_miner(
     Weighting for Deep Metric Learning", CVPR 2019.
 
     Args:
-        descriptors: Unit descriptors of the whole batch.
-        labels: A place an image; negative for padding.
+        descriptors: Unit descriptors of the whole batch, [n, d].
+        labels: A place an image, [n]; negative for padding.
         epsilon: The tolerance, in cosine similarity.
-        rows: The anchors; by default all images.
+        rows: The anchors, [r]; by default all images.
+
+    Returns:
+        Masks [r, n] of positive and of negative pairs, a row an anchor.
 
     Example:
         >>> mined = multi_similarity_miner(jnp.eye(4), jnp.array([0, 0, 1, 1]))
@@ -118,12 +124,19 @@ def pair_margin_miner(
 ) -> Pairs:
     """Positives of a similarity below `pos_margin`, negatives of one above `neg_margin`.
 
+    Those that the margins of the contrastive loss leave: Hadsell et al., "Dimensionality Reduction
+    by Learning an Invariant Mapping", CVPR 2006; as a miner in pytorch-metric-learning (Musgrave et
+    al., 2020).
+
     Args:
-        descriptors: Unit descriptors of the whole batch.
-        labels: A place an image; negative for padding.
+        descriptors: Unit descriptors of the whole batch, [n, d].
+        labels: A place an image, [n]; negative for padding.
         pos_margin: Positives at least this similar are easy.
         neg_margin: Negatives at most this similar are easy.
-        rows: The anchors; by default all images.
+        rows: The anchors, [r]; by default all images.
+
+    Returns:
+        Masks [r, n] of positive and of negative pairs, a row an anchor.
 
     Example:
         >>> print(pair_margin_miner(jnp.eye(2), jnp.array([0, 1])).negative.any())
@@ -148,10 +161,13 @@ def triplet_margin_miner(
     Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering", CVPR 2015.
 
     Args:
-        descriptors: Unit descriptors of the whole batch.
-        labels: A place an image; negative for padding.
+        descriptors: Unit descriptors of the whole batch, [n, d].
+        labels: A place an image, [n]; negative for padding.
         margin: In L2 distance.
-        rows: The anchors; by default all images.
+        rows: The anchors, [r]; by default all images.
+
+    Returns:
+        A mask [r, n, n] of anchor, positive and negative.
 
     Example:
         >>> print(triplet_margin_miner(jnp.eye(3), jnp.array([0, 0, 1])).mask.sum())
@@ -185,11 +201,20 @@ def mined_anchors(mined: Mined) -> Bool[Array, " r"]:
     return mined.positive.any(1)
 
 
-def batch_accuracy(mined: Mined, labels: Int[Array, " n"]) -> Float[Array, ""]:
+def batch_accuracy(mined: Mined | None, labels: Int[Array, " n"]) -> Float[Array, ""]:
     """The share of images for which nothing is left to mine, as the official training logs it.
 
     Args:
-        mined: Of the whole batch: a row for each image.
-        labels: A place an image; negative for padding, which does not count.
+        mined: Of the whole batch, a row for each of n images; None, without a miner, gives zero.
+        labels: A place an image, [n]; negative for padding, which does not count.
+
+    Example:
+        >>> labels = jnp.array([0, 0, 1, 1])
+        >>> descriptors = jnp.array([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
+        >>> print(batch_accuracy(multi_similarity_miner(descriptors, labels), labels))
+        0.5
     """
-    return 1 - jnp.mean(mined_anchors(mined), where=labels >= 0)
+    real = labels >= 0
+    anchors = real if mined is None else mined_anchors(mined)
+    found, images = (mask.sum().astype(jnp.result_type(float)) for mask in (anchors, real))
+    return 1 - found / jnp.maximum(images, 1)

@@ -24,6 +24,8 @@ def fast_ap(
     Cakir et al., "Deep Metric Learning to Rank", CVPR 2019. What was mined weighs an anchor by how
     often it occurs there; the mean is over anchors with a positive.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Example:
         >>> copies = jnp.eye(2)[jnp.array([0, 0, 1, 1])]
         >>> print(f"{fast_ap(copies, jnp.array([0, 0, 1, 1])):.3f}")

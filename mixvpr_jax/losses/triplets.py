@@ -24,6 +24,8 @@ def triplet_margin(
 
     Schroff et al., CVPR 2015. The mean is over triplets with a loss above zero.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Example:
         >>> print(f"{triplet_margin(jnp.eye(3), jnp.array([0, 0, 1])):.3f}")
         0.100
@@ -48,6 +50,8 @@ def centroid_triplet(
     Wieczorek et al., "On the Unreasonable Effectiveness of Centroids in Image Retrieval", 2021; it
     takes no miner. The mean is over triplets with a loss above zero. An image that is its place's
     only one is no anchor.
+
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
     Example:
         >>> print(f"{centroid_triplet(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")

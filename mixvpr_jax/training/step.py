@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Integer, Num
 
 from mixvpr_jax.losses import Loss
 from mixvpr_jax.masked import total
-from mixvpr_jax.mining import Miner, all_pairs, mined_anchors
+from mixvpr_jax.mining import Miner, mined_anchors
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -176,7 +176,7 @@ def _objective(
     rows = lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels), dtype=jnp.int32)
     mined = miner(everything, all_labels, rows=rows) if miner else None
     value = loss(everything, all_labels, mined, rows=rows, axis_name=AXIS)
-    anchors = mined_anchors(all_pairs(all_labels, rows) if mined is None else mined)
+    anchors = labels >= 0 if mined is None else mined_anchors(mined)  # see `batch_accuracy`
     found, images = (total(mask.sum(), AXIS) for mask in (anchors, labels >= 0))
     dtype = descriptors.dtype
     accuracy = 1 - found.astype(dtype) / jnp.maximum(images, 1).astype(dtype)
