@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import jax
@@ -97,13 +98,20 @@ def test_without_validation_the_last_model_is_taken(town, tmp_path):
     assert (outcome.model / "model.safetensors").is_file()
 
 
-def test_a_set_smaller_than_a_batch(finished, town, tmp_path):
-    config = tiny_config(town)
-    config = replace(config, validation=replace(config.validation, batch_size=60), epochs=1)
-    train(config, tmp_path / "run")
-    (found,) = (entry for entry in entries(tmp_path / "run") if len(entry) == 4)
+def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
+    """One as ever, and the same with database and queries exchanged, which says what is best."""
+    for kind, other in (("database", "queries"), ("queries", "database")):
+        shutil.copytree(town / "test" / kind, tmp_path / "turned" / other)
+    sets = ValidationConfig((town / "test", tmp_path / "turned"), "turned/recall@5", batch_size=60)
+    config = replace(tiny_config(town), validation=sets, epochs=1)
+    outcome = train(config, tmp_path / "run")
+    (found,) = (entry for entry in entries(tmp_path / "run") if "test/recall@1" in entry)
     (expected, *_) = (entry for entry in entries(finished[0]) if len(entry) == 4)
+    turned = {name: found.pop(name) for name in list(found) if name.startswith("turned/")}
     assert found == expected
+    assert turned.keys() == {f"turned/recall@{k}" for k in (1, 5, 10)}
+    assert list(turned.values()) != list(expected.values())[1:]
+    assert outcome.metrics == turned | {n: found[n] for n in found if n != "step"}
 
 
 def test_bytes_are_normalised_on_the_device_as_on_the_host():
