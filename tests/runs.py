@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,15 +139,16 @@ def told(workdir):
     return [{k: v for k, v in entry.items() if "second" not in k} for entry in entries(workdir)]
 
 
-def kill_when(process, reached):
-    """Sends SIGKILL as soon as `reached()` holds; False where the process ended before."""
+def kill_when(process, reached, pause=0.0):
+    """Sends SIGKILL so long after `reached()` holds; False where the process ended before."""
     while process.poll() is None:
         if reached():
+            time.sleep(pause)
             process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return True
+            break
         time.sleep(0.001)
-    return False
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def has_reached(workdir, step, since=None):
@@ -162,6 +163,11 @@ def log_of(workdir):
     return path.stat().st_ino if path.exists() else None
 
 
-def is_saving(workdir, step):
-    """Whether the checkpoint of a step is being written."""
-    return any((workdir / "checkpoints").glob(f"{step}.*tmp*"))
+def saves(workdir):
+    """The checkpoints that are, or were, being written: their steps, and what tells one from
+    another of the same step."""
+    found = set()
+    for path in (workdir / "checkpoints").glob("*.*tmp*"):
+        with suppress(FileNotFoundError):  # renamed by now
+            found.add((int(path.name.split(".")[0]), path.stat().st_ino))
+    return found
