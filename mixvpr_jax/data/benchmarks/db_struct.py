@@ -1,0 +1,147 @@
+"""NetVLAD's descriptions of Pittsburgh and Tokyo 24/7: a MATLAB struct in a .mat file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+
+from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.positions import positives_within, require_metres
+from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class DbStruct:
+    """The variable `dbStruct`: n database images, q queries.
+
+    Attributes:
+        file: Where it stands.
+        database: n names, relative to the database's folder.
+        queries: q names, relative to the queries' folder.
+        database_utm: [n, 2] float64, metres.
+        queries_utm: [q, 2] float64, metres.
+        radius_m: The largest distance of a positive.
+    """
+
+    file: Path
+    database: list[str]
+    queries: list[str]
+    database_utm: np.ndarray
+    queries_utm: np.ndarray
+    radius_m: float
+
+    def find(self, protocol: Protocol, database: list[Path], queries: list[Path]) -> Found:
+        """The benchmark, its images looked for below these folders.
+
+        Raises:
+            InputError: A name leads outside, or the radius is not the protocol's.
+        """
+        if self.radius_m != protocol.radius_m:
+            raise InputError(
+                f"{self.file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, "
+                f"found {self.radius_m:g}"
+            )
+        of_database = locate(database, self.database, self.file)
+        of_queries = locate(queries, self.queries, self.file)
+        whole = EvaluationSet(
+            protocol,
+            f"the authors': {self.file}",
+            of_database.paths,
+            of_queries.paths,
+            positives_within(self.queries_utm, self.database_utm, self.radius_m),
+            self.database_utm,
+            self.queries_utm,
+        )
+        return Found(whole, of_database.present, of_queries.present)
+
+
+def read_struct(file: Path) -> DbStruct:
+    """Reads `dbStruct`, whose lists must be as long as it says.
+
+    Raises:
+        InputError: No MATLAB file, without that struct or without a field, lists of different
+            length, or positions that are not in metres.
+    """
+    struct = _load(file)
+    database = _names(file, struct, "dbImageFns", "dbImage")
+    queries = _names(file, struct, "qImageFns", "qImage")
+    counts = _number(file, struct, "numImages"), _number(file, struct, "numQueries")
+    if counts != (len(database), len(queries)):
+        raise InputError(
+            f"{file}: expected lists of {counts[0]:,.0f} and {counts[1]:,.0f} images, as "
+            f"numImages and numQueries say, found {len(database):,} and {len(queries):,}"
+        )
+    database_utm = _positions(file, struct, "utmDb", len(database))
+    queries_utm = _positions(file, struct, "utmQ", len(queries))
+    require_metres(file, database_utm, queries_utm)
+    radius_m = _number(file, struct, "posDistThr")
+    return DbStruct(file, database, queries, database_utm, queries_utm, radius_m)
+
+
+def _load(file: Path) -> np.void:
+    try:
+        variables = scipy.io.loadmat(file, variable_names=["dbStruct"])
+    except NotImplementedError:
+        raise InputError(
+            f"{file}: expected a MATLAB file of version 5 to 7, found 7.3 (HDF5); save it in "
+            "MATLAB with -v7"
+        ) from None
+    except Exception as error:  # whatever a broken file makes scipy stumble over
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{file}: expected a MATLAB file, {reason}") from None
+    struct = variables.get("dbStruct")
+    if struct is None or struct.dtype.names is None or struct.size != 1:
+        raise InputError(f"{file}: expected a struct named dbStruct, found none")
+    return struct.ravel()[0]
+
+
+def _field(file: Path, struct: np.void, *names: str) -> np.ndarray:
+    present = struct.dtype.names or ()
+    name = next((name for name in names if name in present), None)
+    if name is None:
+        found = ", ".join(present)
+        raise InputError(f"{file}: expected dbStruct.{names[0]}, found {found}")
+    return np.asarray(struct[name])
+
+
+def _names(file: Path, struct: np.void, *fields: str) -> list[str]:
+    cells = _field(file, struct, *fields)
+    return [_text(file, fields[0], cell) for cell in cells.ravel()]
+
+
+def _text(file: Path, field: str, cell: Any) -> str:
+    value = np.asarray(cell)
+    if value.dtype.kind != "U" or value.size != 1:
+        raise InputError(f"{file}: expected dbStruct.{field} to list names, found {_shown(cell)}")
+    return str(value.item())
+
+
+def _shown(value: object) -> str:
+    """A value in one short line."""
+    return " ".join(repr(value).split())[:80]
+
+
+def _number(file: Path, struct: np.void, field: str) -> float:
+    value = _field(file, struct, field)
+    if value.dtype.kind not in "iuf" or value.size != 1:
+        raise InputError(f"{file}: expected a number in dbStruct.{field}, found {_shown(value)}")
+    return float(value.item())
+
+
+def _positions(file: Path, struct: np.void, field: str, count: int) -> np.ndarray:
+    value = _field(file, struct, field)
+    if value.dtype.kind not in "iuf":
+        raise InputError(f"{file}: expected dbStruct.{field} in numbers, found {_shown(value)}")
+    if count == 0 and value.size == 0:
+        return np.empty((0, 2))
+    if value.shape != (2, count):
+        raise InputError(
+            f"{file}: expected dbStruct.{field} of 2 x {count:,} metres, found "
+            f"{' x '.join(f'{size:,}' for size in value.shape)}"
+        )
+    return value.T.astype(np.float64)

@@ -1,0 +1,152 @@
+"""Lists of images and of their positives in .npy files, as the authors ship them.
+
+`{NAME}_dbImages.npy` and `{NAME}_qImages.npy` hold relative paths, `{NAME}_gt.npy` an array of
+arrays: for each query the indices of its positives.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.places import Place
+from mixvpr_jax.data.benchmarks.restricted_npy import read_array
+from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the files say: n database images, q queries.
+
+    Attributes:
+        file: The list of database images; the others lie beside it.
+        database: n relative paths.
+        queries: q relative paths.
+        positives: For each query ascending indices into the database.
+    """
+
+    file: Path
+    database: list[str]
+    queries: list[str]
+    positives: list[np.ndarray]
+
+    def find(self, place: Place, bases: Sequence[Path]) -> Found:
+        """The benchmark, its images looked for below these folders."""
+        database = locate(bases, self.database, self.file)
+        queries = locate(bases, self.queries, self.file)
+        layout = f"the authors': {self.file} and those beside it"
+        whole = EvaluationSet(place.protocol, layout, database.paths, queries.paths, self.positives)
+        return Found(whole, database.present, queries.present)
+
+
+def read_lists(place: Place, *stems: str) -> Lists | None:
+    """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first.
+
+    Raises:
+        InputError: One of the three is missing or broken, they differ in length, or an index
+            lies outside of the database.
+    """
+    for stem in stems:
+        truths = f"{stem}_gt.npy", f"{stem}_gt_25m.npy"
+        files = find_together(place, truths, f"{stem}_dbImages.npy", f"{stem}_qImages.npy")
+        if files:
+            truth, *images = files
+            database, queries = map(read_names, images)
+            positives = read_positives(truth, len(queries), len(database))
+            return Lists(images[0], database, queries, positives)
+    return None
+
+
+def find_together(place: Place, truths: tuple[str, ...], *others: str) -> list[Path] | None:
+    """The ground truth and the files beside it; None where there are none of them.
+
+    Args:
+        place: Where to look.
+        truths: What the file with the positives may be called.
+        others: The files that it needs.
+
+    Raises:
+        InputError: Some of them are there and some are not.
+    """
+    truth = place.truth(*truths)
+    first = truth or place.truth(*others)
+    if first is None:
+        return None
+    files = [truth or first.with_name(truths[0]), *(first.with_name(name) for name in others)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: expected it beside {first.name}, found no such file")
+    return files
+
+
+def read_names(file: Path) -> list[str]:
+    """A list of paths.
+
+    Raises:
+        InputError: No one-dimensional array of text.
+    """
+    array = read_array(file)
+    values = array.tolist() if array.ndim == 1 else [None]
+    names = [os.fsdecode(value) for value in values if isinstance(value, str | bytes)]
+    if len(names) != len(values):
+        raise InputError(f"{file}: expected a list of file names, found {_kind(array)}")
+    return names
+
+
+def read_indices(file: Path, limit: int, of: str) -> np.ndarray:
+    """A list of whole numbers below a limit, as int64.
+
+    Raises:
+        InputError: Anything else.
+    """
+    array = read_array(file)
+    if array.ndim != 1:
+        raise InputError(f"{file}: expected a list of whole numbers, found {_kind(array)}")
+    return _indices(file, array, limit, of)
+
+
+def read_positives(file: Path, num_queries: int, num_database: int) -> list[np.ndarray]:
+    """For each query the ascending indices of its positives, perhaps none.
+
+    Raises:
+        InputError: Not one entry a query, or an index that no database image has.
+    """
+    array = read_array(file)
+    if array.ndim == 0 or len(array) != num_queries:
+        found = len(array) if array.ndim else 1
+        raise InputError(
+            f"{file}: expected the positives of {num_queries:,} queries, found {found:,} entries"
+        )
+    return [
+        np.unique(_indices(file, entry, num_database, f"query {query}: the database"))
+        for query, entry in enumerate(array)
+    ]
+
+
+def _indices(file: Path, entry: object, limit: int, of: str) -> np.ndarray:
+    try:
+        values = np.asarray(entry).ravel()
+        values = np.array(values.tolist()) if values.dtype == object else values
+    except ValueError:  # lists of different lengths within
+        values = np.array(["?"])
+    if values.size == 0:
+        return np.empty(0, np.int64)
+    if values.dtype.kind not in "iu":
+        shown = " ".join(repr(entry).split())[:80]
+        raise InputError(f"{file}: expected whole numbers, found {shown}")
+    outside = values[(values < 0) | (values >= limit)]
+    if outside.size:
+        raise InputError(
+            f"{file}: {of} has {limit:,} images, expected indices below that, found {outside[0]}"
+        )
+    return values.astype(np.int64)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"shape {array.shape} of {array.dtype}"

@@ -1,0 +1,134 @@
+"""What Mapillary's tables, or a downloader's file names, say of each image."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mixvpr_jax.data.folders import ImageFolder
+from mixvpr_jax.errors import InputError
+
+VAL_CITIES = ("cph", "sf")
+TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
+_ZONES = {"10": "sf", "32": "cph", "33": "cph"}
+_KEY, _TIME, _NOTE = 7, 13, 14  # fields of a downloader's name: …@key@…@timestamp@note@.jpg
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One image.
+
+    Attributes:
+        key: Mapillary's name of it.
+        city: Such as "cph".
+        utm: East and north in metres, in the city's zone.
+        light: "day" or "night"; None where not said.
+        season: "spring", …; None where not said.
+    """
+
+    key: str
+    city: str
+    utm: tuple[float, float]
+    light: str | None = None
+    season: str | None = None
+
+
+def read_table(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a table with the number of their line.
+
+    Raises:
+        InputError: No such file, no text, or a column is missing.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{file}: expected columns {', '.join(missing)}, found none such")
+            for row in reader:
+                yield reader.line_num, row
+    except OSError as error:
+        raise InputError(f"{file}: expected a table, {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: expected a table in UTF-8, {error}") from None
+
+
+def read_shots(folder: Path, city: str) -> list[Shot]:
+    """The images of `train_val/CITY/query` or `…/database` but for panoramas, in their order.
+
+    Raises:
+        InputError: A table is missing, broken, or the two do not list the same images.
+    """
+    raw = {row["key"]: row for _, row in read_table(folder / "raw.csv", "key", "pano")}
+    shots, file = [], folder / "postprocessed.csv"
+    for line, row in read_table(file, "key", "easting", "northing"):
+        key = row["key"]
+        if key not in raw:
+            raise InputError(f"{file}: line {line}: expected an image of raw.csv, found {key}")
+        if raw[key]["pano"].strip().lower() == "true":
+            continue
+        utm = _metres(file, line, row["easting"], row["northing"])
+        season = _season(raw[key].get("captured_at") or "")
+        shots.append(Shot(key, city, utm, _light(row.get("night") or ""), season))
+    return shots
+
+
+def named_shots(folder: ImageFolder) -> list[Shot]:
+    """The same out of the names of VPR-datasets-downloader: an image each, in their order."""
+    utm = np.zeros((len(folder.paths), 2)) if folder.utm is None else folder.utm
+    shots = []
+    for path, (east, north) in zip(folder.paths, utm.tolist(), strict=True):
+        fields = [*path.name.split("@"), *[""] * 16]
+        light, _, rest = fields[_NOTE].partition("_")
+        city = rest.rpartition("_")[2] or _ZONES.get(fields[3].lstrip("0"), fields[3])
+        season = _season(fields[_TIME])
+        key = fields[_KEY].removesuffix(".jpg")
+        known = light if light in ("day", "night") else None
+        shots.append(Shot(key, city, (east, north), known, season))
+    return shots
+
+
+def conditions(shots: Sequence[Shot]) -> Mapping[str, Sequence[str]]:
+    """What all of these images tell: city, light, season."""
+    columns = {
+        "city": [shot.city for shot in shots],
+        "light": [shot.light for shot in shots],
+        "season": [shot.season for shot in shots],
+    }
+    return {
+        name: [str(label) for label in labels] for name, labels in columns.items() if all(labels)
+    }
+
+
+def positions(shots: Sequence[Shot]) -> np.ndarray:
+    """[n, 2] float64, metres."""
+    return np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2)
+
+
+def _metres(file: Path, line: int, *values: str) -> tuple[float, float]:
+    try:
+        east, north = map(float, values)
+    except ValueError:
+        east = north = math.nan
+    if not (math.isfinite(east) and math.isfinite(north)):
+        raise InputError(f"{file}: line {line}: expected metres, found {', '.join(values)}")
+    return east, north
+
+
+def _light(night: str) -> str | None:
+    return {"true": "night", "false": "day"}.get(night.strip().lower())
+
+
+def _season(captured: str) -> str | None:
+    """Of the northern hemisphere, where the cities of val are; from 2018-01-31 or 20180131."""
+    date = re.match(r"\d{4}-?(\d\d)", captured)
+    month = int(date[1]) if date else 0
+    if not 1 <= month <= 12:
+        return None
+    return ("winter", "spring", "summer", "autumn")[month % 12 // 3]
