@@ -3,6 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DRAW := $(BIN)/python -m mixvpr_jax.data.draw --difficulty 0.25 --image-size 160 120 --overwrite
+EVALUATE := $(BIN)/python eval.py --database out/demo/town/test/database \
+	--queries out/demo/town/test/queries --overwrite
+
+define UNTRAINED
+from configs.demo import config
+from mixvpr_jax import create_model, save_pretrained
+
+model = create_model(config.model.architecture, seed=config.seed)
+save_pretrained(model, "out/demo/untrained/model")
+endef
+export UNTRAINED
 
 .PHONY: demo test lint
 
@@ -24,6 +35,8 @@ demo: $(INSTALLED)
 	$(DRAW) out/demo/town/val --seed 2 --num-places 50 --images-per-place 6 --queries-per-place 3
 	$(DRAW) out/demo/town/test --seed 3 --num-places 100 --images-per-place 7 --queries-per-place 3
 	$(BIN)/python train.py demo --workdir out/demo/run
-	$(BIN)/python eval.py --weights out/demo/run/model --database out/demo/town/test/database \
-		--queries out/demo/town/test/queries --output out/demo/evaluation --overwrite
+	$(BIN)/python -c "$$UNTRAINED"
+	$(EVALUATE) --weights out/demo/untrained/model --output out/demo/untrained/evaluation
+	$(EVALUATE) --weights out/demo/run/model --output out/demo/evaluation \
+		--compare out/demo/untrained/evaluation --saliency-queries 300
 	@echo "The run is in out/demo/run (curves.png); look at out/demo/evaluation/report.html"

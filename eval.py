@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import tyro
 
 from mixvpr_jax.config import EvaluationConfig
@@ -10,14 +12,16 @@ from mixvpr_jax.errors import run_command
 
 def main() -> None:
     """Evaluates as the command line says, and prints recall and where the report lies."""
-    config = tyro.cli(EvaluationConfig, description="Place recognition on two folders of photos.")
-    from mixvpr_jax.evaluation.evaluate import evaluate_folders  # after --help has had its say
+    logging.basicConfig(format="%(message)s")
+    config = tyro.cli(EvaluationConfig, description=__doc__)
+    from mixvpr_jax.evaluation.evaluate import evaluate  # after --help has had its say
 
-    evaluation = evaluate_folders(config)
+    evaluation = evaluate(config)
     for reason in evaluation.unreadable:
         print(f"skipped: {reason}")
     if evaluation.unreadable:
         print(f"skipped {len(evaluation.unreadable)} unreadable images")
+    print("\n".join(evaluation.data.describe()))
     print(evaluation.headline())
     print(f"report: {config.output / 'report.html'}")
 

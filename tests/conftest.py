@@ -1,6 +1,9 @@
 """Every test runs on 8 fake CPU devices, with typed shapes checked and implicit promotion off."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import jax
 from hypothesis import settings
@@ -12,6 +15,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 CHECKED = ("models", "evaluation", "losses", "mining", "masked")
 install_import_hook([f"mixvpr_jax.{name}" for name in CHECKED], "typechecker.check")
+
+# Descriptors that an evaluation keeps are no business of the user's own.
+os.environ["MIXVPR_HOME"] = tempfile.mkdtemp(prefix="mixvpr_home")
+atexit.register(shutil.rmtree, os.environ["MIXVPR_HOME"], ignore_errors=True)
 
 # Anew each time on a developer's machine; the same cases each time where a red run blocks others.
 settings.register_profile("ci", derandomize=True)

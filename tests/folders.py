@@ -8,7 +8,7 @@ from PIL import Image
 
 from mixvpr_jax import GeMConfig, ModelConfig, create_model, save_pretrained
 from mixvpr_jax.config import EvaluationConfig
-from mixvpr_jax.evaluation.evaluate import evaluate_folders
+from mixvpr_jax.evaluation import evaluate as evaluation
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +41,9 @@ def labelled(tmp_path):
 @pytest.fixture
 def evaluate(tmp_path, weights):
     def run(database, queries, **options):
-        options = {"output": tmp_path / "out", "batch_size": 2} | options
-        return evaluate_folders(
-            EvaluationConfig(str(weights), Path(database), Path(queries), **options)
-        )
+        usual = {"output": tmp_path / "out", "batch_size": 2, "latency_queries": 0}
+        folders = {"database": Path(database), "queries": Path(queries)}
+        config = EvaluationConfig(**({"weights": str(weights)} | usual | folders | options))
+        return evaluation.evaluate(config)
 
     return run

@@ -9,9 +9,7 @@ import safetensors.numpy
 from folders import write_images
 
 from mixvpr_jax import InputError, ModelConfig, create_model, save_pretrained
-from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.data.folders import read_folder
-from mixvpr_jax.evaluation.evaluate import evaluate_folders
 
 
 def test_one_label_missing_is_refused(evaluate, labelled):
@@ -52,7 +50,7 @@ def test_unreadable_image_among_good_ones(evaluate, labelled, tmp_path, content)
     assert not (tmp_path / "out").exists()
     evaluation = evaluate(*labelled, skip_unreadable=True)
     assert len(evaluation.unreadable) == 1 and "@bad@.jpg" in evaluation.unreadable[0]
-    assert len(evaluation.database.paths) == 3
+    assert len(evaluation.data.database) == 3
     assert evaluation.recall[1] == pytest.approx(200 / 3)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["num_database"] == 3 and len(results["unreadable"]) == 1
@@ -67,12 +65,11 @@ def test_nothing_readable_is_refused(evaluate, labelled):
 
 def test_descriptors_that_are_not_finite_are_refused(evaluate, weights, labelled, tmp_path):
     state = safetensors.numpy.load_file(weights / "model.safetensors")
-    state["backbone.conv1.kernel"] = state["backbone.conv1.kernel"] * np.float32(1e38)
+    state["backbone.layer2.1.bn2.bias"] += np.float32(3e38)  # whose cube overflows in GeM
     shutil.copytree(weights, tmp_path / "broken")
     safetensors.numpy.save_file(state, tmp_path / "broken" / "model.safetensors")
-    config = EvaluationConfig(str(tmp_path / "broken"), *labelled, tmp_path / "out")
-    with pytest.raises(InputError, match=r"place0@.jpg: expected a finite descriptor.*6 of 6"):
-        evaluate_folders(config)
+    with pytest.raises(InputError, match=r"place0@.jpg: expected a finite descriptor.*3 of 3"):
+        evaluate(*labelled, weights=str(tmp_path / "broken"))
     assert not (tmp_path / "out").exists()
 
 
@@ -117,15 +114,14 @@ def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.write_report", full)
+    monkeypatch.setattr("mixvpr_jax.evaluation.output.write_report", full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space left"):
         evaluate(*labelled)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_bare_trunk_is_refused(labelled, tmp_path):
+def test_bare_trunk_is_refused(evaluate, labelled, tmp_path):
     save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "trunk")
-    config = EvaluationConfig(str(tmp_path / "trunk"), *labelled, tmp_path / "out")
     with pytest.raises(InputError, match="expected a whole model, found a bare trunk"):
-        evaluate_folders(config)
+        evaluate(*labelled, weights=str(tmp_path / "trunk"))

@@ -18,7 +18,7 @@ from mixvpr_jax import save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.folders import read_folder
 from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
-from mixvpr_jax.evaluation.evaluate import OUTPUTS
+from mixvpr_jax.evaluation.output import OUTPUTS
 
 ROOT = GOLDEN.parent.parent
 PHOTOS = ROOT.parent / "shared" / "images"
@@ -57,8 +57,8 @@ def test_labelled_folders(evaluate, labelled, tmp_path):
     assert len(rows) == 9
     assert [row["correct"] for row in rows if row["rank"] == "1"] == ["1", "1", "0"]
     for row in rows:
-        q = [path.name for path in evaluation.queries.paths].index(Path(row["query"]).name)
-        d = [path.name for path in evaluation.database.paths].index(Path(row["prediction"]).name)
+        q = [path.name for path in evaluation.data.queries].index(Path(row["query"]).name)
+        d = [path.name for path in evaluation.data.database].index(Path(row["prediction"]).name)
         distance = np.linalg.norm(queries[q] - database[d])
         assert float(row["descriptor_distance"]) == pytest.approx(distance, abs=2e-6)
     assert "66.66" in (out / "report.html").read_text()

@@ -2,10 +2,12 @@
 
 import base64
 import errno
+import hashlib
 import io
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixvpr_jax.evaluation import report
-from mixvpr_jax.evaluation.report import ReportData, readable_name, write_report
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.report import OtherRun, ReportData, write_report
+from mixvpr_jax.evaluation.report.names import readable_name
+from mixvpr_jax.evaluation.report.page import PAGE
 
 HOSTILE_NAMES = (
     "<script>alert(1)<!--&amp;\"'.jpg",
     "]]>&lt;Zürich 日本\u2028.jpg",
-    os.fsdecode(b"not utf-8 \xff.jpg"),
+    os.fsdecode(b"not utf-8 \xff {{DATA}}.jpg"),
 )
 
 
@@ -48,150 +52,318 @@ def _data(folder: Path, **changes: Any) -> ReportData:
 
 
 class _Page(HTMLParser):
-    """Tags of a page with their attributes, and the text of its data element."""
+    """Tags of a page with their attributes, and what stands in its scripts and style."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.data = ""
+        self.texts: dict[str, str] = {}
+        self._open: str | None = None
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self._open = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = None
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][1].get("id") == "report-data":
-            self.data += data
+        if self._open and self.tags[-1][0] in ("script", "style"):
+            self.texts[self._open] = self.texts.get(self._open, "") + data
 
 
-def _written(path: Path, data: ReportData, **options: int) -> dict[str, Any]:
+class _Report:
+    """A page's value, and what it says about queries, matches and pictures."""
+
+    def __init__(self, path: Path) -> None:
+        self.page = _Page(path.read_text(encoding="utf-8"))
+        self.value = json.loads(self.page.texts["report-data"])
+
+    def paths(self) -> list[str]:
+        pictures = self.value["pictures"]
+        folders = [pictures["folders"][folder] for folder in pictures["folder"]]
+        return [f"{folder}/{file}" for folder, file in zip(folders, pictures["file"], strict=True)]
+
+    def path_of_query(self, query: int) -> str:
+        return self.paths()[self.value["queries"]["picture"][query]]
+
+    def path_of_database(self, index: int) -> str:
+        shown = self.value["database"]
+        return self.paths()[shown["picture"][shown["shown"].index(index)]]
+
+    def pictures(self) -> list[Image.Image]:
+        pictures, found = self.value["pictures"], []
+        bounds = [*pictures["blocks"], len(pictures["chars"])]
+        for block in range(len(bounds) - 1):
+            text = self.page.texts.get(f"pictures-{block}", "")
+            for chars in pictures["chars"][bounds[block] : bounds[block + 1]]:
+                found.append(Image.open(io.BytesIO(base64.b64decode(text[:chars]))))
+                text = text[chars:]
+            assert text == ""
+        return found
+
+
+def _written(path: Path, data: ReportData, **options: Any) -> _Report:
     write_report(path, data, **options)
-    return json.loads(_Page(path.read_text(encoding="utf-8")).data)
-
-
-def _thumbnail(entry: dict[str, Any]) -> Image.Image:
-    head, _, encoded = entry["uri"].partition(",")
-    assert head == "data:image/jpeg;base64"
-    return Image.open(io.BytesIO(base64.b64decode(encoded)))
+    return _Report(path)
 
 
 def test_the_page_holds_what_was_given(tmp_path: Path) -> None:
     data = _data(tmp_path)
-    value = _written(tmp_path / "report.html", data)
+    report = _written(tmp_path / "report.html", data)
+    value, queries = report.value, report.value["queries"]
 
     assert value["title"] == "nano on city"
     assert value["facts"] == [["model", "nano"], ["dataset", "city"], ["protocol", "25 m"]]
     assert value["recall"] == [[1, 33.3], [5, 66.7], [10, 66.7], [20, 66.7]]
-    assert value["has_ground_truth"] is True
-    assert value["total_queries"] == 3
-    assert [query["number"] for query in value["queries"]] == [1, 2, 3]
-    assert [query["positives"] for query in value["queries"]] == [1, 2, 0]
-    for query, entry in enumerate(value["queries"]):
-        shown = entry["neighbours"]
-        assert value["images"][entry["image"]]["path"] == str(data.query_paths[query])
-        assert [value["images"][one["image"]]["path"] for one in shown] == [
-            str(data.database_paths[index]) for index in data.predictions[query]
-        ]
-        assert [one["distance"] for one in shown] == pytest.approx(
-            data.distances[query].tolist(), abs=1e-6
-        )
-    assert [[one["right"] for one in entry["neighbours"]] for entry in value["queries"]] == [
-        [True, False, False],
-        [False, True, False],
-        [False, False, False],
+    assert (value["total_queries"], value["k"], value["m"]) == (3, 3, 3)
+    assert [report.path_of_query(query) for query in range(3)] == [str(p) for p in data.query_paths]
+    assert [report.path_of_database(index) for index in range(4)] == [
+        str(p) for p in data.database_paths
     ]
+    assert queries["near"] == np.asarray(data.predictions).ravel().tolist()
+    assert queries["distance"] == pytest.approx(data.distances.ravel().tolist(), abs=1e-4)
+    assert queries["positives"] == [1, 2, 0]
+    assert queries["first"] == [1, 2, 0]
+    assert queries["right"] == "100010000"
+    assert queries["metres"] is value["map"] is value["best"] is value["other"] is None
+
+
+def test_figures_of_the_evaluation_reach_the_page(tmp_path: Path) -> None:
+    recall = {1: 50.0, 5: 75.0}
+    value = _written(
+        tmp_path / "report.html",
+        _data(
+            tmp_path,
+            intervals={1: (40, 60)},
+            curve=[33.3, 66.7, 66.7],
+            published=[("MixVPR", {1: 91.5}, "table 1")],
+            is_subset=True,
+            conditions={"light": {"night": (2, recall)}},
+            labels={"light": ["night", "day", "night"]},
+            latency={"model": (20.5, 30.25)},
+        ),
+    ).value
+    assert value["intervals"] == [[1, 40, 60]]
+    assert value["curve"] == [33.3, 66.7, 66.7]
+    assert value["published"] == [["MixVPR", [[1, 91.5]], "table 1"]]
+    assert value["is_subset"] is True
+    assert value["conditions"] == [["light", [["night", 2, [[1, 50], [5, 75]]]]]]
+    assert value["labels"] == [{"name": "light", "values": ["night", "day"], "of": [0, 1, 0]}]
+    assert value["latency"] == [["model", 20.5, 30.25]]
+
+
+def test_coordinates_become_metres_and_a_map(tmp_path: Path) -> None:
+    database = np.array([[500003.0, 4000004.0], [500000, 4000000], [500100, 4000000], [np.nan, 0]])
+    queries = np.array([[500000.0, 4000000.0], [500000, 4000000], [500000.26, 4000000]])
+    report = _written(
+        tmp_path / "report.html", _data(tmp_path, database_utm=database, query_utm=queries)
+    )
+    assert report.value["queries"]["metres"] == [100, 5, 0, 100, None, 5, 0.3, 99.7, None]
+    assert report.value["map"] == {
+        "origin": [500000, 4000000],
+        "database": [[30, 0, 1000, None], [40, 0, 0, -40000000]],
+        "queries": [[0, 0, 3], [0, 0, 0]],
+    }
+
+
+def test_missed_positives_and_the_other_run_have_pictures(tmp_path: Path) -> None:
+    best = np.array([2, 1, -1]), np.array([0.25, 2.5, np.nan]), np.array([1, 30, 0])
+    predictions = np.array([[2], [2], [2]])
+    other = OtherRun(
+        "another", {1: 66.6}, np.array([[2, 0], [3, 1], [3, 1]]),
+        np.array([[True, False], [False, True], [False, False]]),
+    )  # fmt: skip
+    data = _data(tmp_path, predictions=predictions, distances=np.ones((3, 1)), best_positive=best)
+    report = _written(tmp_path / "report.html", data)
+    assert report.value["best"] == {
+        "index": [2, 1, -1], "distance": [0.25, 2.5, None], "rank": [1, 30, 0], "metres": None,
+    }  # fmt: skip
+    assert set(report.value["database"]["shown"]) == {1, 2}
+
+    compared = _written(tmp_path / "report.html", replace(data, other=other), neighbours=1)
+    assert compared.value["other"] == {
+        "title": "another", "recall": [[1, 66.6]], "curve": [33.333, 66.667], "m": 1,
+        "near": [2, 3, 3], "metres": None, "right": "100",
+    }  # fmt: skip
+    assert set(compared.value["database"]["shown"]) == {1, 2, 3}
+
+
+def test_saliency_is_a_byte_a_cell(tmp_path: Path) -> None:
+    maps = np.array([[0, 0.5, 1.0], [2, -1, np.nan]]), np.zeros((2, 3))
+    value = _written(tmp_path / "report.html", _data(tmp_path, saliency={1: maps})).value
+    height, width, *cells = value["saliency"]["1"]
+    assert (height, width) == (2, 3)
+    assert [list(base64.b64decode(one)) for one in cells] == [[0, 128, 255, 255, 0, 0], [0] * 6]
 
 
 def test_each_photo_is_embedded_once(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    value = _written(path, _data(tmp_path))
-    assert len(value["images"]) == len({entry["path"] for entry in value["images"]}) == 3 + 4
-    assert path.read_text(encoding="utf-8").count("data:image/jpeg") == 3 + 4
+    data = _data(tmp_path)
+    # The same photos are queries and database.
+    data = replace(data, query_paths=[*data.query_paths[:2], data.database_paths[0]])
+    report = _written(tmp_path / "report.html", data)
+    assert len(report.pictures()) == len(set(report.paths())) == 2 + 4
+
+
+def test_photos_nobody_sees_are_not_read(tmp_path: Path) -> None:
+    data = _data(tmp_path)
+    Path(data.database_paths[0]).unlink()
+    report = _written(tmp_path / "report.html", data, neighbours=1)
+    assert set(report.value["database"]["shown"]) == {1, 2}
 
 
 def test_only_the_first_neighbours_are_shown(tmp_path: Path) -> None:
-    value = _written(tmp_path / "report.html", _data(tmp_path), neighbours=2)
-    assert [len(entry["neighbours"]) for entry in value["queries"]] == [2, 2, 2]
+    value = _written(tmp_path / "report.html", _data(tmp_path), neighbours=2).value
+    assert (value["k"], value["m"]) == (3, 2)
+    assert value["queries"]["near"] == [2, 0, 2, 3, 1, 2]
+    assert value["queries"]["right"] == "100100"
+    # Whether one is right is known of all of them.
+    assert value["queries"]["first"] == [1, 2, 0]
 
 
 def test_a_cut_list_knows_the_whole_number(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    value = _written(path, _data(tmp_path), max_queries=2)
-    assert [entry["number"] for entry in value["queries"]] == [1, 2]
+    data = _data(tmp_path, labels={"light": ["day"] * 3}, saliency={2: (np.ones((1, 1)),) * 2})
+    value = _written(tmp_path / "report.html", data, max_queries=2).value
+    assert len(value["queries"]["picture"]) == len(value["labels"][0]["of"]) == 2
     assert value["total_queries"] == 3
-    # The sentence is put together in the page, from these two numbers.
-    assert "`First ${grouped(shown)} of ${plural(total" in path.read_text(encoding="utf-8")
+    assert value["saliency"] == {}
 
 
 def test_without_ground_truth_nothing_is_right_or_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    value = _written(path, _data(tmp_path, recall=None, positives=None))
+    value = _written(tmp_path / "report.html", _data(tmp_path, recall=None, positives=None)).value
     assert value["recall"] is None
-    assert value["has_ground_truth"] is False
-    assert {one["right"] for entry in value["queries"] for one in entry["neighbours"]} == {None}
-    assert {entry["positives"] for entry in value["queries"]} == {None}
-    assert "no ground truth" in path.read_text(encoding="utf-8")
+    assert [value["queries"][name] for name in ("positives", "first", "right")] == [None] * 3
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    hostile = "</script><script>alert(1)</script><!-- & \"'"
+    hostile = "</script><script>alert(1)</script><!-- & \"' {{DATA}}"
     queries = [_photo(tmp_path / "q</script>" / name) for name in HOSTILE_NAMES]
-    plain, path = tmp_path / "plain.html", tmp_path / "report.html"
-    write_report(plain, _data(tmp_path))
-    value = _written(
-        path, _data(tmp_path, query_paths=queries, title=hostile, facts={hostile: hostile})
+    plain = _written(tmp_path / "plain.html", _data(tmp_path))
+    report = _written(
+        tmp_path / "report.html",
+        _data(
+            tmp_path,
+            query_paths=queries,
+            title=hostile,
+            facts={hostile: hostile},
+            published=[(hostile, {1: 1.0}, hostile)],
+            labels={hostile: [hostile] * 3},
+            other=OtherRun(hostile, None, np.zeros((3, 1), int), None),
+        ),
     )
 
-    assert value["title"] == hostile
-    assert value["facts"] == [[hostile, hostile]]
-    assert [value["images"][entry["image"]]["path"] for entry in value["queries"]] == [
-        str(query) for query in queries
-    ]
+    assert report.value["title"] == hostile
+    assert report.value["facts"] == [[hostile, hostile]]
+    assert [report.path_of_query(query) for query in range(3)] == [str(path) for path in queries]
     # The same tags as for harmless names: nothing of the data became markup.
-    assert _Page(path.read_text(encoding="utf-8")).tags == _Page(plain.read_text()).tags
+    assert report.page.tags == plain.page.tags
 
 
 def test_data_never_becomes_markup_in_the_browser() -> None:
-    template = report.TEMPLATE.read_text(encoding="utf-8")
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b", template)
-    assert template.count(report.PLACEHOLDER) == 1
+    scripts = "".join(path.read_text(encoding="utf-8") for path in PAGE.glob("*.js"))
+    forbidden = r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\("
+    assert not re.search(forbidden, scripts)
 
 
 def test_the_page_asks_the_network_for_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    write_report(path, _data(tmp_path))
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest", text)
-    assert "default-src 'none'; img-src data:;" in text
-    asked = [tag[name] for _, tag in _Page(text).tags for name in ("src", "href") if name in tag]
+    report = _written(tmp_path / "report.html", _data(tmp_path))
+    texts, tags = report.page.texts, report.page.tags
+    # The one address is the name of SVG's elements.
+    used = texts["script"].replace("http://www.w3.org/2000/svg", "") + texts["style"]
+    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest", used)
+    asked = [tag[name] for _, tag in tags for name in ("src", "href") if name in tag]
     assert asked == ["data:,"]
+
+
+def test_the_policy_lets_the_own_script_and_style_run_alone(tmp_path: Path) -> None:
+    report = _written(tmp_path / "report.html", _data(tmp_path))
+    policy = next(tag["content"] for _, tag in report.page.tags if "http-equiv" in tag)
+    rules = dict(rule.strip().split(" ", 1) for rule in str(policy).split(";"))
+    assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    for name in ("script", "style"):
+        digest = hashlib.sha256(report.page.texts[name].encode()).digest()
+        assert rules.pop(f"{name}-src") == f"'sha256-{base64.b64encode(digest).decode()}'"
+    assert rules == {}
 
 
 def test_thumbnails_are_small_and_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: to be turned by a quarter.
-    turned = _photo(tmp_path / "turned.jpg", size=(600, 300), exif=exif, comment=b"home address")
+    turned = _photo(tmp_path / "turned.jpg", size=(1200, 600), exif=exif, comment=b"home address")
     wide = _photo(tmp_path / "wide.jpg", size=(800, 200))
     small = _photo(tmp_path / "small.jpg", size=(30, 20))
-    value = _written(tmp_path / "report.html", _data(tmp_path, query_paths=[turned, wide, small]))
+    report = _written(tmp_path / "report.html", _data(tmp_path, query_paths=[turned, wide, small]))
 
-    entries = [value["images"][entry["image"]] for entry in value["queries"]]
-    assert [(entry["width"], entry["height"]) for entry in entries] == [
-        (120, 240),
-        (240, 60),
-        (30, 20),
-    ]
-    thumbnails = [_thumbnail(entry) for entry in entries]
-    assert [one.size for one in thumbnails] == [(120, 240), (240, 60), (30, 20)]
-    assert not thumbnails[0].getexif()
-    assert not thumbnails[0].info.get("comment")
+    pictures, value = report.pictures(), report.value["pictures"]
+    ours = [pictures[place] for place in report.value["queries"]["picture"]]
+    assert [one.size for one in ours] == [(160, 320), (320, 80), (30, 20)]
+    assert [one.size for one in pictures] == list(zip(value["width"], value["height"], strict=True))
+    assert not ours[0].getexif()
+    assert not {"comment", "exif", "icc_profile", "xmp"} & set(ours[0].info)
+
+
+def test_pictures_keep_to_their_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    photos = [tmp_path / f"{index}.jpg" for index in range(40)]
+    for photo in photos:
+        coarse = Image.fromarray(rng.integers(0, 255, (30, 40, 3)).astype(np.uint8))
+        coarse.resize((640, 480)).save(photo)
+    data = _data(
+        tmp_path, database_paths=photos, query_paths=photos[:10], positives=None, recall=None,
+        predictions=np.arange(40).reshape(10, 4), distances=np.ones((10, 4)),
+    )  # fmt: skip
+    sides, sizes = [], []
+    for limit in (10_000_000, 300_000, 150_000, 1):
+        report = _written(tmp_path / "report.html", data, thumbnail_bytes=limit)
+        sides.append(max(report.value["pictures"]["width"]))
+        sizes.append(sum(report.value["pictures"]["chars"]))
+        assert len(report.pictures()) == 40
+    assert sides == sorted(sides, reverse=True)
+    assert (sides[0], sides[-1]) == (320, 80)
+    assert sizes[1] < 1.1 * 300_000
+    assert sizes[2] < 1.1 * 150_000
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    write_report(
+        tmp_path / "report.html",
+        _data(tmp_path),
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(done, 7) for done in range(1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"2\.jpg: expected an image, found no such file"),
+        (b"", r"2\.jpg: expected an image, found an empty file"),
+        (b"no image", r"2\.jpg: expected an image, found no format"),
+        (slice(0, 400), r"2\.jpg: expected a whole image, found a broken one"),
+    ],
+)
+def test_a_photo_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | slice | None, message: str
+) -> None:
+    data = _data(tmp_path)
+    photo = Path(data.database_paths[2])
+    whole = photo.read_bytes()
+    photo.unlink()
+    if content is not None:
+        photo.write_bytes(whole[content] if isinstance(content, slice) else content)
+    with pytest.raises(InputError, match=message):
+        write_report(tmp_path / "report.html", data)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_distance_that_is_no_number_keeps_the_page_alive(tmp_path: Path) -> None:
     distances = np.full((3, 3), 0.5, dtype=np.float32)
     distances[1, 2] = np.nan
-    value = _written(tmp_path / "report.html", _data(tmp_path, distances=distances))
-    assert [one["distance"] for one in value["queries"][1]["neighbours"]] == [0.5, 0.5, None]
+    value = _written(tmp_path / "report.html", _data(tmp_path, distances=distances)).value
+    assert value["queries"]["distance"] == [0.5] * 5 + [None] + [0.5] * 3
 
 
 @pytest.mark.parametrize(
@@ -217,7 +389,32 @@ def test_names_with_coordinates_become_readable(name: str, expected: str) -> Non
         ({"predictions": np.full((3, 3), 4)}, "expected indices 0 to 3, found 4 to 4"),
         ({"predictions": np.full((3, 3), -1)}, "expected indices 0 to 3, found -1 to -1"),
         ({"distances": np.zeros((3, 2))}, r"distances: expected \(3, 3\), found \(3, 2\)"),
-        ({"positives": [np.array([1])]}, "positives: expected 3 arrays, found 1"),
+        ({"positives": [np.array([1])]}, "positives: expected 3, found 1"),
+        ({"labels": {"light": ["day"]}}, "labels of light: expected 3, found 1"),
+        ({"query_utm": np.zeros((3, 2))}, "expected both or neither"),
+        (
+            {"query_utm": np.zeros((3, 2)), "database_utm": np.zeros((3, 2))},
+            r"database_utm: expected \(4, 2\), found \(3, 2\)",
+        ),
+        (
+            {"best_positive": (np.zeros(2, int),) * 3},
+            r"best_positive: expected \(3,\), found \(2,\)",
+        ),
+        ({"best_positive": (np.full(3, -2),) * 3}, "best_positive: expected indices 0 to 3"),
+        ({"saliency": {3: (np.ones((1, 1)),) * 2}}, "saliency: expected indices 0 to 2"),
+        ({"saliency": {0: (np.ones((1, 1)), np.ones((2, 1)))}}, "saliency of query 0: expected"),
+        (
+            {"other": OtherRun("a", None, np.zeros((2, 1), int), None)},
+            r"predictions of the other run: expected \[3, k\]",
+        ),
+        (
+            {"other": OtherRun("a", None, np.zeros((3, 1), int), np.zeros((3, 2), bool))},
+            "right of the other run: expected",
+        ),
+        (
+            {"other": OtherRun("a", None, np.full((3, 1), 4), None)},
+            "predictions of the other run: expected indices 0 to 3",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
@@ -228,7 +425,7 @@ def test_parts_that_do_not_fit_are_refused(
     assert not (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("limits", [{"neighbours": 0}, {"max_queries": 0}])
+@pytest.mark.parametrize("limits", [{"neighbours": 0}, {"max_queries": 0}, {"thumbnail_bytes": 0}])
 def test_limits_below_one_are_refused(tmp_path: Path, limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected at least 1"):
         write_report(tmp_path / "report.html", _data(tmp_path), **limits)

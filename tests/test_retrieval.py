@@ -1,10 +1,18 @@
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN
 
+from mixvpr_jax import InputError
+from mixvpr_jax.data.benchmarks.positions import positives_within
 from mixvpr_jax.evaluation import retrieval
-from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
+from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
+from mixvpr_jax.parallel import AXIS, data_mesh
 
 
 def brute_force(queries, database, k):
@@ -29,8 +37,8 @@ def test_official_neighbours_and_recall():
 
 @pytest.mark.parametrize("num_database", [1, 7, 64, 65])
 def test_chunks_and_padding_change_nothing(monkeypatch, num_database):
-    monkeypatch.setattr(retrieval, "QUERY_CHUNK", 8)
-    monkeypatch.setattr(retrieval, "DATABASE_CHUNK", 16)
+    monkeypatch.setattr(retrieval, "QUERIES", 8)
+    monkeypatch.setattr(retrieval, "CPU_ROWS", 16)
     random = np.random.default_rng(num_database)
     queries = random.standard_normal((19, 5)).astype(np.float32)
     database = random.standard_normal((num_database, 5)).astype(np.float32)
@@ -42,7 +50,7 @@ def test_chunks_and_padding_change_nothing(monkeypatch, num_database):
 
 
 def test_equal_distances_come_in_index_order(monkeypatch):
-    monkeypatch.setattr(retrieval, "DATABASE_CHUNK", 4)
+    monkeypatch.setattr(retrieval, "CPU_ROWS", 4)
     database = np.tile(np.eye(3, dtype=np.float32), (4, 1))
     indices, distances = nearest_neighbours(np.eye(3, dtype=np.float32)[:1], database, 6)
     assert indices.tolist() == [[0, 3, 6, 9, 1, 2]]
@@ -79,3 +87,132 @@ def test_positives_are_within_the_radius_inclusive():
     database = np.array([[0.0, 0.0], [25.0, 0.0], [25.01, 0.0], [-15.0, 20.0]])
     found = positives_within(np.array([[0.0, 0.0], [500.0, 0.0]]), database, 25)
     assert [indices.tolist() for indices in found] == [[0, 1, 3], []]
+
+
+def unit_vectors(count, size, seed):
+    rows = np.random.default_rng(seed).standard_normal((count, size), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_database", [3, 1000, 12807])
+def test_devices_share_the_database(devices, num_database):
+    queries, database = unit_vectors(13, 16, 0), unit_vectors(num_database, 16, 1)
+    database[num_database // 2 :: 97] = database[num_database // 3]  # copies on every device
+    mesh = data_mesh(jax.devices()[:devices])
+    indices, distances = nearest_neighbours(queries, database, 20, mesh=mesh)
+    expected, expected_distances = brute_force(queries, database, 20)
+    assert np.array_equal(indices, expected)
+    assert np.allclose(distances, expected_distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "size"), [(5000, 256), (50_000, 64)])
+def test_what_faiss_finds(count, size):
+    faiss = pytest.importorskip("faiss")
+    queries, database = unit_vectors(100, size, 0), unit_vectors(count, size, 1)
+    index = faiss.IndexFlatL2(size)
+    index.add(database)
+    squared, theirs = index.search(queries, 20)
+    indices, distances = nearest_neighbours(queries, database, 20)
+    assert np.array_equal(indices, theirs)
+    assert np.allclose(distances**2, squared, atol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [40, 400])
+@pytest.mark.parametrize("spread", [0, 1e-7])
+def test_more_that_are_as_near_than_candidates(copies, spread):
+    """Which of them are found is not left to rounding."""
+    random = np.random.default_rng(copies)
+    database = unit_vectors(1000, 64, 0)
+    chosen = random.choice(1000, copies, replace=False)
+    database[chosen] = database[7] + spread * random.standard_normal((copies, 64))
+    queries = np.concatenate([database[7:8] + np.float32(1e-3), unit_vectors(3, 64, 1)])
+    indices, _ = nearest_neighbours(queries, database, 20)
+    assert np.array_equal(indices, brute_force(queries, database, 20)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_searched_as_it_is(dtype):
+    queries, database = unit_vectors(9, 32, 0), unit_vectors(700, 32, 1).astype(dtype)
+    indices, _ = nearest_neighbours(queries, database, 5)
+    assert np.array_equal(indices, brute_force(queries, database.astype(np.float32), 5)[0])
+
+
+def test_a_database_on_disk_is_read_chunk_by_chunk(tmp_path, monkeypatch):
+    database = unit_vectors(1000, 8, 1)
+    np.save(tmp_path / "database.npy", database)
+    mapped = np.load(tmp_path / "database.npy", mmap_mode="r")
+    monkeypatch.setattr(retrieval, "CPU_ROWS", 64)
+    read = []
+
+    class Watched(np.memmap):
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            read.append(len(found))
+            return found
+
+    mesh = data_mesh(jax.devices()[:1])
+    queries = unit_vectors(5, 8, 0)
+    indices, _ = nearest_neighbours(queries, mapped.view(Watched), 3, mesh=mesh)
+    assert np.array_equal(indices, brute_force(queries, database, 3)[0])
+    assert max(read) == 64
+
+
+@pytest.mark.parametrize("megabytes", [1, 8, 64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_budget_is_kept(megabytes, dtype, monkeypatch):
+    """By what XLA says that the program takes, and two chunks in memory."""
+    monkeypatch.setattr(retrieval, "CPU_ROWS", 10**9)
+    mesh = data_mesh(jax.devices()[:1])
+    database = np.zeros((200_000, 64), dtype)
+    search = retrieval._Search(database, 20, mesh, megabytes << 20, None)
+    rows, block = search._cut(500, 32)
+    assert rows == len(database) or rows > 64  # no more is cut than must be
+    divided = NamedSharding(mesh, P(AXIS))
+    shape = (1, block, 32)
+    known = Candidates(
+        jax.ShapeDtypeStruct(shape, np.float32, sharding=divided),
+        jax.ShapeDtypeStruct(shape, np.int32, sharding=divided),
+        jax.ShapeDtypeStruct((1,), np.float32, sharding=divided),
+    )
+    queries = jax.ShapeDtypeStruct((block, 64), np.float32)
+    chunk = jax.ShapeDtypeStruct((rows, 64), dtype, sharding=divided)
+    limits = (np.int32(0), np.int32(0), np.int32(len(database)))
+    compiled = better_of_chunk.lower(known, queries, chunk, *limits, mesh, None).compile()
+    taken = compiled.memory_analysis().temp_size_in_bytes + 2 * rows * 64 * database.itemsize
+    print(rows, block, taken / 2**20, megabytes)
+    assert taken <= megabytes << 20
+
+
+def test_a_budget_too_small():
+    with pytest.raises(InputError, match=r"memory: expected room for 64 descriptors of 4096"):
+        nearest_neighbours(np.ones((2, 4096)), np.ones((99, 4096), np.float32), 1, memory_bytes=999)
+
+
+def test_approximate_neighbours():
+    queries, database = unit_vectors(20, 16, 0), unit_vectors(3000, 16, 1)
+    indices, distances = nearest_neighbours(queries, database, 10, recall_target=0.9)
+    exact = brute_force(queries, database, 10)[0]
+    pairs = zip(indices, exact, strict=True)
+    assert np.mean([np.isin(found, right).mean() for found, right in pairs]) >= 0.85
+    assert (np.diff(distances, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("queries", "database", "k", "message"),
+    [
+        (np.ones((2, 3)), np.ones((4, 5), np.float32), 1, "descriptors of 3 and of 5 values"),
+        (np.ones((2, 3)), np.ones((0, 3), np.float32), 1, r"database: expected descriptors \[rows"),
+        (
+            np.ones(3),
+            np.ones((4, 3), np.float32),
+            1,
+            r"queries: expected descriptors .*, found \[3",
+        ),
+        (np.ones((2, 3)), np.ones((4, 3), np.int32), 1, "database: expected one of float32, "),
+        (np.ones((2, 3)), np.ones((4, 3), np.float32), 0, "neighbours: expected at least 1"),
+    ],
+)
+def test_what_cannot_be_searched(queries, database, k, message):
+    with pytest.raises(InputError, match=message):
+        nearest_neighbours(queries, database, k)

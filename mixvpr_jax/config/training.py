@@ -90,16 +90,20 @@ class ValidationConfig:
     """What is measured after each epoch.
 
     Attributes:
-        sets: Folders that each hold `database` and `queries` (see eval.py), named by their last
-            part.
+        sets: Benchmarks by their names (pitts30k-val, …), and folders that each hold `database` and
+            `queries` (see eval.py), named by their last part.
+        data_dir: Where the benchmarks lie; None is the folder that MIXVPR_DATA names.
+        ground_truth: Where the authors' .mat or .npy files lie, if not there.
         select_by: The metric whose best three checkpoints are kept and whose best becomes the
             model; None is recall@1 of the first set.
-        positive_radius_m: How near, in metres, a database image shows a query's place.
+        positive_radius_m: How near, in metres, a database image of a folder shows a query's place.
         batch_size: Images described at a time, over all devices.
         before_training: Whether to measure once before the first step, too.
     """
 
     sets: tuple[Path, ...] = ()
+    data_dir: Path | None = None
+    ground_truth: Path | None = None
     select_by: str | None = None
     positive_radius_m: float = 25.0
     batch_size: int = 64

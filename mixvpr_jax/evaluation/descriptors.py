@@ -1,23 +1,34 @@
-"""Descriptors of many image files: decoding in threads while the device computes."""
+"""Descriptors of many image files: decoded ahead in parallel while the devices compute."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from mixvpr_jax.data.loader import default_num_workers
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.parallel import AXIS, gather, gather_text
 from mixvpr_jax.preprocess import Preprocess, normalize
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
+ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
+
+_Images = tuple[np.ndarray, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Described:
     """Descriptors of those images that could be read.
 
     Attributes:
-        descriptors: [n, d] float32, a row a readable image, in the given order.
+        descriptors: [n, d] float32 (or float16), a row a readable image, in the given order.
         readable: [m] bool, which of the m given paths they are of.
         reasons: Why the others could not be read, a line each, in order.
     """
@@ -35,13 +46,20 @@ class Described:
     reasons: tuple[str, ...]
 
 
-def compile_encoder(model: VPRModel) -> jax.stages.Wrapped:
+def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> jax.stages.Wrapped:
     """A compiled function of normalised images [b, h, w, 3] → descriptors [b, d].
 
     The weights are constants of the program, so that the compiler folds what follows from them
     alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments.
+
+    Args:
+        model: Whose descriptors.
+        mesh: The devices that share each batch, which must then divide evenly; by default one.
     """
-    return jax.jit(lambda images: model(images))
+    if mesh is None:
+        return jax.jit(lambda images: model(images))
+    divided = NamedSharding(mesh, P(AXIS))
+    return jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)
 
 
 def describe_images(
@@ -50,52 +68,89 @@ def describe_images(
     paths: Sequence[Path],
     *,
     batch_size: int = 16,
+    batch_multiple: int = 1,
+    num_workers: int | None = 0,
+    storage: str = "float32",
     skip_unreadable: bool = False,
+    cache: DescriptorCache | None = None,
     on_progress: Callable[[int], object] = lambda images: None,
 ) -> Described:
     """Computes the descriptors of image files.
 
-    Every batch is padded to the same size, so that the program compiles once.
+    Every batch is padded to the same size, so that the program compiles once. Where several
+    processes run (`jax.distributed`), each describes its share, and all of them get the whole.
 
     Args:
         encode: Normalised images [b, h, w, 3] → descriptors [b, d], compiled.
         preprocess: The model's preprocessing.
         paths: The image files.
         batch_size: How many images the model sees at a time.
+        batch_multiple: What a batch is rounded up to a multiple of: the devices that share it.
+        num_workers: Processes that decode; 0 for threads, None for what suits the machine.
+        storage: The dtype in which descriptors are kept, "float32" or "float16".
         skip_unreadable: Whether to leave out what cannot be read, and say so in the result.
+        cache: Where finished chunks are kept, and taken from.
         on_progress: Told the number of images done, after each batch.
 
     Raises:
-        InputError: An image that cannot be read, unless such ones are skipped.
+        InputError: An image that cannot be read, unless such ones are skipped; on all processes.
     """
     batch_size = min(batch_size, max(len(paths), 1))
-    read = _read_ahead(preprocess, paths, 2 * batch_size)
-    skipped: list[tuple[int, InputError]] = []
-    images = _readable(read, skipped if skip_unreadable else None)
-    rows = []
-    for described in _one_behind(_encode_batches(encode, images, batch_size)):
-        rows.append(described)
-        on_progress(len(described))
-    if not rows:
-        raise InputError(f"expected at least one readable image among {len(paths)}, found none")
-    readable = np.ones(len(paths), bool)
-    readable[[index for index, _ in skipped]] = False
-    descriptors = np.concatenate(rows)
+    batch_size = -(-batch_size // batch_multiple) * batch_multiple
+    rows = batch_size * max(1, ROWS_PER_CHUNK // batch_size)
+    chunks = [slice(at, min(at + rows, len(paths))) for at in range(0, len(paths), rows)]
+    share = -(-len(chunks) // jax.process_count())
+    own = chunks[jax.process_index() * share :][:share]
+    known = [cache.load(chunk) if cache else None for chunk in own]
+    todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
+    batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]
+    parts, problem = [], ""
+    try:
+        with closing(_read_ahead(preprocess, batches, num_workers)) as read:
+            described = _one_behind(_encode_batches(encode, read, batch_size, skip_unreadable))
+            for chunk, part in zip(own, known, strict=True):
+                if part is not None:
+                    _require_readable(part.reasons, skip_unreadable)
+                    on_progress(len(part.reasons))
+                else:
+                    part = _joined(described, len(_cut(chunk, batch_size)), storage, on_progress)
+                    if cache:
+                        cache.save(chunk, part)
+                parts.append(part)
+    except InputError as error:
+        problem = str(error)  # which the other processes wait to hear of
+    whole = _of_all_processes(parts, storage, problem)
+    readable = np.array([not reason for reason in whole.reasons], bool)
+    descriptors = whole.descriptors[readable]
     _check_finite(descriptors, paths, readable)
-    return Described(descriptors, readable, tuple(str(error) for _, error in skipped))
+    return Described(descriptors, readable, tuple(filter(None, whole.reasons)))
 
 
-def _readable(
-    read: Iterator[np.ndarray | InputError], skipped: list[tuple[int, InputError]] | None
-) -> Iterator[np.ndarray]:
-    """The images alone; what could not be read goes into `skipped`, or ends it all."""
-    for index, image in enumerate(read):
-        if isinstance(image, np.ndarray):
-            yield image
-        elif skipped is None:
-            raise image
-        else:
-            skipped.append((index, image))
+def _cut(rows: slice, size: int) -> list[slice]:
+    return [slice(at, min(at + size, rows.stop)) for at in range(rows.start, rows.stop, size)]
+
+
+def _joined(
+    described: Iterator[Part], count: int, storage: str, on_progress: Callable[[int], object]
+) -> Part:
+    """So many batches as one part."""
+    parts = []
+    for part in islice(described, count):
+        on_progress(len(part.reasons))
+        parts.append(part)
+    descriptors = np.concatenate([part.descriptors for part in parts]).astype(storage)
+    return Part(descriptors, tuple(reason for part in parts for reason in part.reasons))
+
+
+def _of_all_processes(parts: Sequence[Part], storage: str, problem: str) -> Part:
+    """The whole: every process gives the parts that it described, or what kept it from it."""
+    for found in filter(None, gather_text(problem)):
+        raise InputError(found)
+    # Flat, as a process without a part knows no width.
+    flat = gather(np.concatenate([np.zeros(0, storage), *(p.descriptors.ravel() for p in parts)]))
+    told = gather_text(json.dumps([reason for part in parts for reason in part.reasons]))
+    reasons = [reason for text in told for reason in json.loads(text)]
+    return Part(np.concatenate(flat).reshape(len(reasons), -1), tuple(reasons))
 
 
 def _check_finite(descriptors: np.ndarray, paths: Sequence[Path], readable: np.ndarray) -> None:
@@ -108,43 +163,69 @@ def _check_finite(descriptors: np.ndarray, paths: Sequence[Path], readable: np.n
         )
 
 
+def _require_readable(reasons: Sequence[str], skip_unreadable: bool) -> None:
+    for reason in filter(None, reasons):
+        if not skip_unreadable:
+            raise InputError(reason)
+
+
 def _encode_batches(
-    encode: Encoder, images: Iterator[np.ndarray], batch_size: int
-) -> Iterator[tuple[jax.Array | np.ndarray, int]]:
-    """Starts one batch after another on the device: its result to be, and how many rows count."""
-    while chunk := list(islice(images, batch_size)):
-        batch = np.stack(chunk + [np.zeros_like(chunk[0])] * (batch_size - len(chunk)))
-        yield encode(normalize(batch)), len(chunk)
+    encode: Encoder, batches: Iterator[_Images], batch_size: int, skip_unreadable: bool
+) -> Iterator[tuple[jax.Array | np.ndarray, tuple[str, ...]]]:
+    """Starts one batch after another on the device: its result to be, and the reasons."""
+    for images, reasons in batches:
+        _require_readable(reasons, skip_unreadable)
+        full = np.zeros((batch_size, *images.shape[1:]), images.dtype)
+        full[: len(images)] = images
+        yield encode(normalize(full)), reasons
 
 
-def _one_behind(started: Iterator[tuple[jax.Array | np.ndarray, int]]) -> Iterator[np.ndarray]:
+def _one_behind(
+    started: Iterator[tuple[jax.Array | np.ndarray, tuple[str, ...]]],
+) -> Iterator[Part]:
     """Fetches each result once the next batch has been started, so that the device never waits."""
-    waiting: deque[tuple[jax.Array | np.ndarray, int]] = deque()
+    waiting: deque[tuple[jax.Array | np.ndarray, tuple[str, ...]]] = deque()
     for batch in started:
         waiting.append(batch)
         if len(waiting) > 1:
-            result, count = waiting.popleft()
-            yield np.asarray(result)[:count]
-    for result, count in waiting:
-        yield np.asarray(result)[:count]
+            result, reasons = waiting.popleft()
+            yield Part(np.asarray(result)[: len(reasons)], reasons)
+    for result, reasons in waiting:
+        yield Part(np.asarray(result)[: len(reasons)], reasons)
 
 
 def _read_ahead(
-    preprocess: Preprocess, paths: Sequence[Path], ahead: int
-) -> Iterator[np.ndarray | InputError]:
-    """Resized images in order, read by threads (Pillow decodes outside of Python's lock)."""
+    preprocess: Preprocess, batches: Sequence[Sequence[Path]], num_workers: int | None
+) -> Generator[_Images]:
+    """Resized images, batch by batch in order, read by threads or by processes.
 
-    def read(path: Path) -> np.ndarray | InputError:
-        try:
-            return preprocess.resize(path)
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[Future[np.ndarray | InputError]] = deque()
-        for path in paths:
-            waiting.append(pool.submit(read, path))
-            if len(waiting) > ahead:
+    Pillow decodes outside of Python's lock, so that threads suffice for a few cores.
+    """
+    workers = default_num_workers() if num_workers is None else num_workers
+    if workers:
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    else:
+        workers = os.cpu_count() or 1
+        pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[_Images]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(_read, preprocess, tuple(batch)))
+            if len(waiting) > workers + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(preprocess: Preprocess, paths: Sequence[Path]) -> _Images:
+    """uint8 images [b, height, width, 3], and for each why it cannot be read ("" if it can)."""
+    images = np.zeros((len(paths), *preprocess.image_size, 3), np.uint8)
+    reasons = [""] * len(paths)
+    for row, path in enumerate(paths):
+        try:
+            images[row] = preprocess.resize(path)
+        except InputError as error:
+            reasons[row] = str(error)
+    return images, tuple(reasons)

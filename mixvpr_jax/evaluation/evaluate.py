@@ -1,245 +1,219 @@
-"""One evaluation, from two folders of images to the files of its output folder."""
+"""One evaluation, from images to the files of its output folder."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
-from mixvpr_jax.config import EvaluationConfig, ModelConfig
-from mixvpr_jax.data.folders import ImageFolder, read_folder
+from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax.config.evaluation import RADIUS_M, RECALL_VALUES
+from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
+from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.best_positives import best_positives
+from mixvpr_jax.evaluation.cache import DescriptorCache, content_key, prune, weights_hash
 from mixvpr_jax.evaluation.descriptors import Described, compile_encoder, describe_images
-from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
-from mixvpr_jax.evaluation.report import ReportData, write_report
+from mixvpr_jax.evaluation.faiss_index import search_with_faiss
+from mixvpr_jax.evaluation.latency import Latency, measure_latency
+from mixvpr_jax.evaluation.other_run import read_other_run
+from mixvpr_jax.evaluation.output import check_output, write_output
+from mixvpr_jax.evaluation.recall import (
+    hits_by_rank,
+    recall_by_condition,
+    recall_intervals,
+    recall_of,
+)
+from mixvpr_jax.evaluation.result import Evaluation, Recalls
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.evaluation.saliency import compile_saliency
+from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
 from mixvpr_jax.files import staged
 from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.released import cache_folder
 from mixvpr_jax.version import __version__
+from mixvpr_jax.weights import get_weights
 
-RECALL_VALUES = (1, 5, 10, 20)
-OUTPUTS = (
-    "results.json",
-    "predictions.csv",
-    "database_descriptors.npy",
-    "query_descriptors.npy",
-    "report.html",
-)
+APPROXIMATE_RECALL = 0.99
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What came out: descriptors, neighbours, recall; n database images, q queries.
-
-    Attributes:
-        database: The database images that could be read.
-        queries: The queries that could be read.
-        database_descriptors: [n, d] float32.
-        query_descriptors: [q, d] float32.
-        predictions: [q, k] int32, database indices, nearest first.
-        distances: [q, k] float32, L2 between descriptors.
-        positives: For each query, ascending database indices; None without ground truth.
-        recall: k → percent of all queries; None without ground truth.
-        unreadable: What was skipped, a line each.
-    """
-
-    database: ImageFolder
-    queries: ImageFolder
-    database_descriptors: np.ndarray
-    query_descriptors: np.ndarray
-    predictions: np.ndarray
-    distances: np.ndarray
-    positives: list[np.ndarray] | None
-    recall: Mapping[int, float] | None
-    unreadable: tuple[str, ...]
-
-    def headline(self) -> str:
-        """The result in one line."""
-        if self.recall is None:
-            return f"no ground truth: neighbours of {len(self.query_descriptors)} queries"
-        return ", ".join(f"R@{k}: {percent:.1f}" for k, percent in self.recall.items())
-
-
-def evaluate_folders(config: EvaluationConfig) -> Evaluation:
-    """Describes two folders of images, finds neighbours, counts recall and writes it all.
+def evaluate(config: EvaluationConfig) -> Evaluation:
+    """Describes all images, finds neighbours, counts recall and writes it all.
 
     Raises:
-        InputError: Whatever is wrong with the model, the folders or the output folder. Nothing
-            is written then.
+        InputError: Whatever is wrong with the model, the data or the output folder. Nothing is
+            written then.
     """
-    config.check()
-    _check_output(config)
-    database, queries = _read_folders(config)
+    check_output(config)
+    data = read_data(config)
+    ks = _recall_values(config, data)
+    other = None if config.compare is None else read_other_run(config.compare, data)
     model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
     if model.config.aggregator is None:
         raise InputError(f"{config.weights}: expected a whole model, found a bare trunk")
     # Opened first: better told now than after hours that one may not write there.
     with staged(config.output) as folder:
-        described = _describe(config, model, preprocess, database.paths + queries.paths)
-        evaluation = _evaluate(config, database, queries, described)
-        _write(folder, config, model.config, evaluation)
+        evaluation = Evaluator(config, model, preprocess).evaluate(data, ks)
+        write_output(folder, config, model.config, evaluation, other)
+    if config.cache_gigabytes:
+        prune(_descriptors_folder(), 1e9 * config.cache_gigabytes)
     return evaluation
 
 
-def _describe(
-    config: EvaluationConfig, model: VPRModel, preprocess: Preprocess, paths: tuple[Path, ...]
-) -> Described:
-    # disable=None: a bar on terminals alone, so that an error is the one line of a log.
-    with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
-        return describe_images(
-            compile_encoder(model),
-            preprocess,
+def read_data(config: EvaluationConfig) -> EvaluationSet:
+    """The images and the ground truth that a configuration names."""
+    if config.dataset is not None:
+        return read_benchmark(
+            config.dataset,
+            config.folder,
+            ground_truth=config.ground_truth,
+            allow_subset=config.allow_subset,
+        )
+    assert config.database is not None and config.queries is not None
+    radius_m = config.positive_radius_m or RADIUS_M
+    return read_folder_pair(config.database, config.queries, radius_m=radius_m)
+
+
+def measure_recall(
+    data: EvaluationSet, predictions: np.ndarray, ks: Sequence[int]
+) -> Recalls | None:
+    """Recall of predictions [q, m], with what belongs to it; None without ground truth."""
+    if data.positives is None:
+        return None
+    right = hits_by_rank(predictions, data.positives)
+    recall = recall_of(right, ks)
+    return Recalls(
+        recall,
+        recall_intervals(recall, len(right)),
+        100 * np.maximum.accumulate(right, axis=1).mean(0),
+        recall_by_condition(right, data.conditions, ks),
+        right,
+    )
+
+
+class Evaluator:
+    """A model and how it is evaluated; see `evaluate`."""
+
+    def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
+        """Takes the model; nothing is computed yet."""
+        self.config, self.model, self.preprocess = config, model, preprocess
+        self.mesh = data_mesh(jax.local_devices())
+        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
+        self.weights_hash = weights_hash(get_weights(model))
+
+    def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
+        """Everything that is measured, of the images that can be read."""
+        # disable=None: a bar on terminals alone, so that an error is the one line of a log.
+        total = len(data.database) + len(data.queries)
+        with tqdm(total=total, unit="image", desc="descriptors", disable=None) as progress:
+            database = self.describe("database", data.database, progress)
+            queries = self.describe("queries", data.queries, progress)
+        data = data.select(database.readable, queries.readable)
+        least = MOST_PREDICTIONS if data.name == "msls-test" else max(RECALL_VALUES)
+        count = min(max(least, *ks), len(data.database))
+        found = self.search(queries.descriptors, database.descriptors, count)
+        best = None
+        if data.positives is not None:
+            best = best_positives(queries.descriptors, database.descriptors, data.positives, *found)
+        return Evaluation(
+            data,
+            database.descriptors,
+            queries.descriptors,
+            *found,
+            recalls=measure_recall(data, found[0], ks),
+            best_positives=best,
+            latency=self.latency(data, database.descriptors, count),
+            saliency=self.saliency(data, found[0]),
+            unreadable=database.reasons + queries.reasons,
+            weights_hash=self.weights_hash,
+        )
+
+    def describe(self, what: str, paths: tuple[Path, ...], progress: tqdm) -> Described:
+        """Descriptors of image files, those that are known from the cache."""
+        cache = None
+        if self.config.cache_gigabytes:
+            key = content_key(self.weights_hash, paths, self._how())
+            cache = DescriptorCache(_descriptors_folder() / key)
+        described = describe_images(
+            self.encode,
+            self.preprocess,
             paths,
-            batch_size=config.batch_size,
-            skip_unreadable=config.skip_unreadable,
+            batch_size=self.config.batch_size,
+            batch_multiple=self.mesh.size,
+            num_workers=self.config.num_workers,
+            storage=self.config.storage,
+            skip_unreadable=self.config.skip_unreadable,
+            cache=cache,
             on_progress=progress.update,
         )
+        if not described.readable.any():
+            raise InputError(f"{what}: expected at least one readable image, found none")
+        return described
 
-
-def _check_output(config: EvaluationConfig) -> None:
-    if config.output.exists() and not config.output.is_dir():
-        raise InputError(f"{config.output}: expected a folder for the results, found a file")
-    present = [name for name in OUTPUTS if (config.output / name).exists()]
-    folders = [name for name in present if (config.output / name).is_dir()]
-    if folders:
-        raise InputError(f"{config.output / folders[0]}: expected no folder of that name")
-    if present and not config.overwrite:
-        raise InputError(
-            f"{config.output}: expected no earlier results, found {', '.join(present)}; "
-            "choose another folder or give --overwrite"
+    def search(
+        self, queries: np.ndarray, database: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest, [q, k] indices and distances, by the index that was asked for."""
+        if self.config.index == "faiss":
+            return search_with_faiss(queries, database, k, factory=self.config.faiss_factory)
+        return nearest_neighbours(
+            queries,
+            database,
+            k,
+            memory_bytes=self.config.search_megabytes << 20,
+            recall_target=APPROXIMATE_RECALL if self.config.index == "approximate" else None,
         )
 
+    def latency(self, data: EvaluationSet, database: np.ndarray, k: int) -> dict[str, Latency]:
+        """What one query takes, on one device."""
+        paths = data.queries[: self.config.latency_queries]
+        if not paths:
+            return {}
+        search = partial(self.search, database=database, k=k)
+        return measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
 
-def _read_folders(config: EvaluationConfig) -> tuple[ImageFolder, ImageFolder]:
-    database, queries = read_folder(config.database), read_folder(config.queries)
-    if (database.utm is None) != (queries.utm is None):
-        with_labels, without = (queries, database) if database.utm is None else (database, queries)
+    def saliency(
+        self, data: EvaluationSet, predictions: np.ndarray
+    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Where the model looks in the first queries and in their first matches."""
+        if not self.config.saliency_queries:
+            return {}
+        look = compile_saliency(self.model)
+        maps = {}
+        for query, path in enumerate(data.queries[: self.config.saliency_queries]):
+            pair = self.preprocess([path, data.database[predictions[query, 0]]])
+            maps[query] = look(*pair)
+        return maps
+
+    def _how(self) -> dict[str, object]:
+        """What descriptors depend on besides weights and images."""
+        return {
+            "model": self.model.config.to_dict(),
+            "storage": self.config.storage,
+            "batch_size": self.config.batch_size,
+            "devices": [device.device_kind for device in self.mesh.devices.flat],
+            "mixvpr_jax": __version__,
+            "jax": jax.__version__,
+        }
+
+
+def _descriptors_folder() -> Path:
+    return cache_folder() / "descriptors"
+
+
+def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, ...]:
+    """The k to count recall at; of a small database the usual ones are taken all the same."""
+    values = config.recall_values or RECALL_VALUES
+    if config.recall_values and max(values) > len(data.database):
         raise InputError(
-            f"expected @utm_east@utm_north@ names in both folders or in none, found them in "
-            f"{with_labels.root} and not in {without.root}"
+            f"recall_values: expected at most {len(data.database):,}, the number of database "
+            f"images, found {max(values):,}"
         )
-    return database, queries
-
-
-def _evaluate(
-    config: EvaluationConfig, database: ImageFolder, queries: ImageFolder, described: Described
-) -> Evaluation:
-    boundary = len(database.paths)
-    readable = described.readable[:boundary], described.readable[boundary:]
-    for folder, some in zip((database, queries), readable, strict=True):
-        if not some.any():
-            raise InputError(f"{folder.root}: expected at least one readable image, found none")
-    database, queries = database.select(readable[0]), queries.select(readable[1])
-    split = len(database.paths)
-    of_database, of_queries = described.descriptors[:split], described.descriptors[split:]
-    predictions, distances = nearest_neighbours(of_queries, of_database, max(RECALL_VALUES))
-    positives = recall = None
-    if database.utm is not None and queries.utm is not None:
-        positives = positives_within(queries.utm, database.utm, config.positive_radius_m)
-        recall = recall_at_k(predictions, positives, RECALL_VALUES)
-    return Evaluation(
-        database,
-        queries,
-        of_database,
-        of_queries,
-        predictions,
-        distances,
-        positives,
-        recall,
-        described.reasons,
-    )
-
-
-def _write(
-    folder: Path, config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation
-) -> None:
-    results = _results(config, model, evaluation)
-    np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
-    np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
-    _write_predictions(folder / "predictions.csv", evaluation)
-    write_report(folder / "report.html", _report_data(config, results, evaluation))
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _results(
-    config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation
-) -> dict[str, Any]:
-    recall, positives = evaluation.recall, evaluation.positives
-    return {
-        "dataset": _dataset_name(config),
-        "protocol": {
-            "ground_truth": None if positives is None else "@utm_east@utm_north@ in file names",
-            "positive_radius_m": None if positives is None else config.positive_radius_m,
-            "neighbours": "exact, L2",
-            "denominator": "all queries",
-        },
-        "num_database": len(evaluation.database.paths),
-        "num_queries": len(evaluation.queries.paths),
-        "num_queries_without_positives": positives and sum(len(found) == 0 for found in positives),
-        "recall": recall and {str(k): percent for k, percent in recall.items()},
-        "unreadable": list(evaluation.unreadable),
-        "weights": config.weights,
-        "model": model.to_dict(),
-        "mixvpr_jax": __version__,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def _dataset_name(config: EvaluationConfig) -> str:
-    """The folder that holds both, where there is one: `city` of city/database and city/queries."""
-    database, queries = config.database.resolve(), config.queries.resolve()
-    if database.parent == queries.parent:
-        return database.parent.name
-    return f"{queries.name} in {database.name}"
-
-
-def _write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """A line for each query and rank; `correct` is empty without ground truth."""
-    header = ("query", "rank", "prediction", "descriptor_distance", "correct")
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for row, query in enumerate(evaluation.queries.paths):
-            found = zip(evaluation.predictions[row], evaluation.distances[row], strict=True)
-            for rank, (index, distance) in enumerate(found, start=1):
-                correct = ""
-                if evaluation.positives is not None:
-                    correct = int(index in evaluation.positives[row])
-                name = evaluation.database.paths[index]
-                writer.writerow((query, rank, name, f"{distance:.6f}", correct))
-
-
-def _report_data(
-    config: EvaluationConfig, results: Mapping[str, Any], evaluation: Evaluation
-) -> ReportData:
-    height, width = results["model"]["image_size"]
-    radius = f"positives within {config.positive_radius_m:g} m, all queries counted"
-    facts = {
-        "model": config.weights,
-        "database": f"{config.database}: {results['num_database']:,} images",
-        "queries": f"{config.queries}: {results['num_queries']:,} images",
-        "protocol": "no ground truth" if evaluation.positives is None else radius,
-        "image size": f"{height} × {width}",
-        "date": results["date"],
-    }
-    if evaluation.unreadable:
-        facts["unreadable"] = f"{len(evaluation.unreadable):,} images skipped"
-    return ReportData(
-        title=f"{Path(config.weights).name} on {results['dataset']}",
-        facts=facts,
-        recall=evaluation.recall,
-        database_paths=evaluation.database.paths,
-        query_paths=evaluation.queries.paths,
-        predictions=evaluation.predictions,
-        distances=evaluation.distances,
-        positives=evaluation.positives,
-    )
+    return tuple(sorted(set(values)))

@@ -1,88 +1,230 @@
-"""Exact nearest neighbours of descriptors, on the device, in chunks of the database."""
+"""Exact nearest neighbours of descriptors, on the devices, within a budget of memory.
+
+Candidates are found by their scores 2 qd - |d|² in float32, which order like distances up to
+rounding. What may belong to the k nearest within the bound of that rounding is then ordered by
+distances in float64. Where the bound cannot exclude that a neighbour is missing among the
+candidates, the query is searched again with more of them. So the result is that of float64
+arithmetic, whatever the devices, chunks and dtype.
+"""
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-QUERY_CHUNK = 1024
-DATABASE_CHUNK = 16384
-SPARE_CANDIDATES = 32
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.selection import BLOCK, Candidates, better_of_chunk
+from mixvpr_jax.parallel import AXIS, data_mesh
+
+QUERIES = 512  # at a time
+ROWS = 2**18  # of a chunk on each device, if there is memory for them
+CPU_ROWS = 12800  # whose scores fit into memory that glibc does not map anew each time
+SPARE_CANDIDATES = 12
+MORE_CANDIDATES = 8  # times as many, for queries whose neighbours are not certain
+DTYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 def nearest_neighbours(
-    queries: np.ndarray, database: np.ndarray, k: int
+    queries: np.ndarray,
+    database: np.ndarray,
+    k: int,
+    *,
+    mesh: Mesh | None = None,
+    memory_bytes: int = 2**30,
+    recall_target: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest database descriptors of each query, by L2 distance.
 
     Args:
-        queries: [q, d] float32.
-        database: [n, d] float32.
+        queries: [q, d], converted to float32.
+        database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk.
         k: How many; at most n are given.
+        mesh: The devices that the database is divided over, along the axis `data`; by default all
+            of this process.
+        memory_bytes: What chunks, scores and candidates may take on each device.
+        recall_target: None for the exact neighbours. Otherwise `lax.approx_max_k` finds the
+            candidates, which TPUs are quick at, and this share of the neighbours is expected.
 
     Returns:
-        Indices [q, k] int32, nearest first, of two equally near ones the lower index first; and
-        their distances [q, k] float32.
+        Indices [q, k] int32, nearest first, of two equally near ones (in float64) the lower index
+        first; and their distances [q, k] float32.
 
-    Candidates are found by |d|² - 2 qd in float32, which resolves squared distances of unit vectors
-    to about 1e-7, and are then ordered by their differences. Where more than k + 32 descriptors lie
-    that close together, which of them are found is left to rounding, as in FAISS.
+    Raises:
+        InputError: Shapes that do not fit, another dtype, or a budget that is too small.
     """
-    k = min(k, len(database))
-    candidates = min(k + SPARE_CANDIDATES, len(database))
-    starts = range(0, len(queries), QUERY_CHUNK)
-    blocks = [jnp.asarray(queries[start : start + QUERY_CHUNK]) for start in starts]
-    shapes = [(len(block), candidates) for block in blocks]
-    best = [(jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)) for shape in shapes]
-    size = min(DATABASE_CHUNK, len(database))
-    for offset in range(0, len(database), size):
-        chunk = jnp.asarray(_pad(database[offset : offset + size], size))
-        count = min(size, len(database) - offset)
-        best = [
-            _merge(known, block, chunk, offset, count)
-            for known, block in zip(best, blocks, strict=True)
+    _check(queries, database, k)
+    mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+    search = _Search(database, min(k, len(database)), mesh, memory_bytes, recall_target)
+    return search.run(np.asarray(queries, np.float32), search.k + SPARE_CANDIDATES)
+
+
+class _Search(NamedTuple):
+    """What stays the same while queries are searched again."""
+
+    database: np.ndarray
+    k: int
+    mesh: Mesh
+    memory_bytes: int
+    recall_target: float | None
+
+    def run(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and distances [q, k], from so many candidates a query, or from more."""
+        indices = np.zeros((len(queries), self.k), np.int32)
+        distances = np.zeros((len(queries), self.k), np.float32)
+        count = min(count, len(self.database))
+        # All queries stay on the devices, and their candidates, while the database goes by.
+        each = 4 * queries.shape[1] + 32 * count
+        step = max(self.memory_bytes // 4 // each, 1)
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            indices[some], distances[some] = self._run_some(queries[some], count)
+        return indices, distances
+
+    def _run_some(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, found, largest = self._candidates(queries, count)
+        close = scores >= scores[:, self.k - 1, None] - 2 * _rounding(queries, largest)[:, None]
+        indices, distances = _in_order(queries, self.database, found, close, self.k)
+        # Where the last candidate may be a neighbour, so may others that were not found.
+        if count < len(self.database) and self.recall_target is None and close[:, -1].any():
+            again = close[:, -1]
+            indices[again], distances[again] = self.run(queries[again], MORE_CANDIDATES * count)
+        return indices, distances
+
+    def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Scores and indices [q, count], best first, and the largest |d|²."""
+        rows, block = self._cut(len(queries), count)
+        everywhere, divided = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
+        blocks = [
+            jax.device_put(_filled(queries[at : at + block], block), everywhere)
+            for at in range(0, len(queries), block)
         ]
-    found = np.concatenate([np.asarray(indices) for _, indices in best])
-    return _exact(queries, database, found, k)
+        known = [jax.device_put(self._nothing(block, count), divided) for _ in blocks]
+        total = rows * self.mesh.size
+        for begin in range(0, len(self.database), total):
+            # The last chunk reaches back for rows that are known, rather than being filled up.
+            first = max(0, min(begin, len(self.database) - total))
+            chunk = _filled(self.database[first : first + total], total)
+            chunk = jax.device_put(chunk, divided)
+            # Waiting for the last chunk's end keeps two of them in memory, not all.
+            jax.block_until_ready(known)
+            limits = np.int32(first), np.int32(begin), np.int32(len(self.database))
+            known = [
+                better_of_chunk(state, some, chunk, *limits, self.mesh, self.recall_target)
+                for state, some in zip(known, blocks, strict=True)
+            ]
+        merged = [_of_all_devices(jax.device_get(state)) for state in known]
+        scores, indices = (
+            np.concatenate(part)[: len(queries)] for part in zip(*merged, strict=True)
+        )
+        return scores, indices, max(float(state.largest.max()) for state in known)
+
+    def _cut(self, num_queries: int, count: int) -> tuple[int, int]:
+        """How many rows of a chunk a device takes, and how many queries at a time."""
+        size, width = self.database.shape[1], self.database.dtype.itemsize
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        wanted = min(-(-len(self.database) // self.mesh.size), CPU_ROWS if on_cpu else ROWS)
+        spare = 3 * self.memory_bytes // 4
+        block = min(num_queries, QUERIES)
+        while True:
+            each = size * (2 * width + 4 * (width < 4)) + 12 * block
+            rows = min((spare - 4 * block * count * (BLOCK + 8)) // each, wanted)
+            if rows >= min(wanted, BLOCK):
+                return self._even(rows), block
+            if block == 1:
+                raise InputError(
+                    f"memory: expected room for {BLOCK} descriptors of {size} values, found "
+                    f"{self.memory_bytes:,} bytes"
+                )
+            block = (block + 1) // 2
+
+    def _even(self, most: int) -> int:
+        """So many rows at most that all chunks are about equally full."""
+        most -= most % BLOCK if most > BLOCK else 0
+        chunks = -(-len(self.database) // (most * self.mesh.size))
+        rows = -(-len(self.database) // (chunks * self.mesh.size))
+        return min(-(-rows // BLOCK) * BLOCK, most)
+
+    def _nothing(self, num_queries: int, count: int) -> Candidates:
+        shape = (self.mesh.size, num_queries, count)
+        scores, indices = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
+        return Candidates(scores, indices, np.zeros(self.mesh.size, np.float32))
 
 
-@jax.jit
-def _merge(
-    best: tuple[Float[Array, "q k"], Int[Array, "q k"]],
-    queries: Float[Array, "q d"],
-    chunk: Float[Array, "n d"],
-    offset: Int[Array, ""] | int,
-    count: Int[Array, ""] | int,
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """The best of those known and of one more chunk, whose rows from `count` on are padding."""
-    # Squared distance less the query's own norm, which does not change an order.
-    products = jnp.matmul(queries, chunk.T, precision=lax.Precision.HIGHEST)
-    squared = jnp.sum(chunk**2, axis=1)[None] - 2 * products
-    rows = jnp.arange(len(chunk), dtype=jnp.int32)
-    squared = jnp.where((rows < count)[None], squared, jnp.inf)
-    indices = jnp.broadcast_to(offset + rows[None], squared.shape)
-    together = jnp.concatenate([best[0], squared], axis=1)
-    values, places = lax.top_k(-together, best[0].shape[1])
-    names = jnp.concatenate([best[1], indices], axis=1)
-    return -values, jnp.take_along_axis(names, places, axis=1)
+def _check(queries: np.ndarray, database: np.ndarray, k: int) -> None:
+    for name, array in {"queries": queries, "database": database}.items():
+        if array.ndim != 2 or 0 in array.shape:
+            raise InputError(f"{name}: expected descriptors [rows, d], found {list(array.shape)}")
+    if queries.shape[1] != database.shape[1]:
+        raise InputError(
+            f"expected queries and database of one model, found descriptors of "
+            f"{queries.shape[1]} and of {database.shape[1]} values"
+        )
+    if database.dtype not in DTYPES:
+        known = ", ".join(map(str, DTYPES))
+        raise InputError(f"database: expected one of {known}, found {database.dtype}")
+    if k < 1:
+        raise InputError(f"neighbours: expected at least 1, found {k}")
 
 
-def _exact(
-    queries: np.ndarray, database: np.ndarray, candidates: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest candidates by distances from differences, without cancellation."""
-    distances = np.stack(
-        [
-            np.linalg.norm(database[row] - query, axis=1)
-            for row, query in zip(candidates, queries, strict=True)
-        ]
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many rows, those that are missing zeros."""
+    return rows if len(rows) == count else np.pad(rows, ((0, count - len(rows)), (0, 0)))
+
+
+def _of_all_devices(known: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """The best that any device knows."""
+    devices, queries, count = known.scores.shape
+    if devices == 1:
+        return known.scores[0], known.indices[0]
+    scores, indices = (
+        np.swapaxes(part, 0, 1).reshape(queries, devices * count)
+        for part in (known.scores, known.indices)
     )
-    order = np.lexsort((candidates, distances))[:, :k]
-    return np.take_along_axis(candidates, order, 1), np.take_along_axis(distances, order, 1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
 
 
-def _pad(rows: np.ndarray, count: int) -> np.ndarray:
-    return np.pad(rows, ((0, count - len(rows)), (0, 0)))
+def _rounding(queries: np.ndarray, largest_norm: float) -> np.ndarray:
+    """How far rounding may move each query's scores, [q].
+
+    A sum of d products is off by at most d units in the last place of the sum of their absolute
+    values, which is at most |q| |d|; by 8 sqrt(d) but with negligible probability, since roundings
+    are about as often up as down (Higham and Mary, A new approach to probabilistic rounding error
+    analysis, 2019).
+
+    Args:
+        queries: [q, d] float32.
+        largest_norm: The largest squared norm in the database.
+    """
+    size = queries.shape[1]
+    lengths = np.linalg.norm(queries, axis=1).astype(np.float64)
+    units = min(size, 8 * size**0.5) + 8
+    return units * 2.0**-24 * (largest_norm + 2 * lengths * largest_norm**0.5)
+
+
+def _in_order(
+    queries: np.ndarray, database: np.ndarray, candidates: np.ndarray, close: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of those candidates that are close, by distances in float64."""
+    squared = np.full(candidates.shape, np.inf)
+
+    def measure(rows: np.ndarray) -> None:  # NumPy works outside of Python's lock
+        for row in rows:
+            chosen = np.flatnonzero(close[row])
+            differences = database[candidates[row, chosen]].astype(np.float64)
+            differences -= queries[row]
+            squared[row, chosen] = np.vecdot(differences, differences)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(measure, np.array_split(np.arange(len(queries)), threads)))
+    order = np.lexsort((candidates, squared))[:, :k]
+    distances = np.sqrt(np.take_along_axis(squared, order, 1)).astype(np.float32)
+    return np.take_along_axis(candidates, order, 1), distances

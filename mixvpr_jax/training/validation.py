@@ -1,10 +1,9 @@
-"""Recall of a model in training, on labelled folders."""
+"""Recall of a model in training, on benchmarks and labelled folders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.config import ValidationConfig
-from mixvpr_jax.data.folders import ImageFolder, read_folder
+from mixvpr_jax.config.evaluation import data_folder
+from mixvpr_jax.data.benchmarks import BENCHMARKS, read_benchmark, read_folder_pair
+from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
-from mixvpr_jax.evaluation.recall import positives_within, recall_at_k
+from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS
@@ -38,11 +39,12 @@ class Validation:
             mesh: The devices that describe the images.
 
         Raises:
-            InputError: A set that is missing, empty or without positions in its file names.
+            InputError: A set that is missing, empty or without ground truth.
         """
         self.config = config
         self.sets = {
-            name: _read_set(folder) for name, folder in zip(config.names, config.sets, strict=True)
+            name: _read_set(config, path)
+            for name, path in zip(config.names, config.sets, strict=True)
         }
         self.preprocess = Preprocess(model.config.image_size)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
@@ -75,40 +77,34 @@ class Validation:
     ) -> dict[str, float]:
         """Recall of whatever encodes normalised images [b, h, w, 3] as descriptors [b, d]."""
         metrics = {}
-        for name, (database, queries) in self.sets.items():
-            for k, percent in self._recall(encode, database, queries, on_progress).items():
+        for name, data in self.sets.items():
+            for k, percent in self._recall(encode, data, on_progress).items():
                 metrics[f"{name}/recall@{k}"] = percent
         return metrics
 
     def _recall(
-        self,
-        encode: Encoder,
-        database: ImageFolder,
-        queries: ImageFolder,
-        on_progress: Callable[[int], object],
+        self, encode: Encoder, data: EvaluationSet, on_progress: Callable[[int], object]
     ) -> dict[int, float]:
         described = describe_images(
             encode,
             self.preprocess,
-            database.paths + queries.paths,
+            data.database + data.queries,
             batch_size=self.batch_size,
             on_progress=on_progress,
         ).descriptors
-        split = len(database.paths)
+        split = len(data.database)
         found, _ = nearest_neighbours(described[split:], described[:split], max(RECALL_VALUES))
-        radius = self.config.positive_radius_m
-        positives = positives_within(_utm(queries), _utm(database), radius)
-        return recall_at_k(found, positives, RECALL_VALUES)
+        assert data.positives is not None
+        return recall_at_k(found, data.positives, RECALL_VALUES)
 
 
-def _read_set(folder: Path) -> tuple[ImageFolder, ImageFolder]:
-    database, queries = read_folder(folder / "database"), read_folder(folder / "queries")
-    for images in (database, queries):
-        _utm(images)
-    return database, queries
-
-
-def _utm(images: ImageFolder) -> Any:
-    if images.utm is None:
-        raise InputError(f"{images.root}: expected @utm_east@utm_north@ names, found none")
-    return images.utm
+def _read_set(config: ValidationConfig, path: Path) -> EvaluationSet:
+    if str(path) in BENCHMARKS:
+        folder = config.data_dir or data_folder(f"the folder of {path}; give --validation.data-dir")
+        data = read_benchmark(str(path), folder, ground_truth=config.ground_truth)
+    else:
+        radius_m = config.positive_radius_m
+        data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
+    if data.positives is None:
+        raise InputError(f"{path}: expected ground truth to validate with, found none")
+    return data

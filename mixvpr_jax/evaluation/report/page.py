@@ -1,0 +1,141 @@
+"""The page: markup, style and scripts of the folder `page/`, data and pictures, in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixvpr_jax.evaluation.report.columns import columns_of, picture_columns
+from mixvpr_jax.evaluation.report.data import ReportData
+from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
+from mixvpr_jax.evaluation.report.thumbnails import Thumbnail, make_thumbnails
+from mixvpr_jax.files import beside
+
+PAGE = Path(__file__).with_name("page")
+SCRIPTS = (
+    *("data", "headline", "curve", "rows", "list", "filters", "larger", "map", "atlas"),
+    *("keys", "main"),
+)
+"""In this order: each finds the values that it needs at once."""
+
+BLOCK_CHARS = 1 << 20
+"""A browser shows the first block's pictures while it still reads the others."""
+
+
+def write_report(
+    path: Path,
+    data: ReportData,
+    *,
+    neighbours: int = 5,
+    max_queries: int | None = None,
+    thumbnail_bytes: int = 48_000_000,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> None:
+    """Writes the report as one self-contained HTML file.
+
+    The file appears whole or not at all: whatever fails, an older report stays as it was.
+
+    Args:
+        path: The file to write, by habit `report.html`; its folder exists.
+        data: The evaluation.
+        neighbours: How many of the k predictions are shown for a query.
+        max_queries: How many queries are listed, from the first on; None for all. The page says
+            so.
+        thumbnail_bytes: What the pictures may take in the file, about. Few photos are large and
+            sharp, many are small; none is left out.
+        on_progress: Told how many pictures are made, of how many.
+
+    Raises:
+        ValueError: The parts of `data` do not fit together, or a limit is below one.
+        InputError: A photo is missing, broken or no image.
+        OSError: The file cannot be written.
+    """
+    limits = {
+        "neighbours": neighbours,
+        "max_queries": max_queries,
+        "thumbnail_bytes": thumbnail_bytes,
+    }
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name}: expected at least 1, found {limit}")
+    data.check()
+    total, data = len(data.query_paths), data.first(max_queries or len(data.query_paths))
+    right = right_predictions(data)
+    shown = shown_photos(data, right, neighbours)
+    thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4, on_progress)
+    value = columns_of(data, right, neighbours, shown) | {"total_queries": total}
+    page = assemble(value, shown.paths, thumbnails)
+    with beside(path) as temporary:
+        temporary.write_bytes(page)
+
+
+def assemble(
+    value: Mapping[str, Any], paths: Sequence[Path], thumbnails: Sequence[Thumbnail]
+) -> bytes:
+    """The whole file.
+
+    Args:
+        value: What `columns_of` gives.
+        paths: The photos.
+        thumbnails: Their pictures.
+    """
+    texts = [base64.b64encode(one.data).decode("ascii") for one in thumbnails]
+    blocks = list(_blocks(texts))
+    pictures = picture_columns(paths, thumbnails, texts)
+    pictures["blocks"] = [start for start, _ in blocks]
+    style = _read("page.css")
+    script = '"use strict";\n' + "\n".join(_read(f"{name}.js") for name in SCRIPTS)
+    parts = {
+        "STYLE-HASH": _hash(style),
+        "SCRIPT-HASH": _hash(script),
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": _script_safe_json({**value, "pictures": pictures}),
+        "PICTURES": "\n".join(_picture_script(i, text) for i, (_, text) in enumerate(blocks)),
+    }
+    return _fill(_read("page.html"), parts).encode("utf-8")
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The texts one after the other in pieces of about `BLOCK_CHARS`, with their first's index."""
+    start, chars = 0, 0
+    for index, text in enumerate(texts):
+        chars += len(text)
+        if chars >= BLOCK_CHARS or index + 1 == len(texts):
+            yield start, "".join(texts[start : index + 1])
+            start, chars = index + 1, 0
+
+
+def _picture_script(number: int, text: str) -> str:
+    return f'<script type="text/plain" id="pictures-{number}">{text}</script>'
+
+
+def _read(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Under which the page's policy lets this text run, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _fill(template: str, parts: Mapping[str, str]) -> str:
+    """Puts each part in the place of its `{{NAME}}`; what stands in a part stays as it is."""
+    pieces = re.split(r"\{\{([A-Z-]+)\}\}", template)
+    return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def _script_safe_json(value: Any) -> str:
+    """JSON in ASCII that no HTML parser can take for a tag, a comment or an entity.
+
+    ASCII also carries file names that are not valid UTF-8, which Python holds as lone surrogates.
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

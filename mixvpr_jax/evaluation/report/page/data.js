@@ -1,0 +1,154 @@
+/* The report's value, and what is known of pictures, queries and matches. */
+
+// Data reaches the page as text, attributes and image sources only, never as markup.
+const byId = (id) => document.getElementById(id);
+const report = JSON.parse(byId("report-data").textContent);
+const { pictures, queries } = report;
+const QUERIES = queries.picture.length;
+const HAS_TRUTH = queries.positives !== null;
+
+const grouped = (number) => number.toLocaleString("en");
+const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+function element(tag, text = "", className = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function fromTemplate(id) {
+  return byId(id).content.firstElementChild.cloneNode(true);
+}
+
+/* Pictures: texts one after the other, in blocks that may still be on their way. */
+
+const pictureBlock = new Uint32Array(pictures.chars.length);
+const pictureStart = new Uint32Array(pictures.chars.length);
+for (let index = 0, block = -1, start = 0; index < pictures.chars.length; index++) {
+  if (pictures.blocks[block + 1] === index) [block, start] = [block + 1, 0];
+  pictureBlock[index] = block;
+  pictureStart[index] = start;
+  start += pictures.chars[index];
+}
+const blockTexts = [];
+
+function blockText(block) {
+  if (blockTexts[block] === undefined) {
+    const script = byId(`pictures-${block}`);
+    // A block is whole once something follows it.
+    const whole = script && (script.nextElementSibling || document.readyState !== "loading");
+    if (!whole) return null;
+    blockTexts[block] = script.textContent;
+  }
+  return blockTexts[block];
+}
+
+function showPicture(image, picture) {
+  const text = blockText(pictureBlock[picture]);
+  image.dataset.picture = picture;
+  image.classList.toggle("awaited", text === null);
+  if (text === null) return;
+  const start = pictureStart[picture];
+  image.src = `data:${pictures.mime};base64,${text.slice(start, start + pictures.chars[picture])}`;
+}
+
+function showAwaited() {
+  for (const image of document.querySelectorAll("img.awaited")) {
+    showPicture(image, image.dataset.picture);
+  }
+}
+
+const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];
+const pictureFolder = (picture) => pictures.folders[pictures.folder[picture]];
+const picturePath = (picture) => `${pictureFolder(picture)}/${pictures.file[picture]}`;
+
+/* Queries */
+
+// "right" at 1, right "later" among the k nearest, "lost", or "none" to be found.
+const outcomes = Array.from({ length: QUERIES }, (_, query) => {
+  if (!HAS_TRUTH) return "";
+  if (queries.positives[query] === 0) return "none";
+  const first = queries.first[query];
+  return first === 0 ? "lost" : first === 1 ? "right" : "later";
+});
+
+const duels = Array.from({ length: QUERIES }, (_, query) => {
+  if (!HAS_TRUTH || !report.other?.right) return "";
+  const ours = queries.first[query] === 1;
+  const theirs = report.other.right[query * report.other.m] === "1";
+  if (ours === theirs) return ours ? "both" : "neither";
+  return ours ? "ours" : "theirs";
+});
+
+function outcomeText(query) {
+  const first = queries.first?.[query];
+  return {
+    "": "",
+    right: "right at 1",
+    later: `first right at ${first}`,
+    lost: `none of ${report.k} right`,
+    none: "no true positive exists",
+  }[outcomes[query]];
+}
+
+/* Matches: {group, place, rank, database, distance, metres, right}; null is what is not known. */
+
+const pictureOfDatabase = new Int32Array(report.database.count).fill(-1);
+report.database.shown.forEach((index, at) => {
+  pictureOfDatabase[index] = report.database.picture[at];
+});
+
+function matchIn(columns, group, width, query, place) {
+  const at = query * width + place;
+  return {
+    group,
+    place,
+    rank: place + 1,
+    database: columns.near[at],
+    distance: columns.distance?.[at] ?? null,
+    metres: columns.metres?.[at] ?? null,
+    right: columns.right ? columns.right[at] === "1" : null,
+  };
+}
+
+function nearMatches(query) {
+  return Array.from({ length: report.m }, (_, place) =>
+    matchIn(queries, "near", report.m, query, place));
+}
+
+function otherMatches(query) {
+  return Array.from({ length: report.other?.m ?? 0 }, (_, place) =>
+    matchIn(report.other, "other", report.other.m, query, place));
+}
+
+// The nearest true positive, where another photo was nearer.
+function missedMatch(query) {
+  const missed = outcomes[query] === "later" || outcomes[query] === "lost";
+  if (!missed || !report.best || report.best.index[query] < 0) return null;
+  return {
+    group: "missed",
+    place: 0,
+    rank: report.best.rank[query],
+    database: report.best.index[query],
+    distance: report.best.distance[query],
+    metres: report.best.metres?.[query] ?? null,
+    right: true,
+  };
+}
+
+const verdictOf = (match) => (match.right === null ? null : match.right ? "right" : "wrong");
+
+function distanceText(distance) {
+  return distance === null ? "" : distance.toFixed(3);
+}
+
+function metresText(metres) {
+  if (metres === null) return "";
+  if (metres < 10) return `${metres.toFixed(1)} m`;
+  if (metres < 10000) return `${grouped(Math.round(metres))} m`;
+  return `${grouped(Math.round(metres / 1000))} km`;
+}
+
+const joined = (...texts) => texts.filter(Boolean).join(" · ");

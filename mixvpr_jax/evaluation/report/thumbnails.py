@@ -1,0 +1,115 @@
+"""Small pictures of many photos, within a number of bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, features
+
+from mixvpr_jax.preprocess import load_image, to_rgb
+
+# A JPEG's tables alone take half of a very small picture; builds of Pillow without WebP are rare.
+FORMAT = "WEBP" if features.check("webp") else "JPEG"
+MIME = f"image/{FORMAT.lower()}"
+
+SIZES = (
+    (320, 80),
+    (288, 75),
+    (256, 70),
+    (224, 65),
+    (192, 60),
+    (160, 50),
+    (128, 45),
+    (112, 35),
+    (96, 30),
+    (80, 25),
+)
+"""Longer side in pixels and quality, best first."""
+
+SAMPLE = 24
+"""How many of the photos are looked at in order to choose."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        data: The encoded file, of the type `MIME`.
+    """
+
+    width: int
+    height: int
+    data: bytes
+
+
+def make_thumbnails(
+    paths: Sequence[Path],
+    max_bytes: int,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Thumbnail]:
+    """Makes a small picture of every photo.
+
+    All are of one size and quality: the best with which, by the size of a sample, all of them
+    take at most `max_bytes`; the smallest of `SIZES` where none does.
+
+    Args:
+        paths: The photos.
+        max_bytes: What the pictures may take together, about.
+        on_progress: Told how many are done, of how many.
+
+    Raises:
+        InputError: A photo is missing, broken or no image.
+    """
+    # Pillow lets go of the interpreter while it reads, resizes and writes.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        side, quality = _choose_size(paths, max_bytes, pool)
+        made = []
+        for thumbnail in pool.map(lambda path: make_thumbnail(path, side, quality), paths):
+            made.append(thumbnail)
+            on_progress(len(made), len(paths))
+    return made
+
+
+def _choose_size(
+    paths: Sequence[Path], max_bytes: int, pool: ThreadPoolExecutor
+) -> tuple[int, int]:
+    sample = paths[:: max(len(paths) // SAMPLE, 1)][:SAMPLE]
+    for side, quality in SIZES[:-1]:
+        made = pool.map(lambda path, s=side, q=quality: make_thumbnail(path, s, q), sample)
+        if sum(len(one.data) for one in made) * len(paths) <= max_bytes * len(sample):
+            return side, quality
+    return SIZES[-1]
+
+
+def make_thumbnail(path: Path, side: int, quality: int) -> Thumbnail:
+    """A photo, upright, whose longer side is at most `side` pixels.
+
+    Raises:
+        InputError: The photo is missing, broken or no image.
+    """
+    image = _load_reduced(path, side)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    # The page shows pixels: a photo's comments, position and profile stay where they are.
+    pixels = Image.frombytes("RGB", image.size, image.tobytes())
+    pixels.save(buffer, FORMAT, quality=quality, method=2)
+    return Thumbnail(image.width, image.height, buffer.getvalue())
+
+
+def _load_reduced(path: Path, side: int) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            scale = side / max(image.size)
+            # A JPEG is decoded at half its size, a quarter or an eighth where that is enough.
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+            return to_rgb(image)
+    except Exception:
+        return load_image(path)  # which says what is wrong

@@ -1,0 +1,133 @@
+"""Reports in headless Chromium: how it is started, and evaluations to look at."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mixvpr_jax.evaluation.report import OtherRun, ReportData
+from mixvpr_jax.evaluation.report.columns import columns_of
+from mixvpr_jax.evaluation.report.page import assemble
+from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
+from mixvpr_jax.evaluation.report.thumbnails import FORMAT, Thumbnail
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def started_browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+def evaluation(
+    database: list[Path], queries: list[Path], k: int = 20, **changes: Any
+) -> ReportData:
+    """An evaluation with everything that a report can show: photos on a line, 10 m apart.
+
+    Of four queries the first is right, the second right at 3, the third lost, the fourth has no
+    positives.
+    """
+    rng = np.random.default_rng(0)
+    n, q = len(database), len(queries)
+    database_utm = np.stack([10.0 * np.arange(n), np.zeros(n)], axis=1)
+    truth = np.arange(q) * n // q
+    query_utm = np.stack([10.0 * truth, np.full(q, 3.0)], axis=1)
+    positives = [
+        np.array([index]) if i % 4 < 3 else np.array([], int) for i, index in enumerate(truth)
+    ]
+    # Far from the truth, so that none of them is right by chance.
+    predictions = (truth[:, None] + n // 3 + rng.integers(0, n // 3, (q, k))) % n
+    predictions[0::4, 0] = truth[0::4]
+    predictions[1::4, 2] = truth[1::4]
+    ranks = np.select([np.arange(q) % 4 == i for i in range(3)], [1, 3, k + 5], 0)
+    recall = {1: 25.0, 5: 50.0, 10: 50.0, 20: 50.0}
+    parts: dict[str, Any] = {
+        "title": "nano on the line",
+        "facts": {"model": "nano", "protocol": "25 m"},
+        "database_paths": database,
+        "query_paths": queries,
+        "predictions": predictions,
+        "distances": np.sort(rng.uniform(0.2, 1.4, (q, k)), axis=1).astype(np.float32),
+        "positives": positives,
+        "recall": recall,
+        "intervals": {k: (value - 2, value + 2) for k, value in recall.items()},
+        "curve": np.linspace(25, 50, k).tolist(),
+        "published": [("MixVPR", {1: 24.0, 5: 51.0}, "table 1")],
+        "conditions": {"light": {"day": (q // 2, recall), "night": (q - q // 2, recall)}},
+        "labels": {"light": ["day" if i % 2 else "night" for i in range(q)]},
+        "latency": {"preprocessing": (3.0, 4.0), "model": (20.0, 25.0), "search": (0.2, 0.3)},
+        "database_utm": database_utm,
+        "query_utm": query_utm,
+        "best_positive": (
+            np.where(ranks > 0, truth, -1),
+            np.where(ranks > 0, 0.9, np.nan),
+            ranks,
+        ),
+    }
+    return ReportData(**(parts | changes))
+
+
+def other_run(data: ReportData, k: int = 5) -> OtherRun:
+    """Right at 1 for the first two of four queries, of which this run has only the first."""
+    assert data.best_positive is not None
+    predictions = np.asarray(data.predictions)[:, -k:].copy()
+    right = np.zeros(predictions.shape, bool)
+    for first in (0, 1):
+        predictions[first::4, 0] = data.best_positive[0][first::4]
+        right[first::4, 0] = True
+    return OtherRun("ConvAP", {1: 50.0, 5: 50.0}, predictions, right)
+
+
+def heat_maps(queries: int, cells: int = 5) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return {i: (rng.random((cells, cells)), rng.random((cells, cells))) for i in range(queries)}
+
+
+def large_report(path: Path, queries: int = 10_000, database: int = 20_000) -> int:
+    """Writes a report of many queries, whose pictures are a few that come again and again.
+
+    Returns:
+        The file's size.
+    """
+    data = evaluation(
+        [
+            Path(f"database/@{500_000 + i}.00@4180000.00@17@T@@@pano{i}@@090@@@@201908@@.jpg")
+            for i in range(database)
+        ],
+        [
+            Path(f"queries/@{500_000 + i}.50@4180000.00@17@T@@@seen{i}@@270@@@@202001@@.jpg")
+            for i in range(queries)
+        ],
+    )
+    right = right_predictions(data)
+    shown = shown_photos(data, right, 5)
+    some = [_noise(seed) for seed in range(16)]
+    thumbnails = [some[index % 16] for index in range(len(shown.paths))]
+    value = columns_of(data, right, 5, shown) | {"total_queries": queries}
+    return path.write_bytes(assemble(value, shown.paths, thumbnails))
+
+
+def _noise(seed: int) -> Thumbnail:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8).astype(np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((112, 84)).save(buffer, FORMAT, quality=35)
+    return Thumbnail(112, 84, buffer.getvalue())
