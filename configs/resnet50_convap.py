@@ -1,7 +1,8 @@
 r"""Conv-AP with 8192 values, trained as MixVPR is.
 
     python train.py resnet50_convap --workdir runs/resnet50_convap \
-        --model.init resnet50.pth --data.root GSV_CITIES_FOLDER --validation.sets PITTS30K_VAL
+        --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
+        --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 
 resnet50.pth are torchvision's ImageNet weights, of which stages 1 and 2 are not trained further.
 
