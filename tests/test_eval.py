@@ -13,6 +13,7 @@ import pytest
 import torch
 from folders import write_images
 from recipe import GOLDEN, official_shapes, recipe_state
+from runs import small_disk
 
 from mixvpr_jax import save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint
@@ -175,31 +176,14 @@ def test_command_names_the_closest_weights(labelled, tmp_path):
     assert "closest: resnet50_4096" in result.stderr
 
 
-def full_disk_folder():
-    """A tiny file system, where this machine lets us mount one."""
-    folder = Path("/tmp") / f"mixvpr-full-{os.getpid()}"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        folder.rmdir()
-        return None
-    return folder
-
-
 def test_command_on_a_really_full_disk(weights, labelled):
-    folder = full_disk_folder()
-    if folder is None:
-        pytest.skip("no right to mount a small file system here")
-    try:
-        arguments = ["--database", labelled[0], "--queries", labelled[1]]
-        result = command("--weights", weights, *arguments, "--output", folder / "out")
+    arguments = ["--weights", weights, "--database", labelled[0], "--queries", labelled[1]]
+    with small_disk("16k") as folder:
+        result = command(*arguments, "--output", folder / "out")
         assert result.returncode == 2
         assert result.stderr.splitlines()[-1].startswith("error: ")
         assert "No space left on device" in result.stderr
         assert list(folder.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
 
 
 @needs_photos

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from mixvpr_jax.config import EvaluationConfig, ModelConfig
 from mixvpr_jax.data.evaluation_set import Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.other_run import OtherResults
-from mixvpr_jax.evaluation.report import write_report
+from mixvpr_jax.evaluation.report import ReportData, write_report
 from mixvpr_jax.evaluation.report_data import report_data
 from mixvpr_jax.evaluation.result import Evaluation
 from mixvpr_jax.evaluation.submission import write_submission
@@ -69,9 +70,20 @@ def write_output(
     if evaluation.data.name == "msls-test":
         submission = folder / "msls_test_predictions.csv"
         write_submission(submission, evaluation.data, evaluation.predictions)
-    write_report(folder / "report.html", report_data(config, model, evaluation, other))
+    _write_report(folder / "report.html", report_data(config, model, evaluation, other))
     _write_json(folder / "timing.json", _timing(evaluation))
     _write_json(folder / "results.json", results_of(config, model, evaluation))
+
+
+def _write_report(path: Path, data: ReportData) -> None:
+    """With a bar on terminals: ten thousand queries take a minute."""
+    with tqdm(unit="picture", desc="report", disable=None) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done - progress.n)
+
+        write_report(path, data, on_progress=tell)
 
 
 def results_of(
