@@ -45,6 +45,6 @@ def test_without_ground_truth_nothing_is_measured(tmp_path, monkeypatch):
     msls_test_tree(tmp_path)
     for name in ("database", "queries"):
         write_images(tmp_path / "plain" / name, ["a.jpg"])
-    for path in ("msls-test", tmp_path / "plain"):
-        with pytest.raises(InputError, match=r"expected ground truth to validate with, found none"):
+    for path, expected in {"msls-test": "ground truth", tmp_path / "plain": "@utm_east@"}.items():
+        with pytest.raises(InputError, match=rf"expected {expected}.*, found none"):
             validation(path, data_dir=tmp_path)

@@ -106,5 +106,7 @@ def _read_set(config: ValidationConfig, path: Path) -> EvaluationSet:
         radius_m = config.positive_radius_m
         data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
     if data.positives is None:
-        raise InputError(f"{path}: expected ground truth to validate with, found none")
+        if str(path) in BENCHMARKS:
+            raise InputError(f"{path}: expected ground truth to validate with, found none")
+        raise InputError(f"{path / 'database'}: expected @utm_east@utm_north@ names, found none")
     return data
