@@ -19,10 +19,11 @@ from tables import names_of, write_city
 
 from mixvpr_jax.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data import loader
-from mixvpr_jax.data.loader import Batch, Batches, default_num_workers, read_batches
+from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, open_source
+from mixvpr_jax.data.workers import default_num_workers
 from mixvpr_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +189,7 @@ def test_broken_off_and_resumed_with_other_workers(folder, expected):
 @pytest.mark.parametrize(("num_workers", "most"), [(0, 2), (1, 4)])
 def test_batches_ahead_are_as_many_as_wanted(folder, tmp_path, monkeypatch, num_workers, most):
     """However many processors there are: a batch of the real size is 184 MB."""
-    monkeypatch.setattr(loader, "_num_processors", lambda: 7)
+    monkeypatch.setattr(loader, "num_processors", lambda: 7)
     batches, decoded = counted(replace(make(folder), num_steps=100), tmp_path / "log")
     reader = read_batches(batches, num_workers=num_workers, prefetch=2)
     next(reader)

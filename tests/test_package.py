@@ -85,6 +85,17 @@ def test_importing_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
+def test_evaluating_needs_what_it_asks_for_alone():
+    """eval.py runs without what other extras bring: grain, Orbax, optax, PyTorch, FAISS."""
+    others = [*FORBIDDEN[:5], "absl", "etils", "faiss", "matplotlib", "optax", "tensorboardX"]
+    code = (
+        "import sys\n"
+        f"for name in {others}: sys.modules[name] = None\n"
+        "import mixvpr_jax.evaluation.evaluate, mixvpr_jax.evaluation.export_index, eval\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
 def test_files_stay_readable():
     sources = [*MODULES, *ROOT.glob("*.py"), *ROOT.glob("c*/*.py")]
     long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 320}

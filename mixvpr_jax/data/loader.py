@@ -26,10 +26,10 @@ from PIL import Image
 from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import Source
+from mixvpr_jax.data.workers import MAX_WORKERS, default_num_workers, num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import Preprocess, decode_image
 
-MAX_WORKERS = 8  # decode some 7,000 images a second, more than any one accelerator trains on
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 
 logger = logging.getLogger(__name__)
@@ -193,25 +193,9 @@ def read_batches(
             yield batch
 
 
-def default_num_workers() -> int:
-    """Processes for the processors at hand; 0 where these are few.
-
-    Threads are what measured faster (benchmarks/README.md), but Python's lock lets a few of them
-    work at once only.
-    """
-    processors = _num_processors()
-    return 0 if processors < 8 else min(processors - 2, MAX_WORKERS)
-
-
-def _num_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:
     """Batches whose images threads of this process decode together."""
-    batches = replace(batches, threads=min(_num_processors(), MAX_WORKERS))
+    batches = replace(batches, threads=min(num_processors(), MAX_WORKERS))
     reads = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(reads))) as found:
         try:

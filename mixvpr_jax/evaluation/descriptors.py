@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.data.loader import default_num_workers
+from mixvpr_jax.data.workers import default_num_workers, num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
@@ -205,7 +204,7 @@ def _read_ahead(
     if workers:
         pool = ProcessPoolExecutor(workers, get_context("spawn"))
     else:
-        workers = os.cpu_count() or 1
+        workers = num_processors()
         pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[_Images]] = deque()
     try:
