@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 from mixvpr_jax.config import EvaluationConfig, ModelConfig
 from mixvpr_jax.evaluation.other_run import OtherResults, predictions_as_indices
 from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.evaluation.report import OtherRun, ReportData
-from mixvpr_jax.evaluation.result import Evaluation
+from mixvpr_jax.evaluation.result import Evaluation, model_name
 
 
 def report_data(
@@ -22,7 +21,7 @@ def report_data(
     """All that is known of an evaluation, and of another one beside it."""
     data, recalls, best = evaluation.data, evaluation.recalls, evaluation.best_positives
     return ReportData(
-        title=f"{Path(config.weights).name} on {data.name}",
+        title=f"{model_name(config.weights)} on {data.name}",
         facts=dict(_facts(config, model, evaluation)),
         database_paths=data.database,
         query_paths=data.queries,

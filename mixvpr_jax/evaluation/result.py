@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.evaluation.latency import Latency
+
+
+def model_name(weights: str) -> str:
+    """What a model goes by: its folder, or the run that a folder called `model` is of."""
+    path = Path(weights)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 @dataclass(frozen=True)
