@@ -13,6 +13,7 @@ import numpy as np
 
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.result import model_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_other_run(folder: Path, data: EvaluationSet) -> OtherResults:
     predictions = _read_predictions(folder / "predictions.csv")
     _require_known(folder / "predictions.csv", predictions, data)
     recall = results["recall"]
-    title = Path(str(results["weights"])).name
+    title = model_name(results["weights"])
     return OtherResults(
         title, recall and {int(k): float(v) for k, v in recall.items()}, predictions
     )
