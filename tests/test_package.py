@@ -85,13 +85,13 @@ def test_importing_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
-def test_evaluating_needs_what_it_asks_for_alone():
-    """eval.py runs without what other extras bring: grain, Orbax, optax, PyTorch, FAISS."""
-    others = [*FORBIDDEN[:5], "absl", "etils", "faiss", "matplotlib", "optax", "tensorboardX"]
+def test_evaluating_loads_what_it_asks_for_alone():
+    """eval.py runs without what other extras bring."""
+    others = ("torch", "tensorflow", "tensorflow_datasets", "grain", "faiss", "matplotlib")
     code = (
-        "import sys\n"
-        f"for name in {others}: sys.modules[name] = None\n"
-        "import mixvpr_jax.evaluation.evaluate, mixvpr_jax.evaluation.export_index, eval\n"
+        "import sys, mixvpr_jax.evaluation.evaluate, mixvpr_jax.evaluation.export_index, eval\n"
+        f"heavy = [name for name in {others} if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
