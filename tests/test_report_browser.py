@@ -148,6 +148,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """What page.wait_for_function does, whose eval inside the page the report's policy forbids."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"10 s passed, and not yet: {condition}")
+
+
 def listed(page: Any) -> list[int]:
     """The numbers of the queries that have rows, from the first on."""
     rows = page.evaluate("[...document.querySelectorAll('.query')].map((row) => row.dataset.query)")
@@ -171,7 +180,7 @@ def test_ten_thousand_queries_open_quickly(opened: Any, large: Path) -> None:
     times = []
     for _ in range(3):  # the machine may be busy with something else
         page = opened(large)
-        page.wait_for_function("window.openedAfter")
+        wait_until(page, "window.openedAfter")
         times.append(page.evaluate("window.openedAfter"))
         if min(times) < LIMIT_TO_OPEN_MS:
             break
@@ -180,7 +189,7 @@ def test_ten_thousand_queries_open_quickly(opened: Any, large: Path) -> None:
 
 def test_ten_thousand_queries_are_filtered_quickly(opened: Any, large: Path) -> None:
     page = opened(large)
-    page.wait_for_function("window.openedAfter")
+    wait_until(page, "window.openedAfter")
     runs, fastest = [], {}
     while len(runs) < 5 and not (runs and max(fastest.values()) < LIMIT_TO_FILTER_MS):
         runs.append(page.evaluate(TIME_CLICKS))
@@ -216,7 +225,7 @@ def test_the_focus_outlives_scrolling(opened: Any, large: Path) -> None:
     page.keyboard.press("j")
     page.keyboard.press("ArrowRight")
     page.evaluate("scrollTo(0, 500000)")
-    page.wait_for_function("document.querySelectorAll('.query')[1].dataset.query > 1000")
+    wait_until(page, "document.querySelectorAll('.query')[1].dataset.query > 1000")
     assert focused(page) == (1, 1)
     page.keyboard.press("ArrowDown")
     assert focused(page) == (2, 1)
@@ -351,8 +360,8 @@ def test_a_photo_larger(opened: Any, report: Path, data: ReportData) -> None:
     page.keyboard.press("j")
     assert "Query 3" in title.text_content()
     page.keyboard.press("Escape")
-    page.wait_for_function("!document.querySelector('#larger').open")
-    page.wait_for_function("document.activeElement.closest('.query')?.dataset.query === '2'")
+    wait_until(page, "!document.querySelector('#larger').open")
+    wait_until(page, "document.activeElement.closest('.query')?.dataset.query === '2'")
 
 
 def test_the_best_positive_that_was_missed(opened: Any, report: Path) -> None:
@@ -382,7 +391,7 @@ def test_the_map_leads_to_queries_and_back(opened: Any, report: Path) -> None:
     x = page.evaluate("acrossOf(atlas.large, places.queries.east[10])")
     y = page.evaluate("downOf(atlas.large, places.queries.north[10])")
     page.mouse.move(box["x"] + x, box["y"] + y)
-    page.wait_for_function("document.querySelector('#card').textContent.includes('Query 11')")
+    wait_until(page, "document.querySelector('#card').textContent.includes('Query 11')")
     page.mouse.click(box["x"] + x, box["y"] + y)
     page.wait_for_selector("#query-11[aria-current]")
 
@@ -390,7 +399,7 @@ def test_the_map_leads_to_queries_and_back(opened: Any, report: Path) -> None:
 def test_the_map_is_drawn_and_moves(opened: Any, report: Path) -> None:
     page = opened(report)
     page.click("#show-map")
-    page.wait_for_function("atlas.large.canvas.width > 600")
+    wait_until(page, "atlas.large.canvas.width > 600")
     assert page.evaluate(COUNT_COLOURS) > 10
     view = "[atlas.large.east, atlas.large.north, atlas.large.scale]"
     before = page.evaluate(view)
@@ -484,8 +493,8 @@ def test_hostile_names_are_text(opened: Any, report: Path) -> None:
     assert page.locator("#query-4 .asked .name").text_content() == HOSTILE
     assert page.locator("#query-5 .asked .name").text_content() == "\udcff\udcfe.jpg"
     assert page.locator("img[src='x']").count() == 0
-    page.wait_for_function(
-        "[...document.querySelectorAll('.query img')].every((one) => one.naturalWidth)"
+    wait_until(
+        page, "[...document.querySelectorAll('.query img')].every((one) => one.naturalWidth)"
     )
 
 
@@ -518,8 +527,8 @@ def test_the_list_survives_another_width_and_paper(opened: Any, report: Path) ->
     for key in ("j", "End"):
         page.keyboard.press(key)
     page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
-    page.wait_for_function("list.height > 250")
+    wait_until(page, "list.height > 250")
     assert focused(page) == (24, 0)
     assert 0 <= page.locator("#query-24").bounding_box()["y"] < PHONE[1]
     assert len(page.pdf()) > 10_000
-    page.wait_for_function("document.querySelectorAll('.query').length < 24")
+    wait_until(page, "document.querySelectorAll('.query').length < 24")
