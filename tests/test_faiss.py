@@ -10,7 +10,7 @@ import pytest
 
 from mixvpr_jax import InputError
 from mixvpr_jax.evaluation.export_index import export_index
-from mixvpr_jax.evaluation.faiss_index import build_index, search_with_faiss
+from mixvpr_jax.evaluation.faiss_index import FaissIndex, build_index
 
 faiss = pytest.importorskip("faiss")
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def descriptors(count, size=16, seed=0):
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat"])
 def test_search(factory):
     database = descriptors(300)
-    indices, distances = search_with_faiss(database[:20], database, 3, factory=factory)
+    indices, distances = FaissIndex(database, factory).search(database[:20], 3)
     assert indices.dtype == np.int32 and indices[:, 0].tolist() == list(range(20))
     assert np.allclose(distances[:, 0], 0, atol=1e-3)
     differences = np.linalg.norm(database[indices[:, 2]] - database[:20], axis=1)
@@ -33,7 +33,7 @@ def test_search(factory):
 
 def test_half_precision():
     database = descriptors(50).astype(np.float16)
-    assert search_with_faiss(database, database, 1)[0][:, 0].tolist() == list(range(50))
+    assert FaissIndex(database).search(database, 1)[0][:, 0].tolist() == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_indices_that_cannot_be(factory, reason):
 
 def test_too_few_neighbours():
     with pytest.raises(InputError, match="expected 40 neighbours of every query, found fewer"):
-        search_with_faiss(descriptors(5), descriptors(60), 40, factory="IVF8,Flat")
+        FaissIndex(descriptors(60), "IVF8,Flat").search(descriptors(5), 40)
 
 
 def test_faiss_that_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[faiss\]'"):
-        search_with_faiss(descriptors(5), descriptors(6), 2)
+        FaissIndex(descriptors(6)).search(descriptors(5), 2)
 
 
 def test_export(evaluate, labelled, tmp_path):

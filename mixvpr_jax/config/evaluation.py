@@ -35,7 +35,8 @@ class EvaluationConfig:
         positive_radius_m: How near, in metres, an image shows the same place, where file names
             hold positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
         recall_values: The k of recall@k; 1, 5, 10 and 20 if not given.
-        batch_size: How many images the model sees at a time, over all devices.
+        batch_size: How many images the model sees at a time, over all devices; if not given, 16 a
+            device, or 4 on a CPU, where more only take longer to come from memory.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
         dtype: What to compute in, if not what the model's configuration says.
@@ -63,7 +64,7 @@ class EvaluationConfig:
     queries: Path | None = None
     positive_radius_m: float | None = None
     recall_values: tuple[int, ...] | None = None
-    batch_size: int = 16
+    batch_size: int | None = None
     num_workers: int | None = None
     dtype: Dtype | None = None
     storage: Storage = "float32"
@@ -78,9 +79,10 @@ class EvaluationConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "search_megabytes")
-        if self.positive_radius_m is not None:
-            require_positive(self, "positive_radius_m")
+        require_positive(self, "search_megabytes")
+        for name in ("batch_size", "positive_radius_m"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
         require_known("storage", self.storage, get_args(Storage))
         require_known("index", self.index, get_args(Index))
         for name in ("num_workers", "cache_gigabytes", "latency_queries", "saliency_queries"):

@@ -25,6 +25,7 @@ from mixvpr_jax.parallel import AXIS, gather, gather_text
 from mixvpr_jax.preprocess import Preprocess, normalize
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
+BATCHES_AT_ONCE = 2
 ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
 
 _Images = tuple[np.ndarray, tuple[str, ...]]
@@ -45,20 +46,27 @@ class Described:
     reasons: tuple[str, ...]
 
 
-def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> jax.stages.Wrapped:
-    """A compiled function of normalised images [b, h, w, 3] → descriptors [b, d].
+def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.ndarray], jax.Array]:
+    """A function of normalised images [b, h, w, 3] → descriptors [b, d], compiled for each shape.
 
     The weights are constants of the program, so that the compiler folds what follows from them
-    alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments.
+    alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments. It is
+    compiled in the JAX settings of the first call, and then runs in any thread.
 
     Args:
         model: Whose descriptors.
         mesh: The devices that share each batch, which must then divide evenly; by default one.
     """
-    if mesh is None:
-        return jax.jit(lambda images: model(images))
-    divided = NamedSharding(mesh, P(AXIS))
-    return jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)
+    divided = None if mesh is None else NamedSharding(mesh, P(AXIS))
+    traced = jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)
+    programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+
+    def encode(images: np.ndarray) -> jax.Array:
+        if images.shape not in programs:
+            programs[images.shape] = traced.lower(images).compile()
+        return programs[images.shape](images)
+
+    return encode
 
 
 def describe_images(
@@ -66,7 +74,7 @@ def describe_images(
     preprocess: Preprocess,
     paths: Sequence[Path],
     *,
-    batch_size: int = 16,
+    batch_size: int = 4,
     batch_multiple: int = 1,
     num_workers: int | None = 0,
     storage: str = "float32",
@@ -106,7 +114,7 @@ def describe_images(
     parts, problem = [], ""
     try:
         with closing(_read_ahead(preprocess, batches, num_workers)) as read:
-            described = _one_behind(_encode_batches(encode, read, batch_size, skip_unreadable))
+            described = _described(encode, read, batch_size, skip_unreadable)
             for chunk, part in zip(own, known, strict=True):
                 if part is not None:
                     _require_readable(part.reasons, skip_unreadable)
@@ -168,29 +176,35 @@ def _require_readable(reasons: Sequence[str], skip_unreadable: bool) -> None:
             raise InputError(reason)
 
 
-def _encode_batches(
+def _described(
     encode: Encoder, batches: Iterator[_Images], batch_size: int, skip_unreadable: bool
-) -> Iterator[tuple[jax.Array | np.ndarray, tuple[str, ...]]]:
-    """Starts one batch after another on the device: its result to be, and the reasons."""
-    for images, reasons in batches:
-        _require_readable(reasons, skip_unreadable)
+) -> Iterator[Part]:
+    """The descriptors of each batch, in order.
+
+    While one is computed the next is prepared and waits for an accelerator; on a CPU both are
+    computed at once, as one fills the other's pauses.
+    """
+
+    def describe(images: np.ndarray) -> np.ndarray:
         full = np.zeros((batch_size, *images.shape[1:]), images.dtype)
         full[: len(images)] = images
-        yield encode(normalize(full)), reasons
+        return np.asarray(encode(normalize(full)))[: len(images)]
 
-
-def _one_behind(
-    started: Iterator[tuple[jax.Array | np.ndarray, tuple[str, ...]]],
-) -> Iterator[Part]:
-    """Fetches each result once the next batch has been started, so that the device never waits."""
-    waiting: deque[tuple[jax.Array | np.ndarray, tuple[str, ...]]] = deque()
-    for batch in started:
-        waiting.append(batch)
-        if len(waiting) > 1:
-            result, reasons = waiting.popleft()
-            yield Part(np.asarray(result)[: len(reasons)], reasons)
-    for result, reasons in waiting:
-        yield Part(np.asarray(result)[: len(reasons)], reasons)
+    started = False
+    with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+        waiting: deque[tuple[Future[np.ndarray], tuple[str, ...]]] = deque()
+        for images, reasons in batches:
+            _require_readable(reasons, skip_unreadable)
+            if not started:  # in this thread, whose JAX settings it is compiled in
+                started = True
+                yield Part(describe(images), reasons)
+                continue
+            waiting.append((pool.submit(describe, images), reasons))
+            if len(waiting) > BATCHES_AT_ONCE:
+                result, told = waiting.popleft()
+                yield Part(result.result(), told)
+        for result, told in waiting:
+            yield Part(result.result(), told)
 
 
 def _read_ahead(

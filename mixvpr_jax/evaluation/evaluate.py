@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.best_positives import best_positives
 from mixvpr_jax.evaluation.cache import DescriptorCache, content_key, prune, weights_hash
 from mixvpr_jax.evaluation.descriptors import Described, compile_encoder, describe_images
-from mixvpr_jax.evaluation.faiss_index import search_with_faiss
+from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.latency import Latency, measure_latency
 from mixvpr_jax.evaluation.other_run import read_other_run
 from mixvpr_jax.evaluation.output import check_output, write_output
@@ -29,7 +29,7 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
 )
 from mixvpr_jax.evaluation.result import Evaluation, Recalls
-from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.evaluation.retrieval import Index
 from mixvpr_jax.evaluation.saliency import compile_saliency
 from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
 from mixvpr_jax.files import staged
@@ -105,6 +105,8 @@ class Evaluator:
         """Takes the model; nothing is computed yet."""
         self.config, self.model, self.preprocess = config, model, preprocess
         self.mesh = data_mesh(jax.local_devices())
+        each = 4 if self.mesh.devices.flat[0].platform == "cpu" else 16
+        self.batch_size = config.batch_size or each * self.mesh.size
         self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
 
@@ -118,7 +120,8 @@ class Evaluator:
         data = data.select(database.readable, queries.readable)
         least = MOST_PREDICTIONS if data.name == "msls-test" else max(RECALL_VALUES)
         count = min(max(least, *ks), len(data.database))
-        found = self.search(queries.descriptors, database.descriptors, count)
+        index = self.index(database.descriptors)
+        found = index.search(queries.descriptors, count)
         best = None
         if data.positives is not None:
             best = best_positives(queries.descriptors, database.descriptors, data.positives, *found)
@@ -129,7 +132,7 @@ class Evaluator:
             *found,
             recalls=measure_recall(data, found[0], ks),
             best_positives=best,
-            latency=self.latency(data, database.descriptors, count),
+            latency=self.latency(data, partial(index.search, k=count)),
             saliency=self.saliency(data, found[0]),
             unreadable=database.reasons + queries.reasons,
             weights_hash=self.weights_hash,
@@ -145,7 +148,7 @@ class Evaluator:
             self.encode,
             self.preprocess,
             paths,
-            batch_size=self.config.batch_size,
+            batch_size=self.batch_size,
             batch_multiple=self.mesh.size,
             num_workers=self.config.num_workers,
             storage=self.config.storage,
@@ -157,26 +160,23 @@ class Evaluator:
             raise InputError(f"{what}: expected at least one readable image, found none")
         return described
 
-    def search(
-        self, queries: np.ndarray, database: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest, [q, k] indices and distances, by the index that was asked for."""
+    def index(self, database: np.ndarray) -> Index | FaissIndex:
+        """Where neighbours are searched, by what was asked for."""
         if self.config.index == "faiss":
-            return search_with_faiss(queries, database, k, factory=self.config.faiss_factory)
-        return nearest_neighbours(
-            queries,
+            return FaissIndex(database, self.config.faiss_factory)
+        return Index(
             database,
-            k,
             memory_bytes=self.config.search_megabytes << 20,
             recall_target=APPROXIMATE_RECALL if self.config.index == "approximate" else None,
         )
 
-    def latency(self, data: EvaluationSet, database: np.ndarray, k: int) -> dict[str, Latency]:
+    def latency(
+        self, data: EvaluationSet, search: Callable[[np.ndarray], object]
+    ) -> dict[str, Latency]:
         """What one query takes, on one device."""
         paths = data.queries[: self.config.latency_queries]
         if not paths:
             return {}
-        search = partial(self.search, database=database, k=k)
         return measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
 
     def saliency(
@@ -197,7 +197,7 @@ class Evaluator:
         return {
             "model": self.model.config.to_dict(),
             "storage": self.config.storage,
-            "batch_size": self.config.batch_size,
+            "batch_size": self.batch_size,
             "devices": [device.device_kind for device in self.mesh.devices.flat],
             "mixvpr_jax": __version__,
             "jax": jax.__version__,

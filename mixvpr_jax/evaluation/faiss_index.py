@@ -44,28 +44,30 @@ def build_index(database: np.ndarray, factory: str = "Flat", metric: Metric = "l
     return index
 
 
-def search_with_faiss(
-    queries: np.ndarray, database: np.ndarray, k: int, *, factory: str = "Flat"
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest that an index finds.
+class FaissIndex:
+    """Descriptors to search in, by an index of FAISS."""
 
-    Args:
-        queries: [q, d].
-        database: [n, d].
-        k: How many, at most n.
-        factory: Which index, see `build_index`.
+    def __init__(self, database: np.ndarray, factory: str = "Flat") -> None:
+        """Builds an index over [n, d], see `build_index`."""
+        self.factory, self._index = factory, build_index(database, factory)
 
-    Returns:
-        Indices [q, k] int32, nearest first, and L2 distances [q, k] float32.
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest that the index finds.
 
-    Raises:
-        InputError: As `build_index`; or the index finds fewer than k for some query.
-    """
-    index = build_index(database, factory)
-    squared, indices = index.search(np.ascontiguousarray(queries, np.float32), k)
-    if (indices < 0).any():
-        raise InputError(
-            f"index: expected {k} neighbours of every query, found fewer with {factory!r}; take "
-            "another index, or more of its cells"
-        )
-    return indices.astype(np.int32), np.sqrt(np.maximum(squared, 0))
+        Args:
+            queries: [q, d].
+            k: How many, at most n.
+
+        Returns:
+            Indices [q, k] int32, nearest first, and L2 distances [q, k] float32.
+
+        Raises:
+            InputError: The index finds fewer than k for some query.
+        """
+        squared, indices = self._index.search(np.ascontiguousarray(queries, np.float32), k)
+        if (indices < 0).any():
+            raise InputError(
+                f"index: expected {k} neighbours of every query, found fewer with "
+                f"{self.factory!r}; take another index, or more of its cells"
+            )
+        return indices.astype(np.int32), np.sqrt(np.maximum(squared, 0))

@@ -1,16 +1,14 @@
 """Exact nearest neighbours of descriptors, on the devices, within a budget of memory.
 
-Candidates are found by their scores 2 qd - |d|² in float32, which order like distances up to
-rounding. What may belong to the k nearest within the bound of that rounding is then ordered by
-distances in float64. Where the bound cannot exclude that a neighbour is missing among the
-candidates, the query is searched again with more of them. So the result is that of float64
-arithmetic, whatever the devices, chunks and dtype.
+A CPU searches as cpu_search.py says. On accelerators, and where devices divide the database,
+candidates are found by their scores 2 qd - |d|² in float32, which order like distances up to
+rounding. Where the bound of that rounding cannot exclude that a neighbour is missing among the
+candidates, the query is searched again with more of them. Candidates are put in order by
+ordering.py, so the result is that of float64 arithmetic, whatever the devices, chunks and dtype.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -20,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation import ordering
+from mixvpr_jax.evaluation.cpu_search import CpuIndex, filled
 from mixvpr_jax.evaluation.selection import BLOCK, Candidates, better_of_chunk
 from mixvpr_jax.parallel import AXIS, data_mesh
 
@@ -59,10 +59,59 @@ def nearest_neighbours(
     Raises:
         InputError: Shapes that do not fit, another dtype, or a budget that is too small.
     """
-    _check(queries, database, k)
-    mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
-    search = _Search(database, min(k, len(database)), mesh, memory_bytes, recall_target)
-    return search.run(np.asarray(queries, np.float32), search.k + SPARE_CANDIDATES)
+    index = Index(
+        database, mesh=mesh, memory_bytes=memory_bytes, recall_target=recall_target, keep=False
+    )
+    return index.search(queries, k)
+
+
+class Index:
+    """Descriptors to search in several times, see `nearest_neighbours`."""
+
+    def __init__(
+        self,
+        database: np.ndarray,
+        *,
+        mesh: Mesh | None = None,
+        memory_bytes: int = 2**30,
+        recall_target: float | None = None,
+        keep: bool = True,
+    ) -> None:
+        """Takes descriptors [n, d], and prepares them, if they will be searched several times.
+
+        Raises:
+            InputError: Shapes or a dtype that do not fit, or a budget that is too small.
+        """
+        _check_rows("database", database)
+        if database.dtype not in DTYPES:
+            known = ", ".join(map(str, DTYPES))
+            raise InputError(f"database: expected one of {known}, found {database.dtype}")
+        mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+        self.database = database
+        self._how = mesh, memory_bytes, recall_target
+        self._on_cpu: CpuIndex | None = None
+        if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu" and recall_target is None:
+            self._on_cpu = CpuIndex(database, memory_bytes, keep=keep)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and distances of the k nearest, [q, k]."""
+        _check_rows("queries", queries)
+        if queries.shape[1] != self.database.shape[1]:
+            raise InputError(
+                f"expected queries and database of one model, found descriptors of "
+                f"{queries.shape[1]} and of {self.database.shape[1]} values"
+            )
+        if k < 1:
+            raise InputError(f"neighbours: expected at least 1, found {k}")
+        queries, k = np.asarray(queries, np.float32), min(k, len(self.database))
+        if self._on_cpu is not None:
+            return self._on_cpu.search(queries, k)
+        return _Search(self.database, k, *self._how).run(queries, k + SPARE_CANDIDATES)
+
+
+def _check_rows(name: str, array: np.ndarray) -> None:
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"{name}: expected descriptors [rows, d], found {list(array.shape)}")
 
 
 class _Search(NamedTuple):
@@ -89,8 +138,14 @@ class _Search(NamedTuple):
 
     def _run_some(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         scores, found, largest = self._candidates(queries, count)
-        close = scores >= scores[:, self.k - 1, None] - 2 * _rounding(queries, largest)[:, None]
-        indices, distances = _in_order(queries, self.database, found, close, self.k)
+        rounding = ordering.rounding_of_scores(queries, largest)
+        close = scores >= (scores[:, self.k - 1] - 2 * rounding)[:, None]
+        owners, places = np.nonzero(close)
+        bounds = scores[owners, places] + rounding[owners]
+        candidates = ordering.Candidates(owners, found[owners, places], bounds)
+        indices, distances = ordering.nearest_of_candidates(
+            queries, self.database, candidates, self.k
+        )
         # Where the last candidate may be a neighbour, so may others that were not found.
         if count < len(self.database) and self.recall_target is None and close[:, -1].any():
             again = close[:, -1]
@@ -102,7 +157,7 @@ class _Search(NamedTuple):
         rows, block = self._cut(len(queries), count)
         everywhere, divided = (NamedSharding(self.mesh, spec) for spec in (P(), P(AXIS)))
         blocks = [
-            jax.device_put(_filled(queries[at : at + block], block), everywhere)
+            jax.device_put(filled(queries[at : at + block], block), everywhere)
             for at in range(0, len(queries), block)
         ]
         known = [jax.device_put(self._nothing(block, count), divided) for _ in blocks]
@@ -110,7 +165,7 @@ class _Search(NamedTuple):
         for begin in range(0, len(self.database), total):
             # The last chunk reaches back for rows that are known, rather than being filled up.
             first = max(0, min(begin, len(self.database) - total))
-            chunk = _filled(self.database[first : first + total], total)
+            chunk = filled(self.database[first : first + total], total)
             chunk = jax.device_put(chunk, divided)
             # Waiting for the last chunk's end keeps two of them in memory, not all.
             jax.block_until_ready(known)
@@ -157,27 +212,6 @@ class _Search(NamedTuple):
         return Candidates(scores, indices, np.zeros(self.mesh.size, np.float32))
 
 
-def _check(queries: np.ndarray, database: np.ndarray, k: int) -> None:
-    for name, array in {"queries": queries, "database": database}.items():
-        if array.ndim != 2 or 0 in array.shape:
-            raise InputError(f"{name}: expected descriptors [rows, d], found {list(array.shape)}")
-    if queries.shape[1] != database.shape[1]:
-        raise InputError(
-            f"expected queries and database of one model, found descriptors of "
-            f"{queries.shape[1]} and of {database.shape[1]} values"
-        )
-    if database.dtype not in DTYPES:
-        known = ", ".join(map(str, DTYPES))
-        raise InputError(f"database: expected one of {known}, found {database.dtype}")
-    if k < 1:
-        raise InputError(f"neighbours: expected at least 1, found {k}")
-
-
-def _filled(rows: np.ndarray, count: int) -> np.ndarray:
-    """So many rows, those that are missing zeros."""
-    return rows if len(rows) == count else np.pad(rows, ((0, count - len(rows)), (0, 0)))
-
-
 def _of_all_devices(known: Candidates) -> tuple[np.ndarray, np.ndarray]:
     """The best that any device knows."""
     devices, queries, count = known.scores.shape
@@ -189,42 +223,3 @@ def _of_all_devices(known: Candidates) -> tuple[np.ndarray, np.ndarray]:
     )
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
-
-
-def _rounding(queries: np.ndarray, largest_norm: float) -> np.ndarray:
-    """How far rounding may move each query's scores, [q].
-
-    A sum of d products is off by at most d units in the last place of the sum of their absolute
-    values, which is at most |q| |d|; by 8 sqrt(d) but with negligible probability, since roundings
-    are about as often up as down (Higham and Mary, A new approach to probabilistic rounding error
-    analysis, 2019).
-
-    Args:
-        queries: [q, d] float32.
-        largest_norm: The largest squared norm in the database.
-    """
-    size = queries.shape[1]
-    lengths = np.linalg.norm(queries, axis=1).astype(np.float64)
-    units = min(size, 8 * size**0.5) + 8
-    return units * 2.0**-24 * (largest_norm + 2 * lengths * largest_norm**0.5)
-
-
-def _in_order(
-    queries: np.ndarray, database: np.ndarray, candidates: np.ndarray, close: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of those candidates that are close, by distances in float64."""
-    squared = np.full(candidates.shape, np.inf)
-
-    def measure(rows: np.ndarray) -> None:  # NumPy works outside of Python's lock
-        for row in rows:
-            chosen = np.flatnonzero(close[row])
-            differences = database[candidates[row, chosen]].astype(np.float64)
-            differences -= queries[row]
-            squared[row, chosen] = np.vecdot(differences, differences)
-
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(measure, np.array_split(np.arange(len(queries)), threads)))
-    order = np.lexsort((candidates, squared))[:, :k]
-    distances = np.sqrt(np.take_along_axis(squared, order, 1)).astype(np.float32)
-    return np.take_along_axis(candidates, order, 1), distances
