@@ -36,7 +36,7 @@ class EvaluationConfig:
             hold positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
         recall_values: The k of recall@k; 1, 5, 10 and 20 if not given.
         batch_size: How many images the model sees at a time, over all devices; if not given, 16 a
-            device, or 4 on a CPU, where more only take longer to come from memory.
+            device, or one for two cores of a CPU, where more only take longer to come from memory.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
         dtype: What to compute in, if not what the model's configuration says.

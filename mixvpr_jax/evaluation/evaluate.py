@@ -14,6 +14,7 @@ from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.config.evaluation import RADIUS_M, RECALL_VALUES
 from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
 from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.data.workers import num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.best_positives import best_positives
 from mixvpr_jax.evaluation.cache import DescriptorCache, content_key, prune, weights_hash
@@ -105,7 +106,8 @@ class Evaluator:
         """Takes the model; nothing is computed yet."""
         self.config, self.model, self.preprocess = config, model, preprocess
         self.mesh = data_mesh(jax.local_devices())
-        each = 4 if self.mesh.devices.flat[0].platform == "cpu" else 16
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
         self.batch_size = config.batch_size or each * self.mesh.size
         self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
