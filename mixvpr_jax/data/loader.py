@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import Preprocess, decode_image
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
+IMAGES_A_TASK = 10  # of a thread: tasks cost time, too
+ALIGNMENT = 64  # bytes, of what a CPU device computes on
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ class Batches:
 
     def _read(self, images: np.ndarray, labels: np.ndarray, operations: np.ndarray) -> Batch:
         rows, count = self.shape[0], len(images)
-        pixels = (SharedMemoryArray if self.shared else np.empty)(self.shape, np.uint8)
+        pixels = (SharedMemoryArray if self.shared else _aligned)(self.shape, np.uint8)
         batch = Batch(
             pixels,
             np.ones((rows, 2), np.int32),
@@ -125,8 +128,12 @@ class Batches:
                 batch.operations[row] = operations[row]
             return None
 
+        def read_some(rows: range) -> list[tuple[int, str]]:
+            return [found for found in map(read, rows) if found is not None]
+
         each = map if self.threads == 1 else self.pool.map
-        unreadable = tuple(found for found in each(read, range(count)) if found is not None)
+        some = (range(count)[at : at + IMAGES_A_TASK] for at in range(0, count, IMAGES_A_TASK))
+        unreadable = tuple(chain.from_iterable(each(read_some, some)))
         pixels[count:] = 0
         return batch._replace(unreadable=unreadable)
 
@@ -158,6 +165,14 @@ class Batches:
             return self.image_size
         height, width = self.sampler.config.augmentation.canvas
         return max(height, self.image_size[0]), max(width, self.image_size[1])
+
+
+def _aligned(shape: tuple[int, ...], dtype: type[np.uint8]) -> np.ndarray:
+    """An empty array that JAX takes over as it is where the device is a CPU."""
+    size = math.prod(shape)
+    memory = np.empty(size + ALIGNMENT, dtype)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].reshape(shape)
 
 
 def read_batches(
