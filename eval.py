@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import tyro
 
-from mixvpr_jax.config import EvaluationConfig
-from mixvpr_jax.errors import run_command
+from mixvpr_jax.config import ALONE, EvaluationConfig, ProcessConfig
+from mixvpr_jax.processes import is_first, joined, run_and_leave
 
 
 def main() -> None:
-    """Evaluates as the command line says, and prints recall and where the report lies."""
+    """Evaluates as the command line says."""
     logging.basicConfig(format="%(message)s")
-    config = tyro.cli(EvaluationConfig, description=__doc__)
+    tyro.cli(command, description=__doc__, config=(tyro.conf.AvoidSubcommands,))
+
+
+def command(
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")],
+    processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
+) -> None:
+    """Evaluates, as one of several processes where there are others."""
+    with joined(processes, preemption=False):
+        run(config)
+
+
+def run(config: EvaluationConfig) -> None:
+    """Evaluates, and prints what came of it."""
     from mixvpr_jax.evaluation.evaluate import evaluate  # after --help has had its say
 
     evaluation = evaluate(config)
+    if not is_first():
+        return
     for reason in evaluation.unreadable:
         print(f"skipped: {reason}")
     if evaluation.unreadable:
@@ -27,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_and_leave(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Annotated, Any
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.config import TrainConfig
+from mixvpr_jax.config import ALONE, ProcessConfig, TrainConfig
 from mixvpr_jax.config.recipes import list_recipes, load_recipe
-from mixvpr_jax.errors import run_command
+from mixvpr_jax.processes import is_first, joined, run_and_leave
 
 CONFIGS = Path(__file__).parent / "configs"
+PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
 USAGE = "python train.py NAME --workdir DIR [options]; python train.py NAME --help lists them"
 
 
@@ -32,9 +32,13 @@ def main() -> None:
     recipe, description = load_recipe(CONFIGS, name)
 
     def command(
-        workdir: Path, config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe
+        workdir: Path,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
+        processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
+        profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
     ) -> None:
-        run(config, workdir)
+        with joined(processes, preemption=True):
+            run(config, workdir, profile_steps)
 
     tyro.cli(
         command,
@@ -45,17 +49,21 @@ def main() -> None:
     )
 
 
-def run(config: TrainConfig, workdir: Path) -> None:
+def run(config: TrainConfig, workdir: Path, profile_steps: str = "") -> None:
     """Trains, and tells how it went."""
     from mixvpr_jax.training.loop import train  # after --help has had its say
+    from mixvpr_jax.training.profile import steps_to_profile
 
     mute_background()
     messages = logging.getLogger("mixvpr_jax")
-    messages.setLevel(logging.INFO)
+    messages.setLevel(logging.INFO if is_first() else logging.WARNING)
     messages.propagate = False
     messages.addHandler(logging.StreamHandler(sys.stdout))
+    profiled = steps_to_profile(profile_steps) if profile_steps else range(0)
     with logging_redirect_tqdm([messages]):
-        outcome = train(config, workdir)
+        outcome = train(config, workdir, profiled=profiled)
+    if not is_first():
+        return
     if outcome.model is None:
         print(f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on")
         return
@@ -84,15 +92,5 @@ def mute_background() -> None:
     threading.excepthook, sys.unraisablehook = of_thread, ignored
 
 
-def end(status: int) -> None:
-    """Ends the process now: threads of a save that failed would wait for each other for minutes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 if __name__ == "__main__":
-    try:
-        run_command(main)
-    except SystemExit as wanted:
-        end(int(wanted.code or 0))
+    run_and_leave(main)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
+
+from mixvpr_jax.errors import InputError
 
 AXIS = "data"
 
@@ -38,3 +41,22 @@ def gather_text(text: str) -> list[str]:
     """The texts of all processes, in their order, on each of them."""
     parts = gather(np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8))
     return [part.tobytes().decode("utf-8", "surrogateescape") for part in parts]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """All processes leave it together, and what keeps one from it is raised by all.
+
+    Raises:
+        InputError: As one of them raised it; the first of them, where several did.
+    """
+    problem: InputError | None = None
+    try:
+        yield
+    except InputError as error:
+        problem = error
+    told = gather_text(str(problem or "")) if jax.process_count() > 1 else []
+    if problem is not None:
+        raise problem
+    for line in filter(None, told):
+        raise InputError(line)

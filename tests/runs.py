@@ -87,12 +87,13 @@ def command(town, workdir, *options):
     ]
 
 
-def start(arguments, devices=1, **options):
-    """Starts a command on so many fake devices."""
+def start(arguments, devices=1, *, double=False, **options):
+    """Starts a command on so many fake devices; where wanted, JAX knows float64."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_ENABLE_X64": str(int(double)),
         "JAX_COMPILATION_CACHE_DIR": COMPILED,  # the same programs over and over
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }

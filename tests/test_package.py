@@ -31,7 +31,7 @@ LAYERS = (
     ("losses",),
     ("torch_weights", "checkpoints", "architecture", "weights"),
     ("conversion", "released", "linen", "pretrained"),
-    ("parallel",),
+    ("parallel", "processes"),
     ("data",),
     ("evaluation",),
     ("training",),

@@ -13,6 +13,7 @@ from mixvpr_jax.config.model import (
     MixVPRConfig,
     ModelConfig,
 )
+from mixvpr_jax.config.processes import ALONE, ProcessConfig
 from mixvpr_jax.config.training import (
     LossName,
     MinerName,
@@ -24,6 +25,7 @@ from mixvpr_jax.config.training import (
 
 __all__ = [
     "AGGREGATORS",
+    "ALONE",
     "GSV_CITIES",
     "AggregatorConfig",
     "AugmentationConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "MixVPRConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ProcessConfig",
     "StartConfig",
     "TrainConfig",
     "ValidationConfig",

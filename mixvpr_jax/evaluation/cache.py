@@ -9,6 +9,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,16 @@ def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
 
 def prune(root: Path, limit_bytes: float) -> None:
     """Removes what was not used for longest, until the rest is within the limit."""
-    folders = sorted(
-        (folder for folder in root.glob("*") if folder.is_dir()),
-        key=lambda folder: folder.stat().st_mtime,
-        reverse=True,
-    )
     total = 0
-    for folder in folders:
-        total += sum(file.stat().st_size for file in folder.iterdir())
+    for folder in sorted(filter(Path.is_dir, root.glob("*")), key=_last_used, reverse=True):
+        with suppress(FileNotFoundError):  # another process may just be at it
+            total += sum(file.stat().st_size for file in folder.iterdir())
         if total > limit_bytes:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -62,9 +62,10 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
     programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def encode(images: np.ndarray) -> jax.Array:
+        placed = jax.device_put(images, divided)
         if images.shape not in programs:
-            programs[images.shape] = traced.lower(images).compile()
-        return programs[images.shape](images)
+            programs[images.shape] = traced.lower(placed).compile()
+        return programs[images.shape](placed)
 
     return encode
 

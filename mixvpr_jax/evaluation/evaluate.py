@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -30,14 +31,15 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
 )
 from mixvpr_jax.evaluation.result import Evaluation, Recalls
-from mixvpr_jax.evaluation.retrieval import Index
+from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.evaluation.saliency import compile_saliency
 from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
 from mixvpr_jax.files import staged
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.processes import is_first
 from mixvpr_jax.released import cache_folder
 from mixvpr_jax.version import __version__
 from mixvpr_jax.weights import get_weights
@@ -52,17 +54,21 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         InputError: Whatever is wrong with the model, the data or the output folder. Nothing is
             written then.
     """
-    check_output(config)
-    data = read_data(config)
-    ks = _recall_values(config, data)
-    other = None if config.compare is None else read_other_run(config.compare, data)
-    model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
-    if model.config.aggregator is None:
-        raise InputError(f"{config.weights}: expected a whole model, found a bare trunk")
-    # Opened first: better told now than after hours that one may not write there.
-    with staged(config.output) as folder:
+    with together():
+        check_output(config)
+        data = read_data(config)
+        ks = _recall_values(config, data)
+        other = None if config.compare is None else read_other_run(config.compare, data)
+        model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
+        if model.config.aggregator is None:
+            raise InputError(f"{config.weights}: expected a whole model, found a bare trunk")
+    with ExitStack() as stack:
+        with together():
+            # Opened first: better told now than after hours that one may not write there.
+            folder = stack.enter_context(staged(config.output)) if is_first() else None
         evaluation = Evaluator(config, model, preprocess).evaluate(data, ks)
-        write_output(folder, config, model.config, evaluation, other)
+        if folder is not None:
+            write_output(folder, config, model.config, evaluation, other)
     if config.cache_gigabytes:
         prune(_descriptors_folder(), 1e9 * config.cache_gigabytes)
     return evaluation
@@ -116,14 +122,15 @@ class Evaluator:
         """Everything that is measured, of the images that can be read."""
         # disable=None: a bar on terminals alone, so that an error is the one line of a log.
         total = len(data.database) + len(data.queries)
-        with tqdm(total=total, unit="image", desc="descriptors", disable=None) as progress:
+        hidden = None if is_first() else True
+        with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
             database = self.describe("database", data.database, progress)
             queries = self.describe("queries", data.queries, progress)
         data = data.select(database.readable, queries.readable)
         least = MOST_PREDICTIONS if data.name == "msls-test" else max(RECALL_VALUES)
         count = min(max(least, *ks), len(data.database))
         index = self.index(database.descriptors)
-        found = index.search(queries.descriptors, count)
+        found = search_together(index, queries.descriptors, count)
         best = None
         if data.positives is not None:
             best = best_positives(queries.descriptors, database.descriptors, data.positives, *found)
@@ -177,7 +184,7 @@ class Evaluator:
     ) -> dict[str, Latency]:
         """What one query takes, on one device."""
         paths = data.queries[: self.config.latency_queries]
-        if not paths:
+        if not paths or not is_first():
             return {}
         return measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
 
@@ -185,7 +192,7 @@ class Evaluator:
         self, data: EvaluationSet, predictions: np.ndarray
     ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Where the model looks in the first queries and in their first matches."""
-        if not self.config.saliency_queries:
+        if not self.config.saliency_queries or not is_first():
             return {}
         look = compile_saliency(self.model)
         maps = {}

@@ -49,7 +49,8 @@ class FaissIndex:
 
     def __init__(self, database: np.ndarray, factory: str = "Flat") -> None:
         """Builds an index over [n, d], see `build_index`."""
-        self.factory, self._index = factory, build_index(database, factory)
+        self.database, self.factory = database, factory
+        self._index = build_index(database, factory)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest that the index finds.

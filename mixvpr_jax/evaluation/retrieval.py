@@ -20,8 +20,9 @@ from jax.sharding import PartitionSpec as P
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation import ordering
 from mixvpr_jax.evaluation.cpu_search import CpuIndex, filled
+from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.selection import BLOCK, Candidates, better_of_chunk
-from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.parallel import AXIS, data_mesh, gather
 
 QUERIES = 512  # at a time
 ROWS = 2**18  # of a chunk on each device, if there is memory for them
@@ -107,6 +108,28 @@ class Index:
         if self._on_cpu is not None:
             return self._on_cpu.search(queries, k)
         return _Search(self.database, k, *self._how).run(queries, k + SPARE_CANDIDATES)
+
+
+def search_together(
+    index: Index | FaissIndex, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `index.search` gives; where several processes run, each searches for its share.
+
+    Args:
+        index: The same descriptors on every process.
+        queries: [q, d], the same on every process.
+        k: How many neighbours.
+    """
+    if jax.process_count() == 1:
+        return index.search(queries, k)
+    share = -(-len(queries) // jax.process_count())
+    own = queries[jax.process_index() * share :][:share]
+    k = min(k, len(index.database))
+    found = np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
+    if len(own):
+        found = index.search(own, k)
+    indices, distances = (np.concatenate(gather(part)) for part in found)
+    return indices, distances
 
 
 def _check_rows(name: str, array: np.ndarray) -> None:

@@ -89,7 +89,7 @@ class Checkpoints:
     def weights(self, step: int) -> dict[str, np.ndarray]:
         """Parameters and running statistics of a step by name, for a model of whatever shape."""
         kept = {}
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for name, stored in self._stored(step).items():
             if name.startswith(("params.", "statistics.")):
                 kept[name] = jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device)

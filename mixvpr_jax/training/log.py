@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
+from mixvpr_jax.processes import is_first
 
 Entry = dict[str, Any]
 
@@ -40,7 +41,10 @@ def read_log(path: Path) -> list[Entry]:
 
 
 class Log:
-    """Writes entries to metrics.jsonl and TensorBoard, and shows them beside a progress bar."""
+    """Writes entries to metrics.jsonl and TensorBoard, and shows them beside a progress bar.
+
+    Of several processes the first does; the others only know what the entries are.
+    """
 
     def __init__(self, workdir: Path, step: int, total_steps: int) -> None:
         """Opens a run's log at a step.
@@ -52,18 +56,23 @@ class Log:
         """
         self.path = workdir / "metrics.jsonl"
         self.entries = [entry for entry in read_log(self.path) if entry["step"] <= step]
-        with beside(self.path) as temporary:
-            temporary.write_text("".join(map(_line, self.entries)))
-        self._file = self.path.open("a")
-        # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
-        self._board = SummaryWriter(str(workdir), purge_step=step + 1, max_queue=0)
+        self._file, self._board = None, None
+        if is_first():
+            with beside(self.path) as temporary:
+                temporary.write_text("".join(map(_line, self.entries)))
+            self._file = self.path.open("a")
+            # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
+            self._board = SummaryWriter(str(workdir), purge_step=step + 1, max_queue=0)
         # disable=None: a bar on terminals alone.
-        self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=None)
+        hidden = None if is_first() else True
+        self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=hidden)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds an entry: it is in the file when this returns."""
         entry = {"step": step, **values}
         self.entries.append(entry)
+        if self._file is None or self._board is None:
+            return
         self._file.write(_line(entry))
         self._file.flush()
         for name, value in values.items():
@@ -81,8 +90,8 @@ class Log:
     def close(self) -> None:
         """Closes files and bar."""
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        for opened in filter(None, (self._board, self._file)):
+            opened.close()
 
 
 def values_of(entries: Iterable[Entry], name: str) -> dict[int, float]:

@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint.utils import checkpoint_steps
 
 from mixvpr_jax.config import TrainConfig, closest
 from mixvpr_jax.data.device_input import make_input, runs_on_host
@@ -32,14 +33,16 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.mining import MINERS
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
+from mixvpr_jax.processes import is_first
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.log import Log, values_of
 from mixvpr_jax.training.monitor import Monitor
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from mixvpr_jax.training.profile import Profiler
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
 from mixvpr_jax.training.validation import RECALL_VALUES, Validation
@@ -69,8 +72,15 @@ class Outcome:
     metrics_before: dict[str, float] = field(default_factory=dict)
 
 
-def train(config: TrainConfig, workdir: Path) -> Outcome:
+def train(config: TrainConfig, workdir: Path, *, profiled: range = range(0)) -> Outcome:
     """Trains until the end, or until SIGTERM or Ctrl-C, from wherever the folder stands.
+
+    Where several processes run, each calls this; the first one writes.
+
+    Args:
+        config: What is trained.
+        workdir: Where; all processes see the same folder.
+        profiled: Steps of which a trace is written into the folder.
 
     Raises:
         InputError: Wrong data, weights or folder, before anything is written; or a step whose loss,
@@ -78,10 +88,14 @@ def train(config: TrainConfig, workdir: Path) -> Outcome:
     """
     with named_when_full(workdir), ExitStack() as stack:
         stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
-        check_workdir(config, workdir)
-        trainer = Trainer(config, workdir)
-        claim_workdir(config, workdir)
+        with together():
+            check_workdir(config, workdir)
+            trainer = Trainer(config, workdir)
+        with together():
+            if is_first():
+                claim_workdir(config, workdir)
         trainer.open(stack, stop)
+        trainer.profiler = stack.enter_context(closing(Profiler(workdir, profiled)))
         return trainer.run()
 
 
@@ -95,6 +109,7 @@ class Trainer:
     checkpoints: Checkpoints
     log: Log
     stop: StopRequest
+    profiler: Profiler
     state: TrainState
     step: int
 
@@ -113,7 +128,7 @@ class Trainer:
             self.model = create_model(config.model.architecture)
         else:
             self.model = initial_model(config.model, seed=config.seed)
-        self.validation = Validation(config.validation, self.model, self.mesh)
+        self.validation = Validation(config.validation, self.model)
         self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
         self.take_step = make_step(
             self.model,
@@ -153,7 +168,7 @@ class Trainer:
         except _Stopped:
             done = False
         self.checkpoints.finish()
-        if self.log.entries:
+        if self.log.entries and is_first():
             draw_curves(self.log.entries, self.workdir / "curves.png")
         return self._finish() if done else Outcome(self.step, self.total_steps)
 
@@ -189,11 +204,14 @@ class Trainer:
         place = make_input(augmentation, self.model.config.image_size, self.mesh)
         with closing(self.batches(self.step)) as batches:
             for batch in batches:
-                if self.stop.requested:
+                if self.stop.after(self.step):
                     break
+                self.profiler.before(self.step + 1)
                 self.state, metrics = self.take_step(self.state, *place(batch))
                 self.step += 1
-                monitor.add(self.step, int((batch.labels >= 0).sum()), metrics)
+                self.profiler.after(self.step, metrics)
+                images = int((batch.labels >= 0).sum()) * jax.process_count()
+                monitor.add(self.step, images, metrics)
                 if self._is_time_to_save():
                     saved = self._save(monitor)
                     self._validate_if_due()
@@ -237,9 +255,10 @@ class Trainer:
         state = self.state
         if best != self.step:
             state, _ = self.checkpoints.restore(best, state)
-        params, statistics = jax.device_get((state.params, state.statistics))
-        nnx.update(self.model, params, statistics)
-        save_pretrained(self.model, self.workdir / "model")
+        if is_first():
+            params, statistics = jax.device_get((state.params, state.statistics))
+            nnx.update(self.model, params, statistics)
+            save_pretrained(self.model, self.workdir / "model")
         model, found = self.workdir / "model", self._validated
         return Outcome(self.step, self.total_steps, model, found(best), found(0))
 
@@ -274,7 +293,5 @@ def selection_metric(config: TrainConfig) -> str | None:
 
 
 def _has_checkpoint(workdir: Path) -> bool:
-    if not (workdir / "checkpoints").is_dir():
-        return False
-    with closing(Checkpoints(workdir / "checkpoints", only_read=True)) as checkpoints:
-        return checkpoints.last_step is not None
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and bool(checkpoint_steps(folder))

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class StopRequest:
-    """While entered, SIGTERM and Ctrl-C only set `requested`; a second one acts as ever."""
+    """While entered, SIGTERM and Ctrl-C only ask to stop; a second one acts as ever.
+
+    Of several processes one is asked, and all stop after the same step: JAX notes SIGTERM then
+    (its preemption sync point), and Ctrl-C is passed on to it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
+        self._together = jax.process_count() > 1
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        noted = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
+        for number in noted:
             self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked by every process at every step."""
+        if self._together:
+            self.requested |= multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.requested = True
         self._restore()
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.requested = True
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

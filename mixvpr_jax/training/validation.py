@@ -18,9 +18,9 @@ from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
 from mixvpr_jax.evaluation.recall import recall_at_k
-from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.parallel import AXIS
+from mixvpr_jax.parallel import AXIS, data_mesh
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.training.step import TrainState
 
@@ -30,25 +30,27 @@ RECALL_VALUES = (1, 5, 10)
 class Validation:
     """Measures recall on the sets of a configuration; compiled once for all epochs."""
 
-    def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh) -> None:
+    def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh | None = None) -> None:
         """Lists the images of all sets.
 
         Args:
             config: Which sets, and how.
             model: What is measured; its weights come with each call.
-            mesh: The devices that describe the images.
+            mesh: The devices of this process that describe its share of the images, by default
+                all.
 
         Raises:
             InputError: A set that is missing, empty or without ground truth.
         """
         self.config = config
+        mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         self.sets = {
             name: _read_set(config, path)
             for name, path in zip(config.names, config.sets, strict=True)
         }
         self.preprocess = Preprocess(model.config.image_size)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
-        self._images = NamedSharding(mesh, P(AXIS))
+        self._images, self._weights = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
         graph, _, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
         self._encode = jax.jit(
             lambda params, statistics, images: nnx.merge(graph, params, statistics)(images)
@@ -63,12 +65,16 @@ class Validation:
             state: Whose weights are measured.
             on_progress: Told the number of images done, after each batch.
         """
+        weights = state.params, state.statistics
+        if jax.process_count() > 1:  # those of this process, whose images are its own
+            own = jax.tree.map(lambda array: array.addressable_data(0), weights)
+            weights = jax.device_put(own, self._weights)
 
         def encode(images: np.ndarray) -> jax.Array:
             full = np.zeros((self.batch_size, *images.shape[1:]), images.dtype)
             full[: len(images)] = images  # a small set gives small batches; devices share evenly
             placed = jax.device_put(full, self._images)
-            return self._encode(state.params, state.statistics, placed)
+            return self._encode(*weights, placed)
 
         return self.recalls(encode, on_progress)
 
@@ -93,7 +99,8 @@ class Validation:
             on_progress=on_progress,
         ).descriptors
         split = len(data.database)
-        found, _ = nearest_neighbours(described[split:], described[:split], max(RECALL_VALUES))
+        index = Index(described[:split], keep=False)
+        found, _ = search_together(index, described[split:], max(RECALL_VALUES))
         assert data.positives is not None
         return recall_at_k(found, data.positives, RECALL_VALUES)
 

@@ -1,0 +1,114 @@
+"""Several processes that train or evaluate together, by JAX's own multi-controller runtime.
+
+Each process is one host's, or one accelerator's; all run the same command. Wherever JAX knows the
+environment (TPU pods, SLURM, Open MPI, Kubernetes, GKE) it finds the others by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import jax
+from jax.experimental import multihost_utils
+
+from mixvpr_jax.config import ProcessConfig
+from mixvpr_jax.errors import InputError, run_command
+
+HEARTBEAT_SECONDS = 20  # without a sign of life from one, the others end
+START_SECONDS = 300  # until all have come
+SHUTDOWN_SECONDS = 10  # until all have parted
+
+
+@contextmanager
+def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
+    """Meets the other processes, if there are any, and parts from them at the end.
+
+    When one of them dies, the others cannot go on: each ends, with a line that says so, within
+    `HEARTBEAT_SECONDS` and the time of a step.
+
+    Args:
+        config: What the command line says.
+        preemption: Whether SIGTERM is noted by JAX, for `reached_preemption_sync_point`; otherwise
+            it ends the process.
+
+    Raises:
+        InputError: The others did not come.
+    """
+    jax.config.update("jax_enable_preemption_service", preemption)
+    if not _initialize(config):
+        yield
+        return
+    if not preemption:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+        multihost_utils.sync_global_devices("all are done")
+    except jax.errors.JaxRuntimeError as error:
+        _end_alone(error)
+    jax.distributed.shutdown()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and tells."""
+    return jax.process_index() == 0
+
+
+def _initialize(config: ProcessConfig) -> bool:
+    """Whether there are others."""
+    # Proxies are for the web, not for processes that talk to each other.
+    logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    try:
+        jax.distributed.initialize(
+            config.coordinator,
+            config.processes,
+            config.process_id,
+            initialization_timeout=START_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except ValueError as error:
+        if config.coordinator is None and "coordinator_address" in str(error):
+            return False  # no environment of several processes
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        who = f"{config.processes} processes at {config.coordinator}"
+        raise InputError(
+            f"expected {who}, found: {str(error).splitlines()[0]}; start the same command for each"
+        ) from None
+    return jax.process_count() > 1
+
+
+def _end_alone(error: Exception) -> NoReturn:
+    """Ends this process after another one did, whatever threads still wait for it."""
+    first_line = str(error).splitlines()[0]
+    sys.stderr.write(
+        f"error: process {jax.process_index()}: another process ended, or cannot be reached any "
+        f"more ({first_line}); the same commands go on from the last checkpoint\n"
+    )
+    leave(3)
+
+
+def run_and_leave(main: Callable[[], None]) -> NoReturn:
+    """Runs a command to the end of the process."""
+    try:
+        run_command(main)
+    except SystemExit as wanted:
+        leave(int(wanted.code or 0))
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process now: threads that wait for others, or for a disk, may wait for minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

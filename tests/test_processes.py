@@ -1,0 +1,160 @@
+"""Training and evaluation by several processes: the real commands, on loopback."""
+
+import json
+import re
+import signal
+import socket
+import sys
+import time
+
+import numpy as np
+import pytest
+from runs import command, finish, start, town  # noqa: F401
+
+from mixvpr_jax import InputError
+from mixvpr_jax.config import ProcessConfig
+from mixvpr_jax.training.log import read_log
+
+DOUBLE = ("--model.dtype", "float64")  # so that the order of sums does not show
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_all(arguments, processes, devices, **options):
+    """The same command in several processes."""
+    port = free_port()
+    together = ("--coordinator", f"127.0.0.1:{port}", "--processes", processes, "--process-id")
+    return [start([*arguments, *together, index], devices, **options) for index in range(processes)]
+
+
+def finish_all(running, timeout=240):
+    """Exit status, output and errors of each; none outlives the test."""
+    try:
+        return [finish(process, timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+
+
+def logged(workdir):
+    """What a run measured, without speeds."""
+    entries = [dict(entry) for entry in read_log(workdir / "metrics.jsonl")]
+    for entry in entries:
+        entry.pop("images_per_second", None)
+    return entries
+
+
+def assert_same_run(one, other, tolerance):
+    assert [sorted(entry) for entry in one] == [sorted(entry) for entry in other]
+    for expected, found in zip(one, other, strict=True):
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+
+
+@pytest.fixture(scope="module")
+def alone(town, tmp_path_factory):  # noqa: F811
+    """A run of one process on eight devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    status, _, errors = finish(start(command(town, workdir, *DOUBLE), 8, double=True))
+    assert status == 0, errors
+    return workdir
+
+
+def told(output):
+    """What a process says, but for what its CPU devices say of their connections."""
+    lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
+    return "\n".join(lines)
+
+
+def wait_for_step(workdir, step, processes):
+    """Until a run has logged a step."""
+    path, deadline = workdir / "metrics.jsonl", time.monotonic() + 200
+    while not (path.exists() and any(entry["step"] >= step for entry in read_log(path))):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+
+
+def test_one_is_asked_to_stop_and_others_go_on(town, alone, tmp_path):  # noqa: F811
+    """SIGTERM to one of two processes stops both after the same step; four go on to the end."""
+    workdir = tmp_path / "run"
+    arguments = command(town, workdir, *DOUBLE)
+    running = start_all(arguments, 2, 4, double=True)
+    try:
+        wait_for_step(workdir, 4, running)
+        running[1].send_signal(signal.SIGTERM)
+    finally:
+        found = finish_all(running)
+    assert [status for status, _, _ in found] == [0, 0], found
+    assert re.search(r"stopped at step \d+ of 12; the same command goes on", told(found[0][1]))
+    assert told(found[1][1]) == ""  # the first one tells
+
+    found = finish_all(start_all(arguments, 4, 2, double=True))
+    assert [status for status, _, _ in found] == [0] * 4, found
+    assert told(found[0][1]).endswith(f"model: {workdir / 'model'}")
+    assert_same_run(logged(alone), logged(workdir), 1e-10)
+
+
+def test_one_dies_and_the_other_does_not_wait(town, alone, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    arguments = command(town, workdir, *DOUBLE)
+    running = start_all(arguments, 2, 4, double=True)
+    try:
+        wait_for_step(workdir, 5, running)
+        running[1].kill()
+        since = time.monotonic()
+        status, _, errors = finish(running[0], 90)
+        waited = time.monotonic() - since
+    finally:
+        finish_all(running)
+    assert status != 0
+    assert waited < 60
+    assert "another process ended" in errors or "another task died" in errors, errors
+
+    status, _, errors = finish(start(arguments, 8, double=True))  # one process goes on
+    assert status == 0, errors
+    assert_same_run(logged(alone), logged(workdir), 1e-10)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 4), (4, 2)])
+def test_evaluation_is_that_of_one_process(alone, town, tmp_path, processes, devices):  # noqa: F811
+    arguments = [sys.executable, "eval.py", "--weights", alone / "model", "--cache-gigabytes", 0]
+    arguments += ["--database", town / "test" / "database", "--queries", town / "test" / "queries"]
+    arguments += ["--batch-size", 8, "--latency-queries", 0, "--output"]
+    status, output, errors = finish(start([*arguments, tmp_path / "one"], 8, double=True))
+    assert status == 0, errors
+    found = finish_all(start_all([*arguments, tmp_path / "all"], processes, devices, double=True))
+    assert [status for status, _, _ in found] == [0] * processes, found
+    assert told(found[0][1]) == output.strip().replace(str(tmp_path / "one"), str(tmp_path / "all"))
+    assert [told(output) for _, output, _ in found[1:]] == [""] * (processes - 1)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == names
+    for name in ("predictions.csv",):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "all" / name).read_text()
+    one, every = (
+        json.loads((tmp_path / part / "results.json").read_text()) for part in ("one", "all")
+    )
+    for name in ("recall", "protocol"):
+        assert one[name] == every[name]
+    for part in ("database", "query"):
+        expected, given = (
+            np.load(tmp_path / side / f"{part}_descriptors.npy") for side in ("one", "all")
+        )
+        assert np.abs(expected - given).max() <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("host:1234", None, 0), "expected --coordinator, --processes and --process-id"),
+        (("host", 2, 0), "coordinator: expected host:port, found 'host'"),
+        (("host:1234", 2, 2), "process_id: expected 0 to 1, found 2"),
+    ],
+)
+def test_senseless_processes(values, message):
+    with pytest.raises(InputError, match=message):
+        ProcessConfig(*values)
