@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +20,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.parallel import gather_text
+from mixvpr_jax.processes import is_first
 from mixvpr_jax.training.step import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that cannot be read, or is not what was saved."""
 
 
 class Checkpoints:
@@ -42,6 +54,7 @@ class Checkpoints:
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(),
                 "position": ocp.JsonCheckpointHandler(),
+                "checksums": ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_LastAnd(best_steps),
@@ -64,7 +77,9 @@ class Checkpoints:
             InputError: This checkpoint, or the one before, could not be written.
         """
         items = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(_named(state)), position=ocp.args.JsonSave(dict(position))
+            state=ocp.args.PyTreeSave(_named(state)),
+            position=ocp.args.JsonSave(dict(position)),
+            checksums=ocp.args.JsonSave(_checksums(_named(state), position)),
         )
         with self._writing():
             self._manager.save(step, args=items)
@@ -78,13 +93,63 @@ class Checkpoints:
 
         Raises:
             InputError: The checkpoint is of another model or optimizer; the line says where.
+            DamagedCheckpoint: It is not what was saved.
         """
         wanted = {name: _abstract(array) for name, array in _named(like).items()}
-        self._check(step, wanted)
-        found = self._restore(step, wanted)
-        arrays = found.state
-        state = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
-        return state, found.position
+        damage, found, other = "", None, None
+        try:
+            self._check(step, wanted)
+            found = self._restore(step, wanted)
+            damage = _difference(found.checksums, _checksums(found.state, found.position))
+        except InputError as error:
+            other = error
+        except PermissionError:
+            raise
+        except Exception as error:  # Orbax raises many kinds, and that one, too
+            damage = " ".join(str(error).split())[:200] or repr(error)
+        for line in filter(None, gather_text(damage)):  # perhaps another process's disk
+            raise DamagedCheckpoint(f"{self.folder / str(step)}: damaged ({line})")
+        if other is not None:
+            raise other
+        assert found is not None
+        arrays = [found.state[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(like), arrays), found.position
+
+    def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Step, state and position of the last checkpoint that is whole; None if none was saved.
+
+        Those after it, which are damaged, are moved aside: their steps will be saved again.
+
+        Raises:
+            InputError: As `restore`; or none of them is whole.
+        """
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, position = self.restore(step, like)
+            except DamagedCheckpoint as error:
+                logger.warning("%s: going on from the one before", error)
+                damaged.append(step)
+                continue
+            self._move_aside(damaged)
+            return step, state, position
+        if damaged:
+            raise InputError(
+                f"{self.folder}: expected a whole checkpoint, found {len(damaged)} that are "
+                "damaged; start again in another --workdir, or bring them back from a copy"
+            )
+        return None
+
+    def _move_aside(self, steps: Sequence[int]) -> None:
+        if not steps:
+            return
+        if is_first():
+            for step in steps:
+                target = self.folder.with_name("damaged_checkpoints") / f"{step}_{time.time_ns()}"
+                target.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(target)
+        gather_text("moved")
+        self._manager.reload()
 
     def weights(self, step: int) -> dict[str, np.ndarray]:
         """Parameters and running statistics of a step by name, for a model of whatever shape."""
@@ -124,12 +189,17 @@ class Checkpoints:
             ) from error
 
     def _stored(self, step: int) -> Mapping[str, Any]:
-        return self._manager.item_metadata(step).state.tree
+        metadata = self._manager.item_metadata(step).state
+        if metadata is None:
+            raise ValueError("expected a description of its arrays, found none")
+        return metadata.tree
 
     def _restore(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> Any:
         placed = ocp.checkpoint_utils.construct_restore_args(wanted)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=placed, partial_restore=True)
-        items = ocp.args.Composite(state=arguments, position=ocp.args.JsonRestore())
+        items = ocp.args.Composite(
+            state=arguments, position=ocp.args.JsonRestore(), checksums=ocp.args.JsonRestore()
+        )
         return self._manager.restore(step, args=items)
 
     def _check(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
@@ -162,6 +232,22 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
         del context
         kept = {checkpoints[-1].step, *self.best_steps()}
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
+    """The CRC-32 of each array's bytes by its name, and of the position."""
+    parts = {
+        name: np.ascontiguousarray(array).view(np.uint8).data
+        for name, array in jax.device_get(dict(arrays)).items()
+    }
+    parts["position"] = json.dumps(position, sort_keys=True).encode()
+    return {name: f"{zlib.crc32(part):08x}" for name, part in parts.items()}
+
+
+def _difference(saved: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """What is not as it was saved, in a line; "" if all is."""
+    other = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    return f"{', '.join(other[:3])}: not what was saved" if other else ""
 
 
 def _of_disk(error: Exception) -> str | None:

@@ -36,7 +36,7 @@ from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.processes import is_first
-from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.log import Log, values_of
@@ -148,9 +148,9 @@ class Trainer:
         self.checkpoints = stack.enter_context(closing(checkpoints))
         everywhere = NamedSharding(self.mesh, P())
         self.state = jax.device_put(create_state(self.model, self.optimizer), everywhere)
-        self.step = self.checkpoints.last_step or 0
-        if self.step:
-            self.state, position = self.checkpoints.restore(self.step, self.state)
+        self.step = 0
+        if (found := self.checkpoints.restore_last(self.state)) is not None:
+            self.step, self.state, position = found
             if position != self._position(self.step):
                 raise InputError(
                     f"{self.config.data.folder}: expected the images of the run so far, found "
@@ -251,16 +251,24 @@ class Trainer:
 
     def _finish(self) -> Outcome:
         """Writes the best model."""
-        best = next(iter(self.best_steps()), self.step)
-        state = self.state
-        if best != self.step:
-            state, _ = self.checkpoints.restore(best, state)
+        best, state = self._best()
         if is_first():
             params, statistics = jax.device_get((state.params, state.statistics))
             nnx.update(self.model, params, statistics)
             save_pretrained(self.model, self.workdir / "model")
         model, found = self.workdir / "model", self._validated
         return Outcome(self.step, self.total_steps, model, found(best), found(0))
+
+    def _best(self) -> tuple[int, TrainState]:
+        """The best step and its state; the last one's, where no checkpoint of a better is whole."""
+        for step in self.best_steps():
+            if step == self.step:
+                break
+            try:
+                return step, self.checkpoints.restore(step, self.state)[0]
+            except DamagedCheckpoint as error:
+                logger.warning("%s: taking another one", error)
+        return self.step, self.state
 
     def _validated(self, step: int) -> dict[str, float]:
         """What validation measured after a step."""
