@@ -75,6 +75,7 @@ class DataConfig:
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
         prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
+        timeout_seconds: How long to wait for a batch before what makes it is taken to hang.
     """
 
     root: str | Path | None = None
@@ -90,6 +91,7 @@ class DataConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     num_workers: int | None = None
     prefetch: int = 2
+    timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         few = {"places_per_batch": "no negatives", "images_per_place": "no positives"}
@@ -105,7 +107,7 @@ class DataConfig:
             raise InputError("cities: expected at least one, found none")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
-        require_positive(self, "prefetch")
+        require_positive(self, "prefetch", "timeout_seconds")
         require_not_negative(self, "num_workers", "max_unreadable")
 
     @property

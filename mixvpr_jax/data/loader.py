@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import grain
@@ -33,6 +34,7 @@ from mixvpr_jax.preprocess import Preprocess, decode_image
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 IMAGES_A_TASK = 10  # of a thread: tasks cost time, too
+CLOSING_SECONDS = 10  # for workers to end, unless they hang
 ALIGNMENT = 64  # bytes, of what a CPU device computes on
 
 logger = logging.getLogger(__name__)
@@ -194,7 +196,8 @@ def read_batches(
     workers = default_num_workers() if num_workers is None else num_workers
     skipped, allowed = set[int](), batches.sampler.config.max_unreadable
     ahead = _by_processes(batches, start, workers, prefetch) if workers else None
-    with closing(ahead or _by_threads(batches, start, prefetch)) as iterator:
+    ahead = ahead or _by_threads(batches, start, prefetch)
+    with closing(_within(ahead, batches.sampler.config.timeout_seconds)) as iterator:
         for batch in iterator:
             for image, line in batch.unreadable:
                 if image in skipped:  # each epoch finds it again
@@ -206,6 +209,41 @@ def read_batches(
                     )
                 logger.warning("skipped: %s", line)
             yield batch
+
+
+def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
+    """The same, unless one takes longer: whatever hangs would have the run wait for ever."""
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    given: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
+
+    def pull() -> None:
+        while wanted.get():
+            try:
+                given.put(next(batches, None))
+            except BaseException as error:  # which belongs to the one who asked
+                given.put(error)
+        batches.close()
+
+    puller = threading.Thread(target=pull, daemon=True)
+    puller.start()
+    try:
+        while True:
+            wanted.put(True)
+            try:
+                found = given.get(timeout=seconds)
+            except Empty:
+                raise InputError(
+                    f"no batch came for {seconds:g} s: a process that decodes hangs, or the disk; "
+                    "the same command goes on (--data.timeout-seconds says how long to wait)"
+                ) from None
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                return
+            yield found
+    finally:
+        wanted.put(False)
+        puller.join(CLOSING_SECONDS)
 
 
 def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:

@@ -237,7 +237,7 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
 def _checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
     """The CRC-32 of each array's bytes by its name, and of the position."""
     parts = {
-        name: np.ascontiguousarray(array).view(np.uint8).data
+        name: np.ascontiguousarray(array).tobytes()
         for name, array in jax.device_get(dict(arrays)).items()
     }
     parts["position"] = json.dumps(position, sort_keys=True).encode()

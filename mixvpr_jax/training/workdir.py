@@ -15,7 +15,10 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 
 # How fast batches come and where from, not what is in them: of that, checkpoints hold a checksum.
-MAY_CHANGE = ("data.root", "data.num_workers", "data.prefetch", "data.max_unreadable")
+MAY_CHANGE = tuple(
+    f"data.{name}"
+    for name in ("root", "num_workers", "prefetch", "max_unreadable", "timeout_seconds")
+)
 
 
 def check_workdir(config: TrainConfig, workdir: Path) -> None:
