@@ -1,0 +1,176 @@
+"""The compiled step: what devices say to each other, what each computes, how often it compiles."""
+
+import re
+import signal
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from collectives import collectives, squeezed
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from runs import entries, tiny_config
+from trajectory import LOSS_AND_MINER
+
+from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig, ValidationConfig
+from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.training import loop
+from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups
+from mixvpr_jax.training.step import create_state, make_step
+
+pytestmark = pytest.mark.usefixtures("ordinary_promotion")
+
+MODEL = ModelConfig("resnet18", (3, 4), MixVPRConfig(64, 1, 1, 16), (32, 32))
+WIDTH = 1024  # of a descriptor
+EACH = 2  # images a device
+OPTIONS = {
+    "official": {"layers_to_freeze": 1},
+    "everything trained": {},
+    "statistics per device": {"statistics_per_device": True},
+    "statistics held still": {"freeze_statistics": True},
+}
+# LLVM's part of compiling, after all of XLA's passes over the HLO that is looked at here.
+QUICKLY = {"xla_backend_optimization_level": 0}
+# Sums of counts, of the loss and its weight, of the loss's cotangent; a float each.
+MOST_SCALARS = 8
+# Comparing, exponentiating, adding up …: what XLA counts beside the products, a pair of images.
+ELEMENTWISE = 150
+
+
+@cache
+def compiled(num_devices, name):
+    """The step's program, and the state that it takes."""
+    with jax.numpy_dtype_promotion("standard"):
+        model = create_model(MODEL)
+        optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
+        mesh = data_mesh(jax.devices()[:num_devices])
+        pair = LOSS_AND_MINER["multi_similarity"]
+        step = make_step(model, optimizer, *pair, mesh, **OPTIONS[name])
+        state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
+        count = EACH * num_devices
+        images = jax.ShapeDtypeStruct((count, *MODEL.image_size, 3), jnp.uint8)
+        labels = jax.ShapeDtypeStruct((count,), jnp.int32)
+        return step.lower(state, images, labels).compile(QUICKLY), state
+
+
+def expected_sums(state, name):
+    """The shapes of what all devices add up, in a step of these options."""
+    options, sums = OPTIONS[name], Counter()
+    groups = dict(
+        nnx.to_flat_state(parameter_groups(state.params, options.get("layers_to_freeze")))
+    )
+    for path, parameter in nnx.to_flat_state(state.params):
+        shared = (
+            "downsample" in path and path[-1] == "bias"
+        )  # the same gradient as bn2's: sent once
+        sums[squeezed(parameter.shape)] += groups[path] == "trained" and not shared
+    for path, value in nnx.to_flat_state(state.statistics):
+        scale = (*path[:-1], "scale")
+        if options.get("statistics_per_device"):
+            sums[value.shape] += 1  # the running one
+        elif path[-1] == "mean" and not options.get("freeze_statistics"):
+            sums[value.shape] += 2  # the batch's mean and variance
+            sums[value.shape] += 3 * (groups[scale] == "trained")  # and towards them, see below
+    return +sums
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_devices_say_what_they_must_and_no_more(name):
+    """Descriptors and labels are gathered; gradients and statistics are summed; nothing else.
+
+    Backwards, a BatchNorm sums three times: towards the variance, and towards the mean where it is
+    subtracted and where the variance is taken.
+    """
+    program, state = compiled(8, name)
+    found = collectives(program.as_text())
+    count = 8 * EACH
+    scalars = {key: n for key, n in found.items() if key[0] == "all-reduce" and not key[2]}
+    assert sum(scalars.values()) <= MOST_SCALARS
+    expected = {("all-reduce", "f32", s): n for s, n in expected_sums(state, name).items()}
+    assert {key: n for key, n in found.items() if key not in scalars} == expected | {
+        ("all-gather", "f32", (count, WIDTH)): 1,
+        ("all-gather", "s32", (count,)): 1,
+        ("reduce-scatter", "f32", (EACH, WIDTH)): 1,  # the gradient of the gathered descriptors
+    }
+
+
+def test_work_grows_by_the_rows_of_the_pair_matrix_alone():
+    """With as many images a device: floating-point operations of a device, on 1, 2, 4 and 8.
+
+    Its rows against the whole batch are three products: the similarities and, backwards, one
+    towards the rows and one towards the columns. Beside them stay a few operations a pair.
+    """
+    flops = {n: compiled(n, "official")[0].cost_analysis()["flops"] for n in (1, 2, 4, 8)}
+    rest = {n: count - 6 * EACH * (EACH * n) * WIDTH for n, count in flops.items()}
+    print(flops, rest)
+    for devices in (2, 4, 8):
+        pairs = EACH * EACH * devices // 2  # more than on half as many devices
+        assert rest[devices] - rest[devices // 2] <= ELEMENTWISE * pairs
+        assert abs(rest[devices] - rest[1]) <= 1e-4 * rest[1]
+
+
+def test_nothing_passes_through_the_host():
+    program, state = compiled(8, "official")
+    text = program.as_text()
+    assert not re.search(r"= .* (infeed|outfeed|send|recv)\(", text)
+    assert not [name for name in re.findall(r'custom_call_target="(.*?)"', text) if "call" in name]
+    state = jax.tree.map(jnp.copy, state)  # a step consumes it
+    images = np.zeros((8 * EACH, *MODEL.image_size, 3), np.uint8)
+    labels = np.arange(8 * EACH, dtype=np.int32) // 2
+    with jax.transfer_guard("disallow"):
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            program(state, images, labels)
+        placed = jax.device_put((images, labels), NamedSharding(data_mesh(), P(AXIS)))
+        for _ in range(2):
+            state, metrics = program(state, *placed)
+        jax.block_until_ready(metrics)
+
+
+@contextmanager
+def counted_compilations(name):
+    """The durations of XLA's compilations of functions with this in their name."""
+    seen = []
+
+    def note(event, duration, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration" and name in fun_name:
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_a_run_compiles_its_step_once(town, tmp_path, monkeypatch):
+    """Over short batches, and once more where it goes on; and nothing is transferred in a step."""
+    config = replace(tiny_config(town), validation=ValidationConfig(), epochs=2)
+    taken = []
+
+    def guarded(*arguments, **options):
+        step = make_step(*arguments, **options)
+
+        def take(*inputs):
+            taken.append(inputs[2].shape)
+            if len(taken) == 5:
+                signal.raise_signal(signal.SIGTERM)  # stops after this step
+            with jax.transfer_guard("disallow"):
+                return step(*inputs)
+
+        return take
+
+    monkeypatch.setattr(loop, "make_step", guarded)
+    with counted_compilations("device_step") as seen:
+        assert loop.train(config, tmp_path / "run").step == 5
+        assert len(seen) == 1
+        assert loop.train(config, tmp_path / "run").step == 8
+        assert len(seen) == 2
+    assert len(taken) == 8
+    assert [entry["step"] for entry in entries(tmp_path / "run")] == list(range(1, 9))
