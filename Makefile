@@ -15,7 +15,7 @@ save_pretrained(model, "out/demo/untrained/model")
 endef
 export UNTRAINED
 
-.PHONY: demo test lint
+.PHONY: demo test faults lint
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+faults: $(INSTALLED)
+	$(BIN)/python tests/faults/campaign.py --rounds 10
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -7,6 +7,7 @@ environment (TPU pods, SLURM, Open MPI, Kubernetes, GKE) it finds the others by 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -109,6 +110,8 @@ def run_and_leave(main: Callable[[], None]) -> NoReturn:
 
 def leave(status: int) -> NoReturn:
     """Ends the process now: threads that wait for others, or for a disk, may wait for minutes."""
+    for worker in multiprocessing.active_children():
+        worker.kill()  # one that was stopped would stay
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

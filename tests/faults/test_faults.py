@@ -1,0 +1,25 @@
+"""The short form of the campaign: faults that no other test tries, once each."""
+
+from random import Random
+
+import pytest
+from campaign import draw, try_fault, unharmed
+from faults import Bench
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    town = draw(folder / "town")
+    return town, *unharmed(town, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["damaged_checkpoint", "broken_image", "stalled_worker", "clock_set_back"]
+)
+def test_a_run_outlives(name, whole, tmp_path):
+    town, seconds, model = whole
+    outcome = try_fault(name, Bench(town, tmp_path / "run", Random(name), seconds, expected=model))
+    print(name, outcome)
