@@ -15,8 +15,13 @@ class InputError(Exception):
 
     def __init__(self, message: str, *, details: Sequence[str] = ()) -> None:
         """The line, and what it counts."""
-        super().__init__(message)
-        self.details = tuple(details)
+        super().__init__(one_line(message))
+        self.details = tuple(map(one_line, details))
+
+
+def one_line(text: str) -> str:
+    r"""Text with `\n`, `\x1b` and their like spelt out: names in files may hold any of them."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -27,7 +32,7 @@ def run_command(command: Callable[[], None]) -> None:
         for detail in getattr(error, "details", ()):
             sys.stderr.write(f"{detail}\n")
         line = " ".join(str(error).split())  # whatever other libraries put into it
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {one_line(line)}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
