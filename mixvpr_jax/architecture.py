@@ -86,7 +86,7 @@ def _name_among(checkpoint: Checkpoint, names: list[str]) -> str:
 def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
     counts: dict[int, int] = {}
     for name in checkpoint.state:
-        if match := re.match(r"backbone\.model\.layer(\d)\.(\d+)\.", name):
+        if match := re.match(r"backbone\.model\.layer(\d)\.(\d{1,4})\.", name):
             stage, block = int(match[1]), int(match[2])
             counts[stage] = max(counts.get(stage, 0), block + 1)
     if sorted(counts) not in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
@@ -140,7 +140,7 @@ def _aggregator(
 def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
     out_channels, in_channels = _shape(checkpoint, "aggregator.channel_proj.weight", 2)
     out_rows, positions = _shape(checkpoint, "aggregator.row_proj.weight", 2)
-    mixers = [re.match(r"aggregator\.mix\.(\d+)\.", name) for name in checkpoint.state]
+    mixers = [re.match(r"aggregator\.mix\.(\d{1,4})\.", name) for name in checkpoint.state]
     depth = 1 + max((int(match[1]) for match in mixers if match), default=-1)
     ratio = 1.0
     if depth:

@@ -7,7 +7,6 @@ its shapes. What is left out on purpose is listed with the reason.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.pickles import Code
+from mixvpr_jax.torch_files import read_torch_file
 from mixvpr_jax.torch_weights import Weights
 
 # What a known kind of checkpoint calls the stem's convolution, most specific first.
@@ -140,45 +141,20 @@ def read_safetensors(path: Path) -> Weights:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
-        import torch
-    except ImportError:
+        contents = read_torch_file(path)
+    except Code as error:
         raise InputError(
-            "PyTorch is needed to read this checkpoint: pip install 'mixvpr-jax[convert]'"
+            f"{path}: expected a checkpoint of tensors and plain values, found {error}"
         ) from None
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            raw = torch.load(path, map_location="cpu", weights_only=True)
-            contents = _to_numpy(raw)
-    except Exception as error:  # torch raises pickle, runtime, key, type and end-of-file errors
-        raise InputError(f"{path}: {_why_not_read(error)}") from error
+    except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: expected a PyTorch checkpoint, found a truncated or foreign file ({reason})"
+        ) from error
     if not isinstance(contents, dict):
-        raise InputError(f"{path}: expected a dictionary of tensors, found {type(raw).__name__}")
+        found = type(contents).__name__
+        raise InputError(f"{path}: expected a dictionary of tensors, found {found}")
     return contents
-
-
-def _why_not_read(error: Exception) -> str:
-    """One line for what torch tells in a page."""
-    if found := re.search(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(error)):
-        return (
-            "expected a checkpoint of tensors and plain values, found a pickle with code in it, "
-            f"which was not executed: {found[1] or found[2]}"
-        )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = "" if not lines or "weights_only" in lines[0] else f" ({lines[0][:200]})"
-    return f"expected a PyTorch checkpoint, found a truncated or foreign file{detail}"
-
-
-def _to_numpy(value: Any) -> Any:
-    """Tensors of a nested dictionary as arrays of the same type."""
-    import torch
-
-    if isinstance(value, Mapping):
-        return {name: _to_numpy(item) for name, item in value.items()}
-    if isinstance(value, torch.Tensor):
-        if value.dtype == torch.bfloat16:  # which NumPy knows from ml_dtypes alone
-            return value.detach().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-        return value.detach().numpy()
-    return value
 
 
 def official_names(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str, Weights]:
@@ -211,7 +187,7 @@ def _layout_and_prefix(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str
 def _from_openvprlab(state: Weights) -> Weights:
     """Stages in a row, the frozen ones first: 0 is the stem, s is layer{s}."""
     stem = {"0": "conv1", "1": "bn1"}
-    pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d+)\.(.+)")
+    pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d{1,4})\.(.+)")
     places = {name: match for name in state if (match := pattern.fullmatch(name))}
     frozen = (int(match[2]) for match in places.values() if match[1] == "frozen")
     num_frozen = 1 + max(frozen, default=-1)

@@ -1,0 +1,281 @@
+"""What `torch.save` wrote, read without PyTorch and without running anything in it.
+
+Since PyTorch 1.6 a file is a zip archive, uncompressed: a pickle that tells of tensors, and their
+bytes. Before, it was a row of pickles with the bytes at its end, as torchvision's older weights
+are. (torch/serialization.py, torch/_utils.py of pytorch/pytorch.)
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mixvpr_jax.pickles import BROKEN, Code, as_key, walk
+
+_STORAGES = {
+    f"torch {name}Storage": np.dtype(dtype)
+    for name, dtype in {
+        "Double": np.float64,
+        "Float": np.float32,
+        "Half": np.float16,
+        "BFloat16": ml_dtypes.bfloat16,
+        "Long": np.int64,
+        "Int": np.int32,
+        "Short": np.int16,
+        "Char": np.int8,
+        "Byte": np.uint8,
+        "Bool": np.bool_,
+        "ComplexFloat": np.complex64,
+        "ComplexDouble": np.complex128,
+    }.items()
+}
+_STORAGES["torch.storage UntypedStorage"] = np.dtype(np.uint8)
+_DTYPES = {f"torch {dtype.name}": dtype for dtype in _STORAGES.values()}
+_DTYPES |= {
+    f"torch {name}": np.dtype(getattr(module, name))
+    for module, names in (
+        (np, ("uint16", "uint32", "uint64")),
+        (ml_dtypes, ("float8_e4m3fn", "float8_e5m2")),
+    )
+    for name in names
+}
+_NAMES = {
+    *_STORAGES,
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch.nn.parameter Parameter",
+    "torch Tensor",
+    "torch Size",
+    "torch device",
+    "collections OrderedDict",
+    "collections Counter",
+    "builtins set",
+    "builtins complex",
+    "_codecs encode",  # of bytes
+}
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files from before the archives begin with
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What may be referred to; never the thing itself."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """`count` elements from `start` on of what goes by a key."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor that is still in the file."""
+
+    storage: _Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def array(self, storage: memoryview) -> np.ndarray:
+        """The array, out of the bytes of what goes by its storage's key."""
+        size = self.storage.dtype.itemsize
+        own = storage[self.storage.start * size :][: self.storage.count * size]
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        size = self.dtype.itemsize
+        steps = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((length - 1) * step for length, step in steps)
+        if (last + 1) * size > len(own):  # in whole numbers, where NumPy's own check overflows
+            count = len(own) // size
+            raise ValueError(f"a tensor {list(self.shape)} in {count:,} elements")
+        strides = [step * size for step in self.strides]
+        return np.ndarray(self.shape, self.dtype, own, self.offset * size, strides)
+
+
+class _Torch:
+    """The vocabulary of a file of PyTorch; see `pickles.Vocabulary`."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}  # bytes by key
+
+    def name(self, name: str) -> Any:
+        name = name.replace("__builtin__ ", "builtins ")  # Python 2's
+        if name in _DTYPES:
+            return _DTYPES[name]
+        if name not in _NAMES:
+            raise Code(name)
+        return _Name(name)
+
+    def call(self, maker: Any, arguments: tuple) -> Any:
+        if not isinstance(maker, _Name):
+            raise ValueError(BROKEN)
+        match maker.name.split()[-1:], arguments:
+            case ["_rebuild_from_type_v2"], (_Name() as inner, _Name(), tuple() as own, _):
+                if inner != maker:
+                    return self.call(inner, own)
+            case ["_rebuild_tensor_v3"], (_Storage() as at, *rest) if len(rest) > 5:
+                return _tensor(at, rest[:3], rest[5])
+            case ["_rebuild_tensor" | "_rebuild_tensor_v2"], (_Storage() as at, *rest):
+                return _tensor(at, rest[:3], at.dtype)
+            case ["_rebuild_parameter" | "_rebuild_parameter_with_state" | "Parameter"], (
+                TensorRecord() as tensor,
+                *_,
+            ):
+                return tensor
+            case ["OrderedDict" | "Counter"], ():
+                return {}
+            case ["OrderedDict"], (list() as pairs,):
+                return {as_key(key): value for key, value in pairs}
+            case ["Counter"], (dict() as counts,):
+                return counts
+            case ["Size"], (tuple() | list() as sizes,):
+                return tuple(sizes)
+            case ["device"], (str(device), *_):
+                return device
+            case ["set"], (list() as items,):
+                return set(map(as_key, items))
+            case ["complex"], (float(real), float(imaginary)):
+                return complex(real, imaginary)
+            case ["encode"], (str(text), "latin1"):
+                return text.encode("latin1")
+        raise Code(maker.name)
+
+    def complete(self, value: Any, state: Any) -> None:
+        if not isinstance(value, dict):  # an OrderedDict's attributes are no part of it
+            raise ValueError(BROKEN)
+
+    def persistent(self, identity: Any) -> _Storage:
+        match identity:
+            case ("storage", _Name(kind), str(key), _, int(count), *view) if kind in _STORAGES:
+                dtype = _STORAGES[kind]
+                size = self.sizes.setdefault(key, count * dtype.itemsize)
+                if count < 0 or size != count * dtype.itemsize:
+                    raise ValueError(BROKEN)
+                match view:
+                    case [] | [None]:
+                        return _Storage(key, dtype, count)
+                    case [(_, int(start), int(length))] if 0 <= start <= start + length <= count:
+                        return _Storage(key, dtype, length, start)
+        raise ValueError(BROKEN)
+
+
+def _tensor(storage: _Storage, steps: list[Any], dtype: Any) -> TensorRecord:
+    offset, shape, strides = steps
+    numbers = (offset, *shape, *strides)
+    if not isinstance(dtype, np.dtype) or len(shape) != len(strides):
+        raise ValueError(BROKEN)
+    if not all(type(n) is int and 0 <= n < 2**60 for n in numbers):
+        raise ValueError(BROKEN)
+    return TensorRecord(storage, dtype, offset, tuple(shape), tuple(strides))
+
+
+def read_torch_file(path: Path) -> Any:
+    """What a file of PyTorch holds; tensors of a dictionary, and of its `state_dict`, as arrays.
+
+    Those in other places stay `TensorRecord`s: a checkpoint's optimizer is not read.
+
+    Raises:
+        Code: It refers to something that is no tensor and no plain value; that was not executed.
+        Exception: Whatever else a broken archive or pickle leads to.
+    """
+    with path.open("rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    return _read_archive(path) if archive else _read_pickles(path.read_bytes())
+
+
+def _read_archive(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        names = {entry.filename for entry in entries}
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("an archive that is compressed, as none of PyTorch is")
+        limit = path.stat().st_size
+        if len(names) < len(entries) or sum(entry.file_size for entry in entries) > limit:
+            raise ValueError("an archive that holds more than the file")
+        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(f"an archive with {len(roots)} data.pkl")
+        root = roots[0]
+        if f"{root}constants.pkl" in names:
+            raise ValueError("a TorchScript archive; save the model's state_dict() instead")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("numbers in the order of another machine")
+        vocabulary = _Torch()
+        content = walk(io.BytesIO(archive.read(f"{root}data.pkl")), vocabulary)
+
+        def storage(key: str) -> memoryview:
+            return memoryview(archive.read(f"{root}data/{key}"))
+
+        return _with_arrays(content, _checked(storage, vocabulary), limit)
+
+
+def _read_pickles(file: bytes) -> Any:
+    stream, vocabulary = io.BytesIO(file), _Torch()
+    if walk(stream, vocabulary) != _MAGIC or walk(stream, vocabulary) != _PROTOCOL:
+        raise ValueError(BROKEN)
+    if walk(stream, vocabulary).get("little_endian") is not True:
+        raise ValueError("numbers in the order of another machine")
+    content, keys = walk(stream, vocabulary), walk(stream, vocabulary)
+    view, place, storages = memoryview(file), stream.tell(), dict[str, memoryview]()
+    for key in keys:
+        start = place + 8  # behind the number of elements
+        place = start + vocabulary.sizes[key]
+        storages[key] = view[start:place]
+    return _with_arrays(content, _checked(storages.__getitem__, vocabulary), len(file))
+
+
+def _checked(
+    storage: Callable[[str], memoryview], vocabulary: _Torch
+) -> Callable[[str], memoryview]:
+    """Gives storages by their keys, each read once."""
+    read = dict[str, memoryview]()
+
+    def get(key: str) -> memoryview:
+        if key not in read:
+            read[key] = storage(key)
+            if len(read[key]) != vocabulary.sizes[key]:
+                raise ValueError(f"{len(read[key]):,} bytes of {vocabulary.sizes[key]:,}")
+        return read[key]
+
+    return get
+
+
+def _with_arrays(content: Any, storage: Callable[[str], memoryview], limit: int) -> Any:
+    if not isinstance(content, dict):
+        return content
+    nested = content.get("state_dict")
+    state = nested if isinstance(nested, dict) else content
+    tensors = {name: item for name, item in state.items() if isinstance(item, TensorRecord)}
+    _require_room(tensors.values(), limit)
+    arrays = {name: item.array(storage(item.storage.key)) for name, item in tensors.items()}
+    return {**content, "state_dict": {**state, **arrays}} if state is nested else state | arrays
+
+
+def _require_room(tensors: Iterable[TensorRecord], limit: int) -> None:
+    """Several tensors may share a storage, but a file is no larger inside than outside."""
+    if (taken := sum(tensor.num_bytes for tensor in tensors)) > 2 * limit:
+        raise ValueError(f"tensors of {taken:,} bytes in a file of {limit:,}")
