@@ -7,6 +7,7 @@ arrays: for each query the indices of its positives.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +124,12 @@ def read_positives(file: Path, num_queries: int, num_database: int) -> list[np.n
         raise InputError(
             f"{file}: expected the positives of {num_queries:,} queries, found {found:,} entries"
         )
-    return [
-        np.unique(_indices(file, entry, num_database, f"query {query}: the database"))
-        for query, entry in enumerate(array)
-    ]
+    entries, done = list(array), dict[int, np.ndarray]()
+    for query, entry in enumerate(entries):
+        if id(entry) not in done:  # a file may list one array a million times
+            indices = _indices(file, entry, num_database, f"query {query}: the database")
+            done[id(entry)] = np.unique(indices)
+    return [done[id(entry)] for entry in entries]
 
 
 def _indices(file: Path, entry: object, limit: int, of: str) -> np.ndarray:
@@ -138,7 +141,7 @@ def _indices(file: Path, entry: object, limit: int, of: str) -> np.ndarray:
     if values.size == 0:
         return np.empty(0, np.int64)
     if values.dtype.kind not in "iu":
-        shown = " ".join(repr(entry).split())[:80]
+        shown = " ".join(reprlib.repr(entry).split())[:80]
         raise InputError(f"{file}: expected whole numbers, found {shown}")
     outside = values[(values < 0) | (values >= limit)]
     if outside.size:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from mixvpr_jax.data.benchmarks.pickled_arrays import load_array
+from mixvpr_jax.data.benchmarks.pickled_arrays import elements, load_array
 from mixvpr_jax.errors import InputError
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -35,7 +35,7 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected a NumPy array (.npy), {reason}") from None
     try:
         return _parse(content)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: expected a NumPy array (.npy), found {reason}") from None
 
@@ -56,7 +56,7 @@ def _parse(content: bytes) -> np.ndarray:
     expected = math.prod(shape) * dtype.itemsize
     if len(body) != expected:
         raise ValueError(f"{len(body):,} bytes where shape {shape} of {dtype} takes {expected:,}")
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    return elements(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -67,7 +67,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         shape, fortran, dtype = _HEADERS[version](stream)
     except (SyntaxError, TypeError, tokenize.TokenError, MemoryError, RecursionError) as error:
         raise ValueError("a header that is broken") from error
-    if not all(size >= 0 for size in shape):
+    if not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"shape {shape}")
     return shape, fortran, dtype
 
