@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.mat_files import read_variable
 from mixvpr_jax.data.benchmarks.positions import positives_within, require_metres
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.errors import InputError
@@ -83,59 +84,58 @@ def read_struct(file: Path) -> DbStruct:
     return DbStruct(file, database, queries, database_utm, queries_utm, radius_m)
 
 
-def _load(file: Path) -> np.void:
+def _load(file: Path) -> dict[str, Any]:
     try:
-        variables = scipy.io.loadmat(file, variable_names=["dbStruct"])
+        struct = read_variable(file.read_bytes(), "dbStruct")
     except NotImplementedError:
         raise InputError(
             f"{file}: expected a MATLAB file of version 5 to 7, found 7.3 (HDF5); save it in "
             "MATLAB with -v7"
         ) from None
-    except Exception as error:  # whatever a broken file makes scipy stumble over
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{file}: expected a MATLAB file, {reason}") from None
-    struct = variables.get("dbStruct")
-    if struct is None or struct.dtype.names is None or struct.size != 1:
+    except ValueError as error:
+        raise InputError(f"{file}: expected a MATLAB file, found {error}") from None
+    if not isinstance(struct, dict):
         raise InputError(f"{file}: expected a struct named dbStruct, found none")
-    return struct.ravel()[0]
+    return struct
 
 
-def _field(file: Path, struct: np.void, *names: str) -> np.ndarray:
-    present = struct.dtype.names or ()
-    name = next((name for name in names if name in present), None)
+def _field(file: Path, struct: dict[str, Any], *names: str) -> Any:
+    name = next((name for name in names if name in struct), None)
     if name is None:
-        found = ", ".join(present)
+        found = ", ".join(struct)
         raise InputError(f"{file}: expected dbStruct.{names[0]}, found {found}")
-    return np.asarray(struct[name])
+    return struct[name]
 
 
-def _names(file: Path, struct: np.void, *fields: str) -> list[str]:
-    cells = _field(file, struct, *fields)
-    return [_text(file, fields[0], cell) for cell in cells.ravel()]
-
-
-def _text(file: Path, field: str, cell: Any) -> str:
-    value = np.asarray(cell)
-    if value.dtype.kind != "U" or value.size != 1:
-        raise InputError(f"{file}: expected dbStruct.{field} to list names, found {_shown(cell)}")
-    return str(value.item())
+def _names(file: Path, struct: dict[str, Any], *fields: str) -> list[str]:
+    found = _field(file, struct, *fields)
+    if isinstance(found, np.ndarray) and found.size == 0:
+        return []
+    found = found if isinstance(found, list) else [found]
+    names = [name for name in found if isinstance(name, str)]
+    if len(names) < len(found):
+        other = next(name for name in found if not isinstance(name, str))
+        raise InputError(
+            f"{file}: expected dbStruct.{fields[0]} to list names, found {_shown(other)}"
+        )
+    return names
 
 
 def _shown(value: object) -> str:
     """A value in one short line."""
-    return " ".join(repr(value).split())[:80]
+    return " ".join(reprlib.repr(value).split())[:80]
 
 
-def _number(file: Path, struct: np.void, field: str) -> float:
+def _number(file: Path, struct: dict[str, Any], field: str) -> float:
     value = _field(file, struct, field)
-    if value.dtype.kind not in "iuf" or value.size != 1:
+    if not isinstance(value, np.ndarray) or value.size != 1:
         raise InputError(f"{file}: expected a number in dbStruct.{field}, found {_shown(value)}")
     return float(value.item())
 
 
-def _positions(file: Path, struct: np.void, field: str, count: int) -> np.ndarray:
+def _positions(file: Path, struct: dict[str, Any], field: str, count: int) -> np.ndarray:
     value = _field(file, struct, field)
-    if value.dtype.kind not in "iuf":
+    if not isinstance(value, np.ndarray):
         raise InputError(f"{file}: expected dbStruct.{field} in numbers, found {_shown(value)}")
     if count == 0 and value.size == 0:
         return np.empty((0, 2))
