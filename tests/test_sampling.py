@@ -159,7 +159,9 @@ def index():
     source = sources.open_source(config)
 
 config = DataConfig(sys.argv[1])
-sources.names_in = lambda folder: Path(f"{folder}.txt").read_text().splitlines()
+sources.links_in = lambda folder: dict.fromkeys(
+    Path(f"{folder}.txt").read_text().splitlines(), False
+)
 found = {"index": seconds(index)}
 found["epoch"] = seconds(lambda: Sampler(source.places, config, 1).epoch(3))
 found["step"] = max(

@@ -18,6 +18,8 @@ from mixvpr_jax.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+FARTHEST_M = 1e9  # more than any position has, in metres
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -61,7 +63,11 @@ def _image_files(root: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
 
-    for folder, _, names in os.walk(root, onerror=refuse, followlinks=True):
+    ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        above = ways.pop(folder, frozenset()) | {os.path.realpath(folder)}
+        below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in above]
+        ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
         for name in names:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 yield Path(folder, name)
@@ -85,6 +91,6 @@ def _position(path: Path) -> tuple[float, float]:
         east, north = (float(part) for part in path.name.split("@")[1:3])
     except ValueError:
         raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres") from None
-    if not np.isfinite([east, north]).all():
-        raise InputError(f"{path}: expected finite metres in @utm_east@utm_north@")
+    if not max(abs(east), abs(north)) <= FARTHEST_M:
+        raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
     return east, north

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ from mixvpr_jax.errors import InputError
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
 MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
+NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
+LARGEST = (2**53, 2**53, 90, 180)  # that float64 holds exactly, and degrees
 
 logger = logging.getLogger(__name__)
 
@@ -164,13 +168,23 @@ def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int
         try:
             place, year, month, bearing, city, latitude, longitude, panoid = (row[i] for i in at)
             place, year, month = int(place), int(year), int(month)
-            numbers.append((place, 12 * year + month, float(latitude), float(longitude)))
-            names.append(
+            column = (place, 12 * year + month, float(latitude), float(longitude))
+            if not all(map(operator.le, map(abs, column), LARGEST)):
+                raise ValueError
+            numbers.append(column)
+            name = (
                 f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{int(bearing):03d}_"
                 f"{latitude}_{longitude}_{panoid}.jpg".encode()
             )
         except (IndexError, ValueError):
-            raise InputError(f"{path}: line {line}: expected numbers, found {row}") from None
+            found = f"{row!r:.300}"
+            raise InputError(f"{path}: line {line}: expected numbers, found {found}") from None
+        if not NAME.fullmatch(name):
+            raise InputError(
+                f"{path}: line {line}: expected an image's name inside the data folder, found "
+                f"{city[:100]!r} and {panoid[:100]!r}"
+            )
+        names.append(name)
         city_ids.append(city)
     columns = np.array(numbers, np.float64).reshape(-1, 4)
     whole = columns[:, :2].astype(np.int64)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from mixvpr_jax.errors import InputError
 
+# There is no folder of that name, and there can be none.
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
-def names_in(folder: epath.Path) -> list[str]:
-    """The names of what lies in a folder; none where there is no such folder.
+
+def links_in(folder: epath.Path | Path) -> Mapping[str, bool]:
+    """What lies in a folder, by name: whether it is a link; nothing where there is no such folder.
 
     Raises:
         InputError: An object store whose library is not installed.
+        OSError: It cannot be listed.
     """
     try:
-        if is_local(folder):
-            return os.listdir(folder)  # noqa: PTH208 - half a million paths take their time
-        return [_last(entry["name"]) for entry in _remote(folder)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        if not is_local(folder):
+            return dict.fromkeys((_last(entry["name"]) for entry in _remote(folder)), False)
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_symlink() for entry in entries}
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in _NO_FOLDER:
+            return {}
+        raise
 
 
 def sizes_in(folder: epath.Path) -> Mapping[str, int]:
@@ -39,12 +48,12 @@ def sizes_in(folder: epath.Path) -> Mapping[str, int]:
     return {_last(entry["name"]): entry["size"] for entry in found if entry["type"] == "file"}
 
 
-def is_local(folder: epath.Path) -> bool:
+def is_local(folder: epath.Path | Path) -> bool:
     """Whether a folder lies on a disk, not in an object store."""
     return "://" not in os.fspath(folder)
 
 
-def _remote(folder: epath.Path) -> list[dict[str, Any]]:
+def _remote(folder: epath.Path | Path) -> list[dict[str, Any]]:
     import fsspec
 
     try:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from etils import epath
 
 from mixvpr_jax.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
-from mixvpr_jax.data.listing import names_in
+from mixvpr_jax.data.links import Fence
+from mixvpr_jax.data.listing import links_in
 from mixvpr_jax.data.prepared import (
     check_shards,
     find_prepared,
@@ -126,7 +128,7 @@ def open_folder(
     """GSV-Cities' folder, and how many images of its tables are not there and were left out.
 
     Raises:
-        InputError: See `open_source`.
+        InputError: See `open_source`; or an image is a link that leads outside.
     """
     places = read_places(root, cities, min_images=min_images)
     present = find_present(root, places)
@@ -150,12 +152,23 @@ def open_folder(
 
 
 def find_present(root: epath.Path, places: Places) -> np.ndarray:
-    """[images] whether their files are there; each folder is listed once, city after city."""
+    """[images] whether their files are there; each folder is listed once, city after city.
+
+    Raises:
+        InputError: A file is a link that leads outside.
+    """
     present = np.zeros(len(places.names), bool)
+    fence = Fence([Path(root), Path(root, "Images")], root)
     for index in range(len(places.cities)):
         images = places.images_of(index)
         names = places.names[images].tolist()
         folders = {name.rpartition(b"/")[0].decode() for name in names}
-        there = {f"{at}/{name}".encode() for at in folders for name in names_in(root / at)}
+        there = {
+            f"{at}/{name}".encode(errors="surrogateescape"): is_link
+            for at in folders
+            for name, is_link in links_in(root / at).items()
+        }
         present[images] = [name in there for name in names]
+        for link in (name for name in names if there.get(name)):
+            fence.require(Path(root, link.decode()))
     return present

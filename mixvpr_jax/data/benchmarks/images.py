@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.data.folders import IMAGE_SUFFIXES
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.data.links import Fence, inside
+from mixvpr_jax.data.listing import links_in
 
 _SAMPLE = 64  # names that tell which folder a list is relative to
 
@@ -66,10 +66,10 @@ def locate(bases: Sequence[Path], names: Sequence[str], source: Path) -> Located
         source: The file that lists them, for the error line.
 
     Raises:
-        InputError: A name is no path inside the folder.
+        InputError: A name is no path inside the folder, or an image is a link that leads outside.
     """
-    relative = [_inside(name, source) for name in names]
-    folders = _Folders()
+    relative = [inside(name, source) for name in names]
+    folders = _Folders(Fence(bases, source))
     sample = relative[:: max(len(relative) // _SAMPLE, 1)]
     hits = [sum(folders.find(base / path) is not None for path in sample) for base in bases]
     base = bases[int(np.argmax(hits))]
@@ -81,38 +81,30 @@ def locate(bases: Sequence[Path], names: Sequence[str], source: Path) -> Located
 class _Folders:
     """What folders hold: one listing costs less than a look at each of its images."""
 
-    def __init__(self) -> None:
-        self._names: dict[Path, dict[str, list[str]]] = {}
+    def __init__(self, fence: Fence) -> None:
+        self._fence = fence
+        self._listed: dict[Path, Mapping[str, bool]] = {}
+        self._by_stem: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path | None:
         """The image of this name, or else the first of the same name in another format."""
         folder = path.parent
-        if folder not in self._names:
-            self._names[folder] = _names_by_stem(folder)
-        names = self._names[folder].get(path.stem, [])
-        if path.name in names:
-            return path
-        others = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
-        return folder / others[0] if others else None
+        if folder not in self._listed:
+            self._listed[folder] = links_in(folder)
+            self._by_stem[folder] = _names_by_stem(self._listed[folder])
+        names = self._by_stem[folder].get(path.stem, [])
+        if path.name not in names:
+            others = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+            if not others:
+                return None
+            path = folder / others[0]
+        if self._listed[folder][path.name]:
+            self._fence.require(path)
+        return path
 
 
-def _names_by_stem(folder: Path) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                names.setdefault(PurePosixPath(entry.name).stem, []).append(entry.name)
-    except OSError:
-        return {}
-    return names
-
-
-def _inside(name: str, source: Path) -> PurePosixPath:
-    """The name as a path that cannot leave the folder it is relative to."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
-    if outside or not path.name or "\0" in name:
-        raise InputError(
-            f"{source}: expected names of images inside the data folder, found {name!r}"
-        )
-    return path
+def _names_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+    return by_stem
