@@ -16,6 +16,11 @@ from mixvpr_jax.errors import InputError
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
+# The formats that photos of data sets are in. Pillow knows more, among them EPS, a program that it
+# would have Ghostscript run.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 89_478_485  # beyond which Pillow, too, suspects a decompression bomb
+
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
 """A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
 
@@ -91,17 +96,23 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
     """The same of a file's bytes; its name stands in errors.
 
     Raises:
-        InputError: The file is empty, cut short or no image.
+        InputError: The file is empty, cut short, no image or too large a one.
     """
     if not data:
         raise InputError(f"{name}: expected an image, found an empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(
+                    f"expected an image of at most {MAX_PIXELS:,} pixels, found "
+                    f"{image.width:,} x {image.height:,}"
+                )
             return to_rgb(image)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{name}: expected an image, found no format that Pillow knows") from None
+        known = ", ".join(FORMATS)
+        raise InputError(f"{name}: expected an image ({known}), found none of these") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         raise InputError(f"{name}: expected a whole image, found a broken one ({error})") from error
 
@@ -122,8 +133,10 @@ def to_rgb(image: ImageLike) -> Image.Image:
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(values / 257 + 0.5, 0, 255).astype(np.uint8))
+        values = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
+        values += 128
+        values //= 257  # to the nearest; in place, for an image may be large
+        image = Image.fromarray(values.astype(np.uint8))
     if image.mode == "F":
         raise InputError("expected 8 or 16 bits a channel, found floats of unknown range")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:

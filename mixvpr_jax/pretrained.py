@@ -109,7 +109,7 @@ def _read_config(path: Path) -> ModelConfig:
         raise InputError(
             f"{path}: expected the model's configuration, found no such file"
         ) from None
-    except (InputError, ValueError) as error:  # the configuration's errors and JSON's
+    except (InputError, ValueError, RecursionError) as error:  # the configuration's and JSON's
         raise InputError(f"{path}: {error}") from error
 
 

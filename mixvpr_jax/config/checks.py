@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -25,20 +25,25 @@ def require_known(what: str, name: object, known: Iterable[str]) -> None:
         raise InputError(f"{what}: unknown name {name!r}{closest(name, known)}")
 
 
+def is_finite(number: float) -> bool:
+    """Whether a number is neither infinite nor NaN, nor so large that no float holds it."""
+    return abs(number) <= sys.float_info.max
+
+
 def require_positive(config: object, *names: str) -> None:
     """Raises InputError where one of these fields is no finite number above 0."""
     for name in names:
         value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name}: expected a number above 0, found {value!r}")
+        if not (is_finite(value) and value > 0):
+            raise InputError(f"{name}: expected a number above 0, found {value!r:.40}")
 
 
 def require_not_negative(config: object, *names: str) -> None:
     """Raises InputError where one of these fields is no finite number from 0 on; None passes."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{name}: expected 0 or more, found {value!r}")
+        if value is not None and not (is_finite(value) and value >= 0):
+            raise InputError(f"{name}: expected 0 or more, found {value!r:.40}")
 
 
 def checked_fields(cls: type, values: object) -> Mapping[str, Any]:

@@ -10,6 +10,9 @@ from mixvpr_jax.config.checks import checked_fields, require_known, require_posi
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.trunks import TRUNKS
 
+DEEPEST = 128  # mixers: each takes its time to build, and the official models have 4
+WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
+
 Dtype = Literal["float32", "bfloat16", "float64"]
 
 
@@ -32,8 +35,10 @@ class MixVPRConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "out_channels", "mlp_ratio", "out_rows")
-        if self.mix_depth < 0:
-            raise InputError(f"mix_depth: expected 0 or more, found {self.mix_depth}")
+        if self.mlp_ratio > WIDEST:
+            raise InputError(f"mlp_ratio: expected at most {WIDEST}, found {self.mlp_ratio!r}")
+        if not 0 <= self.mix_depth <= DEEPEST:
+            raise InputError(f"mix_depth: expected 0 to {DEEPEST}, found {self.mix_depth!r:.40}")
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,6 @@ def _position(path: Path) -> tuple[float, float]:
         east, north = (float(part) for part in path.name.split("@")[1:3])
     except ValueError:
         raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres") from None
-    if not max(abs(east), abs(north)) <= FARTHEST_M:
+    if not (abs(east) <= FARTHEST_M and abs(north) <= FARTHEST_M):  # nor NaN
         raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
     return east, north

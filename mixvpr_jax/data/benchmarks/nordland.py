@@ -24,6 +24,7 @@ from mixvpr_jax.errors import InputError
 
 _FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
 _METRES_A_FRAME = 25 / 10.5  # in its made-up positions
+_MOST_FRAMES = 10**9
 _NAME_LISTS = ("cleanImageNames.txt", "nordland_imageNames.txt")
 
 
@@ -91,7 +92,7 @@ def _read_seasons(place: Place, summer: Path, winter: Path) -> Found:
         names = [path.relative_to(summer).as_posix() for path in read_folder(summer).paths]
         source = summer
     else:
-        names, source = sorted(set(file.read_text(encoding="utf-8").split())), file
+        names, source = _read_names(file), file
     located = locate([summer], names, source), locate([winter], names, source)
     pair = (
         ImageFolder(summer, located[0].paths, None),
@@ -101,6 +102,13 @@ def _read_seasons(place: Place, summer: Path, winter: Path) -> Found:
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
     whole = _by_frames(place.protocol, layout, pair, frames)
     return Found(whole, located[0].present, located[1].present)
+
+
+def _read_names(file: Path) -> list[str]:
+    try:
+        return sorted(set(file.read_text(encoding="utf-8").split()))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected names in UTF-8, {error}") from None
 
 
 def _by_frames(
@@ -135,9 +143,11 @@ def _numbered_frames(folder: ImageFolder) -> np.ndarray:
     """[n] int64, from the names: the frame's own field, or else the made-up position."""
     fields = [path.name.split("@") for path in folder.paths]
     try:
-        return np.array([int(parts[_FRAME_FIELD]) for parts in fields], np.int64)
+        frames = [int(parts[_FRAME_FIELD]) for parts in fields]
     except (IndexError, ValueError):
-        pass
+        frames = []
+    if frames and 0 <= min(frames) <= max(frames) < _MOST_FRAMES:
+        return np.array(frames, np.int64)
     if folder.utm is None:
         raise InputError(
             f"{folder.root}: expected names @0@north@@@@@frame@…, as VPR-datasets-downloader "

@@ -81,7 +81,7 @@ def _times(queries: Sequence[Path]) -> list[str] | None:
         try:
             with query.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
                 fields = next(csv.reader(file), [])
-        except (OSError, UnicodeDecodeError):
+        except (OSError, UnicodeDecodeError, csv.Error):
             return None
         time = _TIMES.get(fields[5].strip().upper()) if len(fields) > 5 else None
         if time is None:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import KDTree
 
+from mixvpr_jax.data.folders import FARTHEST_M
 from mixvpr_jax.errors import InputError
+
+MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
 
 
 def positives_within(
@@ -22,12 +25,22 @@ def positives_within(
 
     Returns:
         For each query the ascending indices of its positives; perhaps none.
+
+    Raises:
+        InputError: So many that no list of them has a use, as of positions that are all the same.
     """
     # The tree offers a little more than asked for, so that the rule itself, not the tree's
     # rounding, decides at exactly the radius.
-    near = KDTree(database).query_ball_point(queries, radius_m * (1 + 1e-9), return_sorted=True)
+    tree, radius = KDTree(database), radius_m * (1 + 1e-9)
+    pairs = int(tree.query_ball_point(queries, radius, return_length=True).sum())
+    if pairs > MAX_PAIRS:
+        raise InputError(
+            f"expected at most {MAX_PAIRS:,} pairs of a query and a database image within "
+            f"{radius_m:g} m, found {pairs:,}"
+        )
     found = []
-    for query, indices in zip(queries, near, strict=True):
+    for query in queries:
+        indices = tree.query_ball_point(query, radius, return_sorted=True)
         candidates = np.asarray(indices, np.int64)
         squared = ((database[candidates] - query) ** 2).sum(1)
         found.append(candidates[squared <= radius_m**2])
@@ -78,6 +91,8 @@ def require_metres(source: object, *positions: np.ndarray) -> None:
     together = np.concatenate(positions)
     if not np.isfinite(together).all():
         raise InputError(f"{source}: expected positions in metres, found some that are not finite")
+    if np.abs(together).max(initial=0) > FARTHEST_M:
+        raise InputError(f"{source}: expected positions in metres, found some beyond the Earth")
     spread = np.ptp(together, axis=0).max(initial=0) if len(together) else 0
     if len(together) and np.abs(together).max() <= 180 and 0 < spread < 1:
         first = ", ".join(f"{value:g}" for value in together[0])
