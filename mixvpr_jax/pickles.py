@@ -2,8 +2,8 @@
 
 Loading a pickle may call any function. Here it is only followed, operation by operation: plain
 values are built, the few names that a kind of file is made of become inert stand-ins, which its
-`Vocabulary` knows, and all else is refused. Nothing is imported or called, and a value takes no
-more memory than its bytes account for.
+`Vocabulary` knows, and all else is refused. Nothing is imported or called, and operations are
+counted: each takes some bytes of memory, be it a single byte of the file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _KEYS = (str, bytes, int, float, type(None))  # what is hashed: tuples of tuples would take forever
 
+MOST_OPERATIONS = 4_000_000  # of 200 bytes each; a checkpoint has some ten thousand
 BROKEN = "a pickle that is broken"
 
 
@@ -75,7 +76,9 @@ class _Walk:
 
     def follow(self, stream: BinaryIO) -> Any:
         stack, memo = self.stack, self.memo
-        for operation, argument, _ in _operations(stream):
+        for count, (operation, argument, _) in enumerate(_operations(stream)):
+            if count > MOST_OPERATIONS:
+                raise ValueError(f"a pickle of more than {MOST_OPERATIONS:,} operations")
             match operation.name:
                 case "PROTO" | "FRAME":
                     pass

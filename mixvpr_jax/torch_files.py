@@ -162,7 +162,7 @@ class _Torch:
                 return complex(real, imaginary)
             case ["encode"], (str(text), "latin1"):
                 return text.encode("latin1")
-        raise Code(maker.name)
+        raise ValueError(f"a call of {maker.name.replace(' ', '.')} as PyTorch makes none")
 
     def complete(self, value: Any, state: Any) -> None:
         if not isinstance(value, dict):  # an OrderedDict's attributes are no part of it
@@ -209,28 +209,34 @@ def read_torch_file(path: Path) -> Any:
 
 def _read_archive(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        names = {entry.filename for entry in entries}
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("an archive that is compressed, as none of PyTorch is")
-        limit = path.stat().st_size
-        if len(names) < len(entries) or sum(entry.file_size for entry in entries) > limit:
-            raise ValueError("an archive that holds more than the file")
-        roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl")]
-        if len(roots) != 1:
-            raise ValueError(f"an archive with {len(roots)} data.pkl")
-        root = roots[0]
-        if f"{root}constants.pkl" in names:
-            raise ValueError("a TorchScript archive; save the model's state_dict() instead")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("numbers in the order of another machine")
-        vocabulary = _Torch()
+        limit, vocabulary = path.stat().st_size, _Torch()
+        root = _root(archive, limit)
         content = walk(io.BytesIO(archive.read(f"{root}data.pkl")), vocabulary)
 
         def storage(key: str) -> memoryview:
             return memoryview(archive.read(f"{root}data/{key}"))
 
         return _with_arrays(content, _checked(storage, vocabulary), limit)
+
+
+def _root(archive: zipfile.ZipFile, limit: int) -> str:
+    """The folder that the entries lie in."""
+    entries = archive.infolist()
+    names = {entry.filename for entry in entries}
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("an archive that is compressed, as none of PyTorch is")
+    if any(entry.compress_size != entry.file_size for entry in entries):
+        raise ValueError("an archive that is broken")
+    if len(names) < len(entries) or sum(entry.file_size for entry in entries) > limit:
+        raise ValueError("an archive that holds more than the file")
+    roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl")]
+    if len(roots) != 1:
+        raise ValueError(f"an archive with {len(roots)} data.pkl")
+    if f"{roots[0]}constants.pkl" in names:
+        raise ValueError("a TorchScript archive; save the model's state_dict() instead")
+    if f"{roots[0]}byteorder" in names and archive.read(f"{roots[0]}byteorder") != b"little":
+        raise ValueError("numbers in the order of another machine")
+    return roots[0]
 
 
 def _read_pickles(file: bytes) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_BYTES = 256 * 2**20  # of content, uncompressed; Pittsburgh's largest file has some 40 million
+MAX_BYTES = 128 * 2**20  # of content, uncompressed; a split of Pittsburgh has some 10 million
 
 _BROKEN = "one that is broken"
 _MATRIX, _COMPRESSED = 14, 15  # kinds of elements
@@ -160,7 +160,7 @@ class _Reader:
         dtype = np.dtype(self.order + _NUMBERS[kind])
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{len(data):,} bytes in an array of shape {shape} of {dtype}")
-        return np.frombuffer(data, dtype).reshape(shape, order="F")
+        return np.frombuffer(data, dtype).reshape(shape, order="F").copy("F")  # alone in memory
 
 
 def _following(parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
