@@ -15,7 +15,7 @@ save_pretrained(model, "out/demo/untrained/model")
 endef
 export UNTRAINED
 
-.PHONY: demo test faults lint
+.PHONY: demo test faults fuzz lint
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ test: $(INSTALLED)
 
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/campaign.py --rounds 10
+
+fuzz: $(INSTALLED)
+	FUZZ_INPUTS=10000 $(BIN)/pytest tests/fuzz --numprocesses auto --maxprocesses 4 --dist worksteal --durations 0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

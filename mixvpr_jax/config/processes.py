@@ -26,11 +26,10 @@ class ProcessConfig:
         values = (self.coordinator, self.processes, self.process_id)
         if all(value is None for value in values):
             return
-        if any(value is None for value in values):
+        if self.coordinator is None or self.processes is None or self.process_id is None:
             raise InputError(
                 "expected --coordinator, --processes and --process-id, or none of them"
             )
-        assert self.coordinator and self.processes is not None and self.process_id is not None
         if not re.fullmatch(r".+:\d+", self.coordinator):
             raise InputError(f"coordinator: expected host:port, found {self.coordinator!r}")
         if not 0 <= self.process_id < self.processes:
