@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ MAY_CHANGE = tuple(
 
 def check_workdir(config: TrainConfig, workdir: Path) -> None:
     """Raises InputError where a folder cannot be that of this run; the line lists differences."""
+    if re.match(r"[a-z0-9]{2,}:/", str(workdir)):
+        raise InputError(
+            f"workdir: expected a folder that is mounted here, found the address {workdir}; data "
+            "may lie in an object store (--data.root), runs may not yet"
+        )
     _require_folder(workdir, "the run")
     path, checkpoints = workdir / "config.json", workdir / "checkpoints"
     if path.exists():
