@@ -341,7 +341,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     [
         (None, r"2\.jpg: expected an image, found no such file"),
         (b"", r"2\.jpg: expected an image, found an empty file"),
-        (b"no image", r"2\.jpg: expected an image, found no format"),
+        (b"no image", r"2\.jpg: expected an image \(BMP, .*\), found none of these"),
         (slice(0, 400), r"2\.jpg: expected a whole image, found a broken one"),
     ],
 )
