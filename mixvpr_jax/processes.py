@@ -10,7 +10,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,8 +41,10 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
         preemption: Whether SIGTERM is noted by JAX, for `reached_preemption_sync_point`; otherwise
             it ends the process.
 
+    Where not all come within `START_SECONDS`, the process ends with a line, too.
+
     Raises:
-        InputError: The others did not come.
+        InputError: Another program has the coordinator's port.
     """
     jax.config.update("jax_enable_preemption_service", preemption)
     if not _initialize(config):
@@ -63,14 +67,20 @@ def is_first() -> bool:
 
 def _initialize(config: ProcessConfig) -> bool:
     """Whether there are others."""
+    if config.coordinator and config.process_id == 0:
+        _require_free(int(config.coordinator.rsplit(":", 1)[1]))
     # Proxies are for the web, not for processes that talk to each other.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
+    # JAX itself would end the process with a stack of C++.
+    given_up = threading.Timer(START_SECONDS, _end_unmet, [config])
+    given_up.daemon = True
+    given_up.start()
     try:
         jax.distributed.initialize(
             config.coordinator,
             config.processes,
             config.process_id,
-            initialization_timeout=START_SECONDS,
+            initialization_timeout=START_SECONDS + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -78,12 +88,31 @@ def _initialize(config: ProcessConfig) -> bool:
         if config.coordinator is None and "coordinator_address" in str(error):
             return False  # no environment of several processes
         raise
-    except jax.errors.JaxRuntimeError as error:
-        who = f"{config.processes} processes at {config.coordinator}"
-        raise InputError(
-            f"expected {who}, found: {str(error).splitlines()[0]}; start the same command for each"
-        ) from None
+    finally:
+        given_up.cancel()
     return jax.process_count() > 1
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"coordinator: expected a free port here, found {port}: {error}; give another to "
+                "all processes"
+            ) from None
+
+
+def _end_unmet(config: ProcessConfig) -> NoReturn:
+    """Ends this process, for which the others have not come."""
+    where = f" at {config.coordinator}" if config.coordinator else ""
+    sys.stderr.write(
+        f"error: expected {config.processes or 'all'} processes{where} within {START_SECONDS} s, "
+        "found that not all have come; start the same command for each\n"
+    )
+    leave(2)
 
 
 def _end_alone(error: Exception) -> NoReturn:

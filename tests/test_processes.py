@@ -158,3 +158,36 @@ def test_evaluation_is_that_of_one_process(alone, town, tmp_path, processes, dev
 def test_senseless_processes(values, message):
     with pytest.raises(InputError, match=message):
         ProcessConfig(*values)
+
+
+MEET = """
+import sys
+from mixvpr_jax import processes
+from mixvpr_jax.config import ProcessConfig
+
+def main():
+    address, process_id = sys.argv[1], int(sys.argv[2])
+    with processes.joined(ProcessConfig(address, 2, process_id), preemption=True):
+        pass
+
+processes.START_SECONDS = 3
+processes.run_and_leave(main)
+"""
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_the_others_do_not_come(process_id):
+    address = f"127.0.0.1:{free_port()}"
+    status, _, errors = finish(start([sys.executable, "-c", MEET, address, process_id]), 60)
+    assert status == 2, errors
+    assert f"error: expected 2 processes at {address} within 3 s, found that not all" in errors
+
+
+def test_another_program_has_the_port():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        status, _, errors = finish(start([sys.executable, "-c", MEET, address, 0]), 60)
+    assert status == 2, errors
+    assert errors.startswith("error: coordinator: expected a free port here, found ")
