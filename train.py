@@ -17,6 +17,7 @@ from mixvpr_jax.processes import is_first, joined, run_and_leave
 
 CONFIGS = Path(__file__).parent / "configs"
 PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
+WORKDIR = "The run's folder, a path or gs://bucket/folder; it is gone on with if it is there."
 USAGE = "python train.py NAME --workdir DIR [options]; python train.py NAME --help lists them"
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     recipe, description = load_recipe(CONFIGS, name)
 
     def command(
-        workdir: Path,
+        workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help=WORKDIR)],
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
         processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
         profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
@@ -49,7 +50,7 @@ def main() -> None:
     )
 
 
-def run(config: TrainConfig, workdir: Path, profile_steps: str = "") -> None:
+def run(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
     """Trains, and tells how it went."""
     from mixvpr_jax.training.loop import train  # after --help has had its say
     from mixvpr_jax.training.profile import steps_to_profile
@@ -78,7 +79,8 @@ def run(config: TrainConfig, workdir: Path, profile_steps: str = "") -> None:
 
 def mute_background() -> None:
     """Keeps quiet what fails in other threads: the main one learns of it and tells it in a line."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax
+    for library in ("absl", "gcsfs"):  # absl is Orbax's
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     tell, tell_ignored = threading.excepthook, sys.unraisablehook
 
     def of_thread(found: threading.ExceptHookArgs) -> None:

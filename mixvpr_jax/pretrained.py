@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +20,21 @@ from mixvpr_jax.files import staged
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
+from mixvpr_jax.stores import as_path, reaching
 from mixvpr_jax.weights import build_model, get_weights
 
 HUB = "hf://"
+FILES = ("config.json", "model.safetensors")
 
 
-def from_pretrained(name: str | Path, *, dtype: Dtype | None = None) -> tuple[VPRModel, Preprocess]:
+def from_pretrained(
+    name: str | os.PathLike[str], *, dtype: Dtype | None = None
+) -> tuple[VPRModel, Preprocess]:
     """A model with its weights, in evaluation mode, and the preprocessing of its images.
 
     Args:
         name: A folder that `save_pretrained` wrote, a released name ("resnet50_4096",
-            "resnet50_512", "resnet50_128") or "hf://organisation/repository".
+            "resnet50_512", "resnet50_128"), "hf://organisation/repository" or gs://bucket/folder.
         dtype: What to compute in, if not what the model's configuration says.
 
     Raises:
@@ -36,25 +44,43 @@ def from_pretrained(name: str | Path, *, dtype: Dtype | None = None) -> tuple[VP
         >>> model, preprocess = from_pretrained("resnet50_4096")
         >>> descriptors = model(preprocess(["street.jpg"]))  # [1, 4096] float32, unit norm
     """
-    folder = _find(str(name))
-    config = _read_config(folder / "config.json")
-    if dtype is not None:
-        config = replace(config, dtype=dtype)
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise InputError(f"{file}: expected the model's weights, found no such file")
-    model = build_model(config, read_safetensors(file), source=str(file))
+    with _folder(os.fspath(name)) as folder:
+        config = _read_config(folder / "config.json")
+        if dtype is not None:
+            config = replace(config, dtype=dtype)
+        file = folder / "model.safetensors"
+        if not file.is_file():
+            raise InputError(f"{file}: expected the model's weights, found no such file")
+        model = build_model(config, read_safetensors(file), source=str(file))
     return model, Preprocess(config.image_size)
 
 
-def save_pretrained(model: VPRModel, folder: str | Path) -> None:
-    """Writes model.safetensors, config.json and README.md into a folder, all or nothing."""
-    with staged(Path(folder)) as temporary:
+def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
+    """Writes model.safetensors, config.json and README.md into a folder, all or nothing.
+
+    In an object store (gs://bucket/folder) one after another, each whole.
+    """
+    with staged(as_path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n")
         (temporary / "README.md").write_text(_model_card(model.config))
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """A model's folder on a disk, for as long as it is read."""
+    if not name.startswith("gs://"):
+        yield _find(name)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for file in (as_path(name) / part for part in FILES):
+            with reaching(file):
+                if not file.exists():
+                    raise InputError(f"{file}: expected a model's file, found no such object")
+                Path(temporary, file.name).write_bytes(file.read_bytes())
+        yield Path(temporary)
 
 
 def _find(name: str) -> Path:
@@ -95,9 +121,8 @@ def _hub_folder(name: str) -> Path:
         import huggingface_hub  # pyright: ignore[reportMissingImports] (optional)
     except ImportError:
         raise InputError(f"{name}: pip install huggingface_hub to fetch it") from None
-    files = ["config.json", "model.safetensors"]
     try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=files))
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # the hub's own, requests' and the file system's errors
         raise InputError(f"{name}: the hub did not give it ({error})".replace("\n", " ")) from error
 

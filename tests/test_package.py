@@ -23,7 +23,7 @@ FORBIDDEN = (
 
 # A layer may import those before it, and no layer may import tests, configs or convert.
 LAYERS = (
-    ("errors", "version", "files", "pickles", "trunks"),
+    ("errors", "version", "stores", "files", "pickles", "trunks"),
     ("config", "preprocess"),
     ("masked",),
     ("models",),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from stores import Store
+from stores import put
 from tables import names_of, write_city
 
 from mixvpr_jax.config import DataConfig
@@ -219,9 +219,9 @@ def test_another_version(folder, prepared, tmp_path):
     assert open_source(DataConfig(tmp_path, ("Rome",), 2, 2, 2)).root == str(made.folder)
 
 
-def test_from_an_object_store_and_in_one(folder, tmp_path, served_bucket, monkeypatch):
+def test_from_an_object_store_and_in_one(folder, tmp_path, bucket, monkeypatch):
     """gs:// by way of fsspec, and of the client that ArrayRecord has of its own."""
-    address = served_bucket(folder)
+    address = put(folder, bucket / "gsv_cities")
 
     of_epath = type(epath.Path(address)).stat
     monkeypatch.setattr(
@@ -231,8 +231,8 @@ def test_from_an_object_store_and_in_one(folder, tmp_path, served_bucket, monkey
     )
     made = prepare_gsv_cities(address, tmp_path)
     assert made.num_images == 44
-    Store().rm(address, recursive=True)
-    address = served_bucket(tmp_path)
+    (bucket / "gsv_cities").rmtree()
+    address = put(tmp_path, bucket / "gsv_cities")
     _, (plain, stored) = open_both(folder, address)
     assert isinstance(stored, PreparedSource)
     assert stored.root.startswith("gs://bucket/")

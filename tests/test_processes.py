@@ -24,9 +24,9 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start_all(arguments, processes, devices, **options):
+def start_all(arguments, processes, devices, port=None, **options):
     """The same command in several processes."""
-    port = free_port()
+    port = port or free_port()
     together = ("--coordinator", f"127.0.0.1:{port}", "--processes", processes, "--process-id")
     return [start([*arguments, *together, index], devices, **options) for index in range(processes)]
 
@@ -82,9 +82,10 @@ def wait_for_step(workdir, step, processes):
         time.sleep(0.1)
 
 
-def test_one_is_asked_to_stop_and_others_go_on(town, alone, tmp_path):  # noqa: F811
-    """SIGTERM to one of two processes stops both after the same step; four go on to the end."""
-    workdir = tmp_path / "run"
+@pytest.mark.parametrize(("where", "then"), [("tmp_path", 4), ("bucket", 2)], ids=["disk", "store"])
+def test_one_is_asked_to_stop_and_others_go_on(where, then, town, alone, request):  # noqa: F811
+    """SIGTERM to one of two processes stops both after the same step; others go on to the end."""
+    workdir = request.getfixturevalue(where) / "run"
     arguments = command(town, workdir, *DOUBLE)
     running = start_all(arguments, 2, 4, double=True)
     try:
@@ -96,8 +97,8 @@ def test_one_is_asked_to_stop_and_others_go_on(town, alone, tmp_path):  # noqa: 
     assert re.search(r"stopped at step \d+ of 12; the same command goes on", told(found[0][1]))
     assert told(found[1][1]) == ""  # the first one tells
 
-    found = finish_all(start_all(arguments, 4, 2, double=True))
-    assert [status for status, _, _ in found] == [0] * 4, found
+    found = finish_all(start_all(arguments, then, 8 // then, double=True))
+    assert [status for status, _, _ in found] == [0] * then, found
     assert told(found[0][1]).endswith(f"model: {workdir / 'model'}")
     assert_same_run(logged(alone), logged(workdir), 1e-10)
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -92,13 +91,6 @@ def test_folders_that_cannot_be_written(town, tmp_path):
         "--workdir"
     )
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
-
-
-def test_an_object_store(town, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"workdir: expected a folder .*, found the address gs:/b"):
-        train(tiny_config(town), Path("gs://bucket/run"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_checkpoints_that_may_not_be_written(tmp_path):

@@ -35,7 +35,8 @@ class StartConfig(ModelConfig):
 
     Attributes:
         init: torchvision's ImageNet weights for the trunk, a PyTorch checkpoint of the whole model,
-            a model's folder, another run's working folder, or a released name; None starts afresh.
+            a model's folder or another run's, each also on gs://, or a released name; None starts
+            afresh.
     """
 
     init: str | None = None

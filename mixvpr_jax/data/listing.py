@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath, is_local
 
 # There is no folder of that name, and there can be none.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
-def links_in(folder: epath.Path | Path) -> Mapping[str, bool]:
+def links_in(folder: AnyPath) -> Mapping[str, bool]:
     """What lies in a folder, by name: whether it is a link; nothing where there is no such folder.
 
     Raises:
@@ -34,7 +32,7 @@ def links_in(folder: epath.Path | Path) -> Mapping[str, bool]:
         raise
 
 
-def sizes_in(folder: epath.Path) -> Mapping[str, int]:
+def sizes_in(folder: AnyPath) -> Mapping[str, int]:
     """The bytes of each file in a folder, by name.
 
     Raises:
@@ -48,12 +46,7 @@ def sizes_in(folder: epath.Path) -> Mapping[str, int]:
     return {_last(entry["name"]): entry["size"] for entry in found if entry["type"] == "file"}
 
 
-def is_local(folder: epath.Path | Path) -> bool:
-    """Whether a folder lies on a disk, not in an object store."""
-    return "://" not in os.fspath(folder)
-
-
-def _remote(folder: epath.Path | Path) -> list[dict[str, Any]]:
+def _remote(folder: AnyPath) -> list[dict[str, Any]]:
     import fsspec
 
     try:

@@ -23,6 +23,7 @@ from mixvpr_jax.data.prepared import (
     refuse_other_versions,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,8 @@ def open_source(config: DataConfig) -> Source:
 
 
 def _open(config: DataConfig) -> Source:
+    as_path(config.folder)  # refuses what is no address
     root, least = epath.Path(config.folder), config.min_images_per_place
-    try:
-        root.exists()
-    except ImportError as error:  # of an object store's library
-        raise InputError(f"{config.folder}: {error}") from None
     if (prepared := find_prepared(root)) is not None:
         places = read_places(prepared, config.cities, min_images=least)
         check_shards(prepared, places)

@@ -22,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.parallel import gather_text
 from mixvpr_jax.processes import is_first
+from mixvpr_jax.stores import AnyPath, is_local, move_folder, unreachable
 from mixvpr_jax.training.step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         best_steps: Callable[[], Iterable[int]] = tuple,
         *,
         only_read: bool = False,
@@ -50,7 +51,7 @@ class Checkpoints:
                 removed; where another process is just saving, that would be its checkpoint.
         """
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            folder.absolute() if isinstance(folder, Path) else folder,
             item_handlers={
                 "state": ocp.PyTreeCheckpointHandler(),
                 "position": ocp.JsonCheckpointHandler(),
@@ -106,7 +107,13 @@ class Checkpoints:
         except PermissionError:
             raise
         except Exception as error:  # Orbax raises many kinds, and that one, too
-            damage = " ".join(str(error).split())[:200] or repr(error)
+            if not is_local(self.folder) and (reason := unreachable(error)) is not None:
+                other = InputError(
+                    f"{self.folder / str(step)}: expected to reach the object store, found: "
+                    f"{reason}; mend it, and the same command goes on"
+                )
+            else:
+                damage = " ".join(str(error).split())[:200] or repr(error)
         for line in filter(None, gather_text(damage)):  # perhaps another process's disk
             raise DamagedCheckpoint(f"{self.folder / str(step)}: damaged ({line})")
         if other is not None:
@@ -146,8 +153,7 @@ class Checkpoints:
         if is_first():
             for step in steps:
                 target = self.folder.with_name("damaged_checkpoints") / f"{step}_{time.time_ns()}"
-                target.parent.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(target)
+                move_folder(self.folder / str(step), target)
         gather_text("moved")
         self._manager.reload()
 
@@ -177,12 +183,14 @@ class Checkpoints:
         """Turns what went wrong in the background into one line, and removes what is half there."""
         try:
             yield
-        except (OSError, ValueError) as error:
-            if (reason := _of_disk(error)) is None:
+        except Exception as error:
+            told = _of_disk if is_local(self.folder) else unreachable
+            if (reason := told(error)) is None:
                 raise
             self._failed = True
-            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if isinstance(self.folder, Path):  # in a store, Orbax's next start removes it
+                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
             raise InputError(
                 f"{self.folder}: expected to write a checkpoint, found: {reason}; mend it, and the "
                 "same command goes on from the last whole one"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixvpr_jax.files import beside
+from mixvpr_jax.stores import AnyPath
 from mixvpr_jax.training.log import Entry, values_of
 
 STYLES = {1: "-", 5: "--", 10: ":"}
 
 
-def draw_curves(entries: Sequence[Entry], path: Path) -> None:
+def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
     """Draws the loss with the batch accuracy, and the recalls of each set, over the steps.
 
     Args:

@@ -12,6 +12,7 @@ from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.stores import AnyPath, as_path, fetched, reaching
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.weights import build_model, get_weights
 
@@ -48,14 +49,19 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
 
 
 def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    path, head = Path(source), wanted.aggregator
-    if path.is_file():
+    path = as_path(source) if source.startswith("gs://") else Path(source)
+    head = wanted.aggregator
+    with reaching(path):
+        is_file, is_run = path.is_file(), (path / "checkpoints").is_dir()
+        has_model = (path / "model").is_dir()
+    if is_file:
         # What the shapes in a file leave open is taken to be as wanted.
         in_size = wanted.feature_size if isinstance(head, MixVPRConfig) else None
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
-        model = convert_checkpoint(path, in_size=in_size, pool_size=pool_size).model
-    elif (path / "checkpoints").is_dir():
-        if not (path / "model").is_dir():
+        with fetched(path) as file:
+            model = convert_checkpoint(file, in_size=in_size, pool_size=pool_size).model
+    elif is_run:
+        if not has_model:
             return _read_run(path)
         model, _ = from_pretrained(path / "model")
     else:
@@ -63,7 +69,7 @@ def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.n
     return model.config, get_weights(model)
 
 
-def _read_run(workdir: Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """The last checkpoint of a run that has not ended."""
     try:
         values = json.loads((workdir / "config.json").read_text())["model"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
@@ -13,19 +12,22 @@ from tqdm import tqdm
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 from mixvpr_jax.processes import is_first
+from mixvpr_jax.stores import AnyPath, reaching
+from mixvpr_jax.training.mirror import Mirror
 
 Entry = dict[str, Any]
 
 
-def read_log(path: Path) -> list[Entry]:
+def read_log(path: AnyPath) -> list[Entry]:
     """The entries of a metrics.jsonl; a last line cut short by a kill is left out.
 
     Raises:
         InputError: A line that is no entry.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
+    with reaching(path):
+        if not path.exists():
+            return []
+        lines = path.read_text().splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     entries = []
@@ -46,7 +48,7 @@ class Log:
     Of several processes the first does; the others only know what the entries are.
     """
 
-    def __init__(self, workdir: Path, step: int, total_steps: int) -> None:
+    def __init__(self, workdir: AnyPath, step: int, total_steps: int) -> None:
         """Opens a run's log at a step.
 
         Args:
@@ -54,29 +56,41 @@ class Log:
             step: Where the run goes on: what an earlier process told of later steps is forgotten.
             total_steps: Steps of the whole run.
         """
-        self.path = workdir / "metrics.jsonl"
-        self.entries = [entry for entry in read_log(self.path) if entry["step"] <= step]
-        self._file, self._board = None, None
+        entries = read_log(workdir / "metrics.jsonl")
+        self.entries = [entry for entry in entries if entry["step"] <= step]
+        self._mirror, self._file, self._board = None, None, None
         if is_first():
-            with beside(self.path) as temporary:
+            self._mirror = Mirror(workdir)
+            path = self._mirror.folder / "metrics.jsonl"
+            with beside(path) as temporary:
                 temporary.write_text("".join(map(_line, self.entries)))
-            self._file = self.path.open("a")
+            self._file = path.open("a")
             # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
-            self._board = SummaryWriter(str(workdir), purge_step=step + 1, max_queue=0)
+            self._board = SummaryWriter(str(path.parent), purge_step=step + 1, max_queue=0)
         # disable=None: a bar on terminals alone.
         hidden = None if is_first() else True
         self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=hidden)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds an entry: it is in the file when this returns."""
+        """Adds an entry: on a disk, it is in the file when this returns; see also `keep`."""
         entry = {"step": step, **values}
         self.entries.append(entry)
-        if self._file is None or self._board is None:
+        if self._mirror is None or self._file is None or self._board is None:
             return
         self._file.write(_line(entry))
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        self._mirror.copy_if_due()
+
+    def keep(self) -> None:
+        """Makes sure that all entries are in the run's folder, wherever that is.
+
+        Raises:
+            InputError: It is in an object store that cannot be reached.
+        """
+        if self._mirror is not None:
+            self._mirror.copy()
 
     def advance(self, shown: Mapping[str, str]) -> None:
         """Moves the bar by a step."""
@@ -90,7 +104,7 @@ class Log:
     def close(self) -> None:
         """Closes files and bar."""
         self._bar.close()
-        for opened in filter(None, (self._board, self._file)):
+        for opened in filter(None, (self._board, self._file, self._mirror)):
             opened.close()
 
 

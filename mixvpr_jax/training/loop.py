@@ -8,12 +8,12 @@ whatever ends the process, the next one goes on with what was still to do.
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.processes import is_first
+from mixvpr_jax.stores import AnyPath, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
@@ -67,35 +68,38 @@ class Outcome:
 
     step: int
     total_steps: int
-    model: Path | None = None
+    model: AnyPath | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_before: dict[str, float] = field(default_factory=dict)
 
 
-def train(config: TrainConfig, workdir: Path, *, profiled: range = range(0)) -> Outcome:
+def train(
+    config: TrainConfig, workdir: str | os.PathLike[str], *, profiled: range = range(0)
+) -> Outcome:
     """Trains until the end, or until SIGTERM or Ctrl-C, from wherever the folder stands.
 
     Where several processes run, each calls this; the first one writes.
 
     Args:
         config: What is trained.
-        workdir: Where; all processes see the same folder.
+        workdir: Where, a path or gs:// address; all processes see the same folder.
         profiled: Steps of which a trace is written into the folder.
 
     Raises:
         InputError: Wrong data, weights or folder, before anything is written; or a step whose loss,
             gradient or parameters are not finite.
     """
-    with named_when_full(workdir), ExitStack() as stack:
+    folder = as_path(workdir)
+    with named_when_full(folder), ExitStack() as stack:
         stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
         with together():
-            check_workdir(config, workdir)
-            trainer = Trainer(config, workdir)
+            check_workdir(config, folder)
+            trainer = Trainer(config, folder)
         with together():
             if is_first():
-                claim_workdir(config, workdir)
+                claim_workdir(config, folder)
         trainer.open(stack, stop)
-        trainer.profiler = stack.enter_context(closing(Profiler(workdir, profiled)))
+        trainer.profiler = stack.enter_context(closing(Profiler(folder, profiled)))
         return trainer.run()
 
 
@@ -113,7 +117,7 @@ class Trainer:
     state: TrainState
     step: int
 
-    def __init__(self, config: TrainConfig, workdir: Path) -> None:
+    def __init__(self, config: TrainConfig, workdir: AnyPath) -> None:
         """Reads and builds everything, and writes nothing."""
         self.config, self.workdir = config, workdir
         self.metric = selection_metric(config)
@@ -226,6 +230,7 @@ class Trainer:
     def _save(self, monitor: Monitor) -> int:
         """Saves the state, which is known to be finite once the monitor has read all metrics."""
         monitor.drain()
+        self.log.keep()
         self.checkpoints.save(self.step, self.state, self._position(self.step))
         return self.step
 
@@ -244,6 +249,7 @@ class Trainer:
         self.log.describe("validating")
         metrics = self.validation(self.state, check_stop)
         self.log.write(self.step, metrics)
+        self.log.keep()
         self.log.describe("training")
         epoch = self.step // self.steps_per_epoch
         shown = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
@@ -300,6 +306,6 @@ def selection_metric(config: TrainConfig) -> str | None:
     return wanted or next(iter(known), None)
 
 
-def _has_checkpoint(workdir: Path) -> bool:
+def _has_checkpoint(workdir: AnyPath) -> bool:
     folder = workdir / "checkpoints"
     return folder.is_dir() and bool(checkpoint_steps(folder))

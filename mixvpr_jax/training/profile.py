@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.training.mirror import Mirror
 
 
 def steps_to_profile(text: str) -> range:
@@ -27,24 +28,25 @@ def steps_to_profile(text: str) -> range:
 class Profiler:
     """Traces steps; each process writes what its own devices and threads did."""
 
-    def __init__(self, folder: Path, steps: range) -> None:
+    def __init__(self, folder: AnyPath, steps: range) -> None:
         """Takes the folder, which gets plugins/profile/…, and the steps, none in an empty range."""
-        self._folder, self._steps, self._on = folder, steps, False
+        self._folder, self._steps, self._mirror = folder, steps, None
 
     def before(self, step: int) -> None:
         """Starts the trace, if it begins with this step."""
-        if step in self._steps and not self._on:
-            jax.profiler.start_trace(self._folder)
-            self._on = True
+        if step in self._steps and self._mirror is None:
+            self._mirror = Mirror(self._folder)
+            jax.profiler.start_trace(self._mirror.folder)
 
     def after(self, step: int, result: Any) -> None:
         """Ends the trace, if this step was the last of it, once its result is there."""
-        if self._on and step + 1 not in self._steps:
+        if self._mirror is not None and step + 1 not in self._steps:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
         """Ends the trace, if it is still on."""
-        if self._on:
+        if self._mirror is not None:
             jax.profiler.stop_trace()
-            self._on = False
+            self._mirror.close()
+            self._mirror = None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mixvpr_jax.config import TrainConfig
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
+from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
 
 # How fast batches come and where from, not what is in them: of that, checkpoints hold a checksum.
 MAY_CHANGE = tuple(
@@ -22,34 +21,32 @@ MAY_CHANGE = tuple(
 )
 
 
-def check_workdir(config: TrainConfig, workdir: Path) -> None:
+def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
     """Raises InputError where a folder cannot be that of this run; the line lists differences."""
-    if re.match(r"[a-z0-9]{2,}:/", str(workdir)):
-        raise InputError(
-            f"workdir: expected a folder that is mounted here, found the address {workdir}; data "
-            "may lie in an object store (--data.root), runs may not yet"
-        )
-    _require_folder(workdir, "the run")
     path, checkpoints = workdir / "config.json", workdir / "checkpoints"
-    if path.exists():
-        _check_config(config, workdir, path)
-    elif checkpoints.exists():
-        raise InputError(f"{workdir}: expected config.json beside checkpoints, found none")
-    _require_folder(checkpoints, "checkpoints")
+    with reaching(workdir):
+        _require_folder(workdir, "the run")
+        if path.exists():
+            _check_config(config, workdir, path)
+        elif checkpoints.exists():
+            raise InputError(f"{workdir}: expected config.json beside checkpoints, found none")
+        _require_folder(checkpoints, "checkpoints")
     _check_writable(workdir)
-    _check_writable(checkpoints)
+    if is_local(workdir):
+        _check_writable(checkpoints)
 
 
-def claim_workdir(config: TrainConfig, workdir: Path) -> None:
+def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
     """Writes a run's configuration into its folder, where it is not there yet."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not (workdir / "config.json").exists():
+    with reaching(workdir):
+        there = (workdir / "config.json").exists()
+    if not there:
         with beside(workdir / "config.json") as temporary:
             temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 @contextmanager
-def named_when_full(workdir: Path) -> Iterator[None]:
+def named_when_full(workdir: AnyPath) -> Iterator[None]:
     """Names the folder where a disk is full: a write to an open file does not say of which."""
     try:
         yield
@@ -62,7 +59,7 @@ def named_when_full(workdir: Path) -> Iterator[None]:
         raise
 
 
-def _check_config(config: TrainConfig, workdir: Path, path: Path) -> None:
+def _check_config(config: TrainConfig, workdir: AnyPath, path: AnyPath) -> None:
     try:
         there = json.loads(path.read_text())
     except ValueError as error:
@@ -75,15 +72,18 @@ def _check_config(config: TrainConfig, workdir: Path, path: Path) -> None:
         )
 
 
-def _require_folder(folder: Path, what: str) -> None:
+def _require_folder(folder: AnyPath, what: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"{folder}: expected a folder for {what}, found a file; choose another --workdir"
         )
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folder: AnyPath) -> None:
     """Makes a file that has no name and leaves nothing, there or where the folder will be made."""
+    if not is_local(folder):
+        check_writable(folder)
+        return
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

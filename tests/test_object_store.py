@@ -1,0 +1,196 @@
+"""Runs whose folder is in an object store: what they do on a disk, they do there."""
+
+import logging
+import re
+import signal
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from runs import command, finish, start, tiny_config, told
+from stores import put
+
+from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
+from mixvpr_jax.config import DataConfig
+from mixvpr_jax.conversion import write_checkpoint
+from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.stores import as_path
+from mixvpr_jax.training.initial import initial_model
+from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.mirror import Mirror
+from mixvpr_jax.weights import get_weights
+
+
+def names_in(folder):
+    """Every object below a folder."""
+    return {str(root / name) for root, _, names in folder.walk() for name in names}
+
+
+def wait_for(process, reached):
+    deadline = time.monotonic() + 100
+    while not reached():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def test_a_run_is_killed_stopped_and_ends_as_on_a_disk(town, bucket, tmp_path):
+    """Images come from the store as well; its trace goes there, too."""
+    status, _, errors = finish(start(command(town, tmp_path / "run"), 2))
+    assert status == 0, errors
+
+    data, workdir = put(town / "train", bucket / "train"), bucket / "run"
+    arguments = [*command(town, workdir), "--data.root", data, "--profile-steps", "2:3"]
+    killed = start(arguments, 2)
+    wait_for(killed, (workdir / "checkpoints" / "6" / "commit_success.txt").exists)
+    killed.kill()
+    finish(killed)
+
+    stopped = start(arguments, 2)
+    wait_for(stopped, lambda: len(list(workdir.glob("events*"))) > 1)  # each has its own
+    stopped.send_signal(signal.SIGTERM)
+    status, output, errors = finish(stopped)
+    assert status == 0, errors
+    assert re.search(r"stopped at step \d+ of 12|model: gs://bucket/run/model", output)
+
+    status, output, errors = finish(start(arguments, 2))
+    assert status == 0, errors
+    assert output.endswith("model: gs://bucket/run/model\n")
+    assert told(workdir) == told(tmp_path / "run")  # to the last bit
+    for name in ("model.safetensors", "README.md"):
+        there = (workdir / "model" / name).read_bytes()
+        assert there == (tmp_path / "run" / "model" / name).read_bytes()
+    names = names_in(workdir)
+    for pattern in ("curves.png", "config.json", "events.out.tfevents.*", "plugins/.*[.]xplane.pb"):
+        assert [name for name in names if re.fullmatch(f"bucket/run/{pattern}", name)], pattern
+    kept = {name.split("/")[3] for name in names if "/checkpoints/" in name}
+    on_disk = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == on_disk
+
+
+@pytest.fixture
+def trained(town, bucket, ordinary_promotion):
+    """A run in the store, with checkpoints 4 and 8."""
+    workdir = bucket / "run"
+    train(tiny_config(town, epochs=2), workdir)
+    return workdir
+
+
+def test_a_damaged_checkpoint(town, trained, caplog):
+    reference = told(trained)
+    (part,) = (trained / "checkpoints" / "8" / "checksums").glob("metadata")
+    part.write_bytes(part.read_bytes().replace(b"a", b"b", 1))
+    with caplog.at_level(logging.WARNING):
+        outcome = train(tiny_config(town, epochs=2), trained)
+    assert outcome.step == 8
+    assert "checkpoints/8: damaged" in caplog.text
+    assert "going on from the one before" in caplog.text
+    (moved,) = (trained / "damaged_checkpoints").iterdir()
+    assert moved.name.startswith("8_")
+    assert (moved / "commit_success.txt").exists()
+    assert told(trained) == reference
+
+
+def test_a_store_that_is_not_reached_is_no_damage(town, trained, store):
+    before = names_in(trained / "checkpoints")
+    store.forbidden = ("GET", "run/checkpoints/8/state/")
+    with pytest.raises(InputError, match=r"checkpoints/8: expected to reach the object store, fou"):
+        train(tiny_config(town, epochs=2), trained)
+    store.forbidden = ("", "")
+    assert names_in(trained / "checkpoints") == before
+    assert not (trained / "damaged_checkpoints").exists()
+
+
+@pytest.mark.parametrize("part", ["checkpoints/3/state/", "metrics.jsonl", "checkpoints/3/commit"])
+def test_what_may_not_be_written(part, town, bucket, store):
+    """In the middle of a run: one line, and the same command goes on."""
+    store.forbidden = ("POST", f"run/{part}")
+    status, _, errors = finish(start(command(town, bucket / "run")))
+    assert status == 2
+    (line,) = [line for line in errors.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
+    assert re.match(r"error: gs://bucket/run/.*: expected to .*, found: .*; mend it, and the", line)
+    store.forbidden = ("", "")
+    status, _, errors = finish(start(command(town, bucket / "run")))
+    assert status == 0, errors
+
+
+def test_nothing_is_written_where_nothing_may_be(town, bucket, store):
+    store.forbidden = ("POST", "run/")
+    with pytest.raises(InputError, match="gs://bucket/run: expected to reach the object store, fo"):
+        train(tiny_config(town), bucket / "run")
+    with pytest.raises(InputError, match="gs://another/run: expected to reach the object store"):
+        train(tiny_config(town), "gs://another/run")
+    assert names_in(bucket) == set()
+
+
+def test_the_folder_of_another_configuration(town, trained):
+    with pytest.raises(InputError, match=r"gs://bucket/run: a run of another configuration \(epoc"):
+        train(tiny_config(town, epochs=3), trained)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs:/bucket/run", "https://a.b/c"])
+def test_other_addresses(address):
+    line = f"expected a path or gs://bucket/folder, found {address}"
+    with pytest.raises(InputError, match=line):
+        as_path(address)
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(InputError, match=r"gs://bucket/run: .*; pip install 'mixvpr-jax\[gcs\]'"):
+        as_path("gs://bucket/run")
+    with pytest.raises(InputError, match=r"gs://bucket/run: .*; pip install 'mixvpr-jax\[gcs\]'"):
+        open_source(DataConfig("gs://bucket/run"))
+
+
+def test_models(town, trained, bucket):
+    """From a run's folder in the store, and back into it."""
+    model, preprocess = from_pretrained(str(trained / "model"))
+    save_pretrained(model, bucket / "copy")
+    again, _ = from_pretrained("gs://bucket/copy")
+    images = preprocess(np.zeros((50, 60, 3), np.uint8))
+    np.testing.assert_array_equal(model(images), again(images))
+    (bucket / "copy" / "config.json").unlink()
+    with pytest.raises(InputError, match=r"gs://bucket/copy/config.json: expected a model's file,"):
+        from_pretrained("gs://bucket/copy")
+
+
+def test_what_a_run_starts_from(trained, bucket, tmp_path):
+    """Another run's model, its last checkpoint where it has none yet, or a file."""
+    start_config = replace(tiny_config(tmp_path).model, init=str(trained))
+    of_run = get_weights(initial_model(start_config, seed=0))
+    of_model = get_weights(from_pretrained(str(trained / "model"))[0])
+    assert all(np.array_equal(of_run[name], of_model[name]) for name in of_model)
+    (trained / "model").rmtree()
+    of_checkpoint = get_weights(initial_model(start_config, seed=0))
+    assert of_checkpoint.keys() == of_model.keys()
+
+    write_checkpoint(create_model(start_config.architecture, seed=3), tmp_path / "model.ckpt")
+    (bucket / "model.ckpt").write_bytes((tmp_path / "model.ckpt").read_bytes())
+    file = replace(start_config, init="gs://bucket/model.ckpt")
+    of_file = get_weights(initial_model(file, seed=0))
+    expected = get_weights(create_model(start_config.architecture, seed=3))
+    assert all(np.array_equal(of_file[name], expected[name]) for name in expected)
+
+
+def test_a_mirror_copies_what_is_new(bucket, monkeypatch, tmp_path):
+    mirror = Mirror(bucket / "run")
+    (mirror.folder / "below").mkdir()
+    for name in ("log", "below/trace"):
+        (mirror.folder / name).write_text("one")
+    mirror.copy_if_due()  # not yet
+    assert not (bucket / "run").exists()
+    monkeypatch.setattr("mixvpr_jax.training.mirror.SECONDS", 0.0)
+    mirror.copy_if_due()
+    assert (bucket / "run" / "below" / "trace").read_text() == "one"
+    (bucket / "run" / "below" / "trace").unlink()
+    with (mirror.folder / "log").open("a") as file:
+        file.write(" two")
+    mirror.close()
+    assert (bucket / "run" / "log").read_text() == "one two"
+    assert not (bucket / "run" / "below" / "trace").exists()  # nothing new to copy
+    assert not mirror.folder.exists()
+    assert Mirror(tmp_path).folder == tmp_path
