@@ -55,7 +55,9 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
     try:
         yield
         multihost_utils.sync_global_devices("all are done")
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not _is_of_another(error):
+            raise
         _end_alone(error)
     jax.distributed.shutdown()
 
@@ -103,6 +105,13 @@ def _require_free(port: int) -> None:
                 f"coordinator: expected a free port here, found {port}: {error}; give another to "
                 "all processes"
             ) from None
+
+
+def _is_of_another(error: Exception) -> bool:
+    """Whether an operation of all processes failed, not one of this process alone."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" not in str(error)  # memory
+    return "Gloo" in str(error)  # of CPUs; an array that is looked at raises ValueError
 
 
 def _end_unmet(config: ProcessConfig) -> NoReturn:
