@@ -6,12 +6,12 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -82,9 +82,10 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     Raises:
         InputError: The file is missing, empty, cut short or no image.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
-        data = path.read_bytes()
+        with reaching(path, but=FileNotFoundError):
+            data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no such file") from None
     except (PermissionError, IsADirectoryError) as error:

@@ -18,8 +18,8 @@ from etils import epath
 
 from mixvpr_jax.errors import InputError
 
-AnyPath = Path | epath.Path
-"""On a disk, or in an object store."""
+AnyPath = epath.Path | Path
+"""In an object store, or on a disk."""
 
 # Of what tensorstore says: the store is there no more, or does not let us; retries were in vain.
 _UNREACHABLE = re.compile(
@@ -55,19 +55,29 @@ def is_local(path: AnyPath) -> bool:
     return "://" not in os.fspath(path)
 
 
+def resolved(path: AnyPath) -> AnyPath:
+    """The absolute path; an address is one already."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
 @contextmanager
-def reaching(path: AnyPath) -> Iterator[None]:
+def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]:
     """Tells in one line what a store's library says where it cannot do what is asked.
 
+    Args:
+        path: What is read or written. Of a disk, what goes wrong is raised as it is.
+        but: What is raised as it is in any case.
+
     Raises:
-        InputError: The line. Of a disk, what went wrong goes on as it is.
+        InputError: The line.
     """
     try:
         yield
-    except InputError:
+    except (InputError, but):
         raise
     except Exception as error:  # OSError, the library's, HTTP's and the credentials' own
-        if is_local(path):
+        of_store = isinstance(error, FileNotFoundError) or unreachable(error)
+        if is_local(path) or not of_store:
             raise
         raise InputError(
             f"{path}: expected to reach the object store, found: {_in_a_line(error)}; mend it, and "

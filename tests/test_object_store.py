@@ -13,9 +13,11 @@ from runs import command, finish, start, tiny_config, told
 from stores import put
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.config import DataConfig
+from mixvpr_jax.config import DataConfig, EvaluationConfig
 from mixvpr_jax.conversion import write_checkpoint
+from mixvpr_jax.data.benchmarks import read_benchmark
 from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.stores import as_path
 from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.loop import train
@@ -194,3 +196,60 @@ def test_a_mirror_copies_what_is_new(bucket, monkeypatch, tmp_path):
     assert not (bucket / "run" / "below" / "trace").exists()  # nothing new to copy
     assert not mirror.folder.exists()
     assert Mirror(tmp_path).folder == tmp_path
+
+
+def test_an_evaluation_in_a_store_is_that_on_a_disk(town, trained, bucket, tmp_path):
+    """Model, images, ground truth in their names, results and the run to compare with."""
+    images = put(town / "test", bucket / "test")
+    arguments = [sys.executable, "eval.py", "--latency-queries", 2, "--recall-values", 1, 5]
+    here = [*arguments, "--database", town / "test" / "database"]
+    here += ["--queries", town / "test" / "queries", "--output", tmp_path / "out"]
+    (tmp_path / "model").mkdir()
+    for file in (trained / "model").iterdir():
+        (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    assert finish(start([*here, "--weights", tmp_path / "model"]))[0] == 0
+
+    there = [*arguments, "--weights", trained / "model", "--output", bucket / "out"]
+    there += ["--database", f"{images}/database", "--queries", f"{images}/queries"]
+    status, output, errors = finish(start(there))
+    assert status == 0, errors
+    assert output.endswith("report: gs://bucket/out/report.html\n")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in (bucket / "out").iterdir()} == names
+    for name in ("database_descriptors.npy", "query_descriptors.npy"):
+        assert (bucket / "out" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    predictions = (bucket / "out" / "predictions.csv").read_text()
+    assert predictions.replace("gs://bucket/test", f"{town}/test") == (
+        (tmp_path / "out" / "predictions.csv").read_text()
+    )
+
+    status, _, errors = finish(start(there))
+    assert (status, "gs://bucket/out: expected no earlier results" in errors) == (2, True)
+    status, output, errors = finish(start([*there, "--overwrite", "--compare", bucket / "out"]))
+    assert status == 0, errors
+
+
+def test_results_that_may_not_be_written(town, bucket, store, tmp_path):
+    """Told before hours of work: the model is not even looked for."""
+    store.forbidden = ("POST", "out/")
+    folders = (town / "test" / part for part in ("database", "queries"))
+    config = EvaluationConfig("nowhere", bucket / "out", None, None, None, False, *folders)
+    with pytest.raises(InputError, match="gs://bucket/out: expected to reach the object store"):
+        evaluate(config)
+
+
+def test_a_benchmark_and_validation_in_a_store(town, trained, bucket, ordinary_promotion):
+    """A benchmark's folder is found below the one that is given, and its counts are held."""
+    put(town / "test" / "database", bucket / "data" / "Tokyo247" / "images" / "test" / "database")
+    put(town / "test" / "queries", bucket / "data" / "Tokyo247" / "images" / "test" / "queries")
+    with pytest.raises(InputError, match="gs://bucket/data: tokyo247: expected 75,984 database"):
+        read_benchmark("tokyo247", bucket / "data")
+    found = read_benchmark("tokyo247", bucket / "data", allow_subset=True)
+    assert found.is_subset
+    assert str(found.queries[0]).startswith("gs://bucket/data/Tokyo247/images/test/queries/@")
+
+    put(town / "test", bucket / "test")
+    config = tiny_config(town, epochs=2)
+    validation = replace(config.validation, sets=("gs://bucket/test",))
+    train(replace(config, validation=validation), bucket / "other")
+    assert told(bucket / "other") == told(trained)

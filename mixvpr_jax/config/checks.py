@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import as_path
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -44,6 +45,18 @@ def require_not_negative(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not (is_finite(value) and value >= 0):
             raise InputError(f"{name}: expected 0 or more, found {value!r:.40}")
+
+
+def to_paths(config: object, *names: str) -> None:
+    """Makes paths of these fields, whatever kind of path was given; None passes.
+
+    Raises:
+        InputError: An address that is none of a disk or of a store.
+    """
+    for name in names:
+        if (value := getattr(config, name)) is not None:
+            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
+            object.__setattr__(config, name, path)
 
 
 def checked_fields(cls: type, values: object) -> Mapping[str, Any]:

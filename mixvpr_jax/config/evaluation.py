@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
-from mixvpr_jax.config.checks import require_known, require_positive
+from mixvpr_jax.config.checks import require_known, require_positive, to_paths
 from mixvpr_jax.config.model import Dtype
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath, as_path
 
 Index = Literal["exact", "approximate", "faiss"]
 Storage = Literal["float32", "float16"]
@@ -22,8 +22,10 @@ RADIUS_M = 25.0
 class EvaluationConfig:
     """What to evaluate, and how: a benchmark by its name, or two folders.
 
+    Folders lie on a disk, or in an object store (gs://bucket/folder).
+
     Attributes:
-        weights: A model's folder, a released name or hf://organisation/repository.
+        weights: A model's folder, also on gs://, a released name or hf://organisation/repository.
         output: Folder for results.json, predictions.csv, descriptors and report.html.
         dataset: A benchmark, such as pitts30k-test or msls-val (docs/datasets.md lists them).
         data_dir: The benchmark's folder, or one that holds it; None is the folder that the
@@ -55,13 +57,13 @@ class EvaluationConfig:
     """
 
     weights: str
-    output: Path
+    output: AnyPath
     dataset: str | None = None
-    data_dir: Path | None = None
-    ground_truth: Path | None = None
+    data_dir: AnyPath | None = None
+    ground_truth: AnyPath | None = None
     allow_subset: bool = False
-    database: Path | None = None
-    queries: Path | None = None
+    database: AnyPath | None = None
+    queries: AnyPath | None = None
     positive_radius_m: float | None = None
     recall_values: tuple[int, ...] | None = None
     batch_size: int | None = None
@@ -74,11 +76,12 @@ class EvaluationConfig:
     cache_gigabytes: float = 20.0
     latency_queries: int = 50
     saliency_queries: int = 0
-    compare: Path | None = None
+    compare: AnyPath | None = None
     skip_unreadable: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        to_paths(self, "output", "data_dir", "ground_truth", "database", "queries", "compare")
         require_positive(self, "search_megabytes")
         for name in ("batch_size", "positive_radius_m"):
             if getattr(self, name) is not None:
@@ -104,7 +107,7 @@ class EvaluationConfig:
             raise InputError(f"positive_radius_m: {self.dataset} has a radius of its own")
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """Where the benchmark lies.
 
         Raises:
@@ -115,7 +118,7 @@ class EvaluationConfig:
         return data_folder(f"the folder of {self.dataset}; give --data-dir DIR")
 
 
-def data_folder(expected: str) -> Path:
+def data_folder(expected: str) -> AnyPath:
     """The folder that MIXVPR_DATA names.
 
     Args:
@@ -123,4 +126,4 @@ def data_folder(expected: str) -> Path:
     """
     if "MIXVPR_DATA" not in os.environ:
         raise InputError(f"expected {expected}, or set MIXVPR_DATA")
-    return Path(os.environ["MIXVPR_DATA"])
+    return as_path(os.environ["MIXVPR_DATA"])

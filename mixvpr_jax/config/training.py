@@ -5,15 +5,21 @@ The recipe is that of main.py of amaralibey/MixVPR.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mixvpr_jax.config.checks import require_known, require_not_negative, require_positive
+from mixvpr_jax.config.checks import (
+    require_known,
+    require_not_negative,
+    require_positive,
+    to_paths,
+)
 from mixvpr_jax.config.data import DataConfig
 from mixvpr_jax.config.model import ModelConfig
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath, resolved
 
 LossName = Literal[
     "MultiSimilarityLoss",
@@ -102,9 +108,9 @@ class ValidationConfig:
         before_training: Whether to measure once before the first step, too.
     """
 
-    sets: tuple[Path, ...] = ()
-    data_dir: Path | None = None
-    ground_truth: Path | None = None
+    sets: tuple[AnyPath, ...] = ()
+    data_dir: AnyPath | None = None
+    ground_truth: AnyPath | None = None
     select_by: str | None = None
     positive_radius_m: float = 25.0
     batch_size: int = 64
@@ -112,6 +118,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "positive_radius_m", "batch_size")
+        to_paths(self, "sets", "data_dir", "ground_truth")
         names = self.names
         if len(set(names)) < len(names):
             raise InputError(f"validation.sets: expected distinct last parts, found {names}")
@@ -119,7 +126,7 @@ class ValidationConfig:
     @property
     def names(self) -> tuple[str, ...]:
         """What the sets are called in metrics."""
-        return tuple(folder.resolve().name for folder in self.sets)
+        return tuple(resolved(folder).name for folder in self.sets)
 
 
 @dataclass(frozen=True)
@@ -194,4 +201,4 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, os.PathLike) else value

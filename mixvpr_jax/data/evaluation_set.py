@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
+
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class EvaluationSet:
 
     protocol: Protocol
     layout: str
-    database: tuple[Path, ...]
-    queries: tuple[Path, ...]
+    database: tuple[AnyPath, ...]
+    queries: tuple[AnyPath, ...]
     positives: Sequence[np.ndarray] | None = None
     database_utm: np.ndarray | None = None
     queries_utm: np.ndarray | None = None

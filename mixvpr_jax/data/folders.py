@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
+from etils import epath
 
+from mixvpr_jax.data.listing import files_below
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath, reaching
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -31,8 +34,8 @@ class ImageFolder:
         utm: [n, 2] float64, east and north in metres; None where no name holds a position.
     """
 
-    root: Path
-    paths: tuple[Path, ...]
+    root: AnyPath
+    paths: tuple[AnyPath, ...]
     utm: np.ndarray | None
 
     def select(self, kept: np.ndarray) -> ImageFolder:
@@ -41,16 +44,17 @@ class ImageFolder:
         return replace(self, paths=paths, utm=None if self.utm is None else self.utm[kept])
 
 
-def read_folder(root: Path) -> ImageFolder:
+def read_folder(root: AnyPath) -> ImageFolder:
     """Lists a folder's images and reads the positions in their names.
 
     Raises:
         InputError: No such folder, no image in it, a position in some names only, or one that is
             no pair of numbers.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of images, found no such folder")
-    paths = tuple(sorted(_image_files(root)))
+    with reaching(root):
+        if not root.is_dir():
+            raise InputError(f"{root}: expected a folder of images, found no such folder")
+    paths = tuple(sorted(_image_files(root) if isinstance(root, Path) else _image_objects(root)))
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{root}: expected images ({suffixes}), found none")
@@ -69,11 +73,19 @@ def _image_files(root: Path) -> Iterator[Path]:
         below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in above]
         ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
         for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if _is_image(name):
                 yield Path(folder, name)
 
 
-def _positions(root: Path, paths: tuple[Path, ...]) -> np.ndarray | None:
+def _image_objects(root: epath.Path) -> Iterator[epath.Path]:
+    return (root / name for name in files_below(root) if _is_image(name.rpartition("/")[2]))
+
+
+def _is_image(name: str) -> bool:
+    return PurePath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _positions(root: AnyPath, paths: tuple[AnyPath, ...]) -> np.ndarray | None:
     labelled = [path for path in paths if path.name.startswith("@")]
     if not labelled:
         return None
@@ -86,7 +98,7 @@ def _positions(root: Path, paths: tuple[Path, ...]) -> np.ndarray | None:
     return np.array([_position(path) for path in paths], np.float64)
 
 
-def _position(path: Path) -> tuple[float, float]:
+def _position(path: AnyPath) -> tuple[float, float]:
     try:
         east, north = (float(part) for part in path.name.split("@")[1:3])
     except ValueError:

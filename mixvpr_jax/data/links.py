@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 VARIABLE = "MIXVPR_LINKED_FOLDERS"
 
@@ -41,13 +42,13 @@ def _can_be(name: str) -> bool:
 class Fence:
     """Around the folders that a list's names are relative to, wherever those really lie."""
 
-    def __init__(self, bases: Iterable[Path], source: object) -> None:
+    def __init__(self, bases: Iterable[AnyPath], source: object) -> None:
         """Around these folders, for an error that begins with what lists the names."""
         linked = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
         self.source = source
         self.allowed = {Path(os.path.realpath(folder)) for folder in (*bases, *linked)}
 
-    def require(self, link: Path) -> None:
+    def require(self, link: AnyPath) -> None:
         """Refuses an image that is a link out of these folders and of the one that it lies in.
 
         Raises:

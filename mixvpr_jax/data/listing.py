@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.stores import AnyPath, is_local
+from mixvpr_jax.stores import AnyPath, is_local, reaching
 
 # There is no folder of that name, and there can be none.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -44,6 +44,44 @@ def sizes_in(folder: AnyPath) -> Mapping[str, int]:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     found = _remote(folder)
     return {_last(entry["name"]): entry["size"] for entry in found if entry["type"] == "file"}
+
+
+def stamps_in(folder: AnyPath) -> Mapping[str, str]:
+    """What tells one state of each object in a folder of a store from another, by name."""
+    with reaching(folder):
+        found = _remote(folder)
+    return {
+        _last(e["name"]): f"{e['size']} {e.get('generation')}" for e in found if e["type"] == "file"
+    }
+
+
+def folders_in(folder: AnyPath) -> list[str]:
+    """The folders in a folder, by name; none where it cannot be listed."""
+    return _of_type(folder, "directory")
+
+
+def files_in(folder: AnyPath) -> list[str]:
+    """The files in a folder, by name; none where it cannot be listed."""
+    return _of_type(folder, "file")
+
+
+def files_below(folder: AnyPath) -> list[str]:
+    """The objects in a folder of a store at any depth, by names relative to it."""
+    import fsspec
+
+    store, path = fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
+    with reaching(folder):
+        return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
+
+
+def _of_type(folder: AnyPath, kind: str) -> list[str]:
+    try:
+        if not is_local(folder):
+            return [_last(entry["name"]) for entry in _remote(folder) if entry["type"] == kind]
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if (e.is_dir if kind == "directory" else e.is_file)()]
+    except OSError:
+        return []
 
 
 def _remote(folder: AnyPath) -> list[dict[str, Any]]:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.data.listing import stamps_in
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
+from mixvpr_jax.stores import AnyPath
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class DescriptorCache:
         return self.folder / f"{rows.start:08d}-{rows.stop:08d}.npz"
 
 
-def content_key(weights: str, paths: Sequence[Path], how: Mapping[str, Any]) -> str:
+def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) -> str:
     """What descriptors depend on, as the name of a folder.
 
     Args:
@@ -79,14 +81,26 @@ def content_key(weights: str, paths: Sequence[Path], how: Mapping[str, Any]) -> 
         InputError: An image that is not there.
     """
     digest = hashlib.sha256(json.dumps([weights, how], sort_keys=True).encode())
+    listed: dict[AnyPath, Mapping[str, str]] = {}
     for path in paths:
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            raise InputError(f"{path}: expected an image, found no such file") from None
-        line = f"\n{found.st_size} {found.st_mtime_ns} ".encode()
-        digest.update(line + os.fsencode(path.absolute()))
+        if isinstance(path, Path):
+            stamp, name = _stamp(path), path.absolute()
+        else:  # a folder at a time: a request each would take as long as describing them
+            if path.parent not in listed:
+                listed[path.parent] = stamps_in(path.parent)
+            stamp, name = listed[path.parent].get(path.name), path
+        if stamp is None:
+            raise InputError(f"{path}: expected an image, found no such file")
+        digest.update(f"\n{stamp} ".encode() + os.fsencode(name))
     return digest.hexdigest()[:32]
+
+
+def _stamp(path: Path) -> str | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def weights_hash(weights: Mapping[str, np.ndarray]) -> str:

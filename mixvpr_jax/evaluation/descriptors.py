@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS, gather, gather_text
 from mixvpr_jax.preprocess import Preprocess, normalize
+from mixvpr_jax.stores import AnyPath
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
 BATCHES_AT_ONCE = 2
@@ -73,7 +73,7 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
 def describe_images(
     encode: Encoder,
     preprocess: Preprocess,
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     *,
     batch_size: int = 4,
     batch_multiple: int = 1,
@@ -161,7 +161,7 @@ def _of_all_processes(parts: Sequence[Part], storage: str, problem: str) -> Part
     return Part(np.concatenate(flat).reshape(len(reasons), -1), tuple(reasons))
 
 
-def _check_finite(descriptors: np.ndarray, paths: Sequence[Path], readable: np.ndarray) -> None:
+def _check_finite(descriptors: np.ndarray, paths: Sequence[AnyPath], readable: np.ndarray) -> None:
     broken = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
     if len(broken):
         path = paths[int(np.flatnonzero(readable)[broken[0]])]
@@ -209,7 +209,7 @@ def _described(
 
 
 def _read_ahead(
-    preprocess: Preprocess, batches: Sequence[Sequence[Path]], num_workers: int | None
+    preprocess: Preprocess, batches: Sequence[Sequence[AnyPath]], num_workers: int | None
 ) -> Generator[_Images]:
     """Resized images, batch by batch in order, read by threads or by processes.
 
@@ -233,7 +233,7 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(preprocess: Preprocess, paths: Sequence[Path]) -> _Images:
+def _read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> _Images:
     """uint8 images [b, height, width, 3], and for each why it cannot be read ("" if it can)."""
     images = np.zeros((len(paths), *preprocess.image_size, 3), np.uint8)
     reasons = [""] * len(paths)

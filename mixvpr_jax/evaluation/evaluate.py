@@ -41,6 +41,7 @@ from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.processes import is_first
 from mixvpr_jax.released import cache_folder
+from mixvpr_jax.stores import AnyPath, reaching
 from mixvpr_jax.version import __version__
 from mixvpr_jax.weights import get_weights
 
@@ -77,12 +78,13 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
 def read_data(config: EvaluationConfig) -> EvaluationSet:
     """The images and the ground truth that a configuration names."""
     if config.dataset is not None:
-        return read_benchmark(
-            config.dataset,
-            config.folder,
-            ground_truth=config.ground_truth,
-            allow_subset=config.allow_subset,
-        )
+        with reaching(config.folder):
+            return read_benchmark(
+                config.dataset,
+                config.folder,
+                ground_truth=config.ground_truth,
+                allow_subset=config.allow_subset,
+            )
     assert config.database is not None and config.queries is not None
     radius_m = config.positive_radius_m or RADIUS_M
     return read_folder_pair(config.database, config.queries, radius_m=radius_m)
@@ -147,7 +149,7 @@ class Evaluator:
             weights_hash=self.weights_hash,
         )
 
-    def describe(self, what: str, paths: tuple[Path, ...], progress: tqdm) -> Described:
+    def describe(self, what: str, paths: tuple[AnyPath, ...], progress: tqdm) -> Described:
         """Descriptors of image files, those that are known from the cache."""
         cache = None
         if self.config.cache_gigabytes:

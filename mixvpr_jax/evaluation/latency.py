@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from mixvpr_jax.evaluation.descriptors import Encoder
 from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def measure_latency(
     encode: Encoder,
     preprocess: Preprocess,
     search: Callable[[np.ndarray], object],
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
 ) -> dict[str, Latency]:
     """Times queries one by one, as a robot asks them.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.result import model_name
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class OtherResults:
     predictions: dict[str, list[str]]
 
 
-def read_other_run(folder: Path, data: EvaluationSet) -> OtherResults:
+def read_other_run(folder: AnyPath, data: EvaluationSet) -> OtherResults:
     """Reads results.json and predictions.csv of another output folder.
 
     Args:
@@ -56,7 +57,7 @@ def read_other_run(folder: Path, data: EvaluationSet) -> OtherResults:
     )
 
 
-def _read_results(path: Path) -> dict[str, Any]:
+def _read_results(path: AnyPath) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text())
         fields = {"dataset": str, "recall": dict | None, "weights": str}
@@ -69,10 +70,11 @@ def _read_results(path: Path) -> dict[str, Any]:
     raise InputError(f"{path}: expected what eval.py writes, found something else")
 
 
-def _read_predictions(path: Path) -> dict[str, list[str]]:
+def _read_predictions(path: AnyPath) -> dict[str, list[str]]:
     predictions: dict[str, list[str]] = {}
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        with io.StringIO(text, newline="") as file:
             for row in csv.DictReader(file):
                 predictions.setdefault(row["query"], []).append(row["prediction"])
     except FileNotFoundError:
@@ -82,7 +84,7 @@ def _read_predictions(path: Path) -> dict[str, list[str]]:
     return predictions
 
 
-def _require_known(path: Path, predictions: dict[str, list[str]], data: EvaluationSet) -> None:
+def _require_known(path: AnyPath, predictions: dict[str, list[str]], data: EvaluationSet) -> None:
     """The same queries, answered by images of the same database."""
     queries, database = set(map(str, data.queries)), set(map(str, data.database))
     if strange := next((name for name in predictions if name not in queries), None):
@@ -97,7 +99,7 @@ def _require_known(path: Path, predictions: dict[str, list[str]], data: Evaluati
 
 
 def predictions_as_indices(
-    other: OtherResults, queries: Sequence[Path], database: Sequence[Path]
+    other: OtherResults, queries: Sequence[AnyPath], database: Sequence[AnyPath]
 ) -> np.ndarray:
     """The other evaluation's predictions.
 

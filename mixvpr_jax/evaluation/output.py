@@ -22,6 +22,7 @@ from mixvpr_jax.evaluation.report import ReportData, write_report
 from mixvpr_jax.evaluation.report_data import report_data
 from mixvpr_jax.evaluation.result import Evaluation
 from mixvpr_jax.evaluation.submission import write_submission
+from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
 
 OUTPUTS = (
@@ -38,9 +39,10 @@ OUTPUTS = (
 
 def check_output(config: EvaluationConfig) -> None:
     """Raises InputError where results cannot be put into the output folder, or may not be."""
-    if config.output.exists() and not config.output.is_dir():
-        raise InputError(f"{config.output}: expected a folder for the results, found a file")
-    present = [name for name in OUTPUTS if (config.output / name).exists()]
+    with reaching(config.output):
+        if config.output.exists() and not config.output.is_dir():
+            raise InputError(f"{config.output}: expected a folder for the results, found a file")
+        present = [name for name in OUTPUTS if (config.output / name).exists()]
     folders = [name for name in present if (config.output / name).is_dir()]
     if folders:
         raise InputError(f"{config.output / folders[0]}: expected no folder of that name")
@@ -49,6 +51,8 @@ def check_output(config: EvaluationConfig) -> None:
             f"{config.output}: expected no earlier results, found {', '.join(present)}; "
             "choose another folder or give --overwrite"
         )
+    if not is_local(config.output):
+        check_writable(config.output)
 
 
 def write_output(
@@ -157,7 +161,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _write_names(path: Path, images: tuple[Path, ...]) -> None:
+def _write_names(path: Path, images: tuple[AnyPath, ...]) -> None:
     """A line an image, in the order of the descriptors."""
     _write_csv(path, ("image",), ((image,) for image in images))
 

@@ -10,6 +10,7 @@ import numpy as np
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
+from mixvpr_jax.stores import AnyPath
 
 MOST_PREDICTIONS = 25  # the script looks at 20
 
@@ -37,7 +38,7 @@ def write_submission(path: Path, evaluation_set: EvaluationSet, predictions: np.
             file.write(f"{' '.join([query, *database[row]])}\n")
 
 
-def _keys(paths: Sequence[Path]) -> list[str]:
+def _keys(paths: Sequence[AnyPath]) -> list[str]:
     """Names without ending; a comma would be a sequence there, "#" a comment."""
     keys = [path.stem for path in paths]
     for key, path in zip(keys, paths, strict=True):

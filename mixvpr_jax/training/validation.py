@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +21,7 @@ from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS, data_mesh
 from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.stores import AnyPath
 from mixvpr_jax.training.step import TrainState
 
 RECALL_VALUES = (1, 5, 10)
@@ -105,7 +105,7 @@ class Validation:
         return recall_at_k(found, data.positives, RECALL_VALUES)
 
 
-def _read_set(config: ValidationConfig, path: Path) -> EvaluationSet:
+def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     if str(path) in BENCHMARKS:
         folder = config.data_dir or data_folder(f"the folder of {path}; give --validation.data-dir")
         data = read_benchmark(str(path), folder, ground_truth=config.ground_truth)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from mixvpr_jax.data.benchmarks.mat_files import read_variable
 from mixvpr_jax.data.benchmarks.positions import positives_within, require_metres
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class DbStruct:
         radius_m: The largest distance of a positive.
     """
 
-    file: Path
+    file: AnyPath
     database: list[str]
     queries: list[str]
     database_utm: np.ndarray
     queries_utm: np.ndarray
     radius_m: float
 
-    def find(self, protocol: Protocol, database: list[Path], queries: list[Path]) -> Found:
+    def find(self, protocol: Protocol, database: list[AnyPath], queries: list[AnyPath]) -> Found:
         """The benchmark, its images looked for below these folders.
 
         Raises:
@@ -61,7 +61,7 @@ class DbStruct:
         return Found(whole, of_database.present, of_queries.present)
 
 
-def read_struct(file: Path) -> DbStruct:
+def read_struct(file: AnyPath) -> DbStruct:
     """Reads `dbStruct`, whose lists must be as long as it says.
 
     Raises:
@@ -84,7 +84,7 @@ def read_struct(file: Path) -> DbStruct:
     return DbStruct(file, database, queries, database_utm, queries_utm, radius_m)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: AnyPath) -> dict[str, Any]:
     try:
         struct = read_variable(file.read_bytes(), "dbStruct")
     except NotImplementedError:
@@ -99,7 +99,7 @@ def _load(file: Path) -> dict[str, Any]:
     return struct
 
 
-def _field(file: Path, struct: dict[str, Any], *names: str) -> Any:
+def _field(file: AnyPath, struct: dict[str, Any], *names: str) -> Any:
     name = next((name for name in names if name in struct), None)
     if name is None:
         found = ", ".join(struct)
@@ -107,7 +107,7 @@ def _field(file: Path, struct: dict[str, Any], *names: str) -> Any:
     return struct[name]
 
 
-def _names(file: Path, struct: dict[str, Any], *fields: str) -> list[str]:
+def _names(file: AnyPath, struct: dict[str, Any], *fields: str) -> list[str]:
     found = _field(file, struct, *fields)
     if isinstance(found, np.ndarray) and found.size == 0:
         return []
@@ -126,14 +126,14 @@ def _shown(value: object) -> str:
     return " ".join(reprlib.repr(value).split())[:80]
 
 
-def _number(file: Path, struct: dict[str, Any], field: str) -> float:
+def _number(file: AnyPath, struct: dict[str, Any], field: str) -> float:
     value = _field(file, struct, field)
     if not isinstance(value, np.ndarray) or value.size != 1:
         raise InputError(f"{file}: expected a number in dbStruct.{field}, found {_shown(value)}")
     return float(value.item())
 
 
-def _positions(file: Path, struct: dict[str, Any], field: str, count: int) -> np.ndarray:
+def _positions(file: AnyPath, struct: dict[str, Any], field: str, count: int) -> np.ndarray:
     value = _field(file, struct, field)
     if not isinstance(value, np.ndarray):
         raise InputError(f"{file}: expected dbStruct.{field} in numbers, found {_shown(value)}")

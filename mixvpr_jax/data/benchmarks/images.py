@@ -12,6 +12,7 @@ from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.data.folders import IMAGE_SUFFIXES
 from mixvpr_jax.data.links import Fence, inside
 from mixvpr_jax.data.listing import links_in
+from mixvpr_jax.stores import AnyPath
 
 _SAMPLE = 64  # names that tell which folder a list is relative to
 
@@ -35,7 +36,7 @@ class Found:
         """What was listed from the disk: nothing can be missing."""
         return cls(whole, np.ones(len(whole.database), bool), np.ones(len(whole.queries), bool))
 
-    def missing(self) -> list[Path]:
+    def missing(self) -> list[AnyPath]:
         """The images that are not there, database first."""
         images = (*self.whole.database, *self.whole.queries)
         present = np.concatenate([self.database_present, self.queries_present])
@@ -51,11 +52,11 @@ class Located:
         present: [n] bool.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[AnyPath, ...]
     present: np.ndarray
 
 
-def locate(bases: Sequence[Path], names: Sequence[str], source: Path) -> Located:
+def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> Located:
     """Finds the images of a list, below that of several folders which holds most of them.
 
     An image of another type counts: Tokyo 24/7 lists .jpg and is made of .png.
@@ -83,10 +84,10 @@ class _Folders:
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
-        self._listed: dict[Path, Mapping[str, bool]] = {}
-        self._by_stem: dict[Path, dict[str, list[str]]] = {}
+        self._listed: dict[AnyPath, Mapping[str, bool]] = {}
+        self._by_stem: dict[AnyPath, dict[str, list[str]]] = {}
 
-    def find(self, path: Path) -> Path | None:
+    def find(self, path: AnyPath) -> AnyPath | None:
         """The image of this name, or else the first of the same name in another format."""
         folder = path.parent
         if folder not in self._listed:

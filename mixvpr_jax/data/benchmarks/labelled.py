@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.positions import positives_within, require_metres
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.data.folders import ImageFolder, read_folder
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath, resolved
 
 LABELS = "@utm_east@utm_north@ in file names"
 
 
-def read_folder_pair(database: Path, queries: Path, *, radius_m: float = 25.0) -> EvaluationSet:
+def read_folder_pair(
+    database: AnyPath, queries: AnyPath, *, radius_m: float = 25.0
+) -> EvaluationSet:
     """Any two folders of images; ground truth where the names hold positions.
 
     Args:
@@ -35,7 +36,9 @@ def read_folder_pair(database: Path, queries: Path, *, radius_m: float = 25.0) -
     return _evaluation_set(protocol, "two folders", pair, radius_m)
 
 
-def read_labelled(protocol: Protocol, pair: tuple[Path, Path], *, mock: bool = False) -> Found:
+def read_labelled(
+    protocol: Protocol, pair: tuple[AnyPath, AnyPath], *, mock: bool = False
+) -> Found:
     """A benchmark as VPR-datasets-downloader lays it out.
 
     Args:
@@ -53,7 +56,7 @@ def read_labelled(protocol: Protocol, pair: tuple[Path, Path], *, mock: bool = F
     return Found.complete(_evaluation_set(protocol, layout, folders, radius_m, mock=mock))
 
 
-def read_labelled_folders(pair: tuple[Path, Path]) -> tuple[ImageFolder, ImageFolder]:
+def read_labelled_folders(pair: tuple[AnyPath, AnyPath]) -> tuple[ImageFolder, ImageFolder]:
     """Both folders, with positions in metres.
 
     Raises:
@@ -65,7 +68,7 @@ def read_labelled_folders(pair: tuple[Path, Path]) -> tuple[ImageFolder, ImageFo
     return database, queries
 
 
-def downloader_layout(pair: tuple[Path, Path]) -> str:
+def downloader_layout(pair: tuple[AnyPath, AnyPath]) -> str:
     """The layout in words."""
     return f"VPR-datasets-downloader's: {pair[0]} and {pair[1].name}, {LABELS}"
 
@@ -105,9 +108,9 @@ def _evaluation_set(
     )
 
 
-def _pair_name(database: Path, queries: Path) -> str:
+def _pair_name(database: AnyPath, queries: AnyPath) -> str:
     """The folder that holds both, where there is one: `city` of city/database and city/queries."""
-    database, queries = database.resolve(), queries.resolve()
+    database, queries = resolved(database), resolved(queries)
     if database.parent == queries.parent:
         return database.parent.name
     return f"{queries.name} in {database.name}"

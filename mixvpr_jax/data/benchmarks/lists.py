@@ -10,7 +10,6 @@ import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mixvpr_jax.data.benchmarks.places import Place
 from mixvpr_jax.data.benchmarks.restricted_npy import read_array
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Lists:
         positives: For each query ascending indices into the database.
     """
 
-    file: Path
+    file: AnyPath
     database: list[str]
     queries: list[str]
     positives: list[np.ndarray]
 
-    def find(self, place: Place, bases: Sequence[Path]) -> Found:
+    def find(self, place: Place, bases: Sequence[AnyPath]) -> Found:
         """The benchmark, its images looked for below these folders."""
         database = locate(bases, self.database, self.file)
         queries = locate(bases, self.queries, self.file)
@@ -64,7 +64,7 @@ def read_lists(place: Place, *stems: str) -> Lists | None:
     return None
 
 
-def find_together(place: Place, truths: tuple[str, ...], *others: str) -> list[Path] | None:
+def find_together(place: Place, truths: tuple[str, ...], *others: str) -> list[AnyPath] | None:
     """The ground truth and the files beside it; None where there are none of them.
 
     Args:
@@ -86,7 +86,7 @@ def find_together(place: Place, truths: tuple[str, ...], *others: str) -> list[P
     return files
 
 
-def read_names(file: Path) -> list[str]:
+def read_names(file: AnyPath) -> list[str]:
     """A list of paths.
 
     Raises:
@@ -100,7 +100,7 @@ def read_names(file: Path) -> list[str]:
     return names
 
 
-def read_indices(file: Path, limit: int, of: str) -> np.ndarray:
+def read_indices(file: AnyPath, limit: int, of: str) -> np.ndarray:
     """A list of whole numbers below a limit, as int64.
 
     Raises:
@@ -112,7 +112,7 @@ def read_indices(file: Path, limit: int, of: str) -> np.ndarray:
     return _indices(file, array, limit, of)
 
 
-def read_positives(file: Path, num_queries: int, num_database: int) -> list[np.ndarray]:
+def read_positives(file: AnyPath, num_queries: int, num_database: int) -> list[np.ndarray]:
     """For each query the ascending indices of its positives, perhaps none.
 
     Raises:
@@ -132,7 +132,7 @@ def read_positives(file: Path, num_queries: int, num_database: int) -> list[np.n
     return [done[id(entry)] for entry in entries]
 
 
-def _indices(file: Path, entry: object, limit: int, of: str) -> np.ndarray:
+def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
     try:
         values = np.asarray(entry).ravel()
         values = np.array(values.tolist()) if values.dtype == object else values

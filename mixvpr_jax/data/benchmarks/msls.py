@@ -36,6 +36,7 @@ from mixvpr_jax.data.benchmarks.places import Place
 from mixvpr_jax.data.benchmarks.positions import positives_within_groups, require_metres
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 # City and key of each database image, and of each query.
 _Keys = tuple[list[tuple[str, str]], list[tuple[str, str]]]
@@ -83,7 +84,7 @@ def _read_lists(place: Place) -> Lists | None:
     return Lists(database, of_database, names, positives)
 
 
-def _keys(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+def _keys(file: AnyPath, names: Sequence[str]) -> list[tuple[str, str]]:
     """City and key of …/cph/query/images/KEY.jpg."""
     parts = [name.replace("\\", "/").split("/") for name in names]
     short = next((name for name, part in zip(names, parts, strict=True) if len(part) < 4), None)
@@ -92,7 +93,7 @@ def _keys(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     return [(part[-4], Path(part[-1]).stem) for part in parts]
 
 
-def _moved(found: Found, keys: _Keys, pair: tuple[Path, Path]) -> Found:
+def _moved(found: Found, keys: _Keys, pair: tuple[AnyPath, AnyPath]) -> Found:
     """The same images where VPR-datasets-downloader moved them, by the keys in their new names."""
     folders = read_labelled_folders(pair)
     shots = [named_shots(folder) for folder in folders]
@@ -113,7 +114,7 @@ def _moved(found: Found, keys: _Keys, pair: tuple[Path, Path]) -> Found:
     return Found(_with_shots(whole, keys, by_key), database.present, queries.present)
 
 
-def _official_shots(roots: Sequence[Path]) -> dict[str, Shot]:
+def _official_shots(roots: Sequence[AnyPath]) -> dict[str, Shot]:
     """By key, out of the tables; empty where there are none."""
     for root in roots:
         for parent in (root / "train_val", root):
@@ -124,12 +125,12 @@ def _official_shots(roots: Sequence[Path]) -> dict[str, Shot]:
     return {}
 
 
-def _have_tables(folders: Sequence[tuple[Path, str]]) -> bool:
+def _have_tables(folders: Sequence[tuple[AnyPath, str]]) -> bool:
     tables = [folder / name for folder, _ in folders for name in ("raw.csv", "postprocessed.csv")]
     return all(table.is_file() for table in tables)
 
 
-def _folders(parent: Path, cities: Sequence[str]) -> list[tuple[Path, str]]:
+def _folders(parent: AnyPath, cities: Sequence[str]) -> list[tuple[AnyPath, str]]:
     return [(parent / city / part, city) for part in ("database", "query") for city in cities]
 
 
@@ -165,14 +166,14 @@ def read_msls_val_all(place: Place) -> Found:
     )
 
 
-def _read_names(place: Place, pair: tuple[Path, Path]) -> Found:
+def _read_names(place: Place, pair: tuple[AnyPath, AnyPath]) -> Found:
     database, queries = folders = read_labelled_folders(pair)
     shots = [named_shots(folder) for folder in folders]
     layout = downloader_layout(pair)
     return Found.complete(_by_city(place, layout, database.paths, queries.paths, *shots))
 
 
-def _read_tables(place: Place, parent: Path) -> Found:
+def _read_tables(place: Place, parent: AnyPath) -> Found:
     shots, located = [], []
     for part in ("database", "query"):
         here = [read_shots(parent / city / part, city) for city in VAL_CITIES]
@@ -187,8 +188,8 @@ def _read_tables(place: Place, parent: Path) -> Found:
 def _by_city(
     place: Place,
     layout: str,
-    database: tuple[Path, ...],
-    queries: tuple[Path, ...],
+    database: tuple[AnyPath, ...],
+    queries: tuple[AnyPath, ...],
     of_database: list[Shot],
     of_queries: list[Shot],
 ) -> EvaluationSet:
@@ -226,7 +227,7 @@ def read_msls_test(place: Place) -> Found:
     return Found(whole, located[0].present, located[1].present)
 
 
-def _listed(parent: Path, part: str) -> Located:
+def _listed(parent: AnyPath, part: str) -> Located:
     names = []
     for city in TEST_CITIES:
         file = parent / city / part / "subtask_index.csv"

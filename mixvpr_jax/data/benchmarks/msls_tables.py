@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mixvpr_jax.data.folders import ImageFolder
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
@@ -39,14 +40,14 @@ class Shot:
     season: str | None = None
 
 
-def read_table(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(file: AnyPath, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a table with the number of their line.
 
     Raises:
         InputError: No such file, no text, or a column is missing.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with io.TextIOWrapper(file.open("rb"), newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream, restval="")
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
@@ -59,7 +60,7 @@ def read_table(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]
         raise InputError(f"{file}: expected a table in UTF-8, {error}") from None
 
 
-def read_shots(folder: Path, city: str) -> list[Shot]:
+def read_shots(folder: AnyPath, city: str) -> list[Shot]:
     """The images of `train_val/CITY/query` or `…/database` but for panoramas, in their order.
 
     Raises:
@@ -111,7 +112,7 @@ def positions(shots: Sequence[Shot]) -> np.ndarray:
     return np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2)
 
 
-def _metres(file: Path, line: int, *values: str) -> tuple[float, float]:
+def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:
     try:
         east, north = map(float, values)
     except ValueError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from mixvpr_jax.data.benchmarks.places import Place, subfolders
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.data.folders import ImageFolder, read_folder
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 _FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
 _METRES_A_FRAME = 25 / 10.5  # in its made-up positions
@@ -85,7 +85,7 @@ def read_nordland_selavpr(place: Place) -> Found:
     return Found.complete(_by_frames(place.protocol, layout, folders, _ordered_frames(*folders)))
 
 
-def _read_seasons(place: Place, summer: Path, winter: Path) -> Found:
+def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> Found:
     """A frame's number is its place in the list of names, or else among the names there are."""
     file = place.truth(*_NAME_LISTS)
     if file is None:
@@ -104,7 +104,7 @@ def _read_seasons(place: Place, summer: Path, winter: Path) -> Found:
     return Found(whole, located[0].present, located[1].present)
 
 
-def _read_names(file: Path) -> list[str]:
+def _read_names(file: AnyPath) -> list[str]:
     try:
         return sorted(set(file.read_text(encoding="utf-8").split()))
     except UnicodeDecodeError as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from mixvpr_jax.data.benchmarks.db_struct import read_struct
 from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.labelled import read_labelled
 from mixvpr_jax.data.benchmarks.lists import read_lists
 from mixvpr_jax.data.benchmarks.places import Place
+from mixvpr_jax.stores import AnyPath
 
 # Where the names of the lists may be relative to, below the dataset's folder.
 _PITTSBURGH = (".", "images"), ("queries_real", "queries", "query")
@@ -74,13 +75,13 @@ def _read(
     )
 
 
-def _times(queries: Sequence[Path]) -> list[str] | None:
+def _times(queries: Sequence[AnyPath]) -> list[str] | None:
     """Day, sunset or night: the sixth field of the .csv beside each query, where it is there."""
     times = []
     for query in queries:
         try:
-            with query.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
-                fields = next(csv.reader(file), [])
+            table = query.with_suffix(".csv").read_bytes().decode()
+            fields = next(csv.reader(io.StringIO(table, newline="")), [])
         except (OSError, UnicodeDecodeError, csv.Error):
             return None
         time = _TIMES.get(fields[5].strip().upper()) if len(fields) > 5 else None

@@ -6,13 +6,13 @@ repository. `Place` knows where to look; it opens no image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mixvpr_jax.data.evaluation_set import Protocol
+from mixvpr_jax.data.listing import files_in, folders_in
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Place:
     """
 
     protocol: Protocol
-    folder: Path
-    ground_truth: Path | None
+    folder: AnyPath
+    ground_truth: AnyPath | None
     names: tuple[str, ...]
 
     @property
@@ -36,18 +36,18 @@ class Place:
         """How an error line begins."""
         return f"{self.folder}: {self.protocol.name}"
 
-    def roots(self) -> list[Path]:
+    def roots(self) -> list[AnyPath]:
         """The folders that may be the dataset's own, likeliest first."""
         near = [self.folder, *subfolders(self.folder, self.names)]
         return [*near, *(raw for root in near for raw in subfolders(root, ("raw_data", "raw")))]
 
-    def truth(self, *files: str) -> Path | None:
+    def truth(self, *files: str) -> AnyPath | None:
         """The first of these ground-truth files that is found, in the order they are named."""
         folders = list(self._truth_folders())
         found = (_file_in(folder, file) for file in files for folder in folders)
         return next((path for path in found if path is not None), None)
 
-    def _truth_folders(self) -> Iterator[Path]:
+    def _truth_folders(self) -> Iterator[AnyPath]:
         given = self.ground_truth
         if given is not None and given.is_file():
             given = given.parent
@@ -57,7 +57,7 @@ class Place:
                 yield below
                 yield from subfolders(below, self.names)
 
-    def pair(self, *splits: str) -> tuple[Path, Path] | None:
+    def pair(self, *splits: str) -> tuple[AnyPath, AnyPath] | None:
         """Folders `database` and `queries`, as VPR-datasets-downloader lays them out."""
         for root in self.roots():
             for within in (*(f"images/{split}" for split in splits), *splits, "."):
@@ -71,29 +71,17 @@ class Place:
         return InputError(f"{self.title}: expected {'; or '.join(expected)}; found neither")
 
 
-def subfolders(folder: Path, names: Sequence[str]) -> list[Path]:
+def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     """The folders in a folder that go by one of these names, whatever their case, by rank."""
     ranks = {name.lower(): rank for rank, name in reversed(list(enumerate(names)))}
     return sorted(
-        (folder / name for name in _names(folder) if name.lower() in ranks),
+        (folder / name for name in folders_in(folder) if name.lower() in ranks),
         key=lambda path: (ranks[path.name.lower()], path.name),
     )
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
-    except OSError:
-        return []
-
-
-def _file_in(folder: Path, name: str) -> Path | None:
+def _file_in(folder: AnyPath, name: str) -> AnyPath | None:
     if (folder / name).is_file():
         return folder / name
-    try:
-        with os.scandir(folder) as entries:
-            found = [e.name for e in entries if e.name.lower() == name.lower() and e.is_file()]
-    except OSError:
-        return None
+    found = [other for other in files_in(folder) if other.lower() == name.lower()]
     return folder / min(found) if found else None

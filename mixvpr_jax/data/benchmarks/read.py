@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from mixvpr_jax.config.checks import require_known
 from mixvpr_jax.data.benchmarks import msls, nordland, pittsburgh, vpr_bench
@@ -13,6 +12,7 @@ from mixvpr_jax.data.benchmarks.places import Place
 from mixvpr_jax.data.benchmarks.protocols import BENCHMARKS
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 Reader = Callable[[Place], Found]
 
@@ -44,7 +44,7 @@ _READERS: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
 
 
 def read_benchmark(
-    name: str, folder: Path, *, ground_truth: Path | None = None, allow_subset: bool = False
+    name: str, folder: AnyPath, *, ground_truth: AnyPath | None = None, allow_subset: bool = False
 ) -> EvaluationSet:
     """Reads a benchmark where it lies, and holds it to its protocol.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import tokenize
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -13,12 +12,13 @@ from numpy.lib import format as npy
 
 from mixvpr_jax.data.benchmarks.pickled_arrays import elements, load_array
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import AnyPath
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _KINDS = "biufUS"
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: AnyPath) -> np.ndarray:
     """Reads an array, of objects too, without executing what the file says.
 
     `numpy.load(allow_pickle=True)` runs any function that an array of objects names. This follows

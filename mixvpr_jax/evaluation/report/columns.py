@@ -22,7 +22,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from mixvpr_jax.evaluation.report.data import OtherRun, ReportData
 from mixvpr_jax.evaluation.report.names import readable_name
 from mixvpr_jax.evaluation.report.shown import Shown
 from mixvpr_jax.evaluation.report.thumbnails import MIME, Thumbnail
+from mixvpr_jax.stores import AnyPath
 
 
 def columns_of(
@@ -73,7 +73,7 @@ def columns_of(
 
 
 def picture_columns(
-    paths: Sequence[Path], thumbnails: Sequence[Thumbnail], texts: Sequence[str]
+    paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail], texts: Sequence[str]
 ) -> dict[str, Any]:
     """Names and sizes of the photos; `texts` are the thumbnails as they stand in the page."""
     folders: dict[str, int] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
+
+from mixvpr_jax.stores import AnyPath
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class ReportData:
 
     title: str
     facts: Mapping[str, str]
-    database_paths: Sequence[Path]
-    query_paths: Sequence[Path]
+    database_paths: Sequence[AnyPath]
+    query_paths: Sequence[AnyPath]
     predictions: np.ndarray
     distances: np.ndarray
     positives: Sequence[np.ndarray] | None = None

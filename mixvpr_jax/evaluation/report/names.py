@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+
+from mixvpr_jax.stores import AnyPath
 
 
-def readable_name(path: Path) -> str:
+def readable_name(path: AnyPath) -> str:
     """The part of a file name that tells a person something.
 
     Names of the form `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@time@

@@ -15,6 +15,7 @@ from mixvpr_jax.evaluation.report.data import ReportData
 from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
 from mixvpr_jax.evaluation.report.thumbnails import Thumbnail, make_thumbnails
 from mixvpr_jax.files import beside
+from mixvpr_jax.stores import AnyPath
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
@@ -75,7 +76,7 @@ def write_report(
 
 
 def assemble(
-    value: Mapping[str, Any], paths: Sequence[Path], thumbnails: Sequence[Thumbnail]
+    value: Mapping[str, Any], paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail]
 ) -> bytes:
     """The whole file.
 

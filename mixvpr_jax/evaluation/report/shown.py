@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mixvpr_jax.evaluation.report.data import ReportData
+from mixvpr_jax.stores import AnyPath, as_path
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Shown:
         database: Database index → index into `paths`, of the database photos that are shown.
     """
 
-    paths: list[Path]
+    paths: list[AnyPath]
     queries: list[int]
     database: dict[int, int]
 
@@ -49,13 +49,13 @@ def shown_photos(data: ReportData, right: np.ndarray | None, neighbours: int) ->
     if data.other is not None:
         parts.append(np.asarray(data.other.predictions)[:, :neighbours])
     rows = np.concatenate(parts, axis=1).tolist()
-    places: dict[Path, int] = {}
+    places: dict[AnyPath, int] = {}
     queries: list[int] = []
     database: dict[int, int] = {}
     for query, row in zip(data.query_paths, rows, strict=True):
-        queries.append(places.setdefault(Path(query), len(places)))
+        queries.append(places.setdefault(as_path(query), len(places)))
         for index in row:
             if index >= 0 and index not in database:  # -1: a query without positives
-                path = Path(data.database_paths[index])
+                path = as_path(data.database_paths[index])
                 database[index] = places.setdefault(path, len(places))
     return Shown(list(places), queries, database)

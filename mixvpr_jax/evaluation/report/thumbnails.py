@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, features
 
 from mixvpr_jax.preprocess import load_image, to_rgb
+from mixvpr_jax.stores import AnyPath
 
 # A JPEG's tables alone take half of a very small picture; builds of Pillow without WebP are rare.
 FORMAT = "WEBP" if features.check("webp") else "JPEG"
@@ -51,7 +51,7 @@ class Thumbnail:
 
 
 def make_thumbnails(
-    paths: Sequence[Path],
+    paths: Sequence[AnyPath],
     max_bytes: int,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Thumbnail]:
@@ -79,7 +79,7 @@ def make_thumbnails(
 
 
 def _choose_size(
-    paths: Sequence[Path], max_bytes: int, pool: ThreadPoolExecutor
+    paths: Sequence[AnyPath], max_bytes: int, pool: ThreadPoolExecutor
 ) -> tuple[int, int]:
     sample = paths[:: max(len(paths) // SAMPLE, 1)][:SAMPLE]
     for side, quality in SIZES[:-1]:
@@ -89,7 +89,7 @@ def _choose_size(
     return SIZES[-1]
 
 
-def make_thumbnail(path: Path, side: int, quality: int) -> Thumbnail:
+def make_thumbnail(path: AnyPath, side: int, quality: int) -> Thumbnail:
     """A photo, upright, whose longer side is at most `side` pixels.
 
     Raises:
@@ -104,7 +104,7 @@ def make_thumbnail(path: Path, side: int, quality: int) -> Thumbnail:
     return Thumbnail(image.width, image.height, buffer.getvalue())
 
 
-def _load_reduced(path: Path, side: int) -> Image.Image:
+def _load_reduced(path: AnyPath, side: int) -> Image.Image:
     try:
         with Image.open(path) as image:
             scale = side / max(image.size)
