@@ -17,13 +17,21 @@ import tyro
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
-from faults import FAULTS, Bench, Hangs, check_model, goes_on  # noqa: E402
+import one_process  # noqa: E402
+import several_processes  # noqa: E402
+from bench import Bench, Hangs, check_model, goes_on  # noqa: E402
 from runs import CITIES, finish, start  # noqa: E402
 
 from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities  # noqa: E402
 
+FAULTS = {fault.__name__: fault for fault in one_process.FAULTS + several_processes.FAULTS}
 OWN_IMAGES = ("broken_image",)
-OWN_END = ("full_disk", "read_only_disk", "killed_evaluation")  # which check what follows
+OWN_END = (  # which check what follows
+    "full_disk",
+    "read_only_disk",
+    "killed_evaluation",
+    "one_of_two_killed_in_evaluation",
+)
 
 
 def draw(folder: Path) -> Path:

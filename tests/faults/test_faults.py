@@ -3,8 +3,8 @@
 from random import Random
 
 import pytest
+from bench import Bench
 from campaign import draw, try_fault, unharmed
-from faults import Bench
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,4 +1,4 @@
-"""What happens to runs on real machines, one fault a function.
+"""What happens to a run of one process on real machines, one fault a function.
 
 Each starts a run, lets one thing go wrong at a random moment, checks how the command ended, and
 returns that in a few words. The same command must then go on to the same model.
@@ -7,97 +7,15 @@ returns that in a few words. The same command must then go on to the same model.
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
-from runs import ROOT, command, finish, start
-from test_processes import finish_all, start_all
+from bench import Bench, check_model, ended, evaluation, goes_on, told_in_a_line
+from runs import start
 
-PATIENCE_SECONDS = 240  # for what must not hang, on a machine that may be busy
 CLOCK = Path(__file__).parent / "clock"
-
-
-class Hangs(AssertionError):
-    """A command that did not end."""
-
-
-@dataclass
-class Bench:
-    """Where a fault happens.
-
-    Attributes:
-        town: The images.
-        workdir: The run's folder.
-        random: Says when and where.
-        seconds: How long a run takes that nothing ails.
-        expected: Its model's file.
-        images: A copy of the images to train on, for faults that change them.
-    """
-
-    town: Path
-    workdir: Path
-    random: Random
-    seconds: float
-    expected: Path = Path()
-    images: Path | None = None
-
-    def command(self, *options: object) -> list[object]:
-        """The command that trains, on a copy of the images where the fault needs one."""
-        more = ("--data.root", self.images) if self.images else ()
-        return [*command(self.town, self.workdir, *options), *more]
-
-    def start(self, *options: object, **settings: object) -> subprocess.Popen[str]:
-        return start(self.command(*options), 2, **settings)
-
-    def sleep(self) -> None:
-        """Until some moment of a run."""
-        time.sleep(self.random.uniform(0, self.seconds))
-
-    def some_step(self) -> int:
-        return self.random.randrange(1, 9)
-
-    def wait_for_step(self, process: subprocess.Popen[str], step: int) -> None:
-        log = self.workdir / "metrics.jsonl"
-        until = time.monotonic() + PATIENCE_SECONDS
-        while process.poll() is None and time.monotonic() < until:
-            if log.exists() and f'"step": {step},' in log.read_text():
-                return
-            time.sleep(0.01)
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit status and the line that says why; Hangs where there is no end in time."""
-    try:
-        status, _, errors = finish(process, PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise Hangs(f"no end after {PATIENCE_SECONDS} s") from None
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    return status, told[0] if len(told) == 1 else errors
-
-
-def goes_on(bench: Bench) -> str:
-    """The same command, to the end; what it warned of."""
-    process = bench.start()
-    try:
-        status, output, errors = finish(process, PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise Hangs("the same command does not end") from None
-    assert status == 0, errors[-2000:]
-    return output
-
-
-def told_in_a_line(status: int, line: str) -> str:
-    assert status == 2, (status, line)
-    assert line.startswith("error: "), line
-    return "one line"
 
 
 def killed(bench: Bench) -> str:
@@ -112,13 +30,7 @@ def killed(bench: Bench) -> str:
 def killed_while_saving(bench: Bench) -> str:
     """SIGKILL while a checkpoint is being written."""
     process = bench.start()
-    until = time.monotonic() + PATIENCE_SECONDS
-    wanted = bench.random.randrange(1, 3)
-    seen: set[str] = set()
-    while process.poll() is None and time.monotonic() < until and len(seen) < wanted:
-        seen |= {path.name for path in (bench.workdir / "checkpoints").glob("*tmp*")}
-        time.sleep(0.0005)
-    time.sleep(bench.random.uniform(0, 0.02))
+    bench.wait_for_save(process)
     process.kill()
     process.communicate()
     return "killed"
@@ -132,23 +44,6 @@ def asked_to_stop(bench: Bench) -> str:
     status, line = ended(process)
     assert status in (0, -signal.SIGTERM), (status, line)
     return "saved" if status == 0 else "ended before it began"
-
-
-def one_of_two_killed(bench: Bench) -> str:
-    """SIGKILL to one of two processes; the other must not wait for it."""
-    running = start_all(bench.command(), 2, 1)
-    bench.wait_for_step(running[0], bench.some_step())
-    unlucky = bench.random.randrange(2)
-    running[unlucky].kill()
-    since = time.monotonic()
-    try:
-        status, _, errors = finish(running[1 - unlucky], 60)
-    except subprocess.TimeoutExpired:
-        raise Hangs("the other process waits") from None
-    finally:
-        finish_all(running)
-    assert status != 0 or "another" not in errors
-    return f"the other ended within {5 * (1 + int(time.monotonic() - since) // 5)} s"
 
 
 def damaged_checkpoint(bench: Bench) -> str:
@@ -275,10 +170,7 @@ def read_only_disk(bench: Bench) -> str:
 
 def killed_evaluation(bench: Bench) -> str:
     """SIGKILL of an evaluation at any moment; the same command gives the same bytes."""
-    model = bench.expected.parent
-    arguments = [sys.executable, ROOT / "eval.py", "--weights", model, "--latency-queries", 0]
-    for part in ("database", "queries"):
-        arguments += [f"--{part}", bench.town / "test" / part]
+    arguments = evaluation(bench)
     results = []
     for name in ("whole", "again"):
         process = start([*arguments, "--output", bench.workdir / name])
@@ -295,25 +187,15 @@ def killed_evaluation(bench: Bench) -> str:
     return "killed"
 
 
-def check_model(bench: Bench) -> None:
-    """The run's model is that of a run that nothing ailed."""
-    found = bench.workdir / "model" / "model.safetensors"
-    assert found.read_bytes() == bench.expected.read_bytes(), "another model"
-
-
-FAULTS: dict[str, Callable[[Bench], str]] = {
-    fault.__name__: fault
-    for fault in (
-        killed,
-        killed_while_saving,
-        asked_to_stop,
-        one_of_two_killed,
-        damaged_checkpoint,
-        broken_image,
-        stalled_worker,
-        clock_set_back,
-        full_disk,
-        read_only_disk,
-        killed_evaluation,
-    )
-}
+FAULTS = (
+    killed,
+    killed_while_saving,
+    asked_to_stop,
+    damaged_checkpoint,
+    broken_image,
+    stalled_worker,
+    clock_set_back,
+    full_disk,
+    read_only_disk,
+    killed_evaluation,
+)
