@@ -28,6 +28,10 @@ _UNREACHABLE = re.compile(
 )
 
 
+class OutOfReach(InputError):
+    """An object store that could not be asked, or that refused."""
+
+
 def as_path(address: str | os.PathLike[str]) -> AnyPath:
     """A path on a disk, or one in an object store for `gs://bucket/name`.
 
@@ -69,7 +73,7 @@ def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]
         but: What is raised as it is in any case.
 
     Raises:
-        InputError: The line.
+        OutOfReach: The line.
     """
     try:
         yield
@@ -79,7 +83,7 @@ def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]
         of_store = isinstance(error, FileNotFoundError) or unreachable(error)
         if is_local(path) or not of_store:
             raise
-        raise InputError(
+        raise OutOfReach(
             f"{path}: expected to reach the object store, found: {_in_a_line(error)}; mend it, and "
             "the same command goes on"
         ) from error
@@ -105,7 +109,7 @@ def check_writable(folder: AnyPath) -> None:
     """Writes an object into a folder of a store, and takes it away again.
 
     Raises:
-        InputError: It may not be written there, or the bucket is not there.
+        OutOfReach: It may not be written there, or the bucket is not there.
     """
     probe = folder / f".{uuid.uuid4().hex}"
     with reaching(folder):
@@ -118,7 +122,7 @@ def fetched(file: AnyPath) -> Iterator[Path]:
     """Gives a file on a disk: the one that is meant, or a copy of an object for the time being.
 
     Raises:
-        InputError: The store cannot be reached.
+        OutOfReach: The store cannot be reached.
     """
     if isinstance(file, Path):
         yield file
@@ -134,7 +138,7 @@ def put_file(file: Path, target: AnyPath) -> None:
     """Makes a file on a disk an object of a store.
 
     Raises:
-        InputError: The store cannot be reached.
+        OutOfReach: The store cannot be reached.
     """
     with reaching(target):
         target.write_bytes(file.read_bytes())

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from runs import command, finish, start, tiny_config, told
-from stores import put
+from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
 from mixvpr_jax.config import DataConfig, EvaluationConfig
@@ -103,6 +103,22 @@ def test_a_store_that_is_not_reached_is_no_damage(town, trained, store):
     store.forbidden = ("", "")
     assert names_in(trained / "checkpoints") == before
     assert not (trained / "damaged_checkpoints").exists()
+
+
+def test_a_store_that_goes_away(town, monkeypatch):
+    """The clients ask again for half a minute; what is still to be saved is not waited for."""
+    with serve() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        run = start(command(town, "gs://bucket/run", "--epochs", 1000))
+        storage = server.storage
+        wait_for(
+            run, lambda: "run/checkpoints/4/commit_success.txt" in storage.objects.get(BUCKET, ())
+        )
+    status, _, errors = finish(run, timeout=120)
+    assert status == 2
+    (line,) = [line for line in errors.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
+    assert re.match(r"error: gs://bucket/run/.*: expected to reach the object store, found: ", line)
 
 
 @pytest.mark.parametrize("part", ["checkpoints/3/state/", "metrics.jsonl", "checkpoints/3/commit"])

@@ -172,6 +172,10 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
+    def abandon(self) -> None:
+        """Waits for nothing any more: where a store is out of reach, that may take long."""
+        self._failed = True
+
     def close(self) -> None:
         """Waits, and lets go of the folder; raises InputError as `finish` does, but once."""
         if not self._failed:  # what is left of a failed save may wait for minutes

@@ -87,7 +87,7 @@ class Log:
         """Makes sure that all entries are in the run's folder, wherever that is.
 
         Raises:
-            InputError: It is in an object store that cannot be reached.
+            OutOfReach: It is in an object store that cannot be reached.
         """
         if self._mirror is not None:
             self._mirror.copy()

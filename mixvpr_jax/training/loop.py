@@ -36,7 +36,7 @@ from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, as_path
+from mixvpr_jax.stores import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
@@ -171,6 +171,9 @@ class Trainer:
             done = self.step == self.total_steps
         except _Stopped:
             done = False
+        except OutOfReach:
+            self.checkpoints.abandon()
+            raise
         self.checkpoints.finish()
         if self.log.entries and is_first():
             draw_curves(self.log.entries, self.workdir / "curves.png")

@@ -26,6 +26,7 @@ class Mirror:
         self._target = target
         own = isinstance(target, Path)
         self.folder = target if own else Path(tempfile.mkdtemp(prefix="mixvpr_jax."))
+        self._lost = False
         self._copied: dict[Path, tuple[int, int]] = {}
         self._last = time.monotonic()
 
@@ -38,7 +39,7 @@ class Mirror:
         """Copies what is new: it is in the run's folder when this returns.
 
         Raises:
-            InputError: The store cannot be reached.
+            OutOfReach: The store cannot be reached.
         """
         if self.folder == self._target:
             return
@@ -46,15 +47,18 @@ class Mirror:
             state = file.stat()
             stamp = state.st_size, state.st_mtime_ns
             if self._copied.get(file) != stamp:
+                self._lost = True
                 put_file(file, self._target / file.relative_to(self.folder).as_posix())
+                self._lost = False
                 self._copied[file] = stamp
         self._last = time.monotonic()
 
     def close(self) -> None:
-        """Copies what is new, and removes what was only on the way."""
+        """Copies what is new, unless that failed before; removes what was only on the way."""
         if self.folder == self._target:
             return
         try:
-            self.copy()
+            if not self._lost:
+                self.copy()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
