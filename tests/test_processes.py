@@ -15,6 +15,8 @@ from mixvpr_jax import InputError
 from mixvpr_jax.config import ProcessConfig
 from mixvpr_jax.training.log import read_log
 
+# Ours; JAX's; that of CPU devices, where the next operation overtakes the one that failed.
+OTHER_ENDED = ("another process ended", "another task died", "gloo::EnforceNotMet")
 DOUBLE = ("--model.dtype", "float64")  # so that the order of sums does not show
 
 
@@ -117,7 +119,7 @@ def test_one_dies_and_the_other_does_not_wait(town, alone, tmp_path):  # noqa: F
         finish_all(running)
     assert status != 0
     assert waited < 60
-    assert "another process ended" in errors or "another task died" in errors, errors
+    assert any(line in errors for line in OTHER_ENDED), errors
 
     status, _, errors = finish(start(arguments, 8, double=True))  # one process goes on
     assert status == 0, errors
