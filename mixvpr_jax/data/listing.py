@@ -67,9 +67,7 @@ def files_in(folder: AnyPath) -> list[str]:
 
 def files_below(folder: AnyPath) -> list[str]:
     """The objects in a folder of a store at any depth, by names relative to it."""
-    import fsspec
-
-    store, path = fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
+    store, path = _store(folder)
     with reaching(folder):
         return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
 
@@ -85,14 +83,18 @@ def _of_type(folder: AnyPath, kind: str) -> list[str]:
 
 
 def _remote(folder: AnyPath) -> list[dict[str, Any]]:
+    store, path = _store(folder)
+    return store.ls(path, detail=True)
+
+
+def _store(folder: AnyPath) -> tuple[Any, str]:
     import fsspec
 
     try:
         # Kept listings would take a gigabyte for the images of GSV-Cities.
-        store, path = fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
+        return fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
     except ImportError as error:
         raise InputError(f"{folder}: {error}") from None
-    return store.ls(path, detail=True)
 
 
 def _last(path: str) -> str:

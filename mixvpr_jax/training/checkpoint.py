@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.parallel import gather_text
 from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, is_local, move_folder, unreachable
+from mixvpr_jax.stores import AnyPath, is_local, move_folder, reaching, unreachable
 from mixvpr_jax.training.step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -99,21 +99,17 @@ class Checkpoints:
         wanted = {name: _abstract(array) for name, array in _named(like).items()}
         damage, found, other = "", None, None
         try:
-            self._check(step, wanted)
-            found = self._restore(step, wanted)
+            # A store that is out of reach is no damage; an object that is not there is.
+            with reaching(self.folder / str(step), but=FileNotFoundError):
+                self._check(step, wanted)
+                found = self._restore(step, wanted)
             damage = _difference(found.checksums, _checksums(found.state, found.position))
         except InputError as error:
             other = error
         except PermissionError:
             raise
         except Exception as error:  # Orbax raises many kinds, and that one, too
-            if not is_local(self.folder) and (reason := unreachable(error)) is not None:
-                other = InputError(
-                    f"{self.folder / str(step)}: expected to reach the object store, found: "
-                    f"{reason}; mend it, and the same command goes on"
-                )
-            else:
-                damage = " ".join(str(error).split())[:200] or repr(error)
+            damage = " ".join(str(error).split())[:200] or repr(error)
         for line in filter(None, gather_text(damage)):  # perhaps another process's disk
             raise DamagedCheckpoint(f"{self.folder / str(step)}: damaged ({line})")
         if other is not None:
