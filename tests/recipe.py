@@ -47,6 +47,14 @@ def recipe_images(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape)
 
 
+def trajectory_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of the golden trajectories: images [16, 3, 64, 64] of 4 places, labels [16]."""
+    own = recipe_images(1000 + step, (4, 4, 3, 64, 64)).reshape(16, 3, 64, 64)
+    place = recipe_images(2000 + step, (4, 1, 3, 64, 64))
+    images = own + 0.7 * np.repeat(place, 4, axis=1).reshape(16, 3, 64, 64)
+    return images, np.repeat(np.arange(4), 4) + 4 * step
+
+
 @cache
 def official_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
     """Case → official names and shapes, in order."""

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from recipe import official_shapes, recipe_images, recipe_state
+from recipe import official_shapes, recipe_state, trajectory_batch
 
 from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig
 from mixvpr_jax.losses import multi_similarity, triplet_margin
@@ -21,10 +21,7 @@ RECIPES = {"sgd": 0.05, "adamw": 2e-4}
 
 
 def batch(step):
-    own = recipe_images(1000 + step, (4, 4, 3, 64, 64)).reshape(16, 3, 64, 64)
-    place = recipe_images(2000 + step, (4, 1, 3, 64, 64))
-    images = own + 0.7 * np.repeat(place, 4, axis=1).reshape(16, 3, 64, 64)
-    labels = np.repeat(np.arange(4), 4) + 4 * step
+    images, labels = trajectory_batch(step)
     return jnp.asarray(images.transpose(0, 2, 3, 1)), jnp.asarray(labels, "int32")
 
 
