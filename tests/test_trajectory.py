@@ -41,10 +41,9 @@ from mixvpr_jax.training.step import create_state, make_step
 @pytest.mark.parametrize("name", RECIPES)
 def test_official_trajectory(name, devices):
     golden = np.load(GOLDEN / f"trajectory_{name}.npz")
-    config = OptimizerConfig(name, RECIPES[name], warmup_steps=5, milestones=(2, 3))
     with in_float64():
         model = recipe_model()
-        optimizer = make_optimizer(config, steps_per_epoch=4)
+        optimizer = make_optimizer(RECIPES[name], steps_per_epoch=4)
         mesh = data_mesh(jax.devices()[:devices])
         step = make_step(
             model, optimizer, multi_similarity, multi_similarity_miner, mesh, layers_to_freeze=2
@@ -59,7 +58,7 @@ def test_official_trajectory(name, devices):
             losses.append(float(metrics["loss"]))
             accuracies.append(float(metrics["batch_accuracy"]))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))  # donated
-        schedule = learning_rate_schedule(config, 4)
+        schedule = learning_rate_schedule(RECIPES[name], 4)
         rates = [float(schedule(index)) for index in range(12)]
         nnx.update(model, state.params, state.statistics)
         probe = recipe_images(77, (3, 3, 64, 64)).transpose(0, 2, 3, 1)
@@ -188,7 +187,7 @@ def test_the_reference_of_training_takes_the_official_steps(name):
     model = official_model(MODEL).double()
     state = recipe_state(SHAPES, "float64")
     model.load_state_dict({n: torch.tensor(a) for n, a in state.items()})
-    training = ReferenceTraining(model, OptimizerConfig(name, RECIPES[name]))
+    training = ReferenceTraining(model, RECIPES[name])
     losses = []
     for index in range(12):
         with in_float64():

@@ -17,7 +17,11 @@ SHAPES = {
     name: [16 if size == 32 and "mix" in name else size for size in shape]
     for name, shape in official_shapes()["resnet18_mixvpr_64"].items()
 }
-RECIPES = {"sgd": 0.05, "adamw": 2e-4}
+# Of the golden files trajectory_<name>.npz, at four steps an epoch.
+RECIPES = {
+    "sgd": OptimizerConfig("sgd", 0.05, warmup_steps=5, milestones=(2, 3)),
+    "adamw": OptimizerConfig("adamw", 2e-4, warmup_steps=5, milestones=(2, 3)),
+}
 
 
 def batch(step):

@@ -64,7 +64,7 @@ class OptimizerConfig:
         momentum: Of SGD.
         weight_decay: On every trained parameter.
         warmup_steps: Steps over which the learning rate rises from nearly 0.
-        milestones: Epochs at whose start it falls.
+        milestones: Epochs at whose start it falls; one that begins during warm-up has no effect.
         factor: What it is multiplied by then.
         layers_to_freeze: The last frozen stage of the trunk (0: the stem alone), None for none.
             Frozen BatchNorms still normalise by the batch and move their running statistics.

@@ -10,18 +10,24 @@ import optax
 
 from mixvpr_jax.config import OptimizerConfig
 
+NEVER = 2**31 - 1  # the last step that an int32 counts
+
 
 def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate of each step, from 0.
 
-    It rises to its full height over `warmup_steps` and falls by `factor` at the start of each
-    epoch in `milestones`.
+    Over `warmup_steps` it rises to its full height, whatever milestones pass meanwhile; from then
+    on it is multiplied by `factor` at the start of each epoch in `milestones`. That is what the
+    official loop does: its warm-up sets the rate at every step, and so overwrites what PyTorch's
+    MultiStepLR made of it before (main.py of amaralibey/MixVPR).
 
     Args:
         config: The optimizer's settings.
         steps_per_epoch: Steps of an epoch, its last short batch included.
     """
-    starts = jnp.asarray([epoch * steps_per_epoch for epoch in config.milestones], jnp.int32)
+    falls = [epoch * steps_per_epoch for epoch in config.milestones]
+    falls = [min(step, NEVER) for step in falls if step >= config.warmup_steps]
+    starts = jnp.asarray(falls, jnp.int32)
 
     def schedule(step: Any) -> jax.Array:
         exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
