@@ -14,8 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from mixvpr_jax import from_pretrained
 from mixvpr_jax.config import (
     DataConfig,
     MixVPRConfig,
@@ -26,6 +28,8 @@ from mixvpr_jax.config import (
 )
 from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.validation import RECALL_VALUES, Validation
+from mixvpr_jax.weights import get_weights
 
 ROOT = Path(__file__).parent.parent
 COMPILED = tempfile.mkdtemp(prefix="compiled")
@@ -70,6 +74,25 @@ def tiny_config(town, **changes):
         checkpoint_every_steps=3,
     )
     return replace(config, **changes)
+
+
+def measure_instead(monkeypatch, recalls):
+    """Lets validation find, by step, these values of recall@1."""
+
+    def measured(self, state, on_progress=None):
+        del on_progress
+        found = recalls[int(state.step)]
+        return {f"{name}/recall@{k}": found for name in self.sets for k in RECALL_VALUES}
+
+    monkeypatch.setattr(Validation, "__call__", measured)
+
+
+def assert_weights(folder, expected):
+    """A model's folder holds exactly these weights, by name."""
+    found = get_weights(from_pretrained(folder)[0])
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.array_equal(found[name], array), name
 
 
 def command(town, workdir, *options):

@@ -3,17 +3,19 @@
 import json
 import math
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import entries, tiny_config
+from runs import assert_weights, entries, measure_instead, tiny_config
 
 from mixvpr_jax import from_pretrained
 from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.preprocess import normalize
+from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.step import _normalized
 
@@ -69,6 +71,18 @@ def test_the_model_is_the_best_one(finished, town):
     assert outcome.metrics["test/recall@1"] == max(recalls.values())
     model, _ = from_pretrained(outcome.model)
     assert model.config == tiny_config(town).model.architecture
+
+
+def test_its_weights_are_those_of_the_best_checkpoint(town, tmp_path, monkeypatch):
+    """Neither the first nor the last; of equal ones the later."""
+    measure_instead(monkeypatch, {4: 90.0, 8: 90.0, 12: 10.0})
+    outcome = train(tiny_config(town), tmp_path / "run")
+    assert outcome.metrics["test/recall@1"] == 90
+    with closing(Checkpoints(tmp_path / "run" / "checkpoints", only_read=True)) as checkpoints:
+        weights = {step: checkpoints.weights(step) for step in (4, 8, 12)}
+    assert_weights(outcome.model, weights[8])
+    for other in (4, 12):
+        assert any(not np.array_equal(weights[other][n], a) for n, a in weights[8].items())
 
 
 def test_the_last_and_the_best_three_are_kept(town, tmp_path):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import re
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.parallel import gather_text
+from mixvpr_jax.parallel import gather_text, together
 from mixvpr_jax.processes import is_first
 from mixvpr_jax.stores import AnyPath, is_local, move_folder, reaching, unreachable
+from mixvpr_jax.training.damage import checksums, difference, in_a_line, of_machine, unreadable
 from mixvpr_jax.training.step import TrainState
 
 logger = logging.getLogger(__name__)
@@ -80,7 +77,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_named(state)),
             position=ocp.args.JsonSave(dict(position)),
-            checksums=ocp.args.JsonSave(_checksums(_named(state), position)),
+            checksums=ocp.args.JsonSave(checksums(_named(state), position)),
         )
         with self._writing():
             self._manager.save(step, args=items)
@@ -93,27 +90,21 @@ class Checkpoints:
             like: Arrays of the same shapes, on the devices where these shall go.
 
         Raises:
-            InputError: The checkpoint is of another model or optimizer; the line says where.
-            DamagedCheckpoint: It is not what was saved.
+            InputError: The checkpoint is of another model or optimizer; the line says where. Or
+                this machine could not read it: open files, memory, permissions, a failing disk.
+            DamagedCheckpoint: It was read, and is not what was saved.
         """
         wanted = {name: _abstract(array) for name, array in _named(like).items()}
-        damage, found, other = "", None, None
-        try:
-            # A store that is out of reach is no damage; an object that is not there is.
-            with reaching(self.folder / str(step), but=FileNotFoundError):
-                self._check(step, wanted)
-                found = self._restore(step, wanted)
-            damage = _difference(found.checksums, _checksums(found.state, found.position))
-        except InputError as error:
-            other = error
-        except PermissionError:
-            raise
-        except Exception as error:  # Orbax raises many kinds, and that one, too
-            damage = " ".join(str(error).split())[:200] or repr(error)
+        damage, found = "", None
+        with together():  # what keeps one process from its share ends all
+            try:
+                with self._reading(step):
+                    self._check(step, wanted)
+                    found = self._restore(step, wanted)
+            except DamagedCheckpoint as error:
+                damage = str(error)
         for line in filter(None, gather_text(damage)):  # perhaps another process's disk
-            raise DamagedCheckpoint(f"{self.folder / str(step)}: damaged ({line})")
-        if other is not None:
-            raise other
+            raise DamagedCheckpoint(line)
         assert found is not None
         arrays = [found.state[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), arrays), found.position
@@ -154,13 +145,18 @@ class Checkpoints:
         self._manager.reload()
 
     def weights(self, step: int) -> dict[str, np.ndarray]:
-        """Parameters and running statistics of a step by name, for a model of whatever shape."""
+        """Parameters and running statistics of a step by name, for a model of whatever shape.
+
+        Raises:
+            InputError: As `restore`.
+        """
         kept = {}
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        for name, stored in self._stored(step).items():
-            if name.startswith(("params.", "statistics.")):
-                kept[name] = jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device)
-        arrays = self._restore(step, kept).state
+        with self._reading(step):
+            for name, stored in self._stored(step).items():
+                if name.startswith(("params.", "statistics.")):
+                    kept[name] = jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device)
+            arrays = self._restore(step, kept).state
         return {name.split(".", 1)[1]: np.asarray(array) for name, array in arrays.items()}
 
     def finish(self) -> None:
@@ -184,8 +180,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            told = _of_disk if is_local(self.folder) else unreachable
-            if (reason := told(error)) is None:
+            told = of_machine if is_local(self.folder) else unreachable
+            of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # perhaps another process's end
+            if of_jax or (reason := told(error)) is None:
                 raise
             self._failed = True
             if isinstance(self.folder, Path):  # in a store, Orbax's next start removes it
@@ -196,11 +193,35 @@ class Checkpoints:
                 "same command goes on from the last whole one"
             ) from error
 
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Tells what is wrong with a checkpoint from what keeps this machine from reading it.
+
+        Raises:
+            DamagedCheckpoint: It was read, and its content does not fit, or a file is missing.
+            InputError: Anything else: the checkpoint may be whole.
+        """
+        folder = self.folder / str(step)
+        try:
+            # A store that is out of reach is no damage; an object that is not there is.
+            with reaching(folder, but=FileNotFoundError):
+                yield
+        except InputError:
+            raise
+        except Exception as error:  # Orbax raises many kinds, and that one, too
+            reason = of_machine(error, reading=True) or unreadable(folder)
+            if reason is None:
+                raise DamagedCheckpoint(f"{folder}: damaged ({in_a_line(error)})") from error
+            raise InputError(
+                f"{folder}: expected to read the checkpoint, found: {reason}; nothing was moved: "
+                "mend it, and the same command goes on (or, to lose the steps since the one "
+                "before, move this one away)"
+            ) from error
+
     def _stored(self, step: int) -> Mapping[str, Any]:
-        metadata = self._manager.item_metadata(step).state
-        if metadata is None:
-            raise ValueError("expected a description of its arrays, found none")
-        return metadata.tree
+        """The description of each array; the manager's own way would hide why it is not there."""
+        folder = self._manager.directory / str(step) / "state"
+        return ocp.PyTreeCheckpointHandler().metadata(folder).tree
 
     def _restore(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> Any:
         placed = ocp.checkpoint_utils.construct_restore_args(wanted)
@@ -208,7 +229,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=arguments, position=ocp.args.JsonRestore(), checksums=ocp.args.JsonRestore()
         )
-        return self._manager.restore(step, args=items)
+        found = self._manager.restore(step, args=items)
+        if other := difference(found.checksums, checksums(found.state, found.position)):
+            raise ValueError(other)
+        return found
 
     def _check(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         found = {name: (list(a.shape), str(a.dtype)) for name, a in self._stored(step).items()}
@@ -240,30 +264,6 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
         del context
         kept = {checkpoints[-1].step, *self.best_steps()}
         return [checkpoint.step in kept for checkpoint in checkpoints]
-
-
-def _checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
-    """The CRC-32 of each array's bytes by its name, and of the position."""
-    parts = {
-        name: np.ascontiguousarray(array).tobytes()
-        for name, array in jax.device_get(dict(arrays)).items()
-    }
-    parts["position"] = json.dumps(position, sort_keys=True).encode()
-    return {name: f"{zlib.crc32(part):08x}" for name, part in parts.items()}
-
-
-def _difference(saved: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """What is not as it was saved, in a line; "" if all is."""
-    other = [name for name, checksum in found.items() if saved.get(name) != checksum]
-    return f"{', '.join(other[:3])}: not what was saved" if other else ""
-
-
-def _of_disk(error: Exception) -> str | None:
-    """What the operating system said; None where an error is not of its making."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # how tensorstore tells of it
-    return os.strerror(int(code[1])) if code else None
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
