@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.orientation import orientation_of, separate, upright
 from mixvpr_jax.stores import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -20,6 +21,10 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # would have Ghostscript run.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # beyond which Pillow, too, suspects a decompression bomb
+
+DEPTHS = "8 or 16 bits a channel, unsigned"
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # of TIFF
+WHITE_IS_ZERO, SIGNED = 0, 2
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
 """A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
@@ -101,14 +106,15 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
     """
     if not data:
         raise InputError(f"{name}: expected an image, found an empty file")
+    orientation, pixels = separate(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(
                     f"expected an image of at most {MAX_PIXELS:,} pixels, found "
                     f"{image.width:,} x {image.height:,}"
                 )
-            return to_rgb(image)
+            return upright(_to_rgb(image), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -121,30 +127,54 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
 def to_rgb(image: ImageLike) -> Image.Image:
     """An image in mode RGB, upright.
 
-    EXIF orientation is applied; grey is repeated over the channels; palettes are looked up;
-    transparent pixels lie on white; 16 bits are scaled to 8 (Pillow alone would clip them).
+    The orientation that EXIF or XMP states is applied; grey is repeated over the channels; palettes
+    are looked up; transparent pixels lie on white; 12 and 16 bits are scaled to 8 by what so many
+    bits hold, 65535 to 255.
 
     Raises:
-        InputError: An array that is no image, a float image, a file that cannot be read.
+        InputError: An array that is no image; floats, signed or 32-bit integers, whose range nobody
+            knows; a file that cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
     if not isinstance(image, Image.Image):
         image = _from_array(np.asarray(image))
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image.load()  # which itself turns a TIFF upright
+    return upright(_to_rgb(image), orientation_of(image))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The same, as it lies in its file."""
     if image.mode.startswith("I"):
-        values = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
-        values += 128
-        values //= 257  # to the nearest; in place, for an image may be large
-        image = Image.fromarray(values.astype(np.uint8))
+        image = _eight_bits(image)
     if image.mode == "F":
-        raise InputError("expected 8 or 16 bits a channel, found floats of unknown range")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
+        raise InputError(f"expected {DEPTHS}, found floats of unknown range")
+    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+        raise InputError(f"expected {DEPTHS}, found signed integers of unknown range")
+    if image.has_transparency_data:
+        layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 12 or 16 bits as 8: from black to the most that so many bits hold."""
+    if image.mode == "I" and image.format != "PPM":  # whose values Pillow has scaled to 16 bits
+        raise InputError(
+            f"expected {DEPTHS}, found signed or 32-bit integers of unknown range; scale them to "
+            "0 … 255 or 0 … 65535, and save them as 8 or 16 bits"
+        )
+    tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
+    most = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
+    values = stored.astype(np.int32)
+    values *= 255
+    values += most // 2
+    values //= most  # to the nearest; in place, for an image may be large
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits
+        values = 255 - values
+    values[stored == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

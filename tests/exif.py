@@ -1,0 +1,156 @@
+"""EXIF blocks made by hand, and files of every format that carry them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+ORIENTATION = 0x0112
+SIZES = {1: "B", 3: "H", 4: "I"}
+UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def photo():
+    """Of no symmetry, in blocks that JPEG keeps."""
+    pixels = np.random.default_rng(5).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(np.kron(pixels, np.ones((8, 8, 1), np.uint8)))
+
+
+def stored(orientation):
+    """What a camera held at this orientation would have stored of it."""
+    return photo().transpose(UNDO[orientation]) if orientation in UNDO else photo()
+
+
+def block(orientation, *others, order="<", kind=3, count=1):
+    """An EXIF block: the orientation, of a type and count, and (tag, type, count, slot) besides."""
+    slot = struct.pack(order + SIZES[kind], orientation).ljust(4, b"\0")
+    entries = sorted([(ORIENTATION, kind, count, slot), *others])
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
+    body = b"".join(struct.pack(order + "HHI4s", *entry) for entry in entries)
+    return head + struct.pack(order + "H", len(entries)) + body + bytes(4)
+
+
+def xmp(orientation):
+    return f'<x:xmpmeta><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def with_segment(jpeg, marker, content):
+    return jpeg[:2] + struct.pack(">HH", marker, len(content) + 2) + content + jpeg[2:]
+
+
+def with_chunk(png, kind, content, at=33):
+    """Behind the header, or at another place."""
+    crc = zlib.crc32(kind + content)
+    chunk = struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", crc)
+    return png[:at] + chunk + png[at:]
+
+
+def with_entry(tiff, entry):
+    """A TIFF file of one directory, which is written again at its end with an entry more."""
+    start = struct.unpack_from("<I", tiff, 4)[0]
+    count = struct.unpack_from("<H", tiff, start)[0]
+    old = [struct.unpack_from("<HHI4s", tiff, start + 2 + 12 * index) for index in range(count)]
+    entries = sorted([*(each for each in old if each[0] != entry[0]), entry])
+    directory = b"".join(struct.pack("<HHI4s", *each) for each in entries)
+    whole = tiff + bytes(len(tiff) % 2)
+    head = whole[:4] + struct.pack("<I", len(whole)) + whole[8:]
+    return head + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def raw_profile(exif):
+    return f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
+
+
+def carrying(kind, image, exif):
+    """A file of an image that carries an EXIF block, whatever its bytes."""
+    if kind == "JPEG":
+        return with_segment(encoded(image, "JPEG", quality=95), 0xFFE1, b"Exif\0\0" + exif[:65000])
+    if kind == "PNG":
+        return with_chunk(encoded(image, "PNG"), b"eXIf", exif)
+    if kind == "PNG, after the pixels":
+        whole = encoded(image, "PNG")
+        return with_chunk(whole, b"eXIf", exif, len(whole) - 12)
+    if kind == "PNG, raw profile":
+        content = b"Raw profile type exif\0" + raw_profile(exif)
+        return with_chunk(encoded(image, "PNG"), b"tEXt", content)
+    if kind == "PNG, compressed profile":
+        content = b"Raw profile type exif\0\0" + zlib.compress(raw_profile(exif))
+        return with_chunk(encoded(image, "PNG"), b"zTXt", content)
+    prefix = b"Exif\0\0" if kind == "WebP, prefixed" else b""
+    return _webp(image, b"EXIF", prefix + exif, 8)
+
+
+def _webp(image, kind, content, flag):
+    simple = encoded(image, "WEBP", lossless=True)
+    sizes = b"".join((side - 1).to_bytes(3, "little") for side in image.size)
+    header = b"VP8X" + struct.pack("<I", 10) + bytes([flag, 0, 0, 0]) + sizes
+    chunk = kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+    body = b"WEBP" + header + simple[12:] + chunk
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+CARRIERS = (
+    "JPEG",
+    "PNG",
+    "PNG, after the pixels",
+    "PNG, raw profile",
+    "PNG, compressed profile",
+    "WebP",
+    "WebP, prefixed",
+)
+
+
+def stating(kind, image, orientation):
+    """A well-formed file that states an image's orientation in XMP, or in TIFF's own tags."""
+    said = xmp(orientation)
+    if kind == "JPEG, XMP":
+        content = b"http://ns.adobe.com/xap/1.0/\0" + said
+        return with_segment(encoded(image, "JPEG", quality=95), 0xFFE1, content)
+    if kind == "JPEG, MPO":
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        options = {"save_all": True, "append_images": [image], "exif": exif, "quality": 95}
+        return encoded(image, "MPO", **options)
+    if kind == "PNG, XMP":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", said.decode())
+        return encoded(image, "PNG", pnginfo=text)
+    if kind == "PNG, compressed XMP":
+        content = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(said)
+        return with_chunk(encoded(image, "PNG"), b"iTXt", content)
+    if kind == "WebP, XMP":
+        return _webp(image, b"XMP ", said, 4)
+    tags = {700: said} if kind == "TIFF, XMP" else {ORIENTATION: orientation}
+    compression = {"TIFF, LZW": "tiff_lzw", "TIFF, deflated": "tiff_adobe_deflate"}.get(kind)
+    options = {"compression": compression, "big_tiff": kind == "BigTIFF"}
+    return encoded(image, "TIFF", tiffinfo=tags, **options)
+
+
+STATING = (
+    "JPEG, XMP",
+    "JPEG, MPO",
+    "PNG, XMP",
+    "PNG, compressed XMP",
+    "WebP, XMP",
+    "TIFF",
+    "TIFF, LZW",
+    "TIFF, deflated",
+    "TIFF, XMP",
+    "BigTIFF",
+)
