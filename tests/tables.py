@@ -21,7 +21,7 @@ def write_table(root, city, rows, columns=COLUMNS):
 
 
 def names_of(root, city="Rome"):
-    """Each row's image, as the official loader names it."""
+    """Each row's image, named by the text of the table."""
     with (root / "Dataframes" / f"{city}.csv").open() as file:
         return [
             f"Images/{r['city_id']}/{r['city_id']}_{r['place_id'].zfill(7)}_{r['year'].zfill(4)}_"

@@ -11,7 +11,7 @@ from tables import names_of, row, write_city, write_table
 from mixvpr_jax.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
 from mixvpr_jax.data.listing import sizes_in
-from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.data.sources import open_folder, open_source
 from mixvpr_jax.errors import InputError, run_command
 
 
@@ -19,7 +19,7 @@ def images_of(places, place):
     return [places.name(image) for image in range(*places.bounds[place : place + 2])]
 
 
-def test_names_are_the_official_ones(tmp_path):
+def test_names_as_the_table_writes_them(tmp_path):
     write_table(tmp_path, "Rome", [row(12), row(12, panoid="x-_9"), row(3, month=11)])
     places = read_places(tmp_path, ["Rome"])
     assert places.place_id.tolist() == [3, 12]
@@ -115,6 +115,21 @@ def test_tables_as_spreadsheets_write_them(tmp_path):
         read_places(tmp_path, ["Rome"])
 
 
+@pytest.mark.parametrize(
+    ("latitude", "east", "too_wide"),
+    [("0", 0.0089, False), ("0", 0.0091, True), ("-60", 0.0178, False), ("60", 0.0182, True)],
+)
+def test_degrees_of_longitude_shrink_towards_the_poles(tmp_path, latitude, east, too_wide):
+    """A place is a kilometre wide at most: 0.009 degrees at the equator, twice as many at 60."""
+    rows = [row(5, lat=latitude, lon=lon, panoid=lon) for lon in ("10", f"{10 + east:.4f}")]
+    write_table(tmp_path, "Rome", rows)
+    if too_wide:
+        with pytest.raises(InputError, match=r"images of place 5 that lie 1\.0 km apart"):
+            read_places(tmp_path, ["Rome"])
+    else:
+        assert len(read_places(tmp_path, ["Rome"]).names) == 2
+
+
 def test_no_data_set(tmp_path):
     with pytest.raises(InputError, match=r"expected GSV-Cities \(Dataframes and Images\)"):
         read_places(tmp_path, ["Rome"])
@@ -149,6 +164,98 @@ def test_missing_images_are_skipped_where_wanted(tmp_path, caplog):
         (tmp_path / name).unlink()
     with pytest.raises(InputError, match="places of 2 images or more in each city, found none in"):
         open_source(config(tmp_path, skip_missing=True))
+
+
+def put_images(root, names, folder="Images/Rome"):
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / folder / f"{name}.jpg").write_bytes(name.encode())
+
+
+def found_in(root, **options):
+    """The names of the images that a folder's tables say, once all are there."""
+    options = {"min_images": 1, "skip_missing": False} | options
+    source, num_skipped = open_folder(epath.Path(root), ["Rome"], **options)
+    assert [source.read(image) for image in range(len(source.places.names))]
+    names = [source.places.name(image) for image in range(len(source.places.names))]
+    return [name.removeprefix("Images/Rome/").removesuffix(".jpg") for name in names], num_skipped
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"lat": "040.44312", "lon": "-079.99000"}, "Rome_0000004_2012_03_007_40.44312_-79.99_abc"),
+        ({"lat": "13.70", "lon": "+12.50"}, "Rome_0000004_2012_03_007_13.7_12.5_abc"),
+        ({"lat": " 41.9", "lon": "12.50 "}, "Rome_0000004_2012_03_007_41.9_12.5_abc"),
+        ({"lat": "41", "lon": "-0.0"}, "Rome_0000004_2012_03_007_41.0_-0.0_abc"),
+        ({"lat": "0.00001", "lon": "4.19e1"}, "Rome_0000004_2012_03_007_1e-05_41.9_abc"),
+        ({"lat": "41.900000000000000001"}, "Rome_0000004_2012_03_007_41.9_12.5_abc"),
+        ({"lat": "41.90000000000001"}, "Rome_0000004_2012_03_007_41.90000000000001_12.5_abc"),
+        ({"lat": "41.9", "lon": "12.50"}, "Rome_0000004_2012_03_007_41.9_12.50_abc"),
+        ({"northdeg": "10.0"}, "Rome_0000004_2012_03_010_41.9_12.5_abc"),
+        ({"northdeg": "10.0"}, "Rome_0000004_2012_03_10.0_41.9_12.5_abc"),
+        ({"northdeg": "10.0"}, "Rome_0000004_2012_03_10.0_41.9_12.50_abc"),
+        ({"northdeg": "10.0"}, "Rome_0000004_2012_03_010_41.9_12.50_abc"),
+        ({"northdeg": " +10 "}, "Rome_0000004_2012_03_010_41.9_12.5_abc"),
+        ({"northdeg": "1e2"}, "Rome_0000004_2012_03_100_41.9_12.5_abc"),
+        ({"northdeg": ""}, "Rome_0000004_2012_03_nan_41.9_12.5_abc"),
+        ({"northdeg": ""}, "Rome_0000004_2012_03_000_41.9_12.50_abc"),
+        ({"northdeg": "nan"}, "Rome_0000004_2012_03_nan_41.9_12.50_abc"),
+        ({"year": "2024.0", "month": "9.0"}, "Rome_0000004_2024_09_007_41.9_12.5_abc"),
+        ({"year": "2024.0", "month": "09"}, "Rome_0000004_2024_09_007_41.9_12.50_abc"),
+        ({"place": "4.0"}, "Rome_0000004_2012_03_007_41.9_12.50_abc"),
+        ({"place": "0300004"}, "Rome_0000004_2012_03_007_41.9_12.5_abc"),
+        ({"place": 300004}, "Rome_0000004_2012_03_007_41.9_12.50_abc"),
+        ({"place": 300004}, "Rome_0300004_2012_03_007_41.9_12.50_abc"),
+        ({"place": 300004}, "Rome_0300004_2012_03_007_41.9_12.5_abc"),
+    ],
+)
+def test_images_are_named_by_the_text_or_by_the_number(tmp_path, values, name):
+    """The official loader prints what pandas parsed; other makers of tables copy their text."""
+    values = dict(values)
+    write_table(tmp_path, "Rome", [row(values.pop("place", 4), **values)])
+    put_images(tmp_path, [name])
+    assert found_in(tmp_path) == ([name], 0)
+
+
+@pytest.mark.parametrize("column", ["place", "year", "month", "northdeg"])
+@pytest.mark.parametrize("value", ["1.5", "1e400", "x", "1 0", str(2.0**60)])
+def test_numbers_that_are_not_whole(tmp_path, column, value):
+    values = {column: value}
+    write_table(tmp_path, "Rome", [row(values.pop("place", 4), **values)])
+    with pytest.raises(InputError, match=r"line 2: expected numbers, found"):
+        read_places(tmp_path, ["Rome"])
+
+
+def test_names_of_both_kinds_in_one_table(tmp_path):
+    """Each row's image by the name that is there; one of two rows that mean the same file."""
+    rows = [row(1, panoid=letter, lat="41.90") for letter in "abc"]
+    write_table(tmp_path, "Rome", [*rows, row(1, panoid="a", lat="41.9")])
+    names = [f"Rome_0000001_2012_03_007_{lat}_abc"[:-3] for lat in ("41.9_12.5", "41.90_12.50")]
+    names = [f"{names[0]}a", f"{names[1]}b", f"{names[0]}c"]
+    put_images(tmp_path, names)
+    assert sorted(found_in(tmp_path)[0]) == sorted(names)
+
+
+def test_missing_images_are_told_by_the_name_that_others_have(tmp_path):
+    write_table(tmp_path, "Rome", [row(1, panoid=letter, lat="041.90") for letter in "abcd"])
+    named = [f"Rome_0000001_2012_03_007_41.9_12.5_{letter}" for letter in "abcd"]
+    put_images(tmp_path, named[:3])
+    with pytest.raises(InputError, match="expected 4 images, found 1 missing") as caught:
+        found_in(tmp_path)
+    assert caught.value.details == (f"missing: Images/Rome/{named[3]}.jpg",)
+    assert found_in(tmp_path, skip_missing=True) == (named[:3], 1)
+    assert found_in(tmp_path, skip_missing=True, min_images=3) == (named[:3], 1)
+
+
+def test_links_by_the_official_name_are_looked_at_too(tmp_path):
+    write_table(tmp_path / "data", "Rome", [row(1, lat="041.90")])
+    (tmp_path / "data" / "Images" / "Rome").mkdir(parents=True)
+    (tmp_path / "elsewhere.jpg").write_bytes(b"")
+    link = tmp_path / "data" / "Images" / "Rome" / "Rome_0000001_2012_03_007_41.9_12.5_abc.jpg"
+    link.symlink_to(tmp_path / "elsewhere.jpg")
+    with pytest.raises(InputError, match="inside the data folder, found a link to"):
+        found_in(tmp_path / "data")
 
 
 def test_a_single_place_has_nothing_to_be_told_from(tmp_path):

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from stores import put
-from tables import names_of, write_city
+from tables import names_of, row, write_city, write_table
 
 from mixvpr_jax.config import DataConfig
 from mixvpr_jax.data import builder, records
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.prepare import prepare_gsv_cities
+from mixvpr_jax.data.prepared import import_tfds
 from mixvpr_jax.data.records import City
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, PreparedSource, open_source
@@ -123,6 +125,26 @@ def test_tables_as_spreadsheets_write_them(folder, tmp_path):
     _, (plain, stored) = open_both(folder, tmp_path / "out")
     assert np.array_equal(plain.places.names, stored.places.names)
     assert all(plain.read(image) == stored.read(image) for image in range(36))
+
+
+def test_names_by_the_number(tmp_path):
+    """A table's text does not say how its images are named; the prepared one's does."""
+    rows = [row(p, panoid=f"{p}{i}", lat="041.90", northdeg="10.0") for p in (1, 2) for i in "abc"]
+    write_table(tmp_path, "Rome", [*rows, row(2, panoid="blank", northdeg="")])
+    (tmp_path / "Images" / "Rome").mkdir(parents=True)
+    for place in (1, 2):
+        for letter in "abc":
+            name = f"Rome_000000{place}_2012_03_010_41.9_12.5_{place}{letter}.jpg"
+            Image.new("RGB", (8, 8), (place, ord(letter), 0)).save(tmp_path / "Images/Rome" / name)
+    blank = tmp_path / "Images" / "Rome" / "Rome_0000002_2012_03_000_41.9_12.50_blank.jpg"
+    Image.new("RGB", (8, 8)).save(blank)
+    assert prepare_gsv_cities(tmp_path, tmp_path / "out").num_images == 7
+    _, (plain, stored) = open_both(tmp_path, tmp_path / "out", ("Rome",))
+    assert np.array_equal(plain.places.names, stored.places.names)
+    assert all(plain.read(image) == stored.read(image) for image in range(7))
+    records_of = import_tfds().builder("gsv_cities", data_dir=tmp_path / "out")
+    found = [record["northdeg"] for record in records_of.as_data_source("Rome")]
+    assert found == [10] * 6 + [-1]
 
 
 def test_missing_images(folder, tmp_path):

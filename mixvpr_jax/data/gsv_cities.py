@@ -1,7 +1,8 @@
 """GSV-Cities as it lies on disk: `Dataframes/<City>.csv` and `Images/<City>/<name>.jpg`.
 
 Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. An
-image's name is made of its row (dataloaders of amaralibey/gsv-cities).
+image's name is made of its row: of the text in the table, or of the numbers that the official
+loader parses it to (dataloaders of amaralibey/gsv-cities), where `-079.990` becomes `-79.99`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import logging
 import operator
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
 NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
 LARGEST = (2**53, 2**53, 90, 180)  # that float64 holds exactly, and degrees
+PLACES_PER_CITY = 10**5  # the official loader adds a multiple of it to ids, and takes it away again
+
+Naming = Callable[[epath.Path, np.ndarray], np.ndarray]
+"""Given a table's path and the names that its text makes, the names that its images have."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +93,7 @@ def read_places(
     cities: Sequence[str],
     *,
     min_images: int = 1,
+    naming: Naming | None = None,
 ) -> Places:
     """The places of several cities, city after city, by ascending id.
 
@@ -95,6 +101,7 @@ def read_places(
         root: The folder that holds `Dataframes`.
         cities: Which cities, in which order.
         min_images: Places with fewer images are left out.
+        naming: What names images otherwise than the text of their table does.
 
     Raises:
         InputError: No such folder or city, a city given twice, in two tables or left without
@@ -116,6 +123,8 @@ def read_places(
                     f"{table.path}: expected a city of its own, found {city_id}, which is in "
                     f"{other}, too"
                 )
+        if naming is not None:
+            table.names = naming(table.path, table.names)
         parts.append(_places_of(table, index, cities, min_images))
     return _joined(tuple(cities), parts)
 
@@ -154,6 +163,67 @@ def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}: expected a table, found {error}") from None
 
 
+def whole(text: str) -> int:
+    """A whole number, also as pandas writes a column that has blanks: `10.0`.
+
+    Raises:
+        ValueError: It is none, or larger than a float64 holds exactly.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer() or abs(number) > 2**53:
+            raise
+        return int(number)
+
+
+def is_blank(northdeg: str) -> bool:
+    """Whether a table does not say which way a camera looked."""
+    return northdeg.strip().lower() in ("", "nan")
+
+
+def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
+    """Further names that the images of some rows may have, of a table that was read before.
+
+    Args:
+        path: The table.
+        wanted: Which rows, ascending, blank ones not counted.
+
+    Yields:
+        For each, the official loader's name first.
+    """
+    rows = read_rows(path)
+    _, header = next(rows)
+    at, selected = [header.index(name) for name in COLUMNS], set(wanted)
+    for index, (_, cells) in enumerate(rows):
+        if index in selected:
+            yield _other_names_of(*(cells[column] for column in at))
+
+
+def _other_names_of(
+    place: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
+) -> list[bytes]:
+    """Pandas makes floats of a column of whole numbers and blanks, and prints each its own way."""
+    full, short = whole(place), whole(place) % PLACES_PER_CITY
+    degrees = as_float = "nan"
+    if not is_blank(northdeg):
+        degrees, as_float = str(whole(northdeg)), str(float(northdeg))
+    printed, text = f"{float(lat)}_{float(lon)}", f"{lat}_{lon}"
+    forms = (
+        (short, degrees, printed),
+        (short, as_float, printed),
+        (full, degrees, printed),
+        (short, degrees, text),
+        (full, northdeg.strip(), text),
+    )
+    when = f"{whole(year):04d}_{whole(month):02d}"
+    return [
+        f"Images/{city}/{city}_{place:07d}_{when}_{bearing.zfill(3)}_{where}_{panoid}.jpg".encode()
+        for place, bearing, where in forms
+    ]
+
+
 def _read_table(path: epath.Path) -> _Table:
     rows = read_rows(path)
     _, header = next(rows, (1, list[str]()))
@@ -167,13 +237,17 @@ def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int
     for line, row in rows:
         try:
             place, year, month, bearing, city, latitude, longitude, panoid = (row[i] for i in at)
-            place, year, month = int(place), int(year), int(month)
+            try:
+                place, year, month, degrees = int(place), int(year), int(month), int(bearing)
+            except ValueError:
+                place, year, month = whole(place), whole(year), whole(month)
+                degrees = 0 if is_blank(bearing) else whole(bearing)
             column = (place, 12 * year + month, float(latitude), float(longitude))
             if not all(map(operator.le, map(abs, column), LARGEST)):
                 raise ValueError
             numbers.append(column)
             name = (
-                f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{int(bearing):03d}_"
+                f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{degrees:03d}_"
                 f"{latitude}_{longitude}_{panoid}.jpg".encode()
             )
         except (IndexError, ValueError):
@@ -187,8 +261,8 @@ def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int
         names.append(name)
         city_ids.append(city)
     columns = np.array(numbers, np.float64).reshape(-1, 4)
-    whole = columns[:, :2].astype(np.int64)
-    return _Table(path, city_ids, whole[:, 0], whole[:, 1], columns[:, 2:], np.array(names, "S"))
+    place, month = columns[:, :2].astype(np.int64).T
+    return _Table(path, city_ids, place, month, columns[:, 2:], np.array(names, "S"))
 
 
 def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int) -> Places:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.data.gsv_cities import read_rows
+from mixvpr_jax.data.gsv_cities import is_blank, read_rows, whole
 from mixvpr_jax.data.listing import sizes_in
 from mixvpr_jax.data.sources import FolderSource
 
 SHARD_BYTES = 256 * 2**20
 CHECKSUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 INTEGERS = ("place_id", "year", "month", "northdeg")
-TEXTS = ("city_id", "lat", "lon", "panoid")  # degrees as they print in the table and in names
+TEXTS = ("city_id", "lat", "lon", "panoid")  # degrees as they print in names
+NO_BEARING = -1  # of a row whose northdeg is blank
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,15 @@ class City:
                 self.images[index],
                 {
                     "image": self.root / self.images[index],
-                    **{name: int(row[name]) for name in INTEGERS},
+                    **{name: _integer(row, name) for name in INTEGERS},
                     **{name: row[name] for name in TEXTS},
                 },
             )
             advance()
+
+
+def _integer(row: Mapping[str, str], name: str) -> int:
+    return NO_BEARING if name == "northdeg" and is_blank(row[name]) else whole(row[name])
 
 
 def read_city(source: FolderSource, index: int) -> City:
@@ -69,6 +74,9 @@ def read_city(source: FolderSource, index: int) -> City:
     (_, header), *table = read_rows(root / "Dataframes" / f"{name}.csv")
     rows = [dict(zip(header, table[row][1], strict=False)) for row in places.row[images]]
     names = [places.name(image) for image in images]
+    for row, image in zip(rows, names, strict=True):
+        if f"_{row['lat']}_{row['lon']}_" not in image:  # it is named by the numbers
+            row |= {"lat": str(float(row["lat"])), "lon": str(float(row["lon"]))}
     split = [name.rpartition("/")[::2] for name in names]
     found = {folder: sizes_in(root / folder) for folder in {folder for folder, _ in split}}
     sizes = np.array([found[folder][file] for folder, file in split], np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from mixvpr_jax.config import DataConfig
-from mixvpr_jax.data.gsv_cities import Places, read_places
+from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
 from mixvpr_jax.data.links import Fence
 from mixvpr_jax.data.listing import links_in
 from mixvpr_jax.data.prepared import (
@@ -128,8 +129,9 @@ def open_folder(
     Raises:
         InputError: See `open_source`; or an image is a link that leads outside.
     """
-    places = read_places(root, cities, min_images=min_images)
-    present = find_present(root, places)
+    files = _Files(root)
+    places = read_places(root, cities, min_images=min_images, naming=files.name)
+    present = files.present(places)
     num_missing = int((~present).sum())
     if num_missing:
         names = [name.decode() for name in places.names[~present]]
@@ -149,24 +151,49 @@ def open_folder(
     return FolderSource(str(root), places), num_missing
 
 
-def find_present(root: epath.Path, places: Places) -> np.ndarray:
-    """[images] whether their files are there; each folder is listed once, city after city.
+class _Files:
+    """Which images of a data set's tables are there, and by which of their names."""
 
-    Raises:
-        InputError: A file is a link that leads outside.
-    """
-    present = np.zeros(len(places.names), bool)
-    fence = Fence([Path(root), Path(root, "Images")], root)
-    for index in range(len(places.cities)):
-        images = places.images_of(index)
-        names = places.names[images].tolist()
-        folders = {name.rpartition(b"/")[0].decode() for name in names}
+    def __init__(self, root: epath.Path) -> None:
+        self.root = root
+        self.absent: set[bytes] = set()
+        self.links: set[bytes] = set()
+
+    def name(self, table: epath.Path, names: np.ndarray) -> np.ndarray:
+        """The names of a table's images: each by its text, or by another that is there.
+
+        Each folder is listed once. What is there by no name keeps that of its text, or has that
+        of the form that most others have.
+        """
+        chosen = names.tolist()
+        folders = {name.rpartition(b"/")[0].decode() for name in chosen}
         there = {
             f"{at}/{name}".encode(errors="surrogateescape"): is_link
             for at in folders
-            for name, is_link in links_in(root / at).items()
+            for name, is_link in links_in(self.root / at).items()
         }
-        present[images] = [name in there for name in names]
-        for link in (name for name in names if there.get(name)):
-            fence.require(Path(root, link.decode()))
-    return present
+        if missing := [row for row, name in enumerate(chosen) if name not in there]:
+            others = list(other_names(table, missing))
+            forms = [next((f for f, name in enumerate(o) if name in there), None) for o in others]
+            usual = Counter(form for form in forms if form is not None).most_common(1)
+            for row, other, form in zip(missing, others, forms, strict=True):
+                if usual:
+                    chosen[row] = other[usual[0][0] if form is None else form]
+            names = np.array(chosen, "S")
+            self.absent.update(chosen[row] for row in missing if chosen[row] not in there)
+        self.links.update(name for name in chosen if there.get(name))
+        return names
+
+    def present(self, places: Places) -> np.ndarray:
+        """[images] whether their files are there.
+
+        Raises:
+            InputError: A file is a link that leads outside.
+        """
+        fence = Fence([Path(self.root), Path(self.root, "Images")], self.root)
+        for name in places.names.tolist() if self.links else ():
+            if name in self.links:
+                fence.require(Path(self.root, name.decode()))
+        if not self.absent:
+            return np.ones(len(places.names), bool)
+        return np.array([name not in self.absent for name in places.names.tolist()])
