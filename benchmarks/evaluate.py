@@ -78,7 +78,7 @@ def main(
             start = time.perf_counter()
             model = build_model(config, to_flax(numpy_state(reference)))
             how = EvaluationConfig(name, Path(), **folders(Path(drawn)), **QUIET)
-            evaluator = Evaluator(how, model, Preprocess(config.image_size))
+            evaluator = Evaluator(how, model, Preprocess(config.image_size, config.interpolation))
             recall = dict(evaluator.evaluate(data, KS).recall or {})
             return time.perf_counter() - start, recall
 

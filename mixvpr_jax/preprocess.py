@@ -1,4 +1,4 @@
-"""The official evaluation transform: bilinear resize by Pillow, [0, 1], ImageNet mean and std."""
+"""The official evaluation transform: resize by Pillow, [0, 1], ImageNet mean and std."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mixvpr_jax.config import Interpolation
+from mixvpr_jax.config.checks import require_known
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.orientation import orientation_of, separate, upright
 from mixvpr_jax.stores import as_path, reaching
@@ -36,9 +39,14 @@ class Preprocess:
 
     Attributes:
         image_size: Height and width in pixels that every image is resized to.
+        interpolation: Pillow's filter that resizes them.
     """
 
     image_size: tuple[int, int]
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        require_known("interpolation", self.interpolation, get_args(Interpolation))
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Resizes and normalises one image, several, or a batch.
@@ -66,10 +74,10 @@ class Preprocess:
         return normalize(np.stack(resized))
 
     def resize(self, image: ImageLike) -> np.ndarray:
-        """One image as uint8 [height, width, 3], resized as Pillow's antialiased bilinear does."""
+        """One image as uint8 [height, width, 3], resized by Pillow's antialiased filter."""
         height, width = self.image_size
-        resized = to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
+        resampling = Image.Resampling[self.interpolation.upper()]
+        return np.asarray(to_rgb(image).resize((width, height), resampling))
 
 
 def normalize(images: np.ndarray) -> np.ndarray:

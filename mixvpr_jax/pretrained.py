@@ -52,7 +52,7 @@ def from_pretrained(
         if not file.is_file():
             raise InputError(f"{file}: expected the model's weights, found no such file")
         model = build_model(config, read_safetensors(file), source=str(file))
-    return model, Preprocess(config.image_size)
+    return model, Preprocess(config.image_size, config.interpolation)
 
 
 def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
@@ -140,14 +140,16 @@ def _read_config(path: Path) -> ModelConfig:
 
 def _model_card(config: ModelConfig) -> str:
     height, width = config.image_size
+    resized = f"resized to {height}x{width} pixels (Pillow's {config.interpolation} filter)"
     return f"""---
 library_name: mixvpr-jax
 tags: [visual-place-recognition, image-retrieval, jax, flax]
 ---
 # {config.arch}, {config.aggregator.name if config.aggregator else "bare trunk"}
 
-Made with mixvpr-jax. An image of {height}x{width} pixels gives a descriptor of
-{config.descriptor_dim or "no"} values; nearest neighbours show the same place.
+Made with mixvpr-jax. An image, {resized},
+gives a descriptor of {config.descriptor_dim or "no"} values; nearest neighbours show the same
+place.
 
 ```python
 import mixvpr_jax

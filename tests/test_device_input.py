@@ -30,19 +30,22 @@ def folder(tmp_path_factory):
     return root
 
 
-def batches(folder, on_host, num_ops):
+def batches(folder, on_host, num_ops, interpolation="bilinear"):
     augmentation = AugmentationConfig(num_ops, canvas=(90, 110))
     data = DataConfig(folder, ("Rome",), 4, 4, augmentation=augmentation)
     source = open_source(data)
-    return Batches(source, Sampler(source.places, data, 3), SIZE, 16, 4, on_host)
+    sampler = Sampler(source.places, data, 3)
+    return Batches(source, sampler, SIZE, 16, 4, on_host, interpolation=interpolation)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("num_ops", [0, 1, 3])
-def test_device_and_host_give_the_same_pictures(folder, num_ops):
+def test_device_and_host_give_the_same_pictures(folder, num_ops, interpolation):
     given = {}
     for where in ("device", "host"):
-        place = make_input(AugmentationConfig(num_ops, on=where), SIZE, data_mesh())
-        images, labels = place(batches(folder, where == "host", num_ops)[1])
+        config = AugmentationConfig(num_ops, on=where)
+        place = make_input(config, SIZE, data_mesh(), interpolation)
+        images, labels = place(batches(folder, where == "host", num_ops, interpolation)[1])
         assert images.shape == (16, *SIZE, 3)
         assert images.dtype == np.uint8
         assert len(images.sharding.device_set) == len(jax.devices())

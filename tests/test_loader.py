@@ -40,12 +40,21 @@ def folder(tmp_path_factory):
     return write_city(root, "Oslo", places=6, size=(30, 40))
 
 
-def make(folder, *, on_host=False, cities=CITIES, augmentation=None, **changes):
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def make(
+    folder, *, on_host=False, cities=CITIES, augmentation=None, interpolation="bilinear", **changes
+):
     augmentation = augmentation or AugmentationConfig(canvas=(40, 40))
     config = DataConfig(folder, cities, 4, 3, 3, augmentation=augmentation)
     config = replace(config, **changes)
     source = open_source(config)
-    return Batches(source, Sampler(source.places, config, 5), SIZE, 16, 12, on_host)
+    sampler = Sampler(source.places, config, 5)
+    return Batches(source, sampler, SIZE, 16, 12, on_host, interpolation=interpolation)
 
 
 def read(batches, start=0, num_workers=0, count=None, prefetch=2):
@@ -91,8 +100,9 @@ def test_batches_hold_what_the_sampler_says(folder, expected):
         assert not batch.images[count:].any()
 
 
-def test_the_host_resizes_and_augments_where_it_should(folder):
-    raw, finished = make(folder), make(folder, on_host=True)
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_the_host_resizes_and_augments_where_it_should(folder, interpolation):
+    raw, finished = make(folder), make(folder, on_host=True, interpolation=interpolation)
     for step in (0, 3):
         batch, done = raw[step], finished[step]
         assert done.images.shape == (16, *SIZE, 3)
@@ -101,13 +111,15 @@ def test_the_host_resizes_and_augments_where_it_should(folder):
         for row in range((batch.labels >= 0).sum()):
             height, width = batch.sizes[row]
             image = Image.fromarray(batch.images[row, :height, :width])
-            image = image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR)
+            image = image.resize((SIZE[1], SIZE[0]), FILTERS[interpolation])
             image = rand_augment(image, batch.operations[row], 9)
             np.testing.assert_array_equal(done.images[row], np.asarray(image))
 
 
-def test_what_is_larger_than_the_canvas_is_resized_before(folder):
-    small = make(folder, augmentation=AugmentationConfig(canvas=(30, 40)))
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_what_is_larger_than_the_canvas_is_resized_before(folder, interpolation):
+    augmentation = AugmentationConfig(canvas=(30, 40))
+    small = make(folder, augmentation=augmentation, interpolation=interpolation)
     whole = make(folder)
     tall = 0
     for step in range(4):
@@ -117,7 +129,7 @@ def test_what_is_larger_than_the_canvas_is_resized_before(folder):
             tall += 1
             assert batch.sizes[row].tolist() == list(SIZE)
             image = Image.fromarray(whole[step].images[row, :40, :30])
-            image = image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR)
+            image = image.resize((SIZE[1], SIZE[0]), FILTERS[interpolation])
             np.testing.assert_array_equal(batch.images[row, : SIZE[0], : SIZE[1]], image)
     assert tall == 6 * 3
 

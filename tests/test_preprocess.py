@@ -48,6 +48,20 @@ def test_official_resize_and_normalisation_pixel_for_pixel(golden):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("size", [(320, 320), (16, 24)])
+def test_bicubic_pixel_for_pixel(size):
+    expected = Image.open(STREET).convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)
+    found = Preprocess(size, "bicubic").resize(STREET)
+    assert np.array_equal(found, np.asarray(expected))
+    assert not np.array_equal(found, Preprocess(size).resize(STREET))
+    assert np.array_equal(Preprocess(size, "bicubic")(STREET)[0], normalize(found))
+
+
+def test_filters_that_are_none():
+    with pytest.raises(InputError, match="interpolation: unknown name 'cubic'; closest: bicubic"):
+        Preprocess((8, 8), "cubic")
+
+
 def test_all_kinds_of_input_agree(photo):
     preprocess = Preprocess((16, 24))
     array = np.asarray(photo)

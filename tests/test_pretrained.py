@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 from small_model import SMALL
 
 from mixvpr_jax import (
@@ -42,8 +43,31 @@ def test_saving_again_replaces(model, tmp_path):
 
 def test_config_survives_json():
     for aggregator in (None, GeMConfig(2.5), CosPlaceConfig(7), MixVPRConfig(3, 2, 1.5, 1)):
-        config = ModelConfig("resnet34", (), aggregator, (100, 200), "bfloat16")
+        config = ModelConfig("resnet34", (), aggregator, (100, 200), "bfloat16", "bicubic")
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_config_of_before_interpolation_is_bilinear(model, tmp_path):
+    save_pretrained(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values.pop("interpolation") == "bilinear"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    loaded, preprocess = from_pretrained(tmp_path)
+    assert loaded.config == SMALL
+    assert preprocess.interpolation == "bilinear"
+
+
+def test_interpolation_is_the_models_own(model, photos, tmp_path):
+    save_pretrained(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text()) | {"interpolation": "bicubic"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    loaded, preprocess = from_pretrained(tmp_path)
+    assert loaded.config.interpolation == "bicubic"
+    expected = Image.fromarray(photos[0]).resize((64, 48), Image.Resampling.BICUBIC)
+    assert np.array_equal(preprocess.resize(photos[0]), np.asarray(expected))
+    save_pretrained(loaded, tmp_path / "again")
+    assert "bicubic filter" in (tmp_path / "again" / "README.md").read_text()
+    assert from_pretrained(tmp_path / "again")[1] == preprocess
 
 
 @pytest.mark.parametrize(
@@ -69,6 +93,8 @@ def test_config_survives_json():
         ({"aggregator": {"name": "GeM", "p": True}}, "p: expected float, found True"),
         ({"dtype": "float16"}, "dtype: unknown name 'float16'; closest: bfloat16"),
         ({"arch": 50}, "arch: expected str, found 50"),
+        ({"interpolation": "nearest"}, "interpolation: unknown name 'nearest'"),
+        ({"interpolation": 3}, "interpolation: expected Interpolation, found 3"),
     ],
 )
 def test_wrong_configurations_are_named(model, tmp_path, change, message):

@@ -37,6 +37,18 @@ def test_the_folder_of_another_configuration(finished, town):
         train(other, finished[0])
 
 
+def test_the_folder_of_a_run_from_before_interpolation(finished, town, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    values = json.loads((workdir / "config.json").read_text())
+    del values["model"]["interpolation"]
+    (workdir / "config.json").write_text(json.dumps(values))
+    config = tiny_config(town)
+    assert train(config, workdir).step == finished[1].step
+    bicubic = replace(config, model=replace(config.model, interpolation="bicubic"))
+    with pytest.raises(InputError, match=r"model.interpolation: 'bilinear' there, 'bicubic' here"):
+        train(bicubic, workdir)
+
+
 def test_a_checkpoint_of_another_model(finished, town, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     config = replace(

@@ -14,6 +14,7 @@ from runs import tiny_config
 from tables import names_of
 
 from mixvpr_jax.config import AugmentationConfig
+from mixvpr_jax.data import show as show_module
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.show import CAPTION, MARGIN, THUMBNAIL, show
 from mixvpr_jax.data.sources import open_source
@@ -26,6 +27,37 @@ def plain(town):
     """Without augmentation, so that the pictures can be recognised."""
     config = tiny_config(town)
     return replace(config, data=replace(config.data, augmentation=AugmentationConfig(0)))
+
+
+def recorded(monkeypatch, module, name):
+    """What a function or class of a module is called with, each time."""
+    calls, real = [], getattr(module, name)
+
+    def call(*arguments, **options):
+        calls.append((arguments, options))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_the_sheet_is_resized_as_the_model_says(town, tmp_path, monkeypatch, where):
+    config = tiny_config(town)
+    augmentation = AugmentationConfig(0, on=where)
+    config = replace(
+        config,
+        model=replace(config.model, interpolation="bicubic"),
+        data=replace(config.data, augmentation=augmentation),
+    )
+    pictures = recorded(monkeypatch, show_module, "contact_sheet")
+    show(config, tmp_path, step=1)
+    images, sampler, step = pictures[0][0]
+    source = open_source(config.data)
+    for found, image in zip(images, sampler.batch(step)[0], strict=False):
+        expected = Image.open(town / "train" / source.places.name(image))
+        expected = np.asarray(expected.resize((40, 32), Image.Resampling.BICUBIC))
+        assert np.abs(found.astype(int) - expected).max() <= (where == "device")
 
 
 def test_the_sheet_shows_the_batch_place_by_place(town, tmp_path):

@@ -10,11 +10,13 @@ from folders import write_images
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
 from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.training.validation import Validation
 
 
-def validation(*sets, **options):
-    model = create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (32, 32)))
+def validation(*sets, interpolation="bilinear", **options):
+    config = ModelConfig("resnet18", (3, 4), GeMConfig(), (32, 32), interpolation=interpolation)
+    model = create_model(config)
     return Validation(ValidationConfig(tuple(map(Path, sets)), **options), model, data_mesh())
 
 
@@ -27,6 +29,22 @@ def test_benchmarks_and_folders_together(labelled, tmp_path, monkeypatch):
     names = [f"{name}/recall@{k}" for name in ("pitts30k-test", "town@7") for k in (1, 5, 10)]
     assert list(recalls) == names
     assert recalls["town@7/recall@1"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_photos_are_resized_as_the_model_says(labelled, interpolation):
+    sets = validation(labelled[0].parent, interpolation=interpolation)
+    seen = []
+
+    def encode(images):
+        seen.extend(np.asarray(images))
+        return np.asarray(images).reshape(len(images), -1)[:, :99]
+
+    sets.recalls(encode)
+    (data,) = sets.sets.values()
+    path = data.database[0]
+    expected = Preprocess((32, 32), interpolation)(path)
+    assert np.array_equal(seen[0], expected[0])
 
 
 def test_a_subset_is_no_benchmark(tmp_path):

@@ -10,6 +10,7 @@ from mixvpr_jax.config.model import (
     CosPlaceConfig,
     Dtype,
     GeMConfig,
+    Interpolation,
     MixVPRConfig,
     ModelConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Dtype",
     "EvaluationConfig",
     "GeMConfig",
+    "Interpolation",
     "LossName",
     "MinerName",
     "MixVPRConfig",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -47,6 +48,38 @@ def require_not_negative(config: object, *names: str) -> None:
             raise InputError(f"{name}: expected 0 or more, found {value!r:.40}")
 
 
+def to_plain_numbers(config: Any) -> None:
+    """Makes Python's numbers of the int and float fields of a dataclass, whatever kind they are.
+
+    Raises:
+        InputError: A field that is no such number.
+    """
+    for each in fields(config):
+        kind = {"int": numbers.Integral, "float": numbers.Real}.get(str(each.type))
+        value = getattr(config, each.name)
+        if kind is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{each.name}: expected {each.type}, found {value!r:.40}")
+        if type(value) not in (int, float):  # NumPy's
+            object.__setattr__(
+                config, each.name, int(value) if kind is numbers.Integral else float(value)
+            )
+
+
+def to_whole_numbers(config: object, name: str, expected: str) -> None:
+    """Makes a tuple of whole numbers of this field, whatever kind of sequence was given.
+
+    Raises:
+        InputError: It is none.
+    """
+    value = getattr(config, name)
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    if values is None or not all(map(_is_int, values)):
+        raise InputError(f"{name}: expected {expected}, found {value!r:.100}")
+    object.__setattr__(config, name, tuple(map(int, values)))
+
+
 def to_paths(config: object, *names: str) -> None:
     """Makes paths of these fields, whatever kind of path was given; None passes.
 
@@ -59,10 +92,22 @@ def to_paths(config: object, *names: str) -> None:
             object.__setattr__(config, name, path)
 
 
-def checked_fields(cls: type, values: object) -> Mapping[str, Any]:
-    """JSON values for each field of a dataclass, none missing, none surplus, each of its type."""
+def checked_fields(
+    cls: type, values: object, defaults: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """JSON values for each field of a dataclass, none missing, none surplus, each of its type.
+
+    Args:
+        cls: The dataclass.
+        values: What JSON holds.
+        defaults: Values of the fields that may be missing.
+
+    Raises:
+        InputError: The line names the fields that are not as expected.
+    """
     if not isinstance(values, Mapping):
         raise InputError(f"{cls.__name__}: expected an object, found {values!r}")
+    values = {**(defaults or {}), **values}
     expected = {f.name: str(f.type) for f in fields(cls)}
     missing, surplus = expected.keys() - values.keys(), values.keys() - expected.keys()
     if missing or surplus:
@@ -76,7 +121,7 @@ def checked_fields(cls: type, values: object) -> Mapping[str, Any]:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _are_ints(value: object) -> bool:
@@ -89,6 +134,7 @@ _JSON_TYPES = {
     "float": lambda value: _is_int(value) or isinstance(value, float),
     "str": lambda value: isinstance(value, str),
     "Dtype": lambda value: isinstance(value, str),
+    "Interpolation": lambda value: isinstance(value, str),
     "tuple[int, ...]": _are_ints,
     "tuple[int, int]": _are_ints,
     "AggregatorConfig | None": lambda value: value is None or isinstance(value, Mapping),

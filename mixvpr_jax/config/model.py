@@ -1,4 +1,4 @@
-"""What a model is: a trunk, an aggregator and an image size."""
+"""What a model is: a backbone, an aggregator and how images are resized for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-from mixvpr_jax.config.checks import checked_fields, require_known, require_positive
+from mixvpr_jax.config.checks import (
+    checked_fields,
+    require_known,
+    require_positive,
+    to_plain_numbers,
+    to_whole_numbers,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.trunks import TRUNKS
 
@@ -14,6 +20,7 @@ DEEPEST = 128  # mixers: each takes its time to build, and the official models h
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class MixVPRConfig:
     out_rows: int = 4
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "out_channels", "mlp_ratio", "out_rows")
         if self.mlp_ratio > WIDEST:
             raise InputError(f"mlp_ratio: expected at most {WIDEST}, found {self.mlp_ratio!r}")
@@ -51,6 +59,7 @@ class ConvAPConfig:
     s2: int = 2
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "out_channels", "s1", "s2")
 
 
@@ -62,6 +71,7 @@ class CosPlaceConfig:
     out_dim: int = 512
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "out_dim")
 
 
@@ -73,6 +83,7 @@ class GeMConfig:
     p: float = 3.0
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "p")
 
 
@@ -84,7 +95,7 @@ AGGREGATORS: Mapping[str, type[AggregatorConfig]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A trunk, an aggregator and the image size that they were made for.
+    """A backbone, an aggregator and how images are resized for them.
 
     Attributes:
         arch: The trunk, by torchvision's name; one of `TRUNKS`.
@@ -93,6 +104,8 @@ class ModelConfig:
         image_size: Height and width in pixels to which images are resized.
         dtype: What is computed in. Parameters and descriptors are float32, except that with
             "float64" (for parity checks, under `jax_enable_x64`) everything is float64.
+        interpolation: Pillow's filter that resizes images: MixVPR and gsv-cities are trained with
+            "bilinear", OpenVPRLab's models with "bicubic".
     """
 
     arch: str = "resnet50"
@@ -100,15 +113,24 @@ class ModelConfig:
     aggregator: AggregatorConfig | None = field(default_factory=MixVPRConfig)
     image_size: tuple[int, int] = (320, 320)
     dtype: Dtype = "float32"
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         require_known("arch", self.arch, TRUNKS)
         require_known("dtype", self.dtype, get_args(Dtype))
+        require_known("interpolation", self.interpolation, get_args(Interpolation))
+        to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
+        to_whole_numbers(self, "image_size", "(height, width)")
         if self.layers_to_crop not in ((), (4,), (3, 4)):
             found = self.layers_to_crop
             raise InputError(f"layers_to_crop: expected (), (4,) or (3, 4), found {found}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise InputError(f"image_size: expected (height, width), found {self.image_size}")
+        if not isinstance(self.aggregator, AggregatorConfig | None):
+            known = ", ".join(f"{kind.__name__}(…)" for kind in AGGREGATORS.values())
+            raise InputError(
+                f"aggregator: expected {known} or None, found {self.aggregator!r:.100}"
+            )
 
     @property
     def num_stages(self) -> int:
@@ -159,10 +181,17 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Reads what `to_dict` gives.
 
+        A configuration that was written before `interpolation` was a field says "bilinear".
+
         Raises:
             InputError: Unknown, missing or ill-typed fields; the line names them.
         """
-        values = dict(checked_fields(cls, values))
+        if isinstance(values, Mapping) and {"model", "optimizer"} <= values.keys():
+            raise InputError(
+                "expected a model's configuration, found a training run's; give the folder "
+                "`model` of the run"
+            )
+        values = dict(checked_fields(cls, values, {"interpolation": "bilinear"}))
         if values["aggregator"] is not None:
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)

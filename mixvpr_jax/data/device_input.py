@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Integer, UInt8
 
-from mixvpr_jax.config import AugmentationConfig
+from mixvpr_jax.config import AugmentationConfig, Interpolation
 from mixvpr_jax.data import device_rand_augment
 from mixvpr_jax.data.device_resize import resize
 from mixvpr_jax.data.loader import Batch
@@ -22,7 +22,10 @@ def runs_on_host(config: AugmentationConfig) -> bool:
 
 
 def make_input(
-    config: AugmentationConfig, image_size: tuple[int, int], mesh: Mesh
+    config: AugmentationConfig,
+    image_size: tuple[int, int],
+    mesh: Mesh,
+    interpolation: Interpolation = "bilinear",
 ) -> Callable[[Batch], tuple[Array, Array]]:
     """A function that gives the images [b, h, w, 3], uint8, and labels [b] of a whole batch.
 
@@ -30,9 +33,10 @@ def make_input(
         config: What is done to the images.
         image_size: Height and width that the model takes.
         mesh: What the batch is divided over; each process gives its share.
+        interpolation: The filter that resizes images on the device.
     """
     divided = NamedSharding(mesh, P(AXIS))
-    on_host, prepare = runs_on_host(config), make_prepare(config, image_size, mesh)
+    on_host, prepare = runs_on_host(config), make_prepare(config, image_size, mesh, interpolation)
 
     def place(batch: Batch) -> tuple[Array, Array]:
         images, sizes, operations, labels = (
@@ -44,7 +48,10 @@ def make_input(
 
 
 def make_prepare(
-    config: AugmentationConfig, image_size: tuple[int, int], mesh: Mesh
+    config: AugmentationConfig,
+    image_size: tuple[int, int],
+    mesh: Mesh,
+    interpolation: Interpolation = "bilinear",
 ) -> Callable[[Array, Array, Array], Array]:
     """What the device does to images [b, h, w, 3] of sizes [b, 2] and operations [b, k]."""
 
@@ -53,7 +60,7 @@ def make_prepare(
         sizes: Int[Array, "b 2"],
         operations: Integer[Array, "b k"],
     ) -> UInt8[Array, "b height width 3"]:
-        resized = resize(images, sizes, image_size)
+        resized = resize(images, sizes, image_size, interpolation)
         return device_rand_augment.rand_augment(resized, operations, config.magnitude)
 
     return jax.jit(jax.shard_map(prepare, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS)))

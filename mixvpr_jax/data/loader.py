@@ -25,6 +25,7 @@ from absl import flags
 from grain.multiprocessing import SharedMemoryArray
 from PIL import Image
 
+from mixvpr_jax.config import Interpolation
 from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import Source
@@ -75,6 +76,7 @@ class Batches:
         threads: How many decode the images of a batch.
         shared: Whether images are made in memory that processes share: what a worker hands over
             is not copied then.
+        interpolation: The filter that resizes them.
     """
 
     source: Source
@@ -87,6 +89,7 @@ class Batches:
     process_count: int = 1
     threads: int = 1
     shared: bool = False
+    interpolation: Interpolation = "bilinear"
 
     def __len__(self) -> int:
         return self.num_steps
@@ -155,7 +158,7 @@ class Batches:
         decoded, canvas = decode_image(data, name), self._canvas
         if not self.on_host and decoded.height <= canvas[0] and decoded.width <= canvas[1]:
             return np.asarray(decoded)
-        resized = Preprocess(self.image_size).resize(decoded)
+        resized = Preprocess(self.image_size, self.interpolation).resize(decoded)
         if not self.on_host or not operations.any():
             return resized
         magnitude = self.sampler.config.augmentation.magnitude

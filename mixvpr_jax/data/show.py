@@ -53,13 +53,15 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
     total = config.epochs * sampler.steps_per_epoch
     if not 0 <= step < total:
         raise InputError(f"step: expected 0 to {total - 1}, found {step}")
-    size, mesh = config.model.image_size, data_mesh()
+    model, mesh = config.model, data_mesh()
+    size, interpolation = model.image_size, model.interpolation
     rows = -(-config.data.batch_size // mesh.size) * mesh.size
     on_host = runs_on_host(config.data.augmentation)
-    batch = Batches(source, sampler, size, rows, total, on_host)[step]
+    batches = Batches(source, sampler, size, rows, total, on_host, interpolation=interpolation)
+    batch = batches[step]
     for _, line in batch.unreadable:
         logger.warning("skipped: %s", line)
-    images, _ = make_input(config.data.augmentation, size, mesh)(batch)
+    images, _ = make_input(config.data.augmentation, size, mesh, interpolation)(batch)
     found = statistics(source.places)
     with staged(output) as folder:
         sheet = contact_sheet(np.asarray(images), sampler, step)

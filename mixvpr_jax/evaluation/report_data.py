@@ -60,7 +60,8 @@ def _facts(
     if data.positives is not None:
         yield "positives", f"{protocol.positives}; all queries counted"
     yield "layout", data.layout
-    yield "image size", f"{height} × {width}"
+    bicubic = ", bicubic" if model.interpolation == "bicubic" else ""
+    yield "image size", f"{height} × {width}{bicubic}"
     if config.index != "exact":
         yield "neighbours", config.faiss_factory if config.index == "faiss" else config.index
     yield "date", datetime.now().astimezone().isoformat(timespec="seconds")

@@ -191,6 +191,7 @@ class Trainer:
             on_host=runs_on_host(data.augmentation),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            interpolation=self.model.config.interpolation,
         )
         return read_batches(batches, start, num_workers=data.num_workers, prefetch=data.prefetch)
 
@@ -208,7 +209,8 @@ class Trainer:
     def _take_steps(self) -> None:
         monitor = Monitor(self.log, self.learning_rates(), self.config.log_every_steps)
         augmentation, saved = self.config.data.augmentation, self.step
-        place = make_input(augmentation, self.model.config.image_size, self.mesh)
+        model = self.model.config
+        place = make_input(augmentation, model.image_size, self.mesh, model.interpolation)
         with closing(self.batches(self.step)) as batches:
             for batch in batches:
                 if self.stop.after(self.step):

@@ -48,7 +48,7 @@ class Validation:
             name: _read_set(config, path)
             for name, path in zip(config.names, config.sets, strict=True)
         }
-        self.preprocess = Preprocess(model.config.image_size)
+        self.preprocess = Preprocess(model.config.image_size, model.config.interpolation)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
         self._images, self._weights = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
         graph, _, _ = nnx.split(model, nnx.Param, nnx.BatchStat)

@@ -64,6 +64,8 @@ def _check_config(config: TrainConfig, workdir: AnyPath, path: AnyPath) -> None:
         there = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
+    if isinstance(there, dict) and isinstance(there.get("model"), dict):
+        there["model"].setdefault("interpolation", "bilinear")  # all that there was before
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(
