@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from mixvpr_jax.checkpoints import Checkpoint
 from mixvpr_jax.config import (
+    AGGREGATORS,
     AggregatorConfig,
     ConvAPConfig,
     CosPlaceConfig,
@@ -17,39 +17,54 @@ from mixvpr_jax.config import (
     ModelConfig,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.hyper_parameters import Size
+from mixvpr_jax.layouts import TRUNK
 from mixvpr_jax.trunks import TRUNKS, TrunkShape
 
-Size = tuple[int, int]
+# What repositories call the aggregators whose weights are known.
+_CALLED = {
+    "mixvpr": MixVPRConfig,
+    "convap": ConvAPConfig,
+    "cosplace": CosPlaceConfig,
+    "gem": GeMConfig,
+    "gempool": GeMConfig,
+}
 
 
 def infer_config(
-    checkpoint: Checkpoint, *, in_size: Size | None = None, pool_size: Size | None = None
+    checkpoint: Checkpoint,
+    *,
+    image_size: Size | None = None,
+    in_size: Size | None = None,
+    pool_size: Size | None = None,
 ) -> ModelConfig:
     """The configuration whose weights these are; stages that it cuts move to `dropped`.
 
     Args:
         checkpoint: What `read_checkpoint` gave; its state, dropped and notes are amended.
+        image_size: Height and width that images are resized to, in pixels. By default what the
+            hyper-parameters say, else the largest with the feature map, else what is usual, noted.
         in_size: Height and width of the feature map; of MixVPR's the weights tell the product
-            alone. By default the hyper-parameters of a Lightning checkpoint, else a square.
+            alone. By default that of the image size, else what the hyper-parameters say, else a
+            square, noted.
         pool_size: ConvAP's cells (s1, s2), which no weight tells. By default the
             hyper-parameters, else the official 2 x 2, noted.
 
     Raises:
         InputError: No known trunk or aggregator; a size that is needed or does not fit.
     """
-    for size in (in_size, pool_size):
+    for size in (image_size, in_size, pool_size):
         if size is not None and min(size) < 1:
             raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
     aggregator, in_channels = _aggregator(checkpoint, pool_size)
+    _require_told(checkpoint, aggregator)
     arch, num_stages = _trunk(checkpoint, in_channels)
-    config = ModelConfig(arch, tuple(range(num_stages + 1, 5)), aggregator)
-    size = config.image_size
-    if isinstance(aggregator, MixVPRConfig):
-        in_h, in_w = _map_size(checkpoint, in_size)
-        size = (in_h * config.stride, in_w * config.stride)
-    elif in_size is not None:
-        size = (in_size[0] * config.stride, in_size[1] * config.stride)
-    return ModelConfig(arch, config.layers_to_crop, aggregator, size)
+    interpolation = checkpoint.layout.interpolation
+    if interpolation != "bilinear":
+        checkpoint.notes.append(f"images resized by a {interpolation} filter, as there")
+    crop = tuple(range(num_stages + 1, 5))
+    config = ModelConfig(arch, crop, aggregator, interpolation=interpolation)
+    return replace(config, image_size=_image_size(checkpoint, config, image_size, in_size))
 
 
 def _trunk(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
@@ -75,7 +90,7 @@ def _trunk(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
 
 def _name_among(checkpoint: Checkpoint, names: list[str]) -> str:
     """Which of the trunks whose kept stages are the same network was trained."""
-    told = str(checkpoint.hyper_parameters.get("backbone_arch", "")).lower()
+    told = checkpoint.told.arch
     if told in names or len(names) == 1:
         return told if told in names else names[0]
     others = ", ".join(names[1:])
@@ -100,10 +115,8 @@ def _kept_stages(
 ) -> int:
     """Official code may leave stages in the file that the aggregator never sees."""
     if in_channels is None:
-        cropped = checkpoint.hyper_parameters.get("layers_to_crop")
-        if isinstance(cropped, list) and cropped in ([], [4], [3, 4], [4, 3]):
-            return min(present, 4 - len(cropped))
-        return present
+        cropped = checkpoint.told.num_cropped
+        return present if cropped is None else min(present, 4 - cropped)
     for stage in range(2, present + 1):
         if shape.out_channels(stage) == in_channels:
             return stage
@@ -151,11 +164,79 @@ def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
     return MixVPRConfig(out_channels, depth, ratio, out_rows), in_channels
 
 
+def _require_told(checkpoint: Checkpoint, aggregator: AggregatorConfig | None) -> None:
+    """Holds the aggregator that the weights are of to the one that the hyper-parameters name."""
+    told = checkpoint.told.aggregator
+    found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
+    if told is None:
+        if aggregator is None and checkpoint.layout is not TRUNK:
+            checkpoint.notes.append(f"{found}: taken as a bare trunk; averages have none, either")
+        return
+    kind = _CALLED.get(told.lower())
+    if kind is not None and type(aggregator) is kind:
+        return
+    if kind is None and aggregator is not None:
+        checkpoint.notes.append(f"{found}, which the hyper-parameters call {told!r:.40}")
+        return
+    known = ", ".join(kind.name for kind in AGGREGATORS.values())
+    raise InputError(
+        f"aggregator: expected one of {known} by weights and hyper-parameters alike, found {found} "
+        f"and {told!r:.40} in the hyper-parameters"
+    )
+
+
+def _image_size(
+    checkpoint: Checkpoint, config: ModelConfig, given: Size | None, in_size: Size | None
+) -> Size:
+    """Height and width of the images, which the feature map and the weights agree with."""
+    size = given or checkpoint.told.image_size
+    if size is not None:
+        _require_agreement(checkpoint, replace(config, image_size=size), given, in_size)
+        return size
+    if isinstance(config.aggregator, MixVPRConfig):
+        in_size = _map_size(checkpoint, in_size)
+    if in_size is None:
+        height, width = checkpoint.layout.image_size
+        line = f"images taken as {height}x{width}, as is usual (--image-size H W for another size)"
+        checkpoint.notes.append(line)
+        return height, width
+    height, width = (length * config.stride for length in in_size)
+    checkpoint.notes.append(
+        f"images taken as {height}x{width}, the largest with a map of {in_size[0]}x{in_size[1]} "
+        "(--image-size H W for another size)"
+    )
+    return height, width
+
+
+def _require_agreement(
+    checkpoint: Checkpoint, config: ModelConfig, given: Size | None, in_size: Size | None
+) -> None:
+    """Raises InputError where an image size makes another feature map than there must be."""
+    found = config.feature_size
+    text = (
+        f"images of {_by(config.image_size)}{'' if given else ' in the hyper-parameters'} make a "
+        f"feature map of {_by(found)}"
+    )
+    told_map = None if given else checkpoint.told.map_size  # what is given has the last word
+    for expected, where in ((in_size, "--in-size"), (told_map, "in_h and in_w")):
+        if expected is not None and tuple(expected) != found:
+            raise InputError(
+                f"{text}, {where} say {_by(expected)}; give the right size with --image-size H W"
+            )
+    if isinstance(config.aggregator, MixVPRConfig):
+        positions = _positions(checkpoint)
+        if found[0] * found[1] != positions:
+            raise InputError(
+                f"{text}, MixVPR's weights are for {positions:,} positions; give the right size "
+                "with --image-size H W"
+            )
+
+
 def _map_size(checkpoint: Checkpoint, given: Size | None) -> Size:
     """Height and width of the feature map whose product the weights tell."""
-    positions = _shape(checkpoint, "aggregator.row_proj.weight", 2)[1]
+    positions = _positions(checkpoint)
     side = math.isqrt(positions)
-    size = given or _hyper_parameter_pair(checkpoint, "in_h", "in_w")
+    size = given or checkpoint.told.map_size
     if size is None and side * side == positions:
         checkpoint.notes.append(
             f"a map of {positions} positions taken as {side}x{side} (--in-size H W for another)"
@@ -164,7 +245,7 @@ def _map_size(checkpoint: Checkpoint, given: Size | None) -> Size:
     if size is None:
         raise InputError(
             f"feature map: {positions} positions are no square: give its height and width with "
-            "--in-size H W"
+            "--in-size H W, or those of images with --image-size H W"
         )
     if size[0] * size[1] != positions:
         raise InputError(
@@ -174,20 +255,19 @@ def _map_size(checkpoint: Checkpoint, given: Size | None) -> Size:
     return size
 
 
+def _positions(checkpoint: Checkpoint) -> int:
+    return _shape(checkpoint, "aggregator.row_proj.weight", 2)[1]
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
 def _pool_size(checkpoint: Checkpoint, given: Size | None) -> Size:
-    size = given or _hyper_parameter_pair(checkpoint, "s1", "s2")
+    size = given or checkpoint.told.pool_size
     if size is None:
         checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
     return size or (2, 2)
-
-
-def _hyper_parameter_pair(checkpoint: Checkpoint, first: str, second: str) -> Size | None:
-    """Two integers of the aggregator's configuration, as the official Lightning module keeps it."""
-    values: Any = checkpoint.hyper_parameters.get("agg_config")
-    if not isinstance(values, Mapping):
-        return None
-    one, other = values.get(first), values.get(second)
-    return (one, other) if type(one) is int and type(other) is int else None
 
 
 def _shape(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Reading a PyTorch checkpoint of any known kind: its weights under official names, its config.
+"""Reading a PyTorch checkpoint of any known kind: its weights under official names, its settings.
 
 A checkpoint is read without executing anything in it, told apart by its names, and described by
 its shapes. What is left out on purpose is listed with the reason.
@@ -6,8 +6,10 @@ its shapes. What is left out on purpose is listed with the reason.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +18,19 @@ import ml_dtypes
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.hyper_parameters import Told, read_hyper_parameters
+from mixvpr_jax.layouts import Layout, few, holds_weights, official_names, text
 from mixvpr_jax.pickles import Code
-from mixvpr_jax.torch_files import read_torch_file
+from mixvpr_jax.torch_files import TensorRecord, TorchFile, read_torch_file
 from mixvpr_jax.torch_weights import Weights
 
-# What a known kind of checkpoint calls the stem's convolution, most specific first.
-LAYOUTS = {
-    "official (MixVPR, gsv-cities)": "backbone.model.conv1.weight",
-    "OpenVPRLab": "backbone.frozen_layers.0.0.weight",
-    "OpenVPRLab, nothing frozen": "backbone.unfrozen_layers.0.0.weight",
-    "torchvision trunk": "conv1.weight",
-}
-WRAPPERS = r"((module|model|_orig_mod)\.)*"
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
+    "counters of averaged weights": r"n_averaged",
     "ImageNet classifier": r"backbone\.model\.fc\..*",
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
+_DEPTH = 2  # dictionaries in which weights may lie within that of the file
 
 
 @dataclass
@@ -41,17 +39,19 @@ class Checkpoint:
 
     Attributes:
         kind: What it is, for people.
+        layout: Whose names it has.
         state: Official names and arrays, float32, in PyTorch's layout; only what is used.
         dropped: What was left out on purpose: reason → names.
         notes: What was assumed or changed while reading.
-        hyper_parameters: Those of a Lightning checkpoint.
+        told: What its hyper-parameters tell.
     """
 
     kind: str
+    layout: Layout
     state: Weights
     dropped: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    told: Told = field(default_factory=Told)
 
     def drop(self, reason: str, names: list[str]) -> None:
         """Moves entries that are known and not needed from `state` to `dropped`."""
@@ -61,63 +61,168 @@ class Checkpoint:
             self.dropped.setdefault(reason, []).extend(names)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads `.ckpt`, `.pth`, `.pt` (any pickle that holds data alone) or `.safetensors`.
+
+    Args:
+        path: The file.
+        key: Where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
 
     Raises:
         InputError: A file that is missing, cut short, HTML, not a checkpoint, or holds code.
     """
-    raw = read_file(path)
-    nested = raw.get("state_dict")
-    lightning = isinstance(nested, Mapping)
-    layout, state = official_names(path, _tensors(path, nested if lightning else raw))
-    kind = "Lightning checkpoint" if lightning else "state_dict"
-    checkpoint = Checkpoint(f"{kind}, {layout}", state)
-    if lightning:
-        _read_lightning(checkpoint, raw)
+    path = Path(path)
+    file, keys = _read(path, key)
+    tensors, values = _tensors(path, _at(file.content, keys))
+    layout, state = official_names(path, tensors)
+    told = read_hyper_parameters(
+        file.content.get("hyper_parameters"), file.content.get("datamodule_hyper_parameters")
+    )
+    kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
+    checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, told=told)
+    if keys and keys != ("state_dict",):
+        checkpoint.notes.append(f"weights taken from {_joined(keys)}")
+    for others in _places(file.content) if key is None else ():
+        if others != keys:
+            line = f"{_joined(others)} left aside, {_joined(keys)} taken (--key says which)"
+            checkpoint.notes.append(line)
+    checkpoint.notes.extend(told.notes)
+    if file.aside:
+        count, kinds = sum(file.aside.values()), few(file.aside)
+        checkpoint.notes.append(f"{count:,} values beside the weights left aside ({kinds})")
+    if values:
+        checkpoint.dropped["entries that are no tensors"] = values
     for reason, pattern in DROPPED.items():
         checkpoint.drop(reason, [name for name in state if re.fullmatch(pattern, name)])
     _to_float32(checkpoint, path)
     return checkpoint
 
 
-def _tensors(path: Path, entries: Mapping[Any, Any]) -> Weights:
-    """The entries of a state_dict; one that is no tensor would be lost unseen, and is refused."""
-    tensors = {str(name): value for name, value in entries.items() if isinstance(value, np.ndarray)}
+def _tensors(path: Path, entries: Mapping[Any, Any]) -> tuple[Weights, list[str]]:
+    """The tensors of a state_dict, and the names of plain values beside them.
+
+    Tensors that lie deeper would be lost unseen, and are refused.
+    """
+    tensors = {text(name): value for name, value in entries.items() if type(value) is np.ndarray}
     if not tensors:
-        raise InputError(f"{path}: expected a state_dict of tensors, found keys {_few(entries)}")
-    others = {name: value for name, value in entries.items() if str(name) not in tensors}
-    if others:
-        kinds = ", ".join(f"{name} ({type(value).__name__})" for name, value in others.items())
-        raise InputError(f"{path}: expected tensors alone beside each other, found {kinds}")
-    return tensors
+        raise InputError(f"{path}: expected a state_dict of tensors, found keys {few(entries)}")
+    others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
+    deeper = [f"{n} ({type(v).__name__})" for n, v in others.items() if _holds_tensors(v)]
+    if deeper:
+        found = ", ".join(deeper)
+        raise InputError(f"{path}: expected tensors alone beside each other, found {found}")
+    return tensors, list(others)
 
 
-def _read_lightning(checkpoint: Checkpoint, raw: Mapping[Any, Any]) -> None:
-    """What a Lightning checkpoint tells beyond its `state_dict`."""
-    hyper_parameters = raw.get("hyper_parameters")
-    if isinstance(hyper_parameters, Mapping):
-        checkpoint.hyper_parameters = hyper_parameters
-    others = [str(name) for name in raw if "state_dict" in str(name) and name != "state_dict"]
-    checkpoint.notes.extend(f"{name} left aside, state_dict taken" for name in others)
+def _holds_tensors(value: Any) -> bool:
+    """Whether there is a tensor in a value, however deep."""
+    seen, waiting = set[int](), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, TensorRecord | np.ndarray):
+            return True
+        if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
+    return False
+
+
+def _weights_in(content: Mapping[Any, Any], key: str | None) -> tuple[str, ...]:
+    """The keys that lead to the dictionary of the weights.
+
+    Raises:
+        InputError: There are several, or none where the key says.
+    """
+    if key is not None:
+        return _keys_of(content, key)
+    places = _places(content)
+    if ("state_dict",) in places or not places:  # whatever it holds then, it is told of that
+        return ("state_dict",) if isinstance(content.get("state_dict"), Mapping) else ()
+    found = {id(_at(content, place)) for place in places}
+    if len(found) > 1:
+        several = ", ".join(map(_joined, places[:5]))
+        raise InputError(
+            f"expected one set of weights, found {several}; say which one with --key NAME"
+        )
+    return places[0]
+
+
+def _keys_of(content: Mapping[Any, Any], key: str) -> tuple[str, ...]:
+    """The keys of which a dotted name consists; the keys may have dots of their own."""
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Mapping):
+            if name == key:
+                return (name,)
+            if key.startswith(f"{name}."):
+                return (name, *_keys_of(value, key.removeprefix(f"{name}.")))
+    raise InputError(f"--key {key}: expected a dictionary in the file, found keys {few(content)}")
+
+
+def _places(content: Mapping[Any, Any]) -> list[tuple[str, ...]]:
+    """Where in the content of a file the weights of a network lie."""
+    checked: dict[int, bool] = {}
+
+    def is_weights(value: Mapping[Any, Any]) -> bool:
+        if id(value) not in checked:
+            checked[id(value)] = holds_weights(value)
+        return checked[id(value)]
+
+    return [keys for keys, value in _mappings(content) if is_weights(value)]
+
+
+def _mappings(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """The dictionaries of a file with the keys that lead there, each looked into once."""
+    seen, level = {id(content)}, [((), content)]
+    yield (), content
+    for _ in range(_DEPTH):
+        deeper = []
+        for keys, value in level:
+            for name, inner in value.items():
+                if isinstance(name, str) and isinstance(inner, Mapping):
+                    yield (*keys, name), inner
+                    if id(inner) not in seen:
+                        seen.add(id(inner))
+                        deeper.append(((*keys, name), inner))
+        level = deeper
+
+
+def _at(content: Mapping[Any, Any], keys: Sequence[str]) -> Any:
+    for key in keys:
+        content = content[key]
+    return content
+
+
+def _joined(keys: Sequence[str]) -> str:
+    return ".".join(keys) or "the file's own entries"
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The mapping that a checkpoint file holds, tensors as NumPy arrays."""
+    """The mapping that a checkpoint file holds, the weights as NumPy arrays."""
+    return _read(path, None)[0].content
+
+
+def _read(path: Path, key: str | None) -> tuple[TorchFile, tuple[str, ...]]:
+    """A file, and the keys that lead to its weights."""
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint file, found none")
     with path.open("rb") as file:
         head = file.read(512)
-    if is_html(head):
-        raise InputError(
-            f"{path}: expected a checkpoint, found an HTML page (a download that was refused); "
-            "delete it and download again"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: expected a checkpoint, found a Git LFS pointer; git lfs pull")
+    if foreign := what_else(head):
+        raise InputError(f"{path}: expected a checkpoint, found {foreign}")
     if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return dict(read_safetensors(path))
-    return _read_torch(path)
+        if key is not None:
+            raise InputError(f"{path}: --key {key}: expected none of a safetensors file")
+        return TorchFile(dict(read_safetensors(path)), Counter()), ()
+    return _read_torch(path, key)
+
+
+def what_else(head: bytes) -> str | None:
+    """What lies in place of a file that a website or Git should have given; by its first bytes."""
+    if is_html(head):
+        return "an HTML page (a download that was refused); delete it and download again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer; git lfs pull"
+    return None
 
 
 def is_html(head: bytes) -> bool:
@@ -125,7 +230,7 @@ def is_html(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
-def read_safetensors(path: Path) -> Weights:
+def read_safetensors(path: str | os.PathLike[str]) -> Weights:
     """The arrays of a `.safetensors` file.
 
     Raises:
@@ -133,15 +238,33 @@ def read_safetensors(path: Path) -> Weights:
     """
     import safetensors.numpy
 
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    if foreign := what_else(head):
+        raise InputError(f"{path}: expected a safetensors file, found {foreign}")
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(
+            f"{path}: expected a safetensors file, found one of PyTorch under that name"
+        )
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, found: {error}") from error
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path, key: str | None) -> tuple[TorchFile, tuple[str, ...]]:
+    keys: tuple[str, ...] = ()
+
+    def wanted(content: dict) -> tuple[str, ...]:
+        nonlocal keys
+        keys = _weights_in(content, key)
+        return keys
+
     try:
-        contents = read_torch_file(path)
+        file = read_torch_file(path, wanted)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Code as error:
         raise InputError(
             f"{path}: expected a checkpoint of tensors and plain values, found {error}"
@@ -151,67 +274,22 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected a PyTorch checkpoint, found a truncated or foreign file ({reason})"
         ) from error
-    if not isinstance(contents, dict):
-        found = type(contents).__name__
+    if not isinstance(file.content, dict):
+        found = type(file.content).__name__
         raise InputError(f"{path}: expected a dictionary of tensors, found {found}")
-    return contents
+    return file, keys
 
 
-def official_names(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str, Weights]:
-    """Tells the layout of a state_dict and renames its entries to the official names.
-
-    Returns:
-        The layout's name and the renamed entries; names of no known place are kept as they are.
-    """
-    layout, prefix = _layout_and_prefix(path, state)
-    stripped = {name.removeprefix(prefix): array for name, array in state.items()}
-    if len(stripped) != len(state):
-        raise InputError(f"{path}: two sets of weights, with and without the prefix {prefix!r}")
-    if layout.startswith("OpenVPRLab"):
-        stripped = _from_openvprlab(stripped)
-    if layout == "torchvision trunk":
-        stripped = {f"backbone.model.{name}": array for name, array in stripped.items()}
-    return layout, stripped
-
-
-def _layout_and_prefix(path: Path, state: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    for layout, anchor in LAYOUTS.items():
-        wrapped = re.compile(f"({WRAPPERS}){re.escape(anchor)}")
-        for name in state:
-            if match := wrapped.fullmatch(name):
-                return layout, match[1]
-    anchors = ", ".join(LAYOUTS.values())
-    raise InputError(f"{path}: expected one of the keys {anchors}; found {_few(state)}")
-
-
-def _from_openvprlab(state: Weights) -> Weights:
-    """Stages in a row, the frozen ones first: 0 is the stem, s is layer{s}."""
-    stem = {"0": "conv1", "1": "bn1"}
-    pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d{1,4})\.(.+)")
-    places = {name: match for name in state if (match := pattern.fullmatch(name))}
-    frozen = (int(match[2]) for match in places.values() if match[1] == "frozen")
-    num_frozen = 1 + max(frozen, default=-1)
-    renamed = {}
-    for name, array in state.items():
-        if match := places.get(name):
-            stage = int(match[2]) + (num_frozen if match[1] == "unfrozen" else 0)
-            layer, _, rest = match[3].partition(".")
-            place = stem.get(layer, layer) if stage == 0 else f"layer{stage}.{layer}"
-            name = f"backbone.model.{place}.{rest}"
-        renamed[name] = array
-    return renamed
+def is_float(dtype: np.dtype) -> bool:
+    """Whether weights may be of a type: floats of NumPy, and bfloat16."""
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
 def _to_float32(checkpoint: Checkpoint, path: Path) -> None:
     kinds = {str(array.dtype) for array in checkpoint.state.values()} - {"float32"}
     for name, array in checkpoint.state.items():
-        if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
+        if not is_float(array.dtype):
             raise InputError(f"{path}: {name}: expected floats, found {array.dtype}")
         checkpoint.state[name] = array.astype(np.float32, copy=False)
     if kinds:
         checkpoint.notes.append(f"{', '.join(sorted(kinds))} weights stored as float32")
-
-
-def _few(names: Mapping[str, Any]) -> str:
-    shown = list(names)[:3]
-    return f"{', '.join(map(str, shown))}{', …' if len(names) > 3 else ''}" or "none"

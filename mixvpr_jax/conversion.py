@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
-from mixvpr_jax.architecture import Size, infer_config
+from mixvpr_jax.architecture import infer_config
 from mixvpr_jax.checkpoints import Checkpoint, read_checkpoint
+from mixvpr_jax.config.checks import require_known
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
+from mixvpr_jax.hyper_parameters import Size
+from mixvpr_jax.layouts import to_openvprlab
 from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.stores import as_path, fetched
 from mixvpr_jax.torch_weights import to_flax, to_torch, torch_name
 from mixvpr_jax.weights import build_model, get_weights
+
+LayoutName = Literal["official", "openvprlab"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,12 @@ class Conversion:
         """What was found, what was dropped on purpose and what was assumed, line by line."""
         config, checkpoint = self.model.config, self.checkpoint
         height, width = config.image_size
+        resized = f"{height}x{width}, {config.interpolation}"
         lines = [
             f"found: {checkpoint.kind}, {len(checkpoint.state)} arrays used",
             f"trunk: {config.arch}, {config.num_stages} of 4 stages",
             f"aggregator: {config.aggregator or 'none (a bare trunk)'}",
-            f"images: {height}x{width}, descriptor: {config.descriptor_dim or 'none'}",
+            f"images: {resized}; descriptor: {config.descriptor_dim or 'none'}",
             f"parameters: {self.parameter_count:,}",
         ]
         for reason, names in checkpoint.dropped.items():
@@ -48,22 +56,33 @@ class Conversion:
 
 
 def convert_checkpoint(
-    path: Path, *, in_size: Size | None = None, pool_size: Size | None = None
+    path: str | os.PathLike[str],
+    *,
+    image_size: Size | None = None,
+    in_size: Size | None = None,
+    pool_size: Size | None = None,
+    key: str | None = None,
 ) -> Conversion:
     """Reads a PyTorch checkpoint of any known kind into a Flax model.
 
     Args:
         path: A released checkpoint, a Lightning one of MixVPR or gsv-cities, one of OpenVPRLab,
-            torchvision's ImageNet weights, or a `.safetensors` file of the same names.
+            CosPlace or EigenPlaces, torchvision's ImageNet weights, or a `.safetensors` file of
+            the same names; on a disk or gs://.
+        image_size: Height and width of images in pixels, where nothing tells or something else.
         in_size: Height and width of the feature map, where shapes alone do not tell.
         pool_size: ConvAP's cells, where nothing tells.
+        key: Where in the file the weights lie, if there are several sets of them.
 
     Raises:
         InputError: A file, name, shape or value that does not fit; the line says which.
     """
-    checkpoint = read_checkpoint(path)
+    with fetched(as_path(path)) as file:
+        checkpoint = read_checkpoint(file, key)
     try:
-        config = infer_config(checkpoint, in_size=in_size, pool_size=pool_size)
+        config = infer_config(
+            checkpoint, image_size=image_size, in_size=in_size, pool_size=pool_size
+        )
         weights = to_flax(checkpoint.state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -76,9 +95,28 @@ def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
     return to_torch(get_weights(model))
 
 
-def write_checkpoint(model: VPRModel, path: Path) -> None:
-    """Writes the official PyTorch checkpoint of a model (or a `.safetensors` file of its names)."""
-    state = to_state_dict(model)
+def write_checkpoint(
+    model: VPRModel,
+    path: str | os.PathLike[str],
+    *,
+    layout: LayoutName = "official",
+    unfrozen_blocks: int = 1,
+) -> None:
+    """Writes a PyTorch checkpoint of a model, or a `.safetensors` file of its names.
+
+    Args:
+        model: What to write.
+        path: The file.
+        layout: Whose names to write: those of MixVPR and gsv-cities, or OpenVPRLab's.
+        unfrozen_blocks: OpenVPRLab's `num_unfrozen_blocks`, on which its names depend.
+
+    Raises:
+        InputError: More blocks than there are, or PyTorch is not installed.
+    """
+    path, state = as_path(path), to_state_dict(model)
+    require_known("layout", layout, get_args(LayoutName))
+    if layout == "openvprlab":
+        state = to_openvprlab(state, unfrozen_blocks)
     with beside(path) as temporary:
         if path.suffix == ".safetensors":
             import safetensors.numpy

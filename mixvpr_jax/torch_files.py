@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from mixvpr_jax.pickles import BROKEN, Code, as_key, walk
+from mixvpr_jax.plain_values import Aside, PlainValues
 
 _STORAGES = {
     f"torch {name}Storage": np.dtype(dtype)
@@ -65,6 +66,7 @@ _NAMES = {
     "builtins complex",
     "_codecs encode",  # of bytes
 }
+Wanted = Callable[[dict], Sequence[Any]]  # of what a file holds, the keys of what is wanted
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files from before the archives begin with
 
 
@@ -121,16 +123,21 @@ class _Torch:
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}  # bytes by key
+        self.plain = PlainValues()
 
     def name(self, name: str) -> Any:
         name = name.replace("__builtin__ ", "builtins ")  # Python 2's
         if name in _DTYPES:
             return _DTYPES[name]
-        if name not in _NAMES:
-            raise Code(name)
-        return _Name(name)
+        if name in _NAMES:
+            return _Name(name)
+        if plain := self.plain.name(name):
+            return plain
+        raise Code(name)
 
     def call(self, maker: Any, arguments: tuple) -> Any:
+        if isinstance(maker, Aside):
+            return self.plain.call(maker, arguments)
         if not isinstance(maker, _Name):
             raise ValueError(BROKEN)
         match maker.name.split()[-1:], arguments:
@@ -165,8 +172,7 @@ class _Torch:
         raise ValueError(f"a call of {maker.name.replace(' ', '.')} as PyTorch makes none")
 
     def complete(self, value: Any, state: Any) -> None:
-        if not isinstance(value, dict):  # an OrderedDict's attributes are no part of it
-            raise ValueError(BROKEN)
+        self.plain.complete(value, state)
 
     def persistent(self, identity: Any) -> _Storage:
         match identity:
@@ -193,10 +199,27 @@ def _tensor(storage: _Storage, steps: list[Any], dtype: Any) -> TensorRecord:
     return TensorRecord(storage, dtype, offset, tuple(shape), tuple(strides))
 
 
-def read_torch_file(path: Path) -> Any:
-    """What a file of PyTorch holds; tensors of a dictionary, and of its `state_dict`, as arrays.
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file of PyTorch holds.
 
-    Those in other places stay `TensorRecord`s: a checkpoint's optimizer is not read.
+    Attributes:
+        content: Dictionaries, lists and plain values; tensors as arrays where they were asked for,
+            else as `TensorRecord`s: a checkpoint's optimizer is not read.
+        aside: How many other values there were, by the names of their types; see `plain_values`.
+    """
+
+    content: Any
+    aside: Mapping[str, int]
+
+
+def read_torch_file(path: Path, wanted: Wanted) -> TorchFile:
+    """Reads a file that `torch.save` wrote.
+
+    Args:
+        path: The file.
+        wanted: Gives, of the dictionary that the file holds, the keys that lead to the one whose
+            tensors are wanted.
 
     Raises:
         Code: It refers to something that is no tensor and no plain value; that was not executed.
@@ -204,10 +227,10 @@ def read_torch_file(path: Path) -> Any:
     """
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"
-    return _read_archive(path) if archive else _read_pickles(path.read_bytes())
+    return _read_archive(path, wanted) if archive else _read_pickles(path.read_bytes(), wanted)
 
 
-def _read_archive(path: Path) -> Any:
+def _read_archive(path: Path, wanted: Wanted) -> TorchFile:
     with zipfile.ZipFile(path) as archive:
         limit, vocabulary = path.stat().st_size, _Torch()
         root = _root(archive, limit)
@@ -216,7 +239,8 @@ def _read_archive(path: Path) -> Any:
         def storage(key: str) -> memoryview:
             return memoryview(archive.read(f"{root}data/{key}"))
 
-        return _with_arrays(content, _checked(storage, vocabulary), limit)
+        content = _with_arrays(content, wanted, _checked(storage, vocabulary), limit)
+        return TorchFile(content, vocabulary.plain.found)
 
 
 def _root(archive: zipfile.ZipFile, limit: int) -> str:
@@ -239,7 +263,7 @@ def _root(archive: zipfile.ZipFile, limit: int) -> str:
     return roots[0]
 
 
-def _read_pickles(file: bytes) -> Any:
+def _read_pickles(file: bytes, wanted: Wanted) -> TorchFile:
     stream, vocabulary = io.BytesIO(file), _Torch()
     if walk(stream, vocabulary) != _MAGIC or walk(stream, vocabulary) != _PROTOCOL:
         raise ValueError(BROKEN)
@@ -251,7 +275,8 @@ def _read_pickles(file: bytes) -> Any:
         start = place + 8  # behind the number of elements
         place = start + vocabulary.sizes[key]
         storages[key] = view[start:place]
-    return _with_arrays(content, _checked(storages.__getitem__, vocabulary), len(file))
+    content = _with_arrays(content, wanted, _checked(storages.__getitem__, vocabulary), len(file))
+    return TorchFile(content, vocabulary.plain.found)
 
 
 def _checked(
@@ -270,18 +295,25 @@ def _checked(
     return get
 
 
-def _with_arrays(content: Any, storage: Callable[[str], memoryview], limit: int) -> Any:
+def _with_arrays(
+    content: Any,
+    wanted: Wanted,
+    storage: Callable[[str], memoryview],
+    limit: int,
+) -> Any:
     if not isinstance(content, dict):
         return content
-    nested = content.get("state_dict")
-    state = nested if isinstance(nested, dict) else content
+    path = [content]
+    keys = wanted(content)
+    for key in keys:
+        path.append(path[-1][key])
+    state = path.pop()
     tensors = {name: item for name, item in state.items() if isinstance(item, TensorRecord)}
-    _require_room(tensors.values(), limit)
-    arrays = {name: item.array(storage(item.storage.key)) for name, item in tensors.items()}
-    return {**content, "state_dict": {**state, **arrays}} if state is nested else state | arrays
-
-
-def _require_room(tensors: Iterable[TensorRecord], limit: int) -> None:
-    """Several tensors may share a storage, but a file is no larger inside than outside."""
-    if (taken := sum(tensor.num_bytes for tensor in tensors)) > 2 * limit:
+    # Several tensors may share a storage, but a file is no larger inside than outside.
+    if (taken := sum(tensor.num_bytes for tensor in tensors.values())) > 2 * limit:
         raise ValueError(f"tensors of {taken:,} bytes in a file of {limit:,}")
+    arrays = {name: item.array(storage(item.storage.key)) for name, item in tensors.items()}
+    whole = {**state, **arrays}
+    for outer, key in zip(reversed(path), reversed(keys), strict=True):
+        whole = {**outer, key: whole}
+    return whole

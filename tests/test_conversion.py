@@ -137,7 +137,7 @@ def test_weights_left_aside_are_said(path, state):
 
 
 @pytest.mark.parametrize("case", openvprlab_shapes())
-def test_openvprlab(path, case):
+def test_openvprlab(path, tmp_path, case):
     state = recipe_state(openvprlab_shapes()[case])
     conversion = convert_checkpoint(
         saved(path, {name: torch.tensor(array) for name, array in state.items()})
@@ -158,6 +158,11 @@ def test_openvprlab(path, case):
     name = f"backbone.unfrozen_layers.{last}.1.conv2.weight"
     stage = config.num_stages
     assert np.array_equal(ours[f"backbone.model.layer{stage}.1.conv2.weight"], state[name])
+    options = {"layout": "openvprlab", "unfrozen_blocks": last + 1}
+    write_checkpoint(conversion.model, tmp_path / "back.ckpt", **options)
+    back = torch.load(tmp_path / "back.ckpt", weights_only=True)
+    assert back.keys() == state.keys()  # load_state_dict(strict=True) into OpenVPRLab's modules
+    assert all(np.array_equal(back[name].numpy(), array) for name, array in state.items())
 
 
 def test_torchvision_trunk(path):

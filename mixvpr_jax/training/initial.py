@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.config import ConvAPConfig, MixVPRConfig, ModelConfig, StartConfig
+from mixvpr_jax.config import ConvAPConfig, ModelConfig, StartConfig
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.stores import AnyPath, as_path, fetched, reaching
+from mixvpr_jax.stores import AnyPath, as_path, reaching
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.weights import build_model, get_weights
 
@@ -56,10 +56,9 @@ def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.n
         has_model = (path / "model").is_dir()
     if is_file:
         # What the shapes in a file leave open is taken to be as wanted.
-        in_size = wanted.feature_size if isinstance(head, MixVPRConfig) else None
+        size = wanted.image_size
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
-        with fetched(path) as file:
-            model = convert_checkpoint(file, in_size=in_size, pool_size=pool_size).model
+        model = convert_checkpoint(path, image_size=size, pool_size=pool_size).model
     elif is_run:
         if not has_model:
             return _read_run(path)

@@ -1,0 +1,126 @@
+"""Values that people keep beside weights: numbers of NumPy, paths, dates, settings, random states.
+
+They are told by the names that a pickle refers to. Settings are read, for they may hold a model's;
+the rest is left aside: what it is gets counted, what it holds is not looked at. Nothing is imported
+or called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixvpr_jax.pickles import BROKEN, as_key
+
+_MAPPINGS = {
+    "collections defaultdict",
+    "lightning.fabric.utilities.data AttributeDict",
+    "lightning.pytorch.utilities.parsing AttributeDict",
+    "lightning_fabric.utilities.data AttributeDict",
+    "pytorch_lightning.utilities.parsing AttributeDict",
+}
+_NAMESPACES = {"argparse Namespace", "types SimpleNamespace"}
+_OTHERS = {"collections deque", "builtins frozenset", "torch.torch_version TorchVersion"}
+_DTYPE, _SCALAR = "numpy dtype", re.compile(r"numpy\._?core\.multiarray scalar")
+_ASIDE = re.compile(
+    r"pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
+    r"|datetime (datetime|date|time|timedelta|timezone)"
+    r"|builtins (range|xrange|slice)|decimal Decimal|fractions Fraction|uuid UUID"
+    r"|torch\._C Generator|torch\.serialization _get_layout"
+    r"|numpy\._?core\.multiarray _reconstruct|numpy\._?core\.numeric _frombuffer"
+    r"|numpy\.random\._pickle __(generator|bit_generator|randomstate)_ctor"
+    r"|numpy\.random\.bit_generator __pyx_unpickle_SeedSequence"
+)
+# Named in arguments, or kept themselves; never called.
+_TYPES = re.compile(
+    r"builtins (object|type|NoneType|bool|int|long|float|str|unicode|list|tuple|dict|Ellipsis)"
+    r"|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
+    r"|numpy\.random\.\w+ (MT19937|PCG64|PCG64DXSM|Philox|SFC64|SeedSequence)"
+    r"|torch (per_\w+_affine|per_channel_affine_float_qparams|strided|sparse_coo)"
+)
+_NUMBER = re.compile(r"[biuf][1248]|c8|c16")
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A value, or a type of values, that was left aside; by its name."""
+
+    name: str
+
+
+@dataclass
+class _DType:
+    """What `numpy.dtype(…)` would make."""
+
+    code: str
+    order: str = "="
+
+
+class _Namespace(dict):
+    """Settings that were attributes."""
+
+
+class PlainValues:
+    """The vocabulary of such values; a part of a `pickles.Vocabulary`.
+
+    Attributes:
+        found: How many of them there are, by name.
+    """
+
+    def __init__(self) -> None:
+        self.found = Counter[str]()
+
+    def name(self, name: str) -> Aside | None:
+        """A stand-in, where the name is known."""
+        known = name == _DTYPE or name in _MAPPINGS | _NAMESPACES | _OTHERS
+        known = known or any(names.fullmatch(name) for names in (_SCALAR, _ASIDE, _TYPES))
+        return Aside(name) if known else None
+
+    def call(self, maker: Aside, arguments: tuple) -> Any:
+        """What a call makes: plain settings and numbers, or something that is left aside."""
+        name = maker.name
+        if name == _DTYPE:
+            return _DType(arguments[0] if isinstance(arguments[0], str) else "")
+        if _TYPES.fullmatch(name):
+            raise ValueError(f"a call of {name.replace(' ', '.')} as no data need")
+        self.found[name.replace(" ", ".")] += 1
+        if name in _MAPPINGS:
+            return {}
+        if name in _NAMESPACES:
+            return _Namespace()
+        match name, arguments:
+            case "collections deque", _:
+                return list(arguments[0]) if arguments and type(arguments[0]) is list else []
+            case "builtins frozenset", (list(items),):
+                return frozenset(map(as_key, items))
+            case "torch.torch_version TorchVersion", (str(version),):
+                return version
+            case _, (_DType() as dtype, bytes(data)) if _SCALAR.fullmatch(name):
+                return _number(dtype, data)
+        return Aside(name)
+
+    def complete(self, value: Any, state: Any) -> None:
+        """What `__setstate__` sets: settings; the rest is passed over."""
+        match value, state:
+            case _Namespace(), dict():
+                value.update(state)
+            case _DType(), (_, str(order), *_):
+                value.order = order
+            case _Namespace() | _DType() | Aside() | dict(), _:
+                pass  # an OrderedDict's attributes are no part of it
+            case _:
+                raise ValueError(BROKEN)
+
+
+def _number(dtype: _DType, data: bytes) -> Any:
+    """NumPy's number as Python's; what is none is left aside."""
+    if not _NUMBER.fullmatch(dtype.code) or dtype.order not in tuple("<>=|"):
+        return Aside("numpy scalar")
+    whole = np.dtype(dtype.code).newbyteorder(dtype.order)
+    if len(data) != whole.itemsize:
+        raise ValueError(BROKEN)
+    return np.frombuffer(data, whole)[0].item()

@@ -1,0 +1,243 @@
+"""What a checkpoint's hyper-parameters tell of its model, and what is said where none do."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import saved
+
+from mixvpr_jax import ConvAPConfig, CosPlaceConfig, GeMConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.hyper_parameters import read_hyper_parameters
+from mixvpr_jax.models.vpr import create_model
+
+CONVAP, GEM, MIXVPR = ConvAPConfig(8, 2, 2), GeMConfig(), MixVPRConfig(8, 1, 1.0, 2)
+
+
+@cache
+def weights(aggregator, image_size=(320, 320)):
+    model = create_model(ModelConfig("resnet18", (4,), aggregator, image_size), seed=1)
+    return {name: torch.tensor(array) for name, array in to_state_dict(model).items()}
+
+
+def openvprlab(state, unfrozen=1):
+    """As OpenVPRLab names them; written apart from the package."""
+    stages = 1 + max(int(n[20]) for n in state if n.startswith("backbone.model.layer"))
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith("backbone.model."):
+            module, rest = name.removeprefix("backbone.model.").split(".", 1)
+            block = 0 if module in ("conv1", "bn1") else int(module[5:])
+            inner = {"conv1": "0.", "bn1": "1."}.get(module, "")
+            if block < stages - unfrozen:
+                name = f"backbone.frozen_layers.{block}.{inner}{rest}"
+            else:
+                name = f"backbone.unfrozen_layers.{block - stages + unfrozen}.{inner}{rest}"
+        renamed[name] = tensor
+    return renamed
+
+
+def lightning(state, image_size=None, **agg_config):
+    hyper = {"backbone_arch": "resnet18", "layers_to_crop": [4], "agg_config": agg_config}
+    of_data = {"batch_size": 120} | ({} if image_size is None else {"image_size": image_size})
+    return {
+        "state_dict": state,
+        "hyper_parameters": hyper,
+        "datamodule_hyper_parameters": of_data,
+    }
+
+
+def lab(state, train=None, val=None, cls="MixVPR", **params):
+    data = {"train_image_size": train, "val_image_size": val}
+    hyper = {
+        "datamodule": {name: size for name, size in data.items() if size is not None},
+        "backbone": {"class": "ResNet", "params": {"backbone_name": "resnet18"}},
+        "aggregator": {"module": "src.models.aggregators", "class": cls, "params": params},
+    }
+    return {"state_dict": openvprlab(state), "hyper_parameters": hyper}
+
+
+@pytest.mark.parametrize("size", [(480, 640), [480, 640], torch.Size([224, 224]), 322])
+@pytest.mark.parametrize("aggregator", [CONVAP, GEM, CosPlaceConfig(8)], ids=lambda a: a.name)
+def test_lightnings_image_size(path, aggregator, size):
+    content = lightning(weights(aggregator), size, s1=2, s2=2)
+    conversion = convert_checkpoint(saved(path, content))
+    expected = (size, size) if isinstance(size, int) else tuple(size)
+    assert conversion.model.config.image_size == expected
+    assert ("one number as image_size read as 322x322" in conversion.summary()) == (size == 322)
+
+
+@pytest.mark.parametrize("size", [(322, 322), (336, 336), (321, 330)])
+def test_image_sizes_that_are_no_multiple_of_the_stride(path, size):
+    content = lightning(weights(MIXVPR, (322, 322)), size, in_h=21, in_w=21)
+    conversion = convert_checkpoint(saved(path, content))
+    assert conversion.model.config.image_size == size
+    assert not conversion.checkpoint.notes
+
+
+def test_the_largest_images_of_a_map_are_said(path):
+    content = lightning(weights(MIXVPR, (322, 322)), in_h=21, in_w=21)
+    conversion = convert_checkpoint(saved(path, content))
+    assert conversion.model.config.image_size == (336, 336)
+    assert (
+        "note: images taken as 336x336, the largest with a map of 21x21 (--image-size H W"
+        in conversion.summary()
+    )
+    given = convert_checkpoint(path, image_size=(322, 322))
+    assert given.model.config.image_size == (322, 322)
+    assert not given.checkpoint.notes
+
+
+@pytest.mark.parametrize("aggregator", [CONVAP, GEM, CosPlaceConfig(8)], ids=lambda a: a.name)
+def test_a_size_that_nothing_tells_is_said(path, aggregator):
+    assumed = convert_checkpoint(saved(path, weights(aggregator)), pool_size=(2, 2))
+    assert assumed.model.config.image_size == (320, 320)
+    assert assumed.checkpoint.notes == [
+        "images taken as 320x320, as is usual (--image-size H W for another size)"
+    ]
+    given = convert_checkpoint(path, pool_size=(2, 2), image_size=(480, 640))
+    assert given.model.config.image_size == (480, 640)
+    assert not given.checkpoint.notes
+
+
+def test_openvprlabs_map_and_size(path):
+    told = {"in_channels": 256, "in_h": 16, "in_w": 25}
+    whole = lab(weights(MIXVPR, (256, 400)), [256, 400], **told)
+    conversion = convert_checkpoint(saved(path, whole))
+    assert conversion.model.config.feature_size == (16, 25)
+    assert conversion.model.config.image_size == (256, 400)
+    no_size = lab(weights(MIXVPR, (256, 400)), **told)
+    assert convert_checkpoint(saved(path, no_size)).model.config.image_size == (256, 400)
+    no_map = lab(weights(MIXVPR, (256, 400)), [250, 390])
+    assert convert_checkpoint(saved(path, no_map)).model.config.image_size == (250, 390)
+
+
+def test_openvprlabs_cells_and_evaluation(path):
+    content = lab(weights(CONVAP), [224, 224], [322, 322], cls="ConvAP", s1=3, s2=1)
+    conversion = convert_checkpoint(saved(path, content))
+    assert conversion.model.config.aggregator == ConvAPConfig(8, 3, 1)
+    assert conversion.model.config.image_size == (322, 322)
+    assert "images of 322x322, as it was validated; trained with 224x224" in conversion.summary()
+
+
+def test_openvprlab_resizes_bicubically(path, tmp_path):
+    conversion = convert_checkpoint(saved(path, lab(weights(GEM), [64, 96], cls="GeMPool", p=3)))
+    assert conversion.model.config.interpolation == "bicubic"
+    assert "images: 64x96, bicubic" in conversion.summary()
+    assert convert_checkpoint(saved(path, weights(GEM))).model.config.interpolation == "bilinear"
+
+
+def test_openvprlabs_names_of_backbones(path):
+    state = weights(GEM)
+    for given, expected in {"resnext50": "resnext50_32x4d", "ResNet18": "resnet18"}.items():
+        told = {"backbone": {"params": {"backbone_name": given}}}
+        assert read_hyper_parameters(told, None).arch == expected
+    assert convert_checkpoint(saved(path, openvprlab(state))).model.config.arch == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            lambda: lightning(weights(MIXVPR, (64, 64)), (480, 640), in_h=4, in_w=4),
+            r"480x640 in the hyper-parameters make a feature map of 30x40, in_h and in_w say 4x4",
+        ),
+        (
+            lambda: lightning(weights(MIXVPR, (64, 64)), (480, 640)),
+            r"feature map of 30x40, MixVPR's weights are for 16 positions; .* --image-size H W",
+        ),
+        (
+            lambda: lightning(weights(MIXVPR, (64, 64)), in_h=5, in_w=4),
+            "expected 16 positions, found 5x4",
+        ),
+        (
+            lambda: lightning(weights(CONVAP), (480, 640), in_h=20, in_w=20),
+            "in_h and in_w say 20x20",
+        ),
+        (
+            lambda: lab(weights(None), [320, 320], cls="AVGPool"),
+            r"no weights of an aggregator and 'AVGPool' in the hyper-parameters",
+        ),
+        (lambda: lab(weights(GEM), [320, 320]), "found weights of GeM and 'MixVPR'"),
+    ],
+)
+def test_contradictions(path, content, message):
+    with pytest.raises(InputError, match=message):
+        convert_checkpoint(saved(path, content()))
+
+
+def test_what_is_given_has_the_last_word(path):
+    content = lightning(weights(MIXVPR, (64, 64)), (480, 640), in_h=16, in_w=1)
+    saved(path, content)
+    assert convert_checkpoint(path, image_size=(60, 64)).model.config.image_size == (60, 64)
+    with pytest.raises(InputError, match="feature map of 4x4, --in-size say 2x8"):
+        convert_checkpoint(path, image_size=(64, 64), in_size=(2, 8))
+    with pytest.raises(InputError, match="make a feature map of 20x20, MixVPR's weights are for"):
+        convert_checkpoint(path, image_size=(320, 320))
+    with pytest.raises(InputError, match="above 0, found 0 64"):
+        convert_checkpoint(path, image_size=(0, 64))
+
+
+def test_a_bare_trunk_is_said(path):
+    assert "taken as a bare trunk" in convert_checkpoint(saved(path, weights(None))).summary()
+
+
+def test_an_aggregator_by_another_name_is_said(path):
+    content = lab(weights(GEM), [320, 320], cls="MyGeM")
+    assert "weights of GeM, which the hyper-parameters call 'MyGeM'" in (
+        convert_checkpoint(saved(path, content)).summary()
+    )
+
+
+CYCLE: list = []
+CYCLE.append(CYCLE)
+ODD = [None, True, "320", -1, 0, 2**70, 10**400, 2.0, [], [1], [True, 320], [-1, 5], CYCLE]
+ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320"]
+
+
+@pytest.mark.parametrize("odd", range(len(ODD)))
+def test_settings_that_are_none(odd):
+    """A stranger's: passed over, and said."""
+    told = read_hyper_parameters(
+        {
+            "backbone_arch": ODD[odd],
+            "layers_to_crop": ODD[odd],
+            "agg_arch": ODD[odd],
+            "agg_config": {"in_h": ODD[odd], "in_w": 20, "s1": ODD[odd], "s2": ODD[odd]},
+        },
+        {"image_size": ODD[odd]},
+    )
+    assert told.image_size is told.map_size is told.pool_size is None
+    assert told.num_cropped == (0 if ODD[odd] == [] else None)
+    assert any("in_h and in_w passed over" in note for note in told.notes)
+    assert (ODD[odd] is None) != any("image_size passed over" in note for note in told.notes)
+
+
+@pytest.mark.parametrize("unfrozen", [0, 1, 2, 4])
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_openvprlabs_names_there_and_back(tmp_path, unfrozen, suffix):
+    state = openvprlab(weights(MIXVPR, (64, 64)), unfrozen)
+    path = saved(tmp_path / "a.ckpt", state)
+    model = convert_checkpoint(path).model
+    write_checkpoint(
+        model, str(tmp_path / f"b{suffix}"), layout="openvprlab", unfrozen_blocks=unfrozen
+    )
+    if suffix == ".ckpt":
+        back = torch.load(tmp_path / "b.ckpt", weights_only=True)
+        assert back.keys() == state.keys()
+        assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+    again = convert_checkpoint(tmp_path / f"b{suffix}").model
+    ours, theirs = to_state_dict(model), to_state_dict(again)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("unfrozen", [-1, 5])
+def test_blocks_that_are_not_there(tmp_path, unfrozen):
+    model = create_model(ModelConfig("resnet18", (4,), GEM))
+    with pytest.raises(InputError, match=f"expected 0 to 4, found {unfrozen}"):
+        write_checkpoint(model, tmp_path / "a.ckpt", layout="openvprlab", unfrozen_blocks=unfrozen)
+    with pytest.raises(InputError, match="layout: unknown name 'lab'"):
+        write_checkpoint(model, tmp_path / "a.ckpt", layout="lab")
+    assert not list(tmp_path.iterdir())
