@@ -77,6 +77,10 @@ def test_pittsburgh_by_lists(tmp_path):
     found = small("pitts30k-test", tmp_path)
     assert listed(found.positives) == PITTS_POSITIVES
     assert found.queries == tuple(root / name for name in queries)
+    assert "pitts30k_test_gt_25m.npy" in found.protocol.ground_truth and "dbStruct" not in (
+        found.layout + found.protocol.ground_truth
+    )
+    assert "published" not in "".join(found.describe())  # those of the whole
 
 
 def test_tokyo_says_jpg_and_is_png(tmp_path):

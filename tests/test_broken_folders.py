@@ -18,13 +18,14 @@ def test_one_label_missing_is_refused(evaluate, labelled):
         evaluate(*labelled)
 
 
-def test_labels_in_one_folder_only_are_refused(evaluate, labelled, tmp_path):
+def test_labels_in_one_folder_only_give_neighbours_without_recall(evaluate, labelled, tmp_path):
+    """One's own photos, looked for in somebody's labelled database."""
     plain = write_images(tmp_path / "plain", ["a.jpg"])
-    with pytest.raises(InputError, match=r"in both folders or in none, found them in .*queries"):
-        evaluate(plain, labelled[1])
-    with pytest.raises(InputError, match=r"found them in .*database and not in .*plain"):
-        evaluate(labelled[0], plain)
-    assert not (tmp_path / "out").exists()
+    for index, pair in enumerate(((plain, labelled[1]), (labelled[0], plain))):
+        evaluation = evaluate(*pair, output=tmp_path / str(index))
+        assert evaluation.recall is None and "no ground truth" in evaluation.headline()
+        results = json.loads((tmp_path / str(index) / "results.json").read_text())
+        assert results["recall"] is None and results["protocol"]["ground_truth"] is None
 
 
 @pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg"])

@@ -61,8 +61,9 @@ class EvaluationSet:
         queries: The q images that are looked for.
         positives: For each query the ascending indices of database images that show its place,
             perhaps none; None without ground truth.
-        database_utm: [n, 2] float64, east and north in metres; None where not known.
-        queries_utm: [q, 2] float64.
+        database_utm: [n, 2] float64, east and north in metres on one plane; NaN of images in
+            another zone of UTM than most; None where not known.
+        queries_utm: [q, 2] float64, likewise.
         conditions: What recall is broken down by: a condition ("light", "city") → a label a query.
         is_subset: Whether images of the protocol are missing, as the user allowed.
     """
@@ -90,7 +91,7 @@ class EvaluationSet:
             f"{len(self.queries):,} queries",
             f"ground truth: {protocol.ground_truth}; positives: {protocol.positives}",
         ]
-        for row in protocol.published:
+        for row in () if self.is_subset else protocol.published:
             recall = ", ".join(f"R@{k}: {percent:.1f}" for k, percent in row.recall.items())
             lines.append(f"published, {row.method}: {recall} ({row.source})")
         return lines

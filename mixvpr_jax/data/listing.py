@@ -8,7 +8,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.preprocess import FORMATS
 from mixvpr_jax.stores import AnyPath, is_local, reaching
+
+# The usual endings of the formats that are read.
+_ENDINGS = {
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+IMAGE_SUFFIXES = frozenset(ending for name in FORMATS for ending in _ENDINGS.get(name, ()))
+# Photos all the same: of phones, of cameras (raw), and of newer or rarer formats.
+UNREAD_SUFFIXES = (
+    frozenset({
+        ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
+        ".jpm", ".jxr", ".jls", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
+        ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
+        ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr",
+    })
+    - IMAGE_SUFFIXES
+)  # fmt: skip
 
 # There is no folder of that name, and there can be none.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.data.benchmarks.labelled import FOLDER_MARK, LABELS
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.result import model_name
@@ -43,7 +44,7 @@ def read_other_run(folder: AnyPath, data: EvaluationSet) -> OtherResults:
         InputError: No such files, files that eval.py did not write, or of another dataset.
     """
     results = _read_results(folder / "results.json")
-    if results["dataset"] != data.name:
+    if not _is_of(data, results):
         raise InputError(
             f"{folder}: expected results of {data.name} to compare with, "
             f"found some of {results['dataset']}"
@@ -55,6 +56,15 @@ def read_other_run(folder: AnyPath, data: EvaluationSet) -> OtherResults:
     return OtherResults(
         title, recall and {int(k): float(v) for k, v in recall.items()}, predictions
     )
+
+
+def _is_of(data: EvaluationSet, results: dict[str, Any]) -> bool:
+    """By the name, or by the one that a folder called like a benchmark had in earlier versions."""
+    if results["dataset"] == data.name:
+        return True
+    protocol = results.get("protocol")
+    truth = protocol.get("ground_truth") if isinstance(protocol, dict) else ""
+    return f"{results['dataset']}{FOLDER_MARK}" == data.name and truth in (None, LABELS)
 
 
 def _read_results(path: AnyPath) -> dict[str, Any]:

@@ -46,7 +46,13 @@ from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from mixvpr_jax.training.profile import Profiler
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
-from mixvpr_jax.training.validation import RECALL_VALUES, Validation
+from mixvpr_jax.training.validation import (
+    RECALL_VALUES,
+    Validation,
+    former_metrics,
+    rename_former,
+    set_names,
+)
 from mixvpr_jax.training.workdir import check_workdir, claim_workdir, named_when_full
 
 NUM_BEST = 3
@@ -161,6 +167,7 @@ class Trainer:
                     "others; choose another --workdir"
                 )
         self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
+        rename_former(self.log.entries, self.config.validation)
         self.stop = stop
 
     def run(self) -> Outcome:
@@ -303,8 +310,9 @@ def selection_metric(config: TrainConfig) -> str | None:
     Raises:
         InputError: One that no validation set gives.
     """
-    known = [f"{name}/recall@{k}" for name in config.validation.names for k in RECALL_VALUES]
+    known = [f"{name}/recall@{k}" for name in set_names(config.validation) for k in RECALL_VALUES]
     wanted = config.validation.select_by
+    wanted = former_metrics(config.validation).get(str(wanted), wanted)
     if wanted is not None and wanted not in known:
         what = closest(wanted, known) if known else "; there are no validation.sets"
         raise InputError(f"validation.select_by: unknown metric {wanted!r}{what}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -12,7 +12,12 @@ from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.config.evaluation import data_folder
-from mixvpr_jax.data.benchmarks import BENCHMARKS, read_benchmark, read_folder_pair
+from mixvpr_jax.data.benchmarks import (
+    BENCHMARKS,
+    read_benchmark,
+    read_folder_pair,
+    unlike_benchmarks,
+)
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
@@ -22,6 +27,7 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS, data_mesh
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.training.log import Entry
 from mixvpr_jax.training.step import TrainState
 
 RECALL_VALUES = (1, 5, 10)
@@ -46,7 +52,7 @@ class Validation:
         mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         self.sets = {
             name: _read_set(config, path)
-            for name, path in zip(config.names, config.sets, strict=True)
+            for name, path in zip(set_names(config), config.sets, strict=True)
         }
         self.preprocess = Preprocess(model.config.image_size, model.config.interpolation)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
@@ -105,6 +111,28 @@ class Validation:
         return recall_at_k(found, data.positives, RECALL_VALUES)
 
 
+def set_names(config: ValidationConfig) -> tuple[str, ...]:
+    """What the sets are called in metrics: a folder never as a benchmark is."""
+    return tuple(
+        name if str(path) in BENCHMARKS else unlike_benchmarks(name)
+        for name, path in zip(config.names, config.sets, strict=True)
+    )
+
+
+def former_metrics(config: ValidationConfig) -> dict[str, str]:
+    """Metrics by the names that earlier versions gave them → what they are called now."""
+    names = zip(config.names, set_names(config), strict=True)
+    return {f"{a}/recall@{k}": f"{b}/recall@{k}" for a, b in names if a != b for k in RECALL_VALUES}
+
+
+def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
+    """Calls what earlier versions measured as it is called now, in a log's entries."""
+    renamed = former_metrics(config)
+    for entry in entries:
+        for former in renamed.keys() & entry.keys():
+            entry[renamed[former]] = entry.pop(former)
+
+
 def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     if str(path) in BENCHMARKS:
         folder = config.data_dir or data_folder(f"the folder of {path}; give --validation.data-dir")
@@ -115,5 +143,8 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     if data.positives is None:
         if str(path) in BENCHMARKS:
             raise InputError(f"{path}: expected ground truth to validate with, found none")
-        raise InputError(f"{path / 'database'}: expected @utm_east@utm_north@ names, found none")
+        raise InputError(
+            f"{path / 'database'}: expected @utm_east@utm_north@ names, here and in queries, found "
+            "none in one or both"
+        )
     return data

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixvpr_jax.data.benchmarks import read_folder_pair
-from mixvpr_jax.data.benchmarks.images import locate
+from mixvpr_jax.data.links import locate
 
 # In folders --------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.mat_files import read_variable
 from mixvpr_jax.data.benchmarks.positions import positives_within, require_metres
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.data.links import locate
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.places import Place
 from mixvpr_jax.data.benchmarks.restricted_npy import read_array
 from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.data.links import locate
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
 
@@ -27,22 +28,34 @@ class Lists:
 
     Attributes:
         file: The list of database images; the others lie beside it.
+        truth: The file with the positives.
         database: n relative paths.
         queries: q relative paths.
         positives: For each query ascending indices into the database.
     """
 
     file: AnyPath
+    truth: AnyPath
     database: list[str]
     queries: list[str]
     positives: list[np.ndarray]
 
-    def find(self, place: Place, bases: Sequence[AnyPath]) -> Found:
+    def find(
+        self,
+        place: Place,
+        database_bases: Sequence[AnyPath],
+        query_bases: Sequence[AnyPath] | None = None,
+    ) -> Found:
         """The benchmark, its images looked for below these folders."""
-        database = locate(bases, self.database, self.file)
-        queries = locate(bases, self.queries, self.file)
-        layout = f"the authors': {self.file} and those beside it"
-        whole = EvaluationSet(place.protocol, layout, database.paths, queries.paths, self.positives)
+        database = locate(database_bases, self.database, self.file)
+        queries = locate(query_bases or database_bases, self.queries, self.file)
+        protocol, truth = place.protocol, self.truth.name
+        if not protocol.ground_truth.startswith(truth):
+            protocol = replace(
+                protocol, ground_truth=f"{truth}, a list", positives="as listed for each query"
+            )
+        layout = f"lists: {self.file}, {truth} and what lies beside them"
+        whole = EvaluationSet(protocol, layout, database.paths, queries.paths, self.positives)
         return Found(whole, database.present, queries.present)
 
 
@@ -60,7 +73,7 @@ def read_lists(place: Place, *stems: str) -> Lists | None:
             truth, *images = files
             database, queries = map(read_names, images)
             positives = read_positives(truth, len(queries), len(database))
-            return Lists(images[0], database, queries, positives)
+            return Lists(images[0], truth, database, queries, positives)
     return None
 
 
@@ -82,7 +95,8 @@ def find_together(place: Place, truths: tuple[str, ...], *others: str) -> list[A
     files = [truth or first.with_name(truths[0]), *(first.with_name(name) for name in others)]
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file}: expected it beside {first.name}, found no such file")
+            other = f" (or {' or '.join(truths[1:])})" if file is files[0] and truths[1:] else ""
+            raise InputError(f"{file}{other}: expected it beside {first.name}, found no such file")
     return files
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.data.benchmarks.images import Found, Located, locate
+from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.labelled import downloader_layout, read_labelled_folders
 from mixvpr_jax.data.benchmarks.lists import (
     Lists,
-    find_together,
     read_indices,
     read_names,
     read_positives,
@@ -33,10 +32,22 @@ from mixvpr_jax.data.benchmarks.msls_tables import (
     read_table,
 )
 from mixvpr_jax.data.benchmarks.places import Place
-from mixvpr_jax.data.benchmarks.positions import positives_within_groups, require_metres
+from mixvpr_jax.data.benchmarks.positions import on_one_plane, positives_of
 from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.data.links import Located, locate
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
+
+# Positives, database, queries, and which of the queries are asked, where the list has more.
+_LISTS = tuple(
+    tuple(f"msls_val_{name}.npy" for name in names)
+    for names in (
+        ("pIdx", "dbImages", "qImages", "qIdx"),
+        ("gt_25m", "dbImages", "qImages"),
+        ("gt", "dbImages", "qImages"),
+        ("ground_truth_25m", "ref_image_names", "query_image_names"),
+    )
+)
 
 # City and key of each database image, and of each query.
 _Keys = tuple[list[tuple[str, str]], list[tuple[str, str]]]
@@ -52,12 +63,13 @@ def read_msls_val(place: Place) -> Found:
     if lists is None:
         raise InputError(
             f"{place.title}: expected msls_val_dbImages.npy, msls_val_qImages.npy, "
-            "msls_val_qIdx.npy and msls_val_pIdx.npy of the authors' repository, which name the "
-            "official 740 queries, found none; give their folder as ground truth, or evaluate "
-            "every query as msls-val-all, which is another protocol"
+            "msls_val_qIdx.npy and msls_val_pIdx.npy of the authors' repository, or OpenVPRLab's "
+            "msls_val_gt_25m.npy with the first two, which name the official 740 queries, found "
+            "none; give their folder as ground truth, or evaluate every query as msls-val-all, "
+            "which is another protocol"
         )
     roots = place.roots()
-    found = lists.find(place, roots)
+    found = lists.find(place, [base for root in roots for base in (root / "train_val", root)])
     keys = _keys(lists.file, lists.database), _keys(lists.file, lists.queries)
     cities = {"city": [city for city, _ in keys[1]]}
     found = replace(found, whole=replace(found.whole, conditions=cities))
@@ -68,29 +80,38 @@ def read_msls_val(place: Place) -> Found:
 
 
 def _read_lists(place: Place) -> Lists | None:
-    official = [f"msls_val_{name}.npy" for name in ("dbImages", "qImages", "qIdx")]
-    openvprlab = [f"msls_val_{name}.npy" for name in ("ref_image_names", "query_image_names")]
-    if files := find_together(place, ("msls_val_pIdx.npy",), *official):
-        truth, database, queries, chosen = files
-        every = read_names(queries)
-        names = [every[query] for query in read_indices(chosen, len(every), queries.name)]
-    elif files := find_together(place, ("msls_val_ground_truth_25m.npy",), *openvprlab):
-        truth, database, queries = files
-        names = read_names(queries)
-    else:
-        return None
-    of_database = read_names(database)
-    positives = read_positives(truth, len(names), len(of_database))
-    return Lists(database, of_database, names, positives)
+    """Of the files that users have, those that are there: positives, database, queries, choice."""
+    for truth_name, *names in _LISTS:
+        truth = place.truth(truth_name)
+        if truth is None or not all(truth.with_name(name).is_file() for name in names):
+            continue
+        database, queries, *chosen = [truth.with_name(name) for name in names]
+        of_database, of_queries = map(_without_root, map(read_names, (database, queries)))
+        if chosen:
+            asked = read_indices(chosen[0], len(of_queries), queries.name)
+            of_queries = [of_queries[query] for query in asked]
+        positives = read_positives(truth, len(of_queries), len(of_database))
+        return Lists(database, truth, of_database, of_queries, positives)
+    if some := place.truth(*(name for files in _LISTS for name in files)):
+        ways = "; or ".join(", ".join(files) for files in _LISTS)
+        raise InputError(f"{some}: expected beside each other {ways}; found some of them only")
+    return None
+
+
+def _without_root(names: Sequence[str]) -> list[str]:
+    """Names from the city on: OpenVPRLab leaves out the folder that holds the cities."""
+    return [name.replace("\\", "/").removeprefix("train_val/") for name in names]
 
 
 def _keys(file: AnyPath, names: Sequence[str]) -> list[tuple[str, str]]:
     """City and key of …/cph/query/images/KEY.jpg."""
-    parts = [name.replace("\\", "/").split("/") for name in names]
-    short = next((name for name, part in zip(names, parts, strict=True) if len(part) < 4), None)
-    if short is not None:
-        raise InputError(f"{file}: expected names CITY/query/images/KEY.jpg, found {short!r}")
-    return [(part[-4], Path(part[-1]).stem) for part in parts]
+    keys = []
+    for name in names:
+        city = next((part for part in name.split("/") if part in VAL_CITIES), None)
+        if city is None:
+            raise InputError(f"{file}: expected names CITY/query/images/KEY.jpg, found {name!r}")
+        keys.append((city, PurePosixPath(name).stem))
+    return keys
 
 
 def _moved(found: Found, keys: _Keys, pair: tuple[AnyPath, AnyPath]) -> Found:
@@ -144,7 +165,8 @@ def _with_shots(whole: EvaluationSet, keys: _Keys, shots: dict[str, Shot]) -> Ev
     images = [shot for shot in database if shot is not None]
     if len(images) < len(database):
         return whole
-    return replace(whole, database_utm=positions(images), queries_utm=positions(known))
+    database_utm, queries_utm = on_one_plane(*positions(whole.name, images, known))
+    return replace(whole, database_utm=database_utm, queries_utm=queries_utm)
 
 
 def read_msls_val_all(place: Place) -> Found:
@@ -193,14 +215,9 @@ def _by_city(
     of_database: list[Shot],
     of_queries: list[Shot],
 ) -> EvaluationSet:
-    utm = positions(of_database), positions(of_queries)
-    require_metres(place.title, *utm)
-    positives = positives_within_groups(
-        utm[1], utm[0],
-        [shot.city for shot in of_queries], [shot.city for shot in of_database],
-        place.protocol.radius_m or 25.0,
-    )  # fmt: skip
-    labels = conditions(of_queries)
+    placed = positions(place.title, of_database, of_queries)
+    positives = positives_of(placed[1], placed[0], place.protocol.radius_m or 25.0)
+    utm, labels = on_one_plane(*placed), conditions(of_queries)
     return EvaluationSet(place.protocol, layout, database, queries, positives, *utm, labels)
 
 

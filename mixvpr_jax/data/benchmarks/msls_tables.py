@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixvpr_jax.data.benchmarks.positions import Placed, place, require_metres
 from mixvpr_jax.data.folders import ImageFolder
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
@@ -18,6 +19,7 @@ from mixvpr_jax.stores import AnyPath
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
 _ZONES = {"10": "sf", "32": "cph", "33": "cph"}
+_ZONE_OF = {"cph": "33U", "sf": "10S"}  # what the tables' metres are of
 _KEY, _TIME, _NOTE = 7, 13, 14  # fields of a downloader's name: …@key@…@timestamp@note@.jpg
 
 
@@ -28,7 +30,8 @@ class Shot:
     Attributes:
         key: Mapillary's name of it.
         city: Such as "cph".
-        utm: East and north in metres, in the city's zone.
+        utm: East and north in metres.
+        zone: The UTM zone and latitude band that they are of, such as "33U"; "" where not known.
         light: "day" or "night"; None where not said.
         season: "spring", …; None where not said.
     """
@@ -36,6 +39,7 @@ class Shot:
     key: str
     city: str
     utm: tuple[float, float]
+    zone: str = ""
     light: str | None = None
     season: str | None = None
 
@@ -76,22 +80,26 @@ def read_shots(folder: AnyPath, city: str) -> list[Shot]:
             continue
         utm = _metres(file, line, row["easting"], row["northing"])
         season = _season(raw[key].get("captured_at") or "")
-        shots.append(Shot(key, city, utm, _light(row.get("night") or ""), season))
+        light = _light(row.get("night") or "")
+        shots.append(Shot(key, city, utm, _ZONE_OF.get(city, ""), light, season))
     return shots
 
 
 def named_shots(folder: ImageFolder) -> list[Shot]:
     """The same out of the names of VPR-datasets-downloader: an image each, in their order."""
-    utm = np.zeros((len(folder.paths), 2)) if folder.utm is None else folder.utm
+    count = len(folder.paths)
+    utm = np.zeros((count, 2)) if folder.utm is None else folder.utm
+    zones = np.full(count, "") if folder.zones is None else folder.zones
     shots = []
-    for path, (east, north) in zip(folder.paths, utm.tolist(), strict=True):
+    for path, (east, north), zone in zip(folder.paths, utm.tolist(), zones.tolist(), strict=True):
         fields = [*path.name.split("@"), *[""] * 16]
         light, _, rest = fields[_NOTE].partition("_")
         city = rest.rpartition("_")[2] or _ZONES.get(fields[3].lstrip("0"), fields[3])
         season = _season(fields[_TIME])
         key = fields[_KEY].removesuffix(".jpg")
         known = light if light in ("day", "night") else None
-        shots.append(Shot(key, city, (east, north), known, season))
+        zone = zone or _ZONE_OF.get(city, "")
+        shots.append(Shot(key, city, (east, north), zone, known, season))
     return shots
 
 
@@ -107,9 +115,15 @@ def conditions(shots: Sequence[Shot]) -> Mapping[str, Sequence[str]]:
     }
 
 
-def positions(shots: Sequence[Shot]) -> np.ndarray:
-    """[n, 2] float64, metres."""
-    return np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2)
+def positions(source: object, *lists: Sequence[Shot]) -> tuple[Placed, ...]:
+    """Where the images of each list are.
+
+    Raises:
+        InputError: As `require_metres` and `place`.
+    """
+    sides = [np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2) for shots in lists]
+    require_metres(source, *sides)
+    return place(source, sides, [np.array([shot.zone for shot in shots], str) for shots in lists])
 
 
 def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:

@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from mixvpr_jax.data.benchmarks.images import Found, locate
+from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.labelled import downloader_layout
 from mixvpr_jax.data.benchmarks.lists import read_lists
 from mixvpr_jax.data.benchmarks.places import Place, subfolders
 from mixvpr_jax.data.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.data.folders import ImageFolder, read_folder
+from mixvpr_jax.data.links import locate
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
 

@@ -58,19 +58,20 @@ def _read(
 ) -> Found:
     """The authors' layout, where images of it are there; else VPR-datasets-downloader's."""
     file, pair = place.truth(f"{stem}.mat"), place.pair(split)
+    of_database = [root / base for root in place.roots() for base in databases]
+    of_queries = [root / base for root in place.roots() for base in queries]
     found = None
     if file is not None:
-        of_database = [root / base for root in place.roots() for base in databases]
-        of_queries = [root / base for root in place.roots() for base in queries]
         found = read_struct(file).find(place.protocol, of_database, of_queries)
     elif lists := read_lists(place, stem):
-        found = lists.find(place, place.roots())
+        found = lists.find(place, of_database, [*place.roots(), *of_queries])
     if found is not None and (pair is None or found.database_present.any()):
         return found
     if pair is not None:
         return read_labelled(place.protocol, pair)
     raise place.nothing(
-        f"the authors' {stem}.mat, here, in datasets or in the folder given as ground truth",
+        f"the authors' {stem}.mat, or {stem}_dbImages.npy, {stem}_qImages.npy and {stem}_gt.npy or "
+        f"{stem}_gt_25m.npy, here, in datasets or in the folder given as ground truth",
         f"VPR-datasets-downloader's images/{split}/database and images/{split}/queries",
     )
 

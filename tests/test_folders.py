@@ -1,0 +1,125 @@
+"""What a folder of images holds: endings, a list beside it, photos that cannot be read, labels."""
+
+import pytest
+from benchmark_trees import listed, write_image, write_images
+from PIL import Image
+
+from mixvpr_jax.data.benchmarks import BENCHMARKS, read_folder_pair
+from mixvpr_jax.data.folders import read_folder
+from mixvpr_jax.data.listing import IMAGE_SUFFIXES
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.preprocess import FORMATS, load_image
+
+
+def names_of(folder):
+    return [path.relative_to(folder.root).as_posix() for path in folder.paths]
+
+
+def test_every_ending_of_what_is_read_is_listed(tmp_path):
+    """What Pillow saves under an ending is an image to us, if we read its format."""
+    Image.init()
+    known = {ending for ending, name in Image.EXTENSION.items() if name in FORMATS}
+    assert known - {".pfm"} <= IMAGE_SUFFIXES  # of floats, whose range nobody knows
+    for ending in sorted(IMAGE_SUFFIXES - {".jif", ".dib"}):
+        grey = ending in (".pgm", ".pbm")
+        Image.new("1" if ending == ".pbm" else "L" if grey else "RGB", (9, 7)).save(
+            tmp_path / f"a{ending}"
+        )
+        load_image(tmp_path / f"a{ending}")
+    Image.new("RGB", (9, 7)).save(tmp_path / "B.JIF", "JPEG")
+    Image.new("RGB", (9, 7)).save(tmp_path / "B.DIB", "BMP")
+    found = read_folder(tmp_path)
+    assert len(found.paths) == len(IMAGE_SUFFIXES)
+    assert all(load_image(path).size == (9, 7) for path in found.paths)
+
+
+UNREAD = ["heic", "HEIF", "hif", "avif", "jp2", "jxl", "cr2", "CR3", "nef", "arw", "DNG", "rw2"]
+
+
+@pytest.mark.parametrize("ending", UNREAD)
+def test_photos_that_cannot_be_read_are_told(tmp_path, caplog, ending):
+    write_images(tmp_path / "q", ["a.jpg", "sub/b.PNG"])
+    for name in (f"c.{ending}", f"sub/d.{ending}", "notes.txt", f".hidden.{ending}"):
+        (tmp_path / "q" / name).write_bytes(b"\0")
+    assert names_of(read_folder(tmp_path / "q")) == ["a.jpg", "sub/b.PNG"]
+    (line,) = caplog.messages
+    assert line.startswith(f"note: {tmp_path}/q: 2 photos are left out")
+    assert f"(2 .{ending.lower()})" in line
+
+
+def test_nothing_but_photos_that_cannot_be_read(tmp_path):
+    for name in ("1.HEIC", "2.heic", "3.nef"):
+        (tmp_path / name).write_bytes(b"\0")
+    with pytest.raises(InputError, match=r"none but photos .* \(2 \.heic, 1 \.nef\); convert"):
+        read_folder(tmp_path)
+
+
+def test_other_files_are_no_photos(tmp_path, caplog):
+    write_images(tmp_path, ["a.jpg"])
+    for name in ("a.txt", "a.csv", "a.json", "a.mp4", "a.npy", "Thumbs.db"):
+        (tmp_path / name).write_bytes(b"\0")
+    assert names_of(read_folder(tmp_path)) == ["a.jpg"] and not caplog.messages
+
+
+# Lists beside folders ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "db/"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_a_list_beside_a_folder_is_its_content(tmp_path, caplog, prefix, end):
+    """As VPR-methods-evaluation reads it: in that order, and nothing else."""
+    write_images(tmp_path / "db", ["a.jpg", "b.jpg", "sub/c.jpg", "d.jpg"])
+    names = ["sub/c.jpg", "a.jpg", "d.jpg"]
+    text = "".join(f"{prefix}{name}{end}" for name in names)
+    (tmp_path / "db_images_paths.txt").write_bytes(text.encode())
+    assert names_of(read_folder(tmp_path / "db")) == names
+    assert "3 images, as listed in" in caplog.messages[0]
+
+
+def test_a_list_gives_positions_as_names_do(tmp_path):
+    names = [f"{place}/@{500_000 + 100 * place}.5@4180000@.jpg" for place in range(3)]
+    for folder in ("db", "q"):
+        write_images(tmp_path / folder, names)
+    (tmp_path / "db_images_paths.txt").write_text(f"{names[2]}\n{names[0]}")
+    assert listed(read_folder_pair(tmp_path / "db", tmp_path / "q").positives) == [[1], [], [0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg\nz.jpg\ny.jpg\n", r"expected 3 images in .*db, found 2 missing, the first .*z.jpg"),
+        ("", "expected the images of .*db, a line each, found none"),
+        ("../../etc/passwd\n", "inside the data folder, found"),
+        ("/etc/passwd\n", "inside the data folder, found"),
+        ("\udcff", "expected a list of images in UTF-8"),
+    ],
+)
+def test_lists_that_are_wrong(tmp_path, text, message):
+    write_images(tmp_path / "db", ["a.jpg", "b.jpg"])
+    (tmp_path / "db_images_paths.txt").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=rf"db_images_paths.txt: .*{message}"):
+        read_folder(tmp_path / "db")
+
+
+# Labels ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labelled", ["database", "queries"])
+def test_labels_in_one_folder_only_measure_nothing(tmp_path, caplog, labelled):
+    pair = [tmp_path / "town" / side for side in ("database", "queries")]
+    for folder in pair:
+        names = ["@500000@4180000@10@S@.jpg"] if folder.name == labelled else ["phone.jpg"]
+        write_images(folder, names)
+    found = read_folder_pair(*pair)
+    assert found.positives is None and found.database_utm is None and found.queries_utm is None
+    assert found.protocol.ground_truth == "none" and found.protocol.radius_m is None
+    other = next(folder for folder in pair if folder.name != labelled)
+    assert f"note: no recall is measured, as {other} has no @utm_east@" in caplog.text
+
+
+@pytest.mark.parametrize("name", [*BENCHMARKS, "Nordland", "PITTS30K_test", "MSLS test", "MSLSVal"])
+def test_a_folder_never_goes_by_a_benchmarks_name(tmp_path, name):
+    for side in ("database", "queries"):
+        write_image(tmp_path / name / side / "a.jpg")
+    found = read_folder_pair(tmp_path / name / "database", tmp_path / name / "queries")
+    assert found.name == f"{name}-folder"

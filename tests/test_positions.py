@@ -1,0 +1,214 @@
+"""Positions in zones of UTM, in degrees, and in local frames."""
+
+import numpy as np
+import pytest
+from benchmark_trees import listed, write_images, write_struct
+from utm import from_latlon
+
+from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
+from mixvpr_jax.data.benchmarks.positions import require_metres
+from mixvpr_jax.errors import InputError
+
+
+def name(east, north, zone="", band="", *, key="", short=False):
+    """As VPR-datasets-downloader names files; a short name ends after the band."""
+    begin = f"@{east:010.2f}@{north:010.2f}@{zone}@{band}@"
+    return f"{begin}{key}.jpg" if short else f"{begin}@@{key}@@@@@@@@.jpg"
+
+
+def pair(root, database, queries):
+    """Folders of such names, which sort in the order given, and the set that they make."""
+    folders = root / "town" / "database", root / "town" / "queries"
+    for folder, names in zip(folders, (database, queries), strict=True):
+        write_images(folder, [f"{index}/{one}" for index, one in enumerate(names)])
+    return read_folder_pair(*folders)
+
+
+def in_degrees(latitude, longitude, **options):
+    """A name of a place, in the zone that it lies in."""
+    east, north, zone, band = from_latlon(latitude, longitude)
+    return name(east, north, f"{zone:02d}", band, **options)
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_the_same_metres_of_two_zones_are_far_apart(tmp_path, short):
+    database = [name(5e5, 54e5, zone, "U", short=short) for zone in ("32", "33")]
+    found = pair(tmp_path, database, [name(500_001, 54e5, "33", "U", short=short)])
+    assert listed(found.positives) == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("others", "positives"),
+    [
+        (("32", "T"), [0, 1]),  # a band further south, of the same plane
+        (("32", "G"), [0]),  # the southern hemisphere
+        (("31", "U"), [0]),
+        (("32U", ""), [0, 1]),
+        (("32", "u"), [0, 1]),
+        (("32", ""), [0, 1]),
+        (("", ""), [0, 1]),
+    ],
+)
+def test_which_positions_share_a_plane(tmp_path, others, positives):
+    database = [name(5e5, 53.2e5, "32", "U"), name(500_020, 53.2e5, *others)]
+    assert listed(pair(tmp_path, database, [name(5e5, 53.2e5, "32", "U")]).positives) == [positives]
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude"),
+    [
+        (48.1, 12),
+        (37.7, -120),
+        (-33.9, 150),
+        (59.9, 12),
+        (0.3, 30),
+        (1e-5, 31),
+        (-75, 60),
+        (8, 180),
+    ],
+)
+def test_a_border_between_zones_or_hemispheres_is_no_border(tmp_path, latitude, longitude):
+    """Places 24 and 26 m east of a query: distances are those on the Earth, not in a plane."""
+    metre = 1 / (111_320 * np.cos(np.radians(latitude)))  # in degrees of longitude
+    east = [longitude + metre * offset for offset in (14, 16)]
+    database = [in_degrees(latitude, lon - 360 * (lon >= 180)) for lon in east]
+    found = pair(tmp_path, database, [in_degrees(latitude, longitude - 10 * metre)])
+    assert listed(found.positives) == [[0]]
+
+
+def test_both_sides_of_the_equator(tmp_path):
+    north, south = (from_latlon(latitude, 33.0) for latitude in (4e-5, -4e-5))
+    assert (north[3], south[3]) == ("N", "M")
+    database = [name(*north[:2], north[2], north[3]), name(*north[:2], 36, "M")]
+    found = pair(tmp_path, database, [name(*south[:2], south[2], south[3])])
+    assert listed(found.positives) == [[0]]  # 9 m away; 4 m north of the south's own zero is not
+    np.testing.assert_allclose(found.queries_utm, [(5e5, -4.42)], atol=0.1)
+
+
+def test_s_is_a_latitude_band_not_the_south(tmp_path):
+    """San Francisco lies in 10S, San Diego in 11S."""
+    database = [in_degrees(37.77, -122.42), in_degrees(32.72, -117.16)]
+    assert ["@10@S@" in database[0], "@11@S@" in database[1]] == [True, True]
+    assert listed(pair(tmp_path, database, [database[1]]).positives) == [[1]]
+
+
+def test_hemispheres_in_place_of_bands_are_refused(tmp_path):
+    database = [name(5e5, 4e6, "32", "N"), name(5e5, 4e6, "32", "S")]
+    with pytest.raises(InputError, match=r"latitude band beside each UTM zone \(C to M south.*32N"):
+        pair(tmp_path, database, database[:1])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([("32", "U"), ("33", "U"), ("", "")], r"zone and latitude band .* found none beside 33U"),
+        ([("32", ""), ("33", ""), ("33", "")], r"latitude band .* in every name, .* found 32, 33"),
+        ([("32", "U"), ("61", "U")], "expected a UTM zone from 1 to 60, found 61U"),
+        ([("32", "U"), ("00", "U")], "expected a UTM zone from 1 to 60, found 0U"),
+    ],
+)
+def test_zones_that_leave_open_which(tmp_path, names, message):
+    with pytest.raises(InputError, match=message):
+        pair(tmp_path, [name(5e5, 53e5, *zone) for zone in names], [name(5e5, 53e5, *names[0])])
+
+
+def test_positions_that_lie_in_no_zone(tmp_path):
+    database = [name(5e5, 53e5, "32", "U"), name(25, 50, "33", "U")]
+    with pytest.raises(InputError, match=r"expected positions of UTM zone 33U .* found 25, 50"):
+        pair(tmp_path, database, database[:1])
+
+
+def test_other_names_keep_their_own_fields(tmp_path):
+    """A number and a letter that are no zone: a frame and a camera, or which way it looks."""
+    database = ["@500000.0@4180000.0@7@.jpg", "@500010.0@4180000.0@8@x@.jpg"]
+    database += ["@500000.0@4180001.0@99@N@.jpg", "@500000.0@4180002.0@frame@N@@@@@@@@@@@.jpg"]
+    found = pair(tmp_path, database, ["@500000.0@4180000.0@9@.jpg"])
+    assert listed(found.positives) == [[0, 1, 2, 3]]
+    with pytest.raises(InputError, match=r"latitude band N of UTM zone 7N, found 4,180,000 m"):
+        pair(tmp_path / "b", ["@500000.0@4180000.0@7@N@.jpg"], database)
+
+
+def test_a_report_shows_one_plane(evaluate, tmp_path):
+    """Positions of the other zone are not known on its map, nor in its distances."""
+    database = [name(5e5, 54e5, zone, "U") for zone in ("32", "32", "33")]
+    found = pair(tmp_path, database, [name(5e5, 54e5, "33", "U")])
+    assert np.isfinite(found.database_utm).all(1).tolist() == [True, True, False]
+    assert np.isnan(found.queries_utm).all()
+    folders = tmp_path / "town" / "database", tmp_path / "town" / "queries"
+    evaluate(*folders)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "500000" in text and '"metres"' in text
+
+
+# Degrees -----------------------------------------------------------------------------------------
+
+
+def track(count=40, *, spread=4.0, lat=59.9, lon=10.4, digits=5):
+    steps = np.linspace(0, spread, count)
+    return [(round(lat + step, digits), round(lon + step / 4, digits)) for step in steps]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.9, 4.0, 25.0])
+@pytest.mark.parametrize("digits", [2, 4, 5, 9])
+@pytest.mark.parametrize("start", [(48.85, 2.35), (-33.9, 18.42), (51.5, -0.12), (40.44, -120.0)])
+def test_degrees_at_any_spread(spread, digits, start):
+    degrees = np.array(track(spread=spread, lat=start[0], lon=start[1], digits=digits))
+    for positions in (degrees, degrees[:, ::-1]):
+        with pytest.raises(InputError, match=r"a: .*look like degrees .*convert them, or, .*1000"):
+            require_metres("a", positions, positions[:3])
+
+
+def test_degrees_in_names_and_in_a_struct(tmp_path):
+    degrees = track()
+    for index, order in enumerate((1, -1)):
+        folder = tmp_path / str(index)
+        names = [f"@{a:.5f}@{b:.14f}@.jpg" for a, b in (place[::order] for place in degrees)]
+        with pytest.raises(InputError, match=r"database and .*look like degrees"):
+            pair(folder, names, names)
+    write_struct(tmp_path / "pitts30k_test.mat", ["a.jpg"] * 40, ["b.jpg"] * 40, degrees, degrees)
+    write_images(tmp_path, ["a.jpg", "b.jpg"])
+    with pytest.raises(InputError, match=r"pitts30k_test.mat: .*look like degrees"):
+        read_benchmark("pitts30k-test", tmp_path, allow_subset=True)
+
+
+def test_degrees_around_the_world():
+    cities = np.array([(48.85837, 2.29448), (-33.85678, 151.21528), (40.68925, -74.0445)])
+    with pytest.raises(InputError, match="look like degrees"):
+        require_metres("a", cities, cities)
+
+
+def test_degrees_on_one_side_only(tmp_path):
+    """Photos of a phone in a database of UTM: none would have a positive."""
+    queries = ["@37.77492@-122.41941@.jpg", "@37.78492@-122.40941@.jpg"]
+    with pytest.raises(InputError, match="look like degrees"):
+        pair(tmp_path, [in_degrees(37.77, -122.42), in_degrees(37.78, -122.41)], queries)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        [(0, 1000 * place) for place in range(3)],  # made-up, as SPED and AmsterTime
+        [(0, 25 * place) for place in range(3)],
+        [(50, 60), (75, 60), (75, 85)],
+        [(0.0, 0.0), (0.731, -1.502), (40.25, -12.75)],
+        [(0.0, 0.0), (12.345678, -3.456789), (22.5, 4.000001)],
+        [(1.25, 0.5), (80.5, 60.25), (33.3, 12.1)],
+        [(-71.5, 3.2), (80.25, 7.7), (0.1, 5.0)],
+        [(1010.40001, 1063.43107), (1010.40101, 1063.53107)],
+        [(5.0, 5.0)],
+    ],
+)
+def test_local_frames_are_no_degrees(frame):
+    positions = np.array(frame, float)
+    require_metres("a", positions, positions[:1])
+
+
+def test_a_part_of_a_local_frame_is_no_degrees():
+    database = np.array([(400.5, 300.25), (-80.75, -20.5), (10.5, 800.5)])
+    require_metres("a", database, np.array([(40.25, 33.75), (41.5, 34.25)]))
+
+
+@pytest.mark.parametrize("part", ["1_0", "１", "nan", "inf", "0x1", "1e999", "1,5", ""])
+def test_numbers_that_are_none(tmp_path, part):
+    with pytest.raises(InputError, match="expected"):
+        pair(tmp_path, [f"@{part}@4180000.0@.jpg"], ["@500000@4180000@.jpg"])
