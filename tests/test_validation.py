@@ -1,5 +1,6 @@
 """What a run is validated on: benchmarks by name, and labelled folders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ from benchmark_trees import msls_test_tree, pittsburgh_tree, set_counts, small
 from folders import write_images
 
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
-from mixvpr_jax.config import ValidationConfig
+from mixvpr_jax.config import TrainConfig, ValidationConfig
 from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.training.validation import Validation
+from mixvpr_jax.training.loop import selection_metric
+from mixvpr_jax.training.validation import Validation, rename_former
 
 
 def validation(*sets, interpolation="bilinear", **options):
@@ -45,6 +47,29 @@ def test_photos_are_resized_as_the_model_says(labelled, interpolation):
     path = data.database[0]
     expected = Preprocess((32, 32), interpolation)(path)
     assert np.array_equal(seen[0], expected[0])
+
+
+def test_a_folder_called_like_a_benchmark_has_metrics_of_its_own(labelled, tmp_path):
+    for name in ("nordland", "MSLS-Val"):
+        labelled[0].parent.rename(tmp_path / name)
+        folder = tmp_path / name
+        config = ValidationConfig((folder,))
+        recalls = validation(folder).recalls(lambda images: np.asarray(images)[:, :5, 5, 0])
+        assert list(recalls) == [f"{name}-folder/recall@{k}" for k in (1, 5, 10)]
+        entries = [{"step": 1, f"{name}/recall@1": 5.0, "loss": 1.0}, {"step": 2}]
+        rename_former(entries, config)  # as earlier versions wrote them
+        assert entries == [{"step": 1, f"{name}-folder/recall@1": 5.0, "loss": 1.0}, {"step": 2}]
+        for wanted in (None, f"{name}/recall@1", f"{name}-folder/recall@1"):
+            chosen = TrainConfig(validation=replace(config, select_by=wanted))
+            assert selection_metric(chosen) == f"{name}-folder/recall@1"
+        folder.rename(labelled[0].parent)
+
+
+def test_labels_on_one_side_are_nothing_to_validate_with(labelled):
+    for path in labelled[1].iterdir():
+        path.rename(path.with_name(path.name.replace("@", "")))
+    with pytest.raises(InputError, match=r"here and in queries, found none in one or both"):
+        validation(labelled[0].parent)
 
 
 def test_a_subset_is_no_benchmark(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixvpr_jax.data.benchmarks import read_folder_pair
+from mixvpr_jax.data.folders import read_folder
 from mixvpr_jax.data.links import locate
 
 # In folders --------------------------------------------------------------------------------------
@@ -42,7 +43,11 @@ FIELDS += [
     "\udce9",
     "a\nb",
 ]
-SUFFIXES = [".jpg", ".JPG", ".png", "", ".txt", "@.jpg"]
+PLACES = [("0550123.45", "4180345.67"), ("500000", "0"), ("166021.4", "9999999.9"), ("1e5", "1e7")]
+PLACES += [("48.85837", "2.29448"), ("-122.41941", "37.77493"), ("0.0", "-7.5"), ("180", "-90")]
+ZONES = [("10", "S"), ("11", "S"), ("33", "M"), ("33", "N"), ("33", ""), ("33U", ""), ("061", "U")]
+ZONES += [("0", "C"), ("60", "X"), ("1", "c"), ("32", "I"), ("３３", "U"), ("7", "N"), ("", "U")]
+SUFFIXES = [".jpg", ".JPG", ".png", "", ".txt", "@.jpg", ".HEIC", ".gif"]
 
 
 def possible(name):
@@ -68,6 +73,14 @@ def labels(draw):
     )
 
 
+@st.composite
+def placed(draw):
+    """A name that says where it is, and in which zone, in a form of few fields or of many."""
+    east, north = draw(st.sampled_from(PLACES))
+    zone, band = draw(st.sampled_from(ZONES))
+    return f"@{east}@{north}@{zone}@{band}@{draw(st.text('abc@', max_size=12))}.jpg"
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return tmp_path_factory.mktemp("names")
@@ -77,7 +90,11 @@ NAMED = ("pitts30k-test", "tokyo247", "msls-val-all", "nordland-full", "nordland
 
 
 @campaign(150)
-@given(st.lists(labels().filter(possible), min_size=2, max_size=5), st.sampled_from(NAMED))
+@given(
+    st.lists((labels() | placed()).filter(possible), min_size=2, max_size=5)
+    | st.lists(placed(), min_size=2, max_size=5),
+    st.sampled_from(NAMED),
+)
 def test_names_in_folders(folders, names, dataset):
     pair = folders / "database", folders / "queries"
     for index, folder in enumerate(pair):
@@ -86,6 +103,20 @@ def test_names_in_folders(folders, names, dataset):
             write_image(folder / name)
     line_of(read_folder_pair, *pair, inside=folders)
     line_of(small, dataset, folders, inside=folders)
+
+
+@campaign(60)
+@given(st.lists(labels().filter(possible), max_size=3), st.binary(max_size=40), st.booleans())
+def test_lists_beside_folders(folders, names, more, all_there):
+    """Whatever a list says lies in a folder, and whatever does lie there."""
+    root = folders / "listed" / "database"
+    shutil.rmtree(root.parent, ignore_errors=True)
+    write_image(root / "a.jpg")
+    for name in names if all_there else ():
+        write_image(root / name)
+    text = b"\n".join([*map(os.fsencode, names), more])
+    root.with_name("database_images_paths.txt").write_bytes(text)
+    line_of(read_folder, root, inside=folders)
 
 
 # In lists ----------------------------------------------------------------------------------------
