@@ -149,6 +149,21 @@ class TestCompare:
         evaluate(*labelled, output=tmp_path / "two", compare=tmp_path / "one")
         assert (tmp_path / "two" / "report.html").exists()
 
+    def test_results_of_earlier_versions(self, evaluate, labelled, tmp_path):
+        """A folder called like a benchmark went by the benchmark's own name."""
+        labelled[0].parent.rename(tmp_path / "nordland")
+        pair = tmp_path / "nordland" / "database", tmp_path / "nordland" / "queries"
+        evaluate(*pair, output=tmp_path / "one")
+        file = tmp_path / "one" / "results.json"
+        results = json.loads(file.read_text())
+        assert results["dataset"] == "nordland-folder"
+        file.write_text(json.dumps(results | {"dataset": "nordland"}))
+        evaluate(*pair, output=tmp_path / "two", compare=tmp_path / "one")
+        results["protocol"]["ground_truth"] = "Nordland_gt.npy"
+        file.write_text(json.dumps(results | {"dataset": "nordland"}))
+        with pytest.raises(InputError, match=r"expected results of nordland-folder .* of nordland"):
+            evaluate(*pair, output=tmp_path / "three", compare=tmp_path / "one")
+
     def test_another_dataset(self, evaluate, labelled, tmp_path):
         evaluate(*labelled, output=tmp_path / "one")
         shutil.copytree(labelled[0].parent, tmp_path / "village")

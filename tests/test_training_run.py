@@ -133,3 +133,16 @@ def test_bytes_are_normalised_on_the_device_as_on_the_host():
     with jax.numpy_dtype_promotion("strict"):
         on_device = np.asarray(jax.jit(_normalized)(images))
     assert np.abs(on_device - normalize(images)).max() <= 5e-7
+
+
+def test_a_run_of_an_earlier_version_goes_on(town, tmp_path):
+    """Which called a folder by a benchmark's name: what it measured still says what is best."""
+    shutil.copytree(town / "test", tmp_path / "nordland")
+    sets = ValidationConfig(sets=(tmp_path / "nordland",), batch_size=8)
+    config, workdir = tiny_config(town, validation=sets, epochs=1), tmp_path / "run"
+    outcome = train(config, workdir)
+    assert list(outcome.metrics) == [f"nordland-folder/recall@{k}" for k in (1, 5, 10)]
+    log = workdir / "metrics.jsonl"
+    log.write_text(log.read_text().replace("nordland-folder/", "nordland/"))
+    again = train(config, workdir)
+    assert again == outcome and len(log.read_text().splitlines()) == 5  # nothing measured again
