@@ -37,18 +37,36 @@ def test_recall_is_what_a_plain_loop_gives(data):
         assert recall_at_k(predictions, positives, [k])[k] == pytest.approx(expected)
 
 
-def test_intervals_are_those_of_a_drawn_bootstrap():
-    hits = np.arange(400) < 300
-    random = np.random.default_rng(0)
-    drawn = 100 * hits[random.integers(0, 400, (20000, 400))].mean(1)
-    low, high = recall_intervals({1: 75.0}, 400)[1]
-    assert (low, high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))), abs=0.26)
-    assert low < 75 < high
+def wilson(found, count, z=1.959963984540054):
+    """The two shares of which what was measured is just z standard deviations away."""
+    share = found / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z * z / count)
+    return 100 * (middle - half), 100 * (middle + half)
 
 
-@pytest.mark.parametrize("percent", [0.0, 100.0])
-def test_intervals_at_the_ends(percent):
-    assert recall_intervals({1: percent}, 7)[1] == (percent, percent)
+@pytest.mark.parametrize(("found", "count"), [(300, 400), (1, 3), (0, 7), (7, 7), (4, 4), (1, 1)])
+def test_intervals_are_wilsons(found, count):
+    percent = 100 * found / count
+    low, high = recall_intervals({5: percent}, count)[5]
+    assert (low, high) == pytest.approx(wilson(found, count), abs=1e-9)
+    assert 0 <= low <= percent <= high <= 100
+
+
+def test_intervals_at_the_ends_have_a_width():
+    assert recall_intervals({1: 100.0}, 4)[1] == pytest.approx((51.0109, 100), abs=1e-3)
+    assert recall_intervals({1: 0.0}, 4)[1] == pytest.approx((0, 48.9891), abs=1e-3)
+
+
+def test_intervals_of_a_share_that_float_rounds():
+    """29 of 87, of which 100 * share / 100 * 87 is not just 29."""
+    low, high = recall_intervals({1: 100 * float(np.mean(np.arange(87) < 29))}, 87)[1]
+    assert (low, high) == pytest.approx(wilson(29, 87), abs=1e-9)
+
+
+def test_another_confidence():
+    wide, narrow = (recall_intervals({1: 50.0}, 20, level)[1] for level in (0.99, 0.5))
+    assert wide[0] < narrow[0] < 50 < narrow[1] < wide[1]
 
 
 def test_recall_of_each_kind_of_query():

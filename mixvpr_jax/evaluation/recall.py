@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binomtest
 
 
 def hits_by_rank(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
@@ -49,25 +49,25 @@ def recall_of(hits: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
 def recall_intervals(
     recall: Mapping[int, float], num_queries: int, level: float = 0.95
 ) -> dict[int, tuple[float, float]]:
-    """Bootstrap intervals of recall over queries (Efron's percentile interval).
+    """Wilson's score interval of each recall (Wilson, 1927).
 
-    A resample of q queries, each found or not, counts a binomial number of them as found: so the
-    bootstrap's distribution is known, and nothing needs to be drawn.
+    Queries are found or not, like draws of a binomial distribution. Unlike a bootstrap's, the
+    interval has a width where all of them are found, or none.
 
     Args:
         recall: k → percent.
         num_queries: How many queries it was measured on.
-        level: The share of resamples inside.
+        level: The confidence.
 
     Returns:
         k → lower and upper percent.
     """
-    tail = (1 - level) / 2
     intervals = {}
     for k, percent in recall.items():
-        of_one = min(percent / 100, 1.0)
-        low, high = binom.ppf((tail, 1 - tail), num_queries, of_one) / num_queries
-        intervals[k] = 100 * float(low), 100 * float(high)
+        found = round(percent / 100 * num_queries)
+        both = binomtest(found, num_queries).proportion_ci(level, method="wilson")
+        # Rounding could put an end on the wrong side of what was measured.
+        intervals[k] = min(100 * float(both.low), percent), max(100 * float(both.high), percent)
     return intervals
 
 
