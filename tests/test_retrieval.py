@@ -10,7 +10,7 @@ from mixvpr_jax import InputError
 from mixvpr_jax.data.benchmarks.positions import positives_within
 from mixvpr_jax.evaluation import cpu_search, retrieval
 from mixvpr_jax.evaluation.recall import recall_at_k
-from mixvpr_jax.evaluation.retrieval import nearest_neighbours
+from mixvpr_jax.evaluation.retrieval import Index, nearest_neighbours
 from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
 from mixvpr_jax.parallel import AXIS, data_mesh
 
@@ -218,3 +218,58 @@ def test_approximate_neighbours():
 def test_what_cannot_be_searched(queries, database, k, message):
     with pytest.raises(InputError, match=message):
         nearest_neighbours(queries, database, k)
+
+
+def spoilt(rows, places, value):
+    rows = rows.copy()
+    for place in places:
+        rows[place, place % rows.shape[1]] = value
+    return rows
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_is_not_finite_is_refused(value, devices, keep, monkeypatch):
+    monkeypatch.setattr(cpu_search, "CACHED_BYTES", 2**15)  # several chunks
+    monkeypatch.setattr(retrieval, "CPU_ROWS", 64)
+    queries, database = unit_vectors(30, 16, 0), unit_vectors(500, 16, 1)
+    mesh = data_mesh(jax.devices()[:devices])
+    broken = spoilt(queries, [3, 29], value)
+    with pytest.raises(InputError, match=r"queries: expected finite descriptors, .* row 3, 29$"):
+        Index(database, mesh=mesh, keep=keep).search(broken, 5)
+    for place in (0, 257, 499):
+        broken = spoilt(database, [place], value)
+        with pytest.raises(InputError, match=rf"database: expected finite .* row {place}$"):
+            Index(broken, mesh=mesh, keep=keep).search(queries, 5)
+    with pytest.raises(InputError, match=r"row 1, 2, 3, 4, 5 and 2 more$"):
+        nearest_neighbours(queries, spoilt(database, range(1, 8), value), 5, mesh=mesh)
+
+
+def test_half_precision_that_is_not_finite():
+    database = unit_vectors(50, 8, 0).astype(np.float16)
+    with pytest.raises(InputError, match=r"database: expected finite descriptors, .* row 7$"):
+        nearest_neighbours(unit_vectors(2, 8, 1), spoilt(database, [7], np.inf), 3)
+    with pytest.raises(InputError, match=r"queries: expected finite descriptors, .* row 1$"):
+        nearest_neighbours(spoilt(np.ones((2, 8)), [1], 1e300), database, 3)
+    with pytest.raises(InputError, match=r"database: .* row 8,200$"):  # of several pieces
+        nearest_neighbours(
+            np.ones((1, 2)), spoilt(np.ones((9000, 2), np.float32), [8200], np.nan), 1
+        )
+
+
+def test_more_rows_than_indices():
+    database = np.broadcast_to(np.zeros((1, 1), np.float32), (2**31, 1))
+    with pytest.raises(InputError, match=r"database: expected at most 2,147,483,647 rows, found 2"):
+        Index(database)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4])
+def test_very_near_ones_come_in_order(scale):
+    """Squared distances of 1e-16 are no zeros: float64 decides what float32 leaves open alone."""
+    steps = np.array([3, 1, 2, 0, 5, 4], np.float64) * scale
+    database = np.zeros((6, 2), np.float32)
+    database[:, 0] = steps
+    indices, distances = nearest_neighbours(np.zeros((1, 2)), database, 6)
+    assert indices.tolist() == [[3, 1, 2, 0, 5, 4]]
+    assert np.allclose(distances[0], np.sort(steps), rtol=1e-6, atol=0)

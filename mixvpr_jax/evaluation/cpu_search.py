@@ -22,7 +22,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.ordering import Candidates, nearest_of_candidates, rounding_of_scores
+from mixvpr_jax.evaluation.ordering import (
+    Candidates,
+    nearest_of_candidates,
+    require_finite,
+    rounding_of_scores,
+)
 
 QUERIES = 512  # at a time
 BLOCK = 16  # rows whose largest score is looked at first
@@ -44,7 +49,7 @@ class Chunk(NamedTuple):
     Attributes:
         factors: [n, d], rounded.
         norms: [n] float32, |d|²; infinite where a row does not count.
-        largest: The largest |d|² of those that count.
+        largest: The largest |d|² of those that count; NaN where one of them is not finite.
         rounded_away: The largest squared length of what rounding took from a row.
     """
 
@@ -67,6 +72,8 @@ def prepared(
     lost = jnp.sum((rows - factors.astype(jnp.float32)) ** 2, axis=1)
     norms = jnp.sum(rows**2, axis=1)
     largest, rounded_away = (jnp.max(jnp.where(counts, part, 0)) for part in (norms, lost))
+    # A maximum may pass NaN over.
+    largest = jnp.where(jnp.all(jnp.isfinite(norms) | ~counts), largest, jnp.nan)
     return Chunk(factors, jnp.where(counts, norms, jnp.inf), largest, rounded_away)
 
 
@@ -178,7 +185,11 @@ class CpuIndex:
             self._kept = list(self._prepared())
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances [q, k], as of `nearest_neighbours`, for [q, d] float32."""
+        """Indices and distances [q, k], as of `nearest_neighbours`, for [q, d] float32.
+
+        Raises:
+            InputError: The database holds NaN or infinity.
+        """
         indices = np.empty((len(queries), k), np.int32)
         distances = np.empty((len(queries), k), np.float32)
         # All queries and their candidates are kept while the database goes by.
@@ -209,10 +220,16 @@ class CpuIndex:
                 scores = scores_of(block.factors, chunk.factors, chunk.norms)
                 if waiting is not None:  # looked at while the next scores are computed
                     waiting()
-                waiting = partial(block.look, *scores, chunk, first)
+                waiting = partial(self._look, block, *scores, chunk, first)
         assert waiting is not None
         waiting()
         return list(zip(blocks, places, strict=True))
+
+    def _look(self, block: Block, scores: Any, largest: Any, chunk: Chunk, first: int) -> None:
+        """Has a block look at a chunk of finite descriptors, see there."""
+        if np.isnan(float(chunk.largest)):
+            require_finite("database", self.database[first : first + self.rows], first)
+        block.look(scores, largest, chunk, first)
 
     def _prepared(self) -> Iterator[tuple[int, Chunk]]:
         """Chunk by chunk, each with the index of its first row."""

@@ -7,22 +7,31 @@ from typing import Any, Literal
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.ordering import MOST_ROWS, require_finite
 
 Metric = Literal["l2", "ip"]
 ROWS_AT_ONCE = 65536
 
 
-def build_index(database: np.ndarray, factory: str = "Flat", metric: Metric = "l2") -> Any:
+def build_index(
+    database: np.ndarray,
+    factory: str = "Flat",
+    metric: Metric = "l2",
+    nprobe: int | None = None,
+) -> Any:
     """An index of FAISS over descriptors, trained on them where it needs training.
 
     Args:
         database: [n, d] float32 or float16.
         factory: What `faiss.index_factory` takes: Flat, HNSW32, IVF256,Flat, …
         metric: Squared L2 distances, or inner products: of unit vectors they order alike.
+        nprobe: How many of its cells are searched for a query.
 
     Raises:
-        InputError: faiss is not installed, or does not know or cannot train such an index.
+        InputError: Descriptors that are not finite; faiss is not installed, does not know or
+            cannot train such an index, or it has no cells.
     """
+    require_finite("database", database)
     try:
         import faiss
     except ImportError:
@@ -41,16 +50,29 @@ def build_index(database: np.ndarray, factory: str = "Flat", metric: Metric = "l
             f"index: expected one that FAISS makes of {len(database):,} descriptors of "
             f"{database.shape[1]}, found {factory!r}: {reason}"
         ) from None
+    if nprobe is not None:
+        try:
+            faiss.ParameterSpace().set_index_parameter(index, "nprobe", nprobe)
+        except RuntimeError:
+            raise InputError(
+                f"faiss_nprobe: expected an index of cells, such as IVF256,Flat, found {factory!r}"
+            ) from None
     return index
 
 
 class FaissIndex:
     """Descriptors to search in, by an index of FAISS."""
 
-    def __init__(self, database: np.ndarray, factory: str = "Flat") -> None:
+    def __init__(
+        self, database: np.ndarray, factory: str = "Flat", nprobe: int | None = None
+    ) -> None:
         """Builds an index over [n, d], see `build_index`."""
+        if len(database) > MOST_ROWS:
+            raise InputError(
+                f"database: expected at most {MOST_ROWS:,} rows, found {len(database):,}"
+            )
         self.database, self.factory = database, factory
-        self._index = build_index(database, factory)
+        self._index = build_index(database, factory, nprobe=nprobe)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest that the index finds.
@@ -63,12 +85,29 @@ class FaissIndex:
             Indices [q, k] int32, nearest first, and L2 distances [q, k] float32.
 
         Raises:
-            InputError: The index finds fewer than k for some query.
+            InputError: Queries that are not finite, or the index finds fewer than k for some.
         """
-        squared, indices = self._index.search(np.ascontiguousarray(queries, np.float32), k)
+        indices, distances = self.search_some(queries, k)
         if (indices < 0).any():
-            raise InputError(
-                f"index: expected {k} neighbours of every query, found fewer with "
-                f"{self.factory!r}; take another index, or more of its cells"
-            )
-        return indices.astype(np.int32), np.sqrt(np.maximum(squared, 0))
+            raise self.too_few(k)
+        return indices, distances
+
+    def search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same, where fewer will do: index -1 at an infinite distance where it finds no more.
+
+        Raises:
+            InputError: Queries that are not finite.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        require_finite("queries", queries)
+        squared, indices = self._index.search(queries, k)
+        distances = np.where(indices < 0, np.inf, np.sqrt(np.maximum(squared, 0)))
+        return indices.astype(np.int32), distances.astype(np.float32)
+
+    def too_few(self, k: int) -> InputError:
+        """The line for fewer neighbours than are needed."""
+        return InputError(
+            f"index: expected {k} neighbours of every query, found fewer with {self.factory!r}; "
+            "search more of an IVF index's cells with --faiss-nprobe, or take another "
+            "--faiss-factory"
+        )

@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixvpr_jax.errors import InputError
+
+MOST_ROWS = 2**31 - 1  # whose indices are int32
 VALUES_AT_ONCE = 2**18  # of differences, which should stay in a core's cache
+ROWS_AT_ONCE = 8192  # of those that are looked at
 SEGMENT = 64  # values that are summed before their sums are
 TINY = 1e-30  # squared distances that underflow may spoil
 
@@ -26,6 +30,31 @@ class Candidates(NamedTuple):
     owners: np.ndarray
     rows: np.ndarray
     bounds: np.ndarray
+
+
+def require_finite(name: str, rows: np.ndarray, first: int = 0) -> None:
+    """Refuses descriptors [n, d] that have no distances.
+
+    Args:
+        name: What they are, for the error.
+        rows: The descriptors.
+        first: The number of the first row, for the error.
+
+    Raises:
+        InputError: NaN or infinity, or values whose squares no float32 holds. It names the rows.
+    """
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.vecdot(some, some)
+        if not np.isfinite(lengths).all():
+            broken = first + start + np.flatnonzero(~np.isfinite(lengths))
+            listed = ", ".join(f"{row:,}" for row in broken[:5].tolist())
+            more = f" and {len(broken) - 5:,} more" if len(broken) > 5 else ""
+            raise InputError(
+                f"{name}: expected finite descriptors, found NaN, infinity or values too large in "
+                f"row {listed}{more}"
+            )
 
 
 def nearest_of_candidates(

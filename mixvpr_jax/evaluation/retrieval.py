@@ -58,7 +58,8 @@ def nearest_neighbours(
         first; and their distances [q, k] float32.
 
     Raises:
-        InputError: Shapes that do not fit, another dtype, or a budget that is too small.
+        InputError: Shapes that do not fit, another dtype, more rows than an int32 counts, NaN or
+            infinity, or a budget that is too small.
     """
     index = Index(
         database, mesh=mesh, memory_bytes=memory_bytes, recall_target=recall_target, keep=False
@@ -84,6 +85,10 @@ class Index:
             InputError: Shapes or a dtype that do not fit, or a budget that is too small.
         """
         _check_rows("database", database)
+        if len(database) > ordering.MOST_ROWS:
+            raise InputError(
+                f"database: expected at most {ordering.MOST_ROWS:,} rows, found {len(database):,}"
+            )
         if database.dtype not in DTYPES:
             known = ", ".join(map(str, DTYPES))
             raise InputError(f"database: expected one of {known}, found {database.dtype}")
@@ -95,7 +100,11 @@ class Index:
             self._on_cpu = CpuIndex(database, memory_bytes, keep=keep)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances of the k nearest, [q, k]."""
+        """Indices and distances of the k nearest, [q, k].
+
+        Raises:
+            InputError: Queries that do not fit; NaN or infinity in them or in the database.
+        """
         _check_rows("queries", queries)
         if queries.shape[1] != self.database.shape[1]:
             raise InputError(
@@ -104,7 +113,9 @@ class Index:
             )
         if k < 1:
             raise InputError(f"neighbours: expected at least 1, found {k}")
-        queries, k = np.asarray(queries, np.float32), min(k, len(self.database))
+        with np.errstate(over="ignore"):  # a float64 beyond them all is refused in the next line
+            queries, k = np.asarray(queries, np.float32), min(k, len(self.database))
+        ordering.require_finite("queries", queries)
         if self._on_cpu is not None:
             return self._on_cpu.search(queries, k)
         return _Search(self.database, k, *self._how).run(queries, k + SPARE_CANDIDATES)
@@ -113,21 +124,22 @@ class Index:
 def search_together(
     index: Index | FaissIndex, queries: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `index.search` gives; where several processes run, each searches for its share.
+    """What `index.search` (of FAISS, `search_some`) gives; several processes share the queries.
 
     Args:
         index: The same descriptors on every process.
         queries: [q, d], the same on every process.
         k: How many neighbours.
     """
+    search = index.search_some if isinstance(index, FaissIndex) else index.search
     if jax.process_count() == 1:
-        return index.search(queries, k)
+        return search(queries, k)
     share = -(-len(queries) // jax.process_count())
     own = queries[jax.process_index() * share :][:share]
     k = min(k, len(index.database))
     found = np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
     if len(own):
-        found = index.search(own, k)
+        found = search(own, k)
     indices, distances = (np.concatenate(gather(part)) for part in found)
     return indices, distances
 
@@ -201,7 +213,10 @@ class _Search(NamedTuple):
         scores, indices = (
             np.concatenate(part)[: len(queries)] for part in zip(*merged, strict=True)
         )
-        return scores, indices, max(float(state.largest.max()) for state in known)
+        largest = np.max([np.asarray(state.largest) for state in known])
+        if np.isnan(largest):
+            ordering.require_finite("database", self.database)
+        return scores, indices, float(largest)
 
     def _cut(self, num_queries: int, count: int) -> tuple[int, int]:
         """How many rows of a chunk a device takes, and how many queries at a time."""

@@ -28,7 +28,7 @@ class Candidates(NamedTuple):
     Attributes:
         scores: [devices, q, c] float32, descending.
         indices: [devices, q, c] int32, of the database.
-        largest: [devices] float32, the largest |d|² yet.
+        largest: [devices] float32, the largest |d|² yet; NaN where one of them is not finite.
     """
 
     scores: Any
@@ -70,6 +70,9 @@ def better_of_chunk(
         # The barrier keeps XLA from summing again for every query.
         norms = lax.optimization_barrier(jnp.sum(rows**2, axis=1))
         largest = jnp.maximum(known.largest, jnp.max(jnp.where(counts, norms, 0)))
+        # A maximum may pass NaN over.
+        finite = jnp.all(jnp.isfinite(norms) | ~counts) & ~jnp.isnan(known.largest)
+        largest = jnp.where(finite, largest, jnp.nan)
         # HIGHEST: GPUs and TPUs would otherwise round the factors.
         products = jnp.matmul(queries, rows.T, precision=lax.Precision.HIGHEST)
         count = known.scores.shape[2]
