@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 from mixvpr_jax.errors import InputError
 
 AXIS = "data"
+PIECE_BYTES = 2**28  # that a process sends at a time
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -23,18 +25,36 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def gather(rows: np.ndarray) -> list[np.ndarray]:
-    """The arrays of all processes, in their order, on each of them.
+    """The arrays of all processes, in their order, on each of them; exactly, of any dtype.
+
+    They travel as bytes, since JAX halves 64-bit numbers, and in pieces, which bounds what they
+    take on the device.
 
     Args:
         rows: This process's array [n, …]; n may differ from process to process, the rest not.
     """
     if jax.process_count() == 1:
         return [rows]
-    counts = multihost_utils.process_allgather(np.array(len(rows)))
-    padded = np.zeros((int(counts.max()), *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    together = np.asarray(multihost_utils.process_allgather(padded))
-    return [part[:count] for part, count in zip(together, counts.tolist(), strict=True)]
+    counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
+    own = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    sizes = [int(count) * math.prod(rows.shape[1:]) * rows.itemsize for count in counts]
+    parts = [np.zeros(size, np.uint8) for size in sizes]
+    for start in range(0, max(sizes), PIECE_BYTES):
+        piece = np.zeros(min(PIECE_BYTES, max(sizes) - start), np.uint8)
+        some = own[start : start + PIECE_BYTES]
+        piece[: len(some)] = some
+        for part, found in zip(parts, _gather_bytes(piece), strict=True):
+            place = part[start : start + PIECE_BYTES]
+            place[:] = found[: len(place)]
+    return [
+        part.view(rows.dtype).reshape(int(count), *rows.shape[1:])
+        for part, count in zip(parts, counts, strict=True)
+    ]
+
+
+def _gather_bytes(own: np.ndarray) -> np.ndarray:
+    """[n] uint8 of each process → [processes, n]."""
+    return np.asarray(multihost_utils.process_allgather(own))
 
 
 def gather_text(text: str) -> list[str]:
