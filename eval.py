@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from typing import Annotated
 
 import tyro
@@ -37,9 +38,14 @@ def run(config: EvaluationConfig) -> None:
         print(f"skipped: {reason}")
     if evaluation.unreadable:
         print(f"skipped {len(evaluation.unreadable)} unreadable images")
+    if turned := sum(evaluation.num_turned):
+        print(
+            f"{turned} images were turned upright by their EXIF orientation, which other "
+            "evaluation code does not do"
+        )
     print("\n".join(evaluation.data.describe()))
     print(evaluation.headline())
-    print(f"report: {config.output / 'report.html'}")
+    print(f"report: {shlex.quote(str(config.output / 'report.html'))}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED = "mixvpr_jax_turned"  # in the `info` of an image that was turned
 STATEMENTS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # in Pillow's `info`
 MAX_TEXT_BYTES = 2**20  # of a compressed text
 XMP_TAG = 700
@@ -86,7 +87,13 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     turned = image.transpose(TURNS[orientation])
     for name in STATEMENTS:
         turned.info.pop(name, None)
+    turned.info[TURNED] = True
     return turned
+
+
+def was_turned(image: Image.Image) -> bool:
+    """Whether `upright` turned an image."""
+    return TURNED in image.info
 
 
 def _stated(exif: bytes, xmp: bytes) -> int:

@@ -56,3 +56,23 @@ def test_chunks_change_nothing(monkeypatch, dtype):
         assert np.array_equal(getattr(whole, field), getattr(parts, field))
     for row in range(9):
         assert whole.ranks[row] == looped(queries[row], database, set(sets[row].tolist()))[2]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_what_is_left_out_does_not_count_for_ranks(seed, copies):
+    random = np.random.default_rng(seed)
+    queries, database = (random.standard_normal((n, 6)).astype(np.float32) for n in (5, 40))
+    if copies:
+        database[10:30] = database[5]
+        queries[:3] = database[5] + np.float32(1e-4)
+    sets = [random.choice(40, 3, replace=False) for _ in queries]
+    left_out = [np.setdiff1d(random.choice(40, 6), positives) for positives in sets]
+    left_out[2] = np.array([], int)
+    nothing = np.full((5, 1), -1), np.ones((5, 1), np.float32)
+    found = best_positives(queries, database, sets, *nothing, left_out)
+    for row, (query, positives) in enumerate(zip(queries, sets, strict=True)):
+        kept = np.setdiff1d(np.arange(40), left_out[row])
+        place = np.flatnonzero(np.isin(kept, positives))
+        index, _, rank = looped(query, database[kept], set(place.tolist()))
+        assert (found.indices[row], found.ranks[row]) == (kept[index], rank)

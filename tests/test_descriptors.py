@@ -9,11 +9,14 @@ import jax
 import numpy as np
 import pytest
 from folders import write_images
+from PIL import ExifTags, Image
 
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.evaluation import descriptors
 from mixvpr_jax.evaluation.cache import (
+    MARK,
     DescriptorCache,
+    OneWarning,
     Part,
     content_key,
     prune,
@@ -22,6 +25,7 @@ from mixvpr_jax.evaluation.cache import (
 from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
 from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.stores import OutOfReach
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,21 @@ class Counting:
         if self.batches > self.stop_after:
             raise KeyboardInterrupt
         return mean_colours(images)
+
+
+def numbers(process):
+    """What 32 bits, or a conversion, would spoil; of each process another number of rows."""
+    rows = 5 - 4 * process
+    return {
+        "int64": np.arange(rows, dtype=np.int64) + 5 * 10**9,
+        "uint64": np.full((rows, 2), 2**64 - 1, np.uint64),
+        "float64": np.linspace(0, np.pi, 3 * rows).reshape(rows, 3),
+        "float32": np.full((rows, 1, 2), np.nan, np.float32),
+        "float16": np.arange(rows, dtype=np.float16),
+        "bool": np.arange(rows) % 2 == 0,
+        "nothing": np.zeros((rows, 0), np.float32),
+        "none of one": np.zeros((5 * process, 3), np.int64) - 1,
+    }
 
 
 def described(paths, encode=mean_colours, **options):
@@ -111,7 +130,7 @@ def test_whatever_ends_it_nothing_is_computed_twice(tmp_path, photos, small_chun
 def test_a_broken_chunk_is_computed_again(tmp_path, photos, small_chunks, caplog):
     cache = DescriptorCache(tmp_path / "key")
     found = described(photos, cache=cache)
-    files = sorted((tmp_path / "key").iterdir())
+    files = sorted((tmp_path / "key").glob("*.npz"))
     files[0].write_bytes(files[0].read_bytes()[:-9])
     files[1].write_bytes(b"")
     content = bytearray(files[2].read_bytes())
@@ -123,18 +142,52 @@ def test_a_broken_chunk_is_computed_again(tmp_path, photos, small_chunks, caplog
     assert caplog.text.count("computed again: ") == 3
 
 
-def test_what_cannot_be_read_is_remembered(tmp_path, photos, small_chunks):
+def test_what_cannot_be_read_is_left_out_and_tried_again(tmp_path, photos, small_chunks):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     paths = [*photos[:3], broken, *photos[3:]]
     cache = DescriptorCache(tmp_path / "key")
     with pytest.raises(InputError, match=r"broken.jpg: expected an image"):
         described(paths, cache=cache)
-    for _ in range(2):
-        found = described(paths, cache=cache, skip_unreadable=True)
+    for computed in (11, 0):
+        counting = Counting()
+        found = described(paths, counting, cache=cache, skip_unreadable=True)
+        assert counting.batches == computed
         assert found.readable.tolist() == [True] * 3 + [False] + [True] * 18
         assert len(found.reasons) == 1 and "broken.jpg" in found.reasons[0]
         assert np.array_equal(found.descriptors, described(photos).descriptors)
+    broken.write_bytes(b"")
+    assert "empty file" in described(paths, cache=cache, skip_unreadable=True).reasons[0]
+    broken.write_bytes(photos[5].read_bytes())
+    mended = Counting()
+    found = described(paths, mended, cache=cache, skip_unreadable=True)
+    assert found.reasons == () and found.readable.all()
+    assert mended.batches == 2  # its chunk alone
+    assert np.array_equal(found.descriptors[3], described(photos).descriptors[5])
+    assert described(paths, mended, cache=cache).reasons == () and mended.batches == 2
+
+
+def test_a_store_that_is_away_makes_no_image_unreadable(photos, monkeypatch):
+    def away(path):
+        raise OutOfReach(f"{path}: expected to reach the object store")
+
+    monkeypatch.setattr(descriptors, "load_image", away)
+    with pytest.raises(InputError, match="00.jpg: expected to reach the object store"):
+        described(photos, skip_unreadable=True)
+
+
+def test_images_that_were_turned_are_counted(tmp_path, photos, small_chunks):
+    for index, path in enumerate(photos[:9]):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = index
+        with Image.open(path) as image:
+            image.save(tmp_path / path.name, exif=exif)
+    turned = sorted(tmp_path.iterdir())
+    cache = DescriptorCache(tmp_path / "key")
+    for _ in range(2):
+        found = described([*turned, *photos[9:]], cache=cache)
+        assert found.num_turned == 7  # not 0, which means nothing, nor 1
+    assert described(photos).num_turned == 0
 
 
 def test_a_known_unreadable_image_still_ends_a_strict_run(tmp_path, photos, small_chunks):
@@ -148,21 +201,61 @@ def test_a_known_unreadable_image_still_ends_a_strict_run(tmp_path, photos, smal
 
 def test_the_key_is_of_the_content(tmp_path):
     write_images(tmp_path, ["a.jpg", "b.jpg"])
-    paths = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
-    keys = {content_key("weights", paths, {"batch": 1})}
-    assert keys == {content_key("weights", paths, {"batch": 1})}
-    keys.add(content_key("other", paths, {"batch": 1}))
+    paths = sorted(tmp_path.iterdir())
+    keys = {content_key("weights", paths, {"batch": 2})}
+    assert content_key("weights", list(paths), {"batch": 2}) in keys
+    keys.add(content_key("others", paths, {"batch": 2}))
+    keys.add(content_key("weights", paths[::-1], {"batch": 2}))
+    keys.add(content_key("weights", paths[:1], {"batch": 2}))
+    os.utime(paths[0], (5, 5))
     keys.add(content_key("weights", paths, {"batch": 2}))
-    keys.add(content_key("weights", paths[::-1], {"batch": 1}))
-    os.utime(paths[0], (1, 1))
-    keys.add(content_key("weights", paths, {"batch": 1}))
-    stamp = paths[0].stat()
-    paths[0].write_bytes(paths[0].read_bytes() + b" ")
-    os.utime(paths[0], ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     keys.add(content_key("weights", paths, {"batch": 1}))
     assert len(keys) == 6
     with pytest.raises(InputError, match=r"c.jpg: expected an image, found no such file"):
         content_key("weights", [tmp_path / "c.jpg"], {})
+
+
+def in_place(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def by_renaming(path, other):
+    other.rename(path)
+
+
+def by_a_link_elsewhere(path, other):
+    path.unlink()
+    path.symlink_to(other)
+
+
+def by_a_hard_link(path, other):
+    path.unlink()
+    path.hardlink_to(other)
+
+
+def by_moving_its_folder(path, other):
+    path.parent.rename(path.parent.with_name("old"))
+    other.parent.rename(path.parent)
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [in_place, by_renaming, by_a_link_elsewhere, by_a_hard_link, by_moving_its_folder],
+)
+@pytest.mark.parametrize("seconds", [10**9, 10**10])  # long ago; in the future
+def test_another_file_of_the_same_path_size_and_time(tmp_path, replace, seconds):
+    """As of an archive, or of rsync, which keep the times."""
+    for folder, content in (("here", b"one"), ("new", b"two")):
+        path = tmp_path / folder / "photo.bmp"
+        path.parent.mkdir()
+        path.write_bytes(content)
+        os.utime(path, (seconds, seconds))
+    path = tmp_path / "here" / "photo.bmp"
+    before = content_key("weights", [path], {})
+    replace(path, tmp_path / "new" / "photo.bmp")
+    os.utime(path, (seconds, seconds))
+    assert path.read_bytes() == b"two" and path.stat().st_mtime == seconds
+    assert content_key("weights", [path], {}) != before
 
 
 def test_the_hash_of_weights():
@@ -173,16 +266,98 @@ def test_the_hash_of_weights():
         assert weights_hash(weights | {name: array}) != weights_hash(weights)
 
 
+def kept(folder, size=250):
+    part = Part(np.zeros((1, size)), ("",), (False,))
+    DescriptorCache(folder).save(slice(0, 1), part)
+    return folder
+
+
 def test_what_was_used_last_stays(tmp_path):
-    for age, name in enumerate(["new", "old", "older"]):
-        DescriptorCache(tmp_path / name).save(slice(0, 1), Part(np.zeros((1, 250)), ("",)))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    size = sum(file.stat().st_size for file in (tmp_path / "new").iterdir())
-    DescriptorCache(tmp_path / "older")  # is used again
+    for age, name in enumerate("abc"):
+        kept(tmp_path / (32 * name))
+        os.utime(tmp_path / (32 * name), (1000 - age, 1000 - age))
+    size = sum(file.stat().st_size for file in (tmp_path / (32 * "a")).iterdir())
+    DescriptorCache(tmp_path / (32 * "c"))  # is used again
     prune(tmp_path, 2.5 * size)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "older"]
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "c"]
     prune(tmp_path, 0)
     assert list(tmp_path.iterdir()) == []
+    prune(tmp_path / "nothing", 0)
+
+
+def test_only_what_the_cache_wrote_is_removed(tmp_path):
+    key, *others = (letter * 32 for letter in "abcdef")
+    (kept(tmp_path / key) / ".00000001-00000002.npz.77.partial").write_bytes(b"of a kill")
+    (kept(tmp_path / others[0]) / MARK).unlink()  # of a version that left no mark
+    (kept(tmp_path / others[1]) / "thesis.txt").write_text("mine")
+    (kept(tmp_path / others[2]) / MARK).unlink()
+    (tmp_path / others[2] / "00000000-00000001.npz.bak").write_text("mine")
+    (tmp_path / others[3]).mkdir()
+    (tmp_path / others[4]).symlink_to(kept(tmp_path / "elsewhere"), target_is_directory=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "00000000-00000001.npz").write_bytes(b"mine")
+    (tmp_path / (32 * "9")).write_text("a file of mine")
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    prune(tmp_path, 0)
+    gone = before - {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert {path.parts[0] for path in gone} == {key, *others[:2]}
+    assert [path.name for path in (tmp_path / others[1]).iterdir()] == ["thesis.txt"]
+    assert not (tmp_path / key).exists() and not (tmp_path / others[0]).exists()
+
+
+def test_what_is_not_the_caches_does_not_count(tmp_path):
+    kept(tmp_path / (32 * "a"))
+    (tmp_path / (32 * "a") / "large").write_bytes(bytes(10**6))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "large").write_bytes(bytes(10**6))
+    prune(tmp_path, 10**5)
+    assert (tmp_path / (32 * "a") / "00000000-00000001.npz").exists()
+
+
+def no_folder(home):
+    home.write_text("a file")
+
+
+def not_there(home):
+    home.symlink_to("/proc/nope")
+
+
+def a_folder_in_the_way(home):
+    (home / "00000000-00000004.npz").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("spoil", [no_folder, not_there, a_folder_in_the_way])
+def test_a_cache_that_cannot_be_used_is_one_warning(tmp_path, photos, small_chunks, caplog, spoil):
+    spoil(tmp_path / "home")
+    warn = OneWarning()
+    for _ in range(2):
+        cache = DescriptorCache(tmp_path / "home", warn)
+        assert np.array_equal(
+            described(photos, cache=cache).descriptors, described(photos).descriptors
+        )
+    assert len(caplog.records) == 1
+    assert "MIXVPR_HOME" in caplog.text and "--cache-gigabytes 0" in caplog.text
+
+
+def test_a_disk_that_fills_up_is_one_warning(tmp_path, photos, small_chunks, caplog, monkeypatch):
+    cache = DescriptorCache(tmp_path / "key")
+    saved, save = [], np.savez
+
+    def savez(file, **arrays):
+        saved.append(file)
+        if len(saved) > 2:
+            file.write(b"half")
+            raise OSError(28, "No space left on device")
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", savez)
+    whole = described(photos).descriptors
+    assert np.array_equal(described(photos, cache=cache).descriptors, whole)
+    assert len(saved) == 3 and len(list((tmp_path / "key").iterdir())) == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    again = Counting()
+    assert np.array_equal(described(photos, again, cache=cache).descriptors, whole)
+    assert again.batches == 7  # two chunks of two are known
 
 
 def test_two_processes_share_the_images(tmp_path, photos):
@@ -194,6 +369,11 @@ def test_two_processes_share_the_images(tmp_path, photos):
     whole = described(photos).descriptors
     for process in range(2):
         found = np.load(tmp_path / f"{process}.npz")
+        assert found["num_turned"] == 0
+        assert found["counts"].tolist() == [2**31 + 5, 3]
+        for name, array in numbers(0).items():
+            expected = np.concatenate([array, numbers(1)[name]])
+            assert found[name].dtype == array.dtype and found[name].tobytes() == expected.tobytes()
         assert np.array_equal(found["descriptors"], whole)
         assert 0 < int(found["batches"]) < 11
         assert "broken.jpg: expected an image" in str(found["error"])

@@ -1,12 +1,14 @@
 """FAISS's indices: searched, exported, and what cannot be."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import write_images
 
 from mixvpr_jax import InputError
 from mixvpr_jax.evaluation.export_index import export_index
@@ -48,8 +50,65 @@ def test_indices_that_cannot_be(factory, reason):
 
 
 def test_too_few_neighbours():
-    with pytest.raises(InputError, match="expected 40 neighbours of every query, found fewer"):
-        FaissIndex(descriptors(60), "IVF8,Flat").search(descriptors(5), 40)
+    index = FaissIndex(descriptors(60), "IVF8,Flat")
+    with pytest.raises(InputError, match=r"expected 40 .*, found fewer .* --faiss-nprobe"):
+        index.search(descriptors(5), 40)
+    indices, distances = index.search_some(descriptors(5), 40)
+    assert ((indices < 0) == np.isinf(distances)).all()
+    assert (indices[:, 0] >= 0).all() and (indices[:, -1] < 0).any()
+
+
+def test_more_cells():
+    database, queries = descriptors(300), descriptors(9, seed=1)
+    for factory in ("IVF8,Flat", "PCA16,IVF8,Flat"):
+        found = FaissIndex(database, factory, nprobe=8).search(queries, 40)[0]
+        assert np.array_equal(found, FaissIndex(database).search(queries, 40)[0])
+    with pytest.raises(InputError, match=r"faiss_nprobe: expected an index of cells, .*'HNSW8'"):
+        FaissIndex(database, "HNSW8", nprobe=2)
+
+
+def test_what_is_not_finite_is_refused():
+    broken = descriptors(60)
+    broken[[4, 50], 1] = np.nan, np.inf
+    for factory in ("Flat", "IVF2,Flat"):
+        with pytest.raises(InputError, match=r"database: expected finite .* row 4, 50$"):
+            build_index(broken, factory)
+    with pytest.raises(InputError, match=r"queries: expected finite .* row 4, 50$"):
+        FaissIndex(descriptors(60)).search(broken, 3)
+
+
+def test_more_rows_than_indices():
+    with pytest.raises(InputError, match=r"database: expected at most 2,147,483,647 rows"):
+        FaissIndex(np.broadcast_to(np.zeros((1, 1), np.float32), (2**31, 1)))
+
+
+class TestFewerThanTwenty:
+    """Of an index that finds few, in an evaluation."""
+
+    @pytest.fixture
+    def folders(self, tmp_path):
+        names = [f"@{500000 + 40 * i}.0@4000000.0@{i}@.jpg" for i in range(60)]
+        database = write_images(tmp_path / "db", names)
+        queries = write_images(tmp_path / "q", names[:3], seed=1)
+        return database, queries
+
+    def test_suffice_for_recall_at_1(self, evaluate, folders, tmp_path):
+        how = {"index": "faiss", "faiss_factory": "IVF8,Flat"}
+        few = evaluate(*folders, **how, recall_values=(1,), latency_queries=2)
+        assert 1 <= few.predictions.shape[1] < 20 and few.predictions.min() >= 0
+        assert np.isfinite(few.distances).all()
+        assert "-1" not in (tmp_path / "out" / "predictions.csv").read_text()
+
+    def test_are_too_few_for_recall_at_20(self, evaluate, folders, tmp_path):
+        how = {"index": "faiss", "faiss_factory": "IVF8,Flat"}
+        with pytest.raises(InputError, match=r"expected 20 neighbours .* --faiss-nprobe"):
+            evaluate(*folders, **how)
+        assert not (tmp_path / "out").exists()
+        all_cells = evaluate(*folders, **how, faiss_nprobe=8)
+        exact = evaluate(*folders, output=tmp_path / "exact")
+        assert np.array_equal(all_cells.predictions, exact.predictions)
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert results["protocol"]["neighbours"] == "FAISS IVF8,Flat, nprobe 8, L2"
 
 
 def test_faiss_that_is_not_there(monkeypatch):

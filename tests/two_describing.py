@@ -5,12 +5,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from test_descriptors import Counting, described
+from test_descriptors import Counting, described, numbers
 
-from mixvpr_jax import InputError
+from mixvpr_jax import InputError, parallel
 from mixvpr_jax.evaluation import descriptors
 
 jax.config.update("jax_platforms", "cpu")
+
+
+def rows_of(process_id):
+    return 3 if process_id else 2**31 + 5
 
 
 def main(out, images, process_id):
@@ -20,7 +24,7 @@ def main(out, images, process_id):
     descriptors.ROWS_PER_CHUNK = 4
     counting = Counting()
     paths = sorted(images.iterdir())
-    found = described(paths, counting).descriptors
+    whole = described(paths, counting)
     if process_id == 0:
         (out / "broken.jpg").write_bytes(b"no image")
     try:  # which the second process alone sees
@@ -29,7 +33,20 @@ def main(out, images, process_id):
     except InputError as caught:
         error = str(caught)
     batches = counting.batches
-    np.savez(out / f"{process_id}.npz", descriptors=found, batches=batches, error=error)
+    counts = [len(some) for some in parallel.gather(np.zeros((rows_of(process_id), 0)))]
+    parallel.PIECE_BYTES = 24  # so that arrays travel in several
+    gathered = {
+        name: np.concatenate(parallel.gather(array)) for name, array in numbers(process_id).items()
+    }
+    np.savez(
+        out / f"{process_id}.npz",
+        descriptors=whole.descriptors,
+        num_turned=whole.num_turned,
+        batches=batches,
+        error=error,
+        counts=counts,
+        **gathered,
+    )
     jax.distributed.shutdown()
 
 

@@ -16,6 +16,8 @@ Storage = Literal["float32", "float16"]
 
 RECALL_VALUES = (1, 5, 10, 20)
 RADIUS_M = 25.0
+FACTORY = "Flat"
+SEARCH_MEGABYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class EvaluationConfig:
         allow_subset: Take what there is of a benchmark, and mark the result as a subset.
         database: Folder of the images that are searched, in place of a benchmark.
         queries: Folder of the images that are looked for.
+        exclude_neighbours: For queries that are files of the database, how many frames before and
+            after each, in the order of names, are left out of its neighbours and positives; the
+            query itself always is.
         positive_radius_m: How near, in metres, an image shows the same place, where file names
             hold positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
         recall_values: The k of recall@k; 1, 5, 10 and 20 if not given.
@@ -45,8 +50,11 @@ class EvaluationConfig:
         storage: What descriptors are kept in.
         index: Exact neighbours; approximate ones by `jax.lax.approx_max_k`, which TPUs are quick
             at; or an index of FAISS.
-        faiss_factory: Which index of FAISS, in its own words.
-        search_megabytes: What a search may take beside the descriptors themselves.
+        faiss_factory: Which index of FAISS, in its own words; Flat if not given.
+        faiss_nprobe: How many cells of an IVF index are searched for a query; FAISS's own number,
+            1, if not given.
+        search_megabytes: What an exact or approximate search may take beside the descriptors
+            themselves; 1024 if not given.
         cache_gigabytes: Descriptors are kept below MIXVPR_HOME and not computed twice; those that
             were not used for longest give way beyond this; 0 keeps none.
         latency_queries: How many queries are timed one by one; 0 for none.
@@ -71,40 +79,71 @@ class EvaluationConfig:
     dtype: Dtype | None = None
     storage: Storage = "float32"
     index: Index = "exact"
-    faiss_factory: str = "Flat"
-    search_megabytes: int = 1024
+    faiss_factory: str | None = None
+    faiss_nprobe: int | None = None
+    search_megabytes: int | None = None
     cache_gigabytes: float = 20.0
     latency_queries: int = 50
     saliency_queries: int = 0
     compare: AnyPath | None = None
     skip_unreadable: bool = False
     overwrite: bool = False
+    exclude_neighbours: int | None = None
 
     def __post_init__(self) -> None:
         to_paths(self, "output", "data_dir", "ground_truth", "database", "queries", "compare")
-        require_positive(self, "search_megabytes")
-        for name in ("batch_size", "positive_radius_m"):
+        for name in ("batch_size", "positive_radius_m", "faiss_nprobe", "search_megabytes"):
             if getattr(self, name) is not None:
                 require_positive(self, name)
         require_known("storage", self.storage, get_args(Storage))
         require_known("index", self.index, get_args(Index))
-        for name in ("num_workers", "cache_gigabytes", "latency_queries", "saliency_queries"):
+        counts = ("num_workers", "cache_gigabytes", "latency_queries", "saliency_queries")
+        for name in (*counts, "exclude_neighbours"):
             if not (getattr(self, name) or 0) >= 0:
                 raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.recall_values is not None and min(self.recall_values, default=0) < 1:
             raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
         self._check_source()
+        self._check_search()
 
     def _check_source(self) -> None:
         folders = [self.database is not None, self.queries is not None]
-        if self.dataset is None and not all(folders):
-            raise InputError("expected --dataset NAME, or --database FOLDER and --queries FOLDER")
         if self.dataset is None:
+            if not all(folders):
+                raise InputError(
+                    "expected --dataset NAME, or --database FOLDER and --queries FOLDER"
+                )
+            for name in ("data_dir", "ground_truth", "allow_subset"):
+                if getattr(self, name):
+                    raise InputError(f"{name}: expected --dataset NAME with it, found two folders")
             return
         if any(folders):
             raise InputError("expected --dataset or --database and --queries, found both")
         if self.positive_radius_m is not None:
             raise InputError(f"positive_radius_m: {self.dataset} has a radius of its own")
+        if self.exclude_neighbours is not None:
+            raise InputError(
+                f"exclude_neighbours: expected --database and --queries with it, found "
+                f"--dataset {self.dataset}"
+            )
+
+    def _check_search(self) -> None:
+        """What has no effect on the index that was asked for is a mistake."""
+        of_faiss = ("faiss_factory", "faiss_nprobe")
+        for name in ("search_megabytes",) if self.index == "faiss" else of_faiss:
+            if getattr(self, name) is not None:
+                wanted = "exact or approximate" if self.index == "faiss" else "faiss"
+                raise InputError(
+                    f"{name}: expected --index {wanted} with it, found --index {self.index}"
+                )
+
+    @property
+    def neighbours(self) -> str:
+        """How neighbours are searched, in words."""
+        if self.index != "faiss":
+            return f"{self.index}, L2"
+        cells = "" if self.faiss_nprobe is None else f", nprobe {self.faiss_nprobe}"
+        return f"FAISS {self.faiss_factory or FACTORY}{cells}, L2"
 
     @property
     def folder(self) -> AnyPath:

@@ -66,6 +66,8 @@ class EvaluationSet:
         queries_utm: [q, 2] float64, likewise.
         conditions: What recall is broken down by: a condition ("light", "city") → a label a query.
         is_subset: Whether images of the protocol are missing, as the user allowed.
+        left_out: For each query the database images that are not to be found for it, as they are
+            the query itself or frames beside it; empty where nothing is.
     """
 
     protocol: Protocol
@@ -77,6 +79,12 @@ class EvaluationSet:
     queries_utm: np.ndarray | None = None
     conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_subset: bool = False
+    left_out: Sequence[np.ndarray] = ()
+
+    @property
+    def num_own_queries(self) -> int:
+        """How many queries are files of the database."""
+        return sum(len(some) > 0 for some in self.left_out)
 
     @property
     def name(self) -> str:
@@ -91,6 +99,11 @@ class EvaluationSet:
             f"{len(self.queries):,} queries",
             f"ground truth: {protocol.ground_truth}; positives: {protocol.positives}",
         ]
+        if self.num_own_queries:
+            lines.append(
+                f"{self.num_own_queries:,} of {len(self.queries):,} queries are files of the "
+                "database: each is left out of its own neighbours"
+            )
         for row in () if self.is_subset else protocol.published:
             recall = ", ".join(f"R@{k}: {percent:.1f}" for k, percent in row.recall.items())
             lines.append(f"published, {row.method}: {recall} ({row.source})")
@@ -99,10 +112,11 @@ class EvaluationSet:
     def select(self, database: np.ndarray, queries: np.ndarray) -> EvaluationSet:
         """Only the images where `database` [n] bool and `queries` [q] bool hold."""
         place = np.cumsum(database) - 1  # where a kept database image goes
-        positives = self.positives
-        if positives is not None:
-            kept = [found for found, keep in zip(positives, queries, strict=True) if keep]
-            positives = [place[found[database[found]]] for found in kept]
+
+        def kept_indices(lists: Sequence[np.ndarray]) -> list[np.ndarray]:
+            return [place[found[database[found]]] for found in _kept(lists, queries)]
+
+        positives = None if self.positives is None else kept_indices(self.positives)
         return replace(
             self,
             database=_kept(self.database, database),
@@ -111,6 +125,7 @@ class EvaluationSet:
             database_utm=None if self.database_utm is None else self.database_utm[database],
             queries_utm=None if self.queries_utm is None else self.queries_utm[queries],
             conditions={name: _kept(labels, queries) for name, labels in self.conditions.items()},
+            left_out=kept_indices(self.left_out) if len(self.left_out) else (),
         )
 
 

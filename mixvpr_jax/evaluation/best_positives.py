@@ -23,6 +23,7 @@ def best_positives(
     positives: Sequence[np.ndarray],
     predictions: np.ndarray,
     distances: np.ndarray,
+    left_out: Sequence[np.ndarray] = (),
 ) -> BestPositives:
     """The nearest true positive of each query.
 
@@ -35,6 +36,8 @@ def best_positives(
         positives: For each query the indices of its positives, perhaps none.
         predictions: [q, m] database indices, nearest first, of equal ones the lower index first.
         distances: [q, m], L2.
+        left_out: For each query the database indices that do not count for its rank; () for none.
+            They are no positives, and no predictions.
     """
     right = hits_by_rank(predictions, positives)
     first = right.argmax(1)
@@ -51,7 +54,21 @@ def best_positives(
         found.indices[some] = [index for index, _ in nearest]
         found.distances[some] = [squared**0.5 for _, squared in nearest]
         found.ranks[some] = 1 + _count_nearer(queries[some], database, nearest)
+        if len(left_out):
+            found.ranks[some] -= [
+                _count_nearer_of(queries[row], database, left_out[row], best)
+                for row, best in zip(some.tolist(), nearest, strict=True)
+            ]
     return found
+
+
+def _count_nearer_of(
+    query: np.ndarray, database: np.ndarray, indices: np.ndarray, nearest: tuple[int, float]
+) -> int:
+    """How many of some descriptors are nearer to a query than one of them all."""
+    index, best = nearest
+    squared = _squared_distances(query, database[indices])
+    return int(((squared < best) | ((squared == best) & (indices < index))).sum())
 
 
 def _nearest(query: np.ndarray, database: np.ndarray, indices: np.ndarray) -> tuple[int, float]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 
@@ -20,15 +20,29 @@ from mixvpr_jax.data.workers import default_num_workers, num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.orientation import was_turned
 from mixvpr_jax.parallel import AXIS, gather, gather_text
-from mixvpr_jax.preprocess import Preprocess, normalize
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.preprocess import Preprocess, load_image, normalize
+from mixvpr_jax.stores import AnyPath, OutOfReach
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
 BATCHES_AT_ONCE = 2
 ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
 
-_Images = tuple[np.ndarray, tuple[str, ...]]
+
+@dataclass(frozen=True)
+class _Images:
+    """What was read of b files.
+
+    Attributes:
+        pixels: [b, height, width, 3] uint8; zeros where a file could not be read.
+        reasons: Why it could not, a line each; "" where it could.
+        turned: Whether its EXIF orientation turned it, of each image.
+    """
+
+    pixels: np.ndarray
+    reasons: tuple[str, ...]
+    turned: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,13 @@ class Described:
         descriptors: [n, d] float32 (or float16), a row a readable image, in the given order.
         readable: [m] bool, which of the m given paths they are of.
         reasons: Why the others could not be read, a line each, in order.
+        num_turned: How many images their EXIF orientation turned.
     """
 
     descriptors: np.ndarray
     readable: np.ndarray
     reasons: tuple[str, ...]
+    num_turned: int
 
 
 def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.ndarray], jax.Array]:
@@ -109,11 +125,11 @@ def describe_images(
     chunks = [slice(at, min(at + rows, len(paths))) for at in range(0, len(paths), rows)]
     share = -(-len(chunks) // jax.process_count())
     own = chunks[jax.process_index() * share :][:share]
-    known = [cache.load(chunk) if cache else None for chunk in own]
-    todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
-    batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]
     parts, problem = [], ""
     try:
+        known = [_known(cache, chunk, preprocess, paths[chunk]) for chunk in own]
+        todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
+        batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]
         with closing(_read_ahead(preprocess, batches, num_workers)) as read:
             described = _described(encode, read, batch_size, skip_unreadable)
             for chunk, part in zip(own, known, strict=True):
@@ -131,7 +147,23 @@ def describe_images(
     readable = np.array([not reason for reason in whole.reasons], bool)
     descriptors = whole.descriptors[readable]
     _check_finite(descriptors, paths, readable)
-    return Described(descriptors, readable, tuple(filter(None, whole.reasons)))
+    reasons = tuple(filter(None, whole.reasons))
+    return Described(descriptors, readable, reasons, sum(whole.turned))
+
+
+def _known(
+    cache: DescriptorCache | None, rows: slice, preprocess: Preprocess, paths: Sequence[AnyPath]
+) -> Part | None:
+    """What the cache holds of a chunk; None if an image of it that was broken is not any more."""
+    part = cache.load(rows) if cache else None
+    if part is None or not any(part.reasons):
+        return part
+    broken = [row for row, reason in enumerate(part.reasons) if reason]
+    again = _read(preprocess, [paths[row] for row in broken])
+    if not all(again.reasons):
+        return None
+    reasons = dict(zip(broken, again.reasons, strict=True))
+    return replace(part, reasons=tuple(reasons.get(row, "") for row in range(len(paths))))
 
 
 def _cut(rows: slice, size: int) -> list[slice]:
@@ -147,7 +179,12 @@ def _joined(
         on_progress(len(part.reasons))
         parts.append(part)
     descriptors = np.concatenate([part.descriptors for part in parts]).astype(storage)
-    return Part(descriptors, tuple(reason for part in parts for reason in part.reasons))
+    return Part(descriptors, *_told(parts))
+
+
+def _told(parts: Sequence[Part]) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    reasons = tuple(reason for part in parts for reason in part.reasons)
+    return reasons, tuple(turned for part in parts for turned in part.turned)
 
 
 def _of_all_processes(parts: Sequence[Part], storage: str, problem: str) -> Part:
@@ -156,9 +193,10 @@ def _of_all_processes(parts: Sequence[Part], storage: str, problem: str) -> Part
         raise InputError(found)
     # Flat, as a process without a part knows no width.
     flat = gather(np.concatenate([np.zeros(0, storage), *(p.descriptors.ravel() for p in parts)]))
-    told = gather_text(json.dumps([reason for part in parts for reason in part.reasons]))
-    reasons = [reason for text in told for reason in json.loads(text)]
-    return Part(np.concatenate(flat).reshape(len(reasons), -1), tuple(reasons))
+    told = [json.loads(text) for text in gather_text(json.dumps(_told(parts)))]
+    reasons = tuple(reason for of_process, _ in told for reason in of_process)
+    turned = tuple(one for _, of_process in told for one in of_process)
+    return Part(np.concatenate(flat).reshape(len(reasons), -1), reasons, turned)
 
 
 def _check_finite(descriptors: np.ndarray, paths: Sequence[AnyPath], readable: np.ndarray) -> None:
@@ -193,19 +231,23 @@ def _described(
 
     started = False
     with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-        waiting: deque[tuple[Future[np.ndarray], tuple[str, ...]]] = deque()
-        for images, reasons in batches:
-            _require_readable(reasons, skip_unreadable)
+        waiting: deque[tuple[Future[np.ndarray], _Images]] = deque()
+
+        def first_of_waiting() -> Part:
+            result, images = waiting.popleft()
+            return Part(result.result(), images.reasons, images.turned)
+
+        for images in batches:
+            _require_readable(images.reasons, skip_unreadable)
             if not started:  # in this thread, whose JAX settings it is compiled in
                 started = True
-                yield Part(describe(images), reasons)
+                yield Part(describe(images.pixels), images.reasons, images.turned)
                 continue
-            waiting.append((pool.submit(describe, images), reasons))
+            waiting.append((pool.submit(describe, images.pixels), images))
             if len(waiting) > BATCHES_AT_ONCE:
-                result, told = waiting.popleft()
-                yield Part(result.result(), told)
-        for result, told in waiting:
-            yield Part(result.result(), told)
+                yield first_of_waiting()
+        while waiting:
+            yield first_of_waiting()
 
 
 def _read_ahead(
@@ -234,12 +276,21 @@ def _read_ahead(
 
 
 def _read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> _Images:
-    """uint8 images [b, height, width, 3], and for each why it cannot be read ("" if it can)."""
-    images = np.zeros((len(paths), *preprocess.image_size, 3), np.uint8)
-    reasons = [""] * len(paths)
+    """Reads and resizes images; only what is wrong with a file itself makes it unreadable.
+
+    Raises:
+        OutOfReach: An object store that could not be asked.
+    """
+    pixels = np.zeros((len(paths), *preprocess.image_size, 3), np.uint8)
+    reasons, turned = [""] * len(paths), [False] * len(paths)
     for row, path in enumerate(paths):
         try:
-            images[row] = preprocess.resize(path)
+            image = load_image(path)
+            turned[row] = was_turned(image)
+            image.info.clear()  # it is upright: nothing shall turn it again
+            pixels[row] = preprocess.resize(image)
+        except OutOfReach:
+            raise
         except InputError as error:
             reasons[row] = str(error)
-    return images, tuple(reasons)
+    return _Images(pixels, tuple(reasons), tuple(turned))

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import PIL
 from tqdm import tqdm
 
 from mixvpr_jax.config import EvaluationConfig
-from mixvpr_jax.config.evaluation import RADIUS_M, RECALL_VALUES
+from mixvpr_jax.config.evaluation import FACTORY, RADIUS_M, RECALL_VALUES, SEARCH_MEGABYTES
 from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
 from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.data.workers import num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.best_positives import best_positives
-from mixvpr_jax.evaluation.cache import DescriptorCache, content_key, prune, weights_hash
+from mixvpr_jax.evaluation.cache import (
+    DescriptorCache,
+    OneWarning,
+    content_key,
+    prune,
+    weights_hash,
+)
 from mixvpr_jax.evaluation.descriptors import Described, compile_encoder, describe_images
 from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.latency import Latency, measure_latency
 from mixvpr_jax.evaluation.other_run import read_other_run
-from mixvpr_jax.evaluation.output import check_output, write_output
+from mixvpr_jax.evaluation.output import check_output, remove_stale, write_output
+from mixvpr_jax.evaluation.own_photos import (
+    leave_out_own_photos,
+    num_candidates,
+    without_left_out,
+)
 from mixvpr_jax.evaluation.recall import (
     hits_by_rank,
     recall_by_condition,
@@ -46,6 +59,7 @@ from mixvpr_jax.version import __version__
 from mixvpr_jax.weights import get_weights
 
 APPROXIMATE_RECALL = 0.99
+_NO_CACHE = (OSError, RuntimeError, InputError)  # RuntimeError: there is no home
 
 
 def evaluate(config: EvaluationConfig) -> Evaluation:
@@ -67,11 +81,12 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         with together():
             # Opened first: better told now than after hours that one may not write there.
             folder = stack.enter_context(staged(config.output)) if is_first() else None
-        evaluation = Evaluator(config, model, preprocess).evaluate(data, ks)
+        evaluator = Evaluator(config, model, preprocess)
+        evaluation = evaluator.evaluate(data, ks)
         if folder is not None:
             write_output(folder, config, model.config, evaluation, other)
-    if config.cache_gigabytes:
-        prune(_descriptors_folder(), 1e9 * config.cache_gigabytes)
+            remove_stale(config.output, folder)
+    evaluator.prune_cache()
     return evaluation
 
 
@@ -87,7 +102,13 @@ def read_data(config: EvaluationConfig) -> EvaluationSet:
             )
     assert config.database is not None and config.queries is not None
     radius_m = config.positive_radius_m or RADIUS_M
-    return read_folder_pair(config.database, config.queries, radius_m=radius_m)
+    data = read_folder_pair(config.database, config.queries, radius_m=radius_m)
+    if data.positives is None and config.positive_radius_m is not None:
+        raise InputError(
+            "positive_radius_m: expected positions in the names of both folders' images with it, "
+            "found none; leave it out"
+        )
+    return leave_out_own_photos(data, config.exclude_neighbours)
 
 
 def measure_recall(
@@ -119,6 +140,7 @@ class Evaluator:
         self.batch_size = config.batch_size or each * self.mesh.size
         self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
+        self.warn = OneWarning()
 
     def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
         """Everything that is measured, of the images that can be read."""
@@ -128,14 +150,17 @@ class Evaluator:
         with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
             database = self.describe("database", data.database, progress)
             queries = self.describe("queries", data.queries, progress)
-        data = data.select(database.readable, queries.readable)
-        least = MOST_PREDICTIONS if data.name == "msls-test" else max(RECALL_VALUES)
-        count = min(max(least, *ks), len(data.database))
+        unreadable = database.reasons + queries.reasons
+        # A benchmark without some of its images is not what was published for.
+        is_subset = data.is_subset or (bool(unreadable) and self.config.dataset is not None)
+        data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
         index = self.index(database.descriptors)
-        found = search_together(index, queries.descriptors, count)
+        found = self.neighbours(index, data, queries.descriptors, ks)
         best = None
         if data.positives is not None:
-            best = best_positives(queries.descriptors, database.descriptors, data.positives, *found)
+            both = queries.descriptors, database.descriptors
+            best = best_positives(*both, data.positives, *found, data.left_out)
+        search = index.search_some if isinstance(index, FaissIndex) else index.search
         return Evaluation(
             data,
             database.descriptors,
@@ -143,18 +168,15 @@ class Evaluator:
             *found,
             recalls=measure_recall(data, found[0], ks),
             best_positives=best,
-            latency=self.latency(data, partial(index.search, k=count)),
+            latency=self.latency(data, partial(search, k=found[0].shape[1])),
             saliency=self.saliency(data, found[0]),
-            unreadable=database.reasons + queries.reasons,
+            unreadable=unreadable,
+            num_turned=(database.num_turned, queries.num_turned),
             weights_hash=self.weights_hash,
         )
 
     def describe(self, what: str, paths: tuple[AnyPath, ...], progress: tqdm) -> Described:
         """Descriptors of image files, those that are known from the cache."""
-        cache = None
-        if self.config.cache_gigabytes:
-            key = content_key(self.weights_hash, paths, self._how())
-            cache = DescriptorCache(_descriptors_folder() / key)
         described = describe_images(
             self.encode,
             self.preprocess,
@@ -164,7 +186,7 @@ class Evaluator:
             num_workers=self.config.num_workers,
             storage=self.config.storage,
             skip_unreadable=self.config.skip_unreadable,
-            cache=cache,
+            cache=self._cache(paths),
             on_progress=progress.update,
         )
         if not described.readable.any():
@@ -174,12 +196,32 @@ class Evaluator:
     def index(self, database: np.ndarray) -> Index | FaissIndex:
         """Where neighbours are searched, by what was asked for."""
         if self.config.index == "faiss":
-            return FaissIndex(database, self.config.faiss_factory)
+            factory = self.config.faiss_factory or FACTORY
+            return FaissIndex(database, factory, self.config.faiss_nprobe)
         return Index(
             database,
-            memory_bytes=self.config.search_megabytes << 20,
+            memory_bytes=(self.config.search_megabytes or SEARCH_MEGABYTES) << 20,
             recall_target=APPROXIMATE_RECALL if self.config.index == "approximate" else None,
         )
+
+    def neighbours(
+        self, index: Index | FaissIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and distances [q, m] of the nearest; more than recall needs, if they are found.
+
+        Raises:
+            InputError: The index finds too few.
+        """
+        candidates = num_candidates(data)
+        is_challenge = self.config.dataset == "msls-test"
+        needed = min(max(MOST_PREDICTIONS if is_challenge else 1, *ks), candidates)
+        wanted = min(max(needed, *RECALL_VALUES), candidates)
+        found = search_together(index, queries, wanted + len(data.database) - candidates)
+        found = without_left_out(found, data.left_out, wanted)
+        if found[0].shape[1] < needed:
+            assert isinstance(index, FaissIndex)
+            raise index.too_few(needed)
+        return found
 
     def latency(
         self, data: EvaluationSet, search: Callable[[np.ndarray], object]
@@ -203,6 +245,24 @@ class Evaluator:
             maps[query] = look(*pair)
         return maps
 
+    def prune_cache(self) -> None:
+        """Keeps the cache within its limit."""
+        if self.config.cache_gigabytes:
+            try:
+                prune(_descriptors_folder(), 1e9 * self.config.cache_gigabytes)
+            except _NO_CACHE as error:
+                self.warn(error)
+
+    def _cache(self, paths: tuple[AnyPath, ...]) -> DescriptorCache | None:
+        if not self.config.cache_gigabytes:
+            return None
+        key = content_key(self.weights_hash, paths, self._how())
+        try:
+            return DescriptorCache(_descriptors_folder() / key, self.warn)
+        except _NO_CACHE as error:
+            self.warn(error)
+            return None
+
     def _how(self) -> dict[str, object]:
         """What descriptors depend on besides weights and images."""
         return {
@@ -212,6 +272,7 @@ class Evaluator:
             "devices": [device.device_kind for device in self.mesh.devices.flat],
             "mixvpr_jax": __version__,
             "jax": jax.__version__,
+            "pillow": PIL.__version__,
         }
 
 
@@ -221,10 +282,14 @@ def _descriptors_folder() -> Path:
 
 def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, ...]:
     """The k to count recall at; of a small database the usual ones are taken all the same."""
+    candidates = num_candidates(data)
     values = config.recall_values or RECALL_VALUES
-    if config.recall_values and max(values) > len(data.database):
+    if config.recall_values and max(values) > candidates:
+        besides = " that are not left out" if len(data.left_out) else ""
         raise InputError(
-            f"recall_values: expected at most {len(data.database):,}, the number of database "
-            f"images, found {max(values):,}"
+            f"recall_values: expected at most {candidates:,}, the number of database images"
+            f"{besides}, found {max(values):,}"
         )
+    if len(data.left_out):  # of some queries more than of others: the rest would not compare
+        values = [k for k in values if k <= candidates]
     return tuple(sorted(set(values)))

@@ -25,6 +25,7 @@ from mixvpr_jax.evaluation.submission import write_submission
 from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
 
+SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
 OUTPUTS = (
     "results.json",
     "predictions.csv",
@@ -35,6 +36,10 @@ OUTPUTS = (
     "timing.json",
     "report.html",
 )
+"""What every evaluation writes."""
+
+ALL_OUTPUTS = (*OUTPUTS, SUBMISSION)
+"""What any evaluation writes."""
 
 
 def check_output(config: EvaluationConfig) -> None:
@@ -42,7 +47,7 @@ def check_output(config: EvaluationConfig) -> None:
     with reaching(config.output):
         if config.output.exists() and not config.output.is_dir():
             raise InputError(f"{config.output}: expected a folder for the results, found a file")
-        present = [name for name in OUTPUTS if (config.output / name).exists()]
+        present = [name for name in ALL_OUTPUTS if (config.output / name).exists()]
     folders = [name for name in present if (config.output / name).is_dir()]
     if folders:
         raise InputError(f"{config.output / folders[0]}: expected no folder of that name")
@@ -71,12 +76,19 @@ def write_output(
     _write_names(folder / "database_images.csv", evaluation.data.database)
     _write_names(folder / "query_images.csv", evaluation.data.queries)
     _write_predictions(folder / "predictions.csv", evaluation)
-    if evaluation.data.name == "msls-test":
-        submission = folder / "msls_test_predictions.csv"
-        write_submission(submission, evaluation.data, evaluation.predictions)
+    if config.dataset == "msls-test":
+        write_submission(folder / SUBMISSION, evaluation.data, evaluation.predictions)
     _write_report(folder / "report.html", report_data(config, model, evaluation, other))
     _write_json(folder / "timing.json", _timing(evaluation))
     _write_json(folder / "results.json", results_of(config, model, evaluation))
+
+
+def remove_stale(output: AnyPath, folder: Path) -> None:
+    """Removes earlier results from `output` that the new ones, in `folder`, will not replace."""
+    with reaching(output):
+        for name in ALL_OUTPUTS:
+            if not (folder / name).exists() and (output / name).exists():
+                (output / name).unlink()
 
 
 def _write_report(path: Path, data: ReportData) -> None:
@@ -104,6 +116,9 @@ def results_of(
         "num_database": len(data.database),
         "num_queries": len(data.queries),
         "num_queries_without_positives": without,
+        "num_queries_in_database": data.num_own_queries,
+        "exclude_neighbours": config.exclude_neighbours or 0,
+        "num_turned": dict(zip(("database", "queries"), evaluation.num_turned, strict=True)),
         "recall": recalls and _by_k(recalls.at),
         "recall_interval_95": recalls and _by_k(recalls.intervals),
         "recall_by_condition": recalls
@@ -124,11 +139,6 @@ def results_of(
 
 
 def _protocol(protocol: Protocol, config: EvaluationConfig) -> dict[str, Any]:
-    indices = {
-        "exact": "exact, L2",
-        "approximate": "approximate, L2",
-        "faiss": f"FAISS {config.faiss_factory}, L2",
-    }
     return {
         "ground_truth": None if protocol.ground_truth == "none" else protocol.ground_truth,
         "positives": protocol.positives,
@@ -140,7 +150,7 @@ def _protocol(protocol: Protocol, config: EvaluationConfig) -> dict[str, Any]:
             {"method": row.method, "recall": _by_k(row.recall), "source": row.source}
             for row in protocol.published
         ],
-        "neighbours": indices[config.index],
+        "neighbours": config.neighbours,
         "denominator": "all queries",
     }
 

@@ -63,10 +63,20 @@ def _facts(
     bicubic = ", bicubic" if model.interpolation == "bicubic" else ""
     yield "image size", f"{height} × {width}{bicubic}"
     if config.index != "exact":
-        yield "neighbours", config.faiss_factory if config.index == "faiss" else config.index
+        yield "neighbours", config.neighbours
     yield "date", datetime.now().astimezone().isoformat(timespec="seconds")
     if evaluation.unreadable:
-        yield "unreadable", f"{len(evaluation.unreadable):,} images skipped"
+        yield "unreadable", f"{len(evaluation.unreadable):,} images left out"
+    if data.num_own_queries:
+        beside = config.exclude_neighbours or 0
+        frames = f" and {beside:,} frames before and after it" if beside else ""
+        yield (
+            "left out",
+            f"{data.num_own_queries:,} queries are files of the database: each{frames} is no "
+            "neighbour of its own",
+        )
+    if turned := sum(evaluation.num_turned):
+        yield "turned", f"{turned:,} images, upright by their EXIF orientation"
 
 
 def _other_run(evaluation: Evaluation, other: OtherResults) -> OtherRun:

@@ -24,7 +24,7 @@ class Recalls:
 
     Attributes:
         at: k → percent of all queries.
-        intervals: k → its 95 % bootstrap interval over queries, in percent.
+        intervals: k → its 95 % interval (Wilson's) over queries, in percent.
         curve: [m] percent, recall@1 to recall@m.
         by_condition: Condition → label → number of queries, and k → percent of them.
         right: [q, m] bool, which predictions are right.
@@ -67,6 +67,8 @@ class Evaluation:
         latency: What a query takes, by stage; empty where it was not measured.
         saliency: Query → where the model looks in it and in its first match, [h, w] each.
         unreadable: What was skipped, a line each.
+        num_turned: How many images of the database, and how many queries, their EXIF orientation
+            turned.
         weights_hash: SHA-256 of the model's weights.
     """
 
@@ -80,6 +82,7 @@ class Evaluation:
     latency: Mapping[str, Latency] = field(default_factory=dict)
     saliency: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
+    num_turned: tuple[int, int] = (0, 0)
     weights_hash: str = ""
 
     @property

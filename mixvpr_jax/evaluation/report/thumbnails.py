@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image, features
 
-from mixvpr_jax.preprocess import load_image, to_rgb
+from mixvpr_jax.preprocess import FORMATS, load_image, to_rgb
 from mixvpr_jax.stores import AnyPath
 
 # A JPEG's tables alone take half of a very small picture; builds of Pillow without WebP are rare.
@@ -106,7 +106,7 @@ def make_thumbnail(path: AnyPath, side: int, quality: int) -> Thumbnail:
 
 def _load_reduced(path: AnyPath, side: int) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             scale = side / max(image.size)
             # A JPEG is decoded at half its size, a quarter or an eighth where that is enough.
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
