@@ -1,6 +1,5 @@
 """Descriptors of many files: over devices and processes, by workers, kept and gone on with."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,7 @@ from PIL import ExifTags, Image
 
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.evaluation import descriptors
-from mixvpr_jax.evaluation.cache import (
-    MARK,
-    DescriptorCache,
-    OneWarning,
-    Part,
-    content_key,
-    prune,
-    weights_hash,
-)
+from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning
 from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
 from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.preprocess import Preprocess
@@ -197,121 +188,6 @@ def test_a_known_unreadable_image_still_ends_a_strict_run(tmp_path, photos, smal
     described([*photos, broken], cache=cache, skip_unreadable=True)
     with pytest.raises(InputError, match=r"broken.jpg: expected an image"):
         described([*photos, broken], cache=cache)
-
-
-def test_the_key_is_of_the_content(tmp_path):
-    write_images(tmp_path, ["a.jpg", "b.jpg"])
-    paths = sorted(tmp_path.iterdir())
-    keys = {content_key("weights", paths, {"batch": 2})}
-    assert content_key("weights", list(paths), {"batch": 2}) in keys
-    keys.add(content_key("others", paths, {"batch": 2}))
-    keys.add(content_key("weights", paths[::-1], {"batch": 2}))
-    keys.add(content_key("weights", paths[:1], {"batch": 2}))
-    os.utime(paths[0], (5, 5))
-    keys.add(content_key("weights", paths, {"batch": 2}))
-    keys.add(content_key("weights", paths, {"batch": 1}))
-    assert len(keys) == 6
-    with pytest.raises(InputError, match=r"c.jpg: expected an image, found no such file"):
-        content_key("weights", [tmp_path / "c.jpg"], {})
-
-
-def in_place(path, other):
-    path.write_bytes(other.read_bytes())
-
-
-def by_renaming(path, other):
-    other.rename(path)
-
-
-def by_a_link_elsewhere(path, other):
-    path.unlink()
-    path.symlink_to(other)
-
-
-def by_a_hard_link(path, other):
-    path.unlink()
-    path.hardlink_to(other)
-
-
-def by_moving_its_folder(path, other):
-    path.parent.rename(path.parent.with_name("old"))
-    other.parent.rename(path.parent)
-
-
-@pytest.mark.parametrize(
-    "replace",
-    [in_place, by_renaming, by_a_link_elsewhere, by_a_hard_link, by_moving_its_folder],
-)
-@pytest.mark.parametrize("seconds", [10**9, 10**10])  # long ago; in the future
-def test_another_file_of_the_same_path_size_and_time(tmp_path, replace, seconds):
-    """As of an archive, or of rsync, which keep the times."""
-    for folder, content in (("here", b"one"), ("new", b"two")):
-        path = tmp_path / folder / "photo.bmp"
-        path.parent.mkdir()
-        path.write_bytes(content)
-        os.utime(path, (seconds, seconds))
-    path = tmp_path / "here" / "photo.bmp"
-    before = content_key("weights", [path], {})
-    replace(path, tmp_path / "new" / "photo.bmp")
-    os.utime(path, (seconds, seconds))
-    assert path.read_bytes() == b"two" and path.stat().st_mtime == seconds
-    assert content_key("weights", [path], {}) != before
-
-
-def test_the_hash_of_weights():
-    weights = {"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float32)}
-    swapped = dict(reversed(weights.items()))
-    assert weights_hash(weights) == weights_hash(swapped)
-    for name, array in (("a", np.zeros((3, 2), np.float32)), ("b", np.zeros(4, np.float32))):
-        assert weights_hash(weights | {name: array}) != weights_hash(weights)
-
-
-def kept(folder, size=250):
-    part = Part(np.zeros((1, size)), ("",), (False,))
-    DescriptorCache(folder).save(slice(0, 1), part)
-    return folder
-
-
-def test_what_was_used_last_stays(tmp_path):
-    for age, name in enumerate("abc"):
-        kept(tmp_path / (32 * name))
-        os.utime(tmp_path / (32 * name), (1000 - age, 1000 - age))
-    size = sum(file.stat().st_size for file in (tmp_path / (32 * "a")).iterdir())
-    DescriptorCache(tmp_path / (32 * "c"))  # is used again
-    prune(tmp_path, 2.5 * size)
-    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["a", "c"]
-    prune(tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []
-    prune(tmp_path / "nothing", 0)
-
-
-def test_only_what_the_cache_wrote_is_removed(tmp_path):
-    key, *others = (letter * 32 for letter in "abcdef")
-    (kept(tmp_path / key) / ".00000001-00000002.npz.77.partial").write_bytes(b"of a kill")
-    (kept(tmp_path / others[0]) / MARK).unlink()  # of a version that left no mark
-    (kept(tmp_path / others[1]) / "thesis.txt").write_text("mine")
-    (kept(tmp_path / others[2]) / MARK).unlink()
-    (tmp_path / others[2] / "00000000-00000001.npz.bak").write_text("mine")
-    (tmp_path / others[3]).mkdir()
-    (tmp_path / others[4]).symlink_to(kept(tmp_path / "elsewhere"), target_is_directory=True)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "00000000-00000001.npz").write_bytes(b"mine")
-    (tmp_path / (32 * "9")).write_text("a file of mine")
-    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
-    prune(tmp_path, 0)
-    gone = before - {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
-    assert {path.parts[0] for path in gone} == {key, *others[:2]}
-    assert [path.name for path in (tmp_path / others[1]).iterdir()] == ["thesis.txt"]
-    assert not (tmp_path / key).exists() and not (tmp_path / others[0]).exists()
-
-
-def test_what_is_not_the_caches_does_not_count(tmp_path):
-    kept(tmp_path / (32 * "a"))
-    (tmp_path / (32 * "a") / "large").write_bytes(bytes(10**6))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "large").write_bytes(bytes(10**6))
-    prune(tmp_path, 10**5)
-    assert (tmp_path / (32 * "a") / "00000000-00000001.npz").exists()
 
 
 def no_folder(home):
