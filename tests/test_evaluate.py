@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from benchmark_trees import msls_test_tree, msls_tree, pittsburgh_tree, set_counts, write_msls_lists
 from folders import write_images
+from PIL import ExifTags, Image
 from runs import finish
 
 from mixvpr_jax import InputError
 from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
+from mixvpr_jax.evaluation.output import ALL_OUTPUTS, OUTPUTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +55,8 @@ def test_a_benchmark_by_its_name(run, tmp_path):
     low, high = found["recall_interval_95"]["1"]
     assert low <= found["recall"]["1"] <= high
     told = "\n".join(evaluation.data.describe())
-    assert "pitts30k-test (a subset)" in told and "R@1: 91.6" in told
+    assert "pitts30k-test (a subset)" in told
+    assert "published for the whole, not for a subset, MixVPR 4096: R@1: 91.6" in told
 
 
 def test_the_whole_of_a_benchmark_is_no_subset(run, tmp_path, monkeypatch):
@@ -61,7 +64,91 @@ def test_the_whole_of_a_benchmark_is_no_subset(run, tmp_path, monkeypatch):
     evaluation = run("pitts30k-test", tmp_path, allow_subset=True)
     set_counts(monkeypatch, "pitts30k-test", *map(len, (evaluation.data.database,
                                                         evaluation.data.queries)))  # fmt: skip
-    assert not run("pitts30k-test", tmp_path, overwrite=True).data.is_subset
+    whole = run("pitts30k-test", tmp_path, overwrite=True)
+    assert not whole.data.is_subset
+    assert "published, MixVPR 4096: R@1: 91.6" in "\n".join(whole.data.describe())
+
+
+@pytest.mark.parametrize("part", ["queries", "database"])
+def test_a_benchmark_without_what_cannot_be_read_is_a_subset(run, tmp_path, monkeypatch, part):
+    pittsburgh_tree(tmp_path)
+    whole = run("pitts30k-test", tmp_path, allow_subset=True).data
+    counts = {"database": len(whole.database), "queries": len(whole.queries)}
+    set_counts(monkeypatch, "pitts30k-test", *counts.values())
+    getattr(whole, part)[0].write_bytes(b"")
+    evaluation = run("pitts30k-test", tmp_path, overwrite=True, skip_unreadable=True)
+    found = results(tmp_path / "out")
+    counts[part] -= 1
+    assert found["is_subset"]
+    assert (found["num_database"], found["num_queries"]) == tuple(counts.values())
+    assert len(found["unreadable"]) == 1
+    assert "not for a subset, MixVPR" in "\n".join(evaluation.data.describe())
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert '"is_subset":true' in report and "1 images left out" in report
+
+
+def test_two_folders_without_what_cannot_be_read_are_no_benchmark(evaluate, labelled, tmp_path):
+    min(labelled[1].iterdir()).write_bytes(b"")
+    evaluation = evaluate(*labelled, skip_unreadable=True)
+    found = results(tmp_path / "out")
+    assert found["num_queries"] == 2 and len(found["unreadable"]) == 1 and not found["is_subset"]
+    assert "subset" not in "\n".join(evaluation.data.describe())
+
+
+def test_turned_images_are_counted(evaluate, labelled, tmp_path):
+    evaluate(*labelled)
+    assert results(tmp_path / "out")["num_turned"] == {"database": 0, "queries": 0}
+    query = max(labelled[1].iterdir())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(query) as image:
+        image.save(query, exif=exif)
+    for _ in range(2):  # described, and from the cache
+        evaluate(*labelled, overwrite=True)
+        assert results(tmp_path / "out")["num_turned"] == {"database": 0, "queries": 1}
+        report = (tmp_path / "out" / "report.html").read_text()
+        assert "1 images, upright by their EXIF orientation" in report
+
+
+class TestEarlierResults:
+    def test_of_a_challenge_go_with_the_rest(self, run, evaluate, labelled, tmp_path):
+        out = tmp_path / "out"
+        msls_test_tree(tmp_path)
+        run("msls-test", tmp_path, allow_subset=True)
+        assert sorted(path.name for path in out.iterdir()) == sorted(ALL_OUTPUTS)
+        for name in OUTPUTS:
+            (out / name).unlink()
+        with pytest.raises(InputError, match=r"no earlier results, found msls_test_predictions.c"):
+            evaluate(*labelled)
+        (out / "notes.txt").write_text("mine")
+        evaluate(*labelled, overwrite=True)
+        assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, "notes.txt"])
+
+    def test_stay_where_the_new_ones_fail(self, run, evaluate, labelled, tmp_path, monkeypatch):
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        msls_test_tree(tmp_path)
+        run("msls-test", tmp_path, allow_subset=True)
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        monkeypatch.setattr("mixvpr_jax.evaluation.output._write_json", fail)
+        with pytest.raises(OSError, match="No space"):
+            evaluate(*labelled, overwrite=True)
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    def test_are_replaced_by_a_challenge_of_its_own(self, run, tmp_path):
+        msls_test_tree(tmp_path)
+        run("msls-test", tmp_path, allow_subset=True)
+        file = tmp_path / "out" / "msls_test_predictions.csv"
+        file.write_text("of another model")
+        run("msls-test", tmp_path, allow_subset=True, overwrite=True)
+        assert "another" not in file.read_text()
+
+
+def test_folders_called_as_a_challenge_are_none(evaluate, labelled, tmp_path):
+    town = shutil.move(labelled[0].parent, tmp_path / "msls-test")
+    evaluate(Path(town) / "database", Path(town) / "queries")
+    assert not (tmp_path / "out" / "msls_test_predictions.csv").exists()
 
 
 def test_conditions(run, tmp_path):
@@ -204,22 +291,11 @@ class TestCompare:
             evaluate(*labelled, compare=tmp_path / "one")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "expected --dataset NAME, or --database FOLDER and --queries FOLDER"),
-        ({"database": Path("d")}, "expected --dataset NAME, or --database"),
-        ({"dataset": "sped", "queries": Path("q")}, "found both"),
-        ({"dataset": "sped", "positive_radius_m": 3.0}, "sped has a radius of its own"),
-        ({"dataset": "sped", "recall_values": ()}, "recall_values: expected 1 or more"),
-        ({"dataset": "sped", "recall_values": (0, 5)}, "recall_values: expected 1 or more"),
-        ({"dataset": "sped", "latency_queries": -1}, "latency_queries: expected 0 or more"),
-        ({"dataset": "sped", "storage": "int8"}, "storage: unknown name"),
-    ],
-)
-def test_options_that_make_no_sense(options, message):
-    with pytest.raises(InputError, match=message):
-        EvaluationConfig("weights", Path("out"), **options)
+def test_a_radius_without_positions(evaluate, tmp_path):
+    folders = (write_images(tmp_path / name, ["a.jpg", "b.jpg"], seed=1) for name in "dq")
+    with pytest.raises(InputError, match="positive_radius_m: expected positions in the names of b"):
+        evaluate(*folders, positive_radius_m=25.0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_neighbours_than_there_are_images(evaluate, labelled):

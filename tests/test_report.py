@@ -20,6 +20,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.report import OtherRun, ReportData, write_report
 from mixvpr_jax.evaluation.report.names import readable_name
 from mixvpr_jax.evaluation.report.page import PAGE
+from mixvpr_jax.evaluation.report.thumbnails import make_thumbnail
 
 HOSTILE_NAMES = (
     "<script>alert(1)<!--&amp;\"'.jpg",
@@ -465,3 +466,15 @@ def test_a_failed_write_keeps_the_report_of_before(
         write_report(output / "report.html", _data(tmp_path, title="another"))
     assert [path.name for path in output.iterdir()] == ["report.html"]
     assert (output / "report.html").read_bytes() == before
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EPS is one, whatever its file is called: Pillow would have Ghostscript run it."""
+    eps = tmp_path / "photo.jpg"
+    Image.new("RGB", (64, 48)).save(eps, "EPS")
+
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: ran.append(eps))
+    with pytest.raises(InputError, match=r"photo.jpg: expected an image \(BMP, .* found none of"):
+        make_thumbnail(eps, 32, 50)
+    assert ran == []

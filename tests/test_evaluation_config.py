@@ -1,0 +1,61 @@
+"""What may be asked of an evaluation together, and what has no effect and is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from mixvpr_jax import InputError
+from mixvpr_jax.config import EvaluationConfig
+
+FOLDERS = {"database": Path("d"), "queries": Path("q")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected --dataset NAME, or --database FOLDER and --queries FOLDER"),
+        ({"database": Path("d")}, "expected --dataset NAME, or --database"),
+        ({"dataset": "sped", "queries": Path("q")}, "found both"),
+        ({"dataset": "sped", "positive_radius_m": 3.0}, "sped has a radius of its own"),
+        ({"dataset": "sped", "recall_values": ()}, "recall_values: expected 1 or more"),
+        ({"dataset": "sped", "recall_values": (0, 5)}, "recall_values: expected 1 or more"),
+        ({"dataset": "sped", "latency_queries": -1}, "latency_queries: expected 0 or more"),
+        ({"dataset": "sped", "storage": "int8"}, "storage: unknown name"),
+        (FOLDERS | {"data_dir": Path("d")}, "data_dir: expected --dataset NAME with it"),
+        (FOLDERS | {"ground_truth": Path("d")}, "ground_truth: expected --dataset NAME with it"),
+        (FOLDERS | {"allow_subset": True}, "allow_subset: expected --dataset NAME with it"),
+        (FOLDERS | {"faiss_factory": "Flat"}, "faiss_factory: expected --index faiss with it"),
+        (FOLDERS | {"faiss_nprobe": 2, "index": "approximate"}, "faiss_nprobe: expected --index f"),
+        (
+            FOLDERS | {"faiss_nprobe": 0, "index": "faiss"},
+            "faiss_nprobe: expected a number",
+        ),
+        (
+            FOLDERS | {"search_megabytes": 1024, "index": "faiss"},
+            "search_megabytes: expected --index exact or approximate with it, found --index faiss",
+        ),
+        (FOLDERS | {"search_megabytes": 0}, "search_megabytes: expected a number above 0"),
+        (FOLDERS | {"exclude_neighbours": -1}, "exclude_neighbours: expected 0 or more"),
+        ({"dataset": "sped", "exclude_neighbours": 1}, "exclude_neighbours: expected --database"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(InputError, match=message):
+        EvaluationConfig("weights", Path("out"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "exact, L2"),
+        ({"search_megabytes": 7}, "exact, L2"),
+        ({"index": "approximate", "search_megabytes": 7}, "approximate, L2"),
+        ({"index": "faiss"}, "FAISS Flat, L2"),
+        (
+            {"index": "faiss", "faiss_factory": "IVF8,Flat", "faiss_nprobe": 3},
+            "FAISS IVF8,Flat, nprobe 3, L2",
+        ),
+    ],
+)
+def test_how_neighbours_are_searched_in_words(options, words):
+    assert EvaluationConfig("weights", Path("out"), **FOLDERS, **options).neighbours == words
