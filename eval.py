@@ -6,10 +6,13 @@ import logging
 import shlex
 from typing import Annotated
 
-import tyro
+from mixvpr_jax.errors import ending_at_once, starting
 
-from mixvpr_jax.config import ALONE, EvaluationConfig, ProcessConfig
-from mixvpr_jax.processes import is_first, joined, run_and_leave
+with starting(__name__):
+    import tyro
+
+    from mixvpr_jax.config import ALONE, EvaluationConfig, ProcessConfig
+    from mixvpr_jax.processes import is_first, joined, run_and_leave
 
 
 def main() -> None:
@@ -23,13 +26,16 @@ def command(
     processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
 ) -> None:
     """Evaluates, as one of several processes where there are others."""
+    with ending_at_once():
+        import mixvpr_jax.evaluation.evaluate  # noqa: F401 (after --help has had its say)
+
     with joined(processes, preemption=False):
         run(config)
 
 
 def run(config: EvaluationConfig) -> None:
     """Evaluates, and prints what came of it."""
-    from mixvpr_jax.evaluation.evaluate import evaluate  # after --help has had its say
+    from mixvpr_jax.evaluation.evaluate import evaluate
 
     evaluation = evaluate(config)
     if not is_first():

@@ -8,12 +8,15 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-from tqdm.contrib.logging import logging_redirect_tqdm
+from mixvpr_jax.errors import ending_at_once, starting
 
-from mixvpr_jax.config import ALONE, ProcessConfig, TrainConfig
-from mixvpr_jax.config.recipes import list_recipes, load_recipe
-from mixvpr_jax.processes import is_first, joined, run_and_leave
+with starting(__name__):
+    import tyro
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from mixvpr_jax.config import ALONE, ProcessConfig, TrainConfig
+    from mixvpr_jax.config.recipes import list_recipes, load_recipe
+    from mixvpr_jax.processes import is_first, joined, run_and_leave
 
 CONFIGS = Path(__file__).parent / "configs"
 PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
@@ -38,6 +41,9 @@ def main() -> None:
         processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
         profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
     ) -> None:
+        with ending_at_once():
+            import mixvpr_jax.training.loop  # noqa: F401 (after --help has had its say)
+
         with joined(processes, preemption=True):
             run(config, workdir, profile_steps)
 
@@ -52,7 +58,7 @@ def main() -> None:
 
 def run(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
     """Trains, and tells how it went."""
-    from mixvpr_jax.training.loop import train  # after --help has had its say
+    from mixvpr_jax.training.loop import train
     from mixvpr_jax.training.profile import steps_to_profile
 
     mute_background()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from mixvpr_jax.errors import run_command, starting
 
-from mixvpr_jax.conversion import LayoutName, write_checkpoint
-from mixvpr_jax.errors import run_command
-from mixvpr_jax.pretrained import from_pretrained
+with starting(__name__):
+    import tyro
+
+    from mixvpr_jax.conversion import LayoutName, write_checkpoint
+    from mixvpr_jax.pretrained import from_pretrained
 
 
 def main(

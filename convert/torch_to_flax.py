@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from mixvpr_jax.errors import run_command, starting
 
-from mixvpr_jax.conversion import convert_checkpoint
-from mixvpr_jax.errors import run_command
-from mixvpr_jax.pretrained import save_pretrained
+with starting(__name__):
+    import tyro
+
+    from mixvpr_jax.conversion import convert_checkpoint
+    from mixvpr_jax.pretrained import save_pretrained
 
 
 def main(

@@ -1,18 +1,23 @@
 """MixVPR in JAX and Flax: a photo goes in, a descriptor that says where it was taken comes out."""
 
-from mixvpr_jax.config import (
-    ConvAPConfig,
-    CosPlaceConfig,
-    GeMConfig,
-    MixVPRConfig,
-    ModelConfig,
-)
-from mixvpr_jax.errors import InputError
-from mixvpr_jax.linen import to_linen
-from mixvpr_jax.models.vpr import VPRModel, create_model
-from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.pretrained import from_pretrained, save_pretrained
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mixvpr_jax.version import __version__
+
+if TYPE_CHECKING:
+    from mixvpr_jax.config import (
+        ConvAPConfig,
+        CosPlaceConfig,
+        GeMConfig,
+        MixVPRConfig,
+        ModelConfig,
+    )
+    from mixvpr_jax.errors import InputError
+    from mixvpr_jax.linen import to_linen
+    from mixvpr_jax.models.vpr import VPRModel, create_model
+    from mixvpr_jax.preprocess import Preprocess
+    from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
     "ConvAPConfig",
@@ -29,3 +34,26 @@ __all__ = [
     "save_pretrained",
     "to_linen",
 ]
+
+# Loaded on first use: a command handles Ctrl-C before it spends seconds on importing JAX.
+_MODULES = {
+    "config": ("ConvAPConfig", "CosPlaceConfig", "GeMConfig", "MixVPRConfig", "ModelConfig"),
+    "errors": ("InputError",),
+    "linen": ("to_linen",),
+    "models.vpr": ("VPRModel", "create_model"),
+    "preprocess": ("Preprocess",),
+    "pretrained": ("from_pretrained", "save_pretrained"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, explain
 
 AXIS = "data"
 PIECE_BYTES = 2**28  # that a process sends at a time
@@ -63,20 +63,34 @@ def gather_text(text: str) -> list[str]:
     return [part.tobytes().decode("utf-8", "surrogateescape") for part in parts]
 
 
+class OtherFailed(Exception):
+    """What ended another process, and is a fault of this code: that process shows where."""
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """All processes leave it together, and what keeps one from it is raised by all.
 
     Raises:
-        InputError: As one of them raised it; the first of them, where several did.
+        InputError: What a line explains (see `explain`); of several the first process's.
+        OtherFailed: Another process's error of another kind.
     """
-    problem: InputError | None = None
+    problem: Exception | None = None
     try:
         yield
-    except InputError as error:
+    except Exception as error:
         problem = error
-    told = gather_text(str(problem or "")) if jax.process_count() > 1 else []
+    told = gather_text(_told(problem)) if jax.process_count() > 1 else []
     if problem is not None:
         raise problem
-    for line in filter(None, told):
-        raise InputError(line)
+    for index, (status, _, line) in enumerate(text.partition(" ") for text in told):
+        if line:
+            raise InputError(line) if status == "2" else OtherFailed(f"process {index}: {line}")
+
+
+def _told(problem: Exception | None) -> str:
+    """Exit status and line; "" where nothing went wrong."""
+    if problem is None:
+        return ""
+    status, line = explain(problem) or (1, f"{type(problem).__name__}: {problem}")
+    return f"{status} {line.removeprefix('error: ')}"

@@ -15,14 +15,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
 from mixvpr_jax.config import ProcessConfig
-from mixvpr_jax.errors import InputError, run_command
+from mixvpr_jax.errors import InputError, platform_error, run_command
 
 HEARTBEAT_SECONDS = 20  # without a sign of life from one, the others end
 START_SECONDS = 300  # until all have come
@@ -44,14 +44,18 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
     Where not all come within `START_SECONDS`, the process ends with a line, too.
 
     Raises:
-        InputError: Another program has the coordinator's port.
+        InputError: Another program has the coordinator's port, or JAX has no such devices as
+            JAX_PLATFORMS asks for.
     """
     jax.config.update("jax_enable_preemption_service", preemption)
-    if not _initialize(config):
+    alone = not _initialize(config)
+    if (line := platform_error()) is not None:
+        raise InputError(line)
+    if alone:
         yield
         return
-    if not preemption:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not preemption:  # JAX's own handler of it may be in place
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
         yield
         multihost_utils.sync_global_devices("all are done")
@@ -150,6 +154,7 @@ def leave(status: int) -> NoReturn:
     """Ends the process now: threads that wait for others, or for a disk, may wait for minutes."""
     for worker in multiprocessing.active_children():
         worker.kill()  # one that was stopped would stay
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(status)

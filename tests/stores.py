@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from http.server import HTTPServer
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -38,7 +39,7 @@ class Handler(RequestHandler):
         address = urlsplit(self.path)
         self.asked = {name: values[0] for name, values in parse_qs(address.query).items()}
         _, _, name = address.path.partition(f"/b/{BUCKET}/o")
-        self._find(unquote(name.lstrip("/")) or self.asked.get("name", ""))
+        self._find(unquote(name.lstrip("/")) or self.asked.get("name") or self._name_in_body())
         if (status := self._refusal()) is None:
             return True
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -46,6 +47,14 @@ class Handler(RequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
         return False
+
+    def _name_in_body(self):
+        """What an upload in one request calls its object; the body is then read again."""
+        if self.asked.get("uploadType") != "multipart":
+            return ""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.rfile = BytesIO(body)
+        return json.loads(body.split(b"\n\n")[1].split(b"\n--")[0])["name"]
 
     def _find(self, name):
         """The object that is asked for, and its generation: "0" where there is none."""

@@ -23,7 +23,7 @@ FORBIDDEN = (
 
 # A layer may import those before it, and no layer may import tests, configs or convert.
 LAYERS = (
-    ("errors", "version", "stores", "files", "pickles", "trunks"),
+    ("errors", "version", "stores", "flock", "files", "locks", "pickles", "trunks"),
     ("config", "preprocess"),
     ("masked",),
     ("models",),

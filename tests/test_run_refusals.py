@@ -23,8 +23,8 @@ from mixvpr_jax.config import (
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.files import named_when_full
 from mixvpr_jax.training.loop import train
-from mixvpr_jax.training.workdir import named_when_full
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full_during_a_save(town):
 
 def test_a_full_disk_is_named(tmp_path):
     """Where the operating system does not say which file it was."""
-    line = f"{tmp_path}: expected room for the run, found: No space left on device"
+    line = f"{tmp_path}: expected room on the disk, found: No space left on device; make room"
     with pytest.raises(InputError, match=line), named_when_full(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(OSError, match="Permission denied"), named_when_full(tmp_path):

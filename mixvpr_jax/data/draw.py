@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import tyro
+from mixvpr_jax.errors import run_command, starting
 
-from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
-from mixvpr_jax.errors import run_command
+with starting(__name__):
+    import tyro
+
+    from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
 
 
 def draw(

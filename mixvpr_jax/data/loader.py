@@ -29,7 +29,12 @@ from mixvpr_jax.config import Interpolation
 from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import Source
-from mixvpr_jax.data.workers import MAX_WORKERS, default_num_workers, num_processors
+from mixvpr_jax.data.workers import (
+    MAX_WORKERS,
+    default_num_workers,
+    num_processors,
+    out_of_reach_of_ctrl_c,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import Preprocess, decode_image
 
@@ -220,12 +225,13 @@ def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
     given: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
 
     def pull() -> None:
-        while wanted.get():
-            try:
-                given.put(next(batches, None))
-            except BaseException as error:  # which belongs to the one who asked
-                given.put(error)
-        batches.close()
+        with out_of_reach_of_ctrl_c():  # it starts the processes that decode
+            while wanted.get():
+                try:
+                    given.put(next(batches, None))
+                except BaseException as error:  # which belongs to the one who asked
+                    given.put(error)
+            batches.close()
 
     puller = threading.Thread(target=pull, daemon=True)
     puller.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -16,15 +17,19 @@ from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
-import tyro
-from etils import epath
-from tqdm import tqdm
+from mixvpr_jax.errors import InputError, run_command, starting
 
-from mixvpr_jax.config import GSV_CITIES
-from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
-from mixvpr_jax.data.records import CHECKSUMS, City, read_city
-from mixvpr_jax.data.sources import open_folder
-from mixvpr_jax.errors import InputError, run_command
+with starting(__name__):
+    import tyro
+    from etils import epath
+    from tqdm import tqdm
+
+    from mixvpr_jax.config import GSV_CITIES
+    from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
+    from mixvpr_jax.data.records import CHECKSUMS, City, read_city
+    from mixvpr_jax.data.sources import open_folder
+    from mixvpr_jax.files import named_when_full
+    from mixvpr_jax.locks import locked
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def prepare_gsv_cities(
     if "://" in str(output) or ":/" in str(output):
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
     if find_prepared(epath.Path(output)) is not None:
-        raise InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
+        raise _prepared_already(output)
     import_tfds()
     root = epath.Path(data_dir)
     chosen = tuple(cities) or _all_cities(root)
@@ -83,8 +88,11 @@ def prepare_gsv_cities(
     staging = folder.with_name(f".{VERSION}-{crc32(source.places.names.tobytes()):08x}.partial")
     _require_space(output, staging, num_bytes)
     num_images = len(source.places.names)
-    with tqdm(total=num_images, unit="image", disable=not progress) as bar:
-        _write(stored, output, staging, bar.update)
+    with locked(output / NAME, "call that prepares"), named_when_full(output):
+        if find_prepared(epath.Path(output)) is not None:
+            raise _prepared_already(output)
+        with tqdm(total=num_images, unit="image", disable=not progress) as bar:
+            _write(stored, output, staging, bar.update)
     return Prepared(
         folder,
         len(chosen),
@@ -93,6 +101,10 @@ def prepare_gsv_cities(
         num_skipped,
         hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest(),
     )
+
+
+def _prepared_already(output: Path) -> InputError:
+    return InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
 
 
 def _all_cities(root: epath.Path) -> tuple[str, ...]:
@@ -128,8 +140,9 @@ def _write(
     builder = GsvCities(cities=cities, staging=staging, advance=advance, data_dir=output)
     with redirect_stdout(io.StringIO()):  # where tfds tells of a download
         builder.download_and_prepare(download_dir=staging / "downloads")
-    for other in (output / NAME).glob(".*.partial"):
-        shutil.rmtree(other)
+    for other in (output / NAME).iterdir():  # of other cities, left by calls that were killed
+        if re.fullmatch(rf"\.{re.escape(VERSION)}-[0-9a-f]{{8}}\.partial", other.name):
+            shutil.rmtree(other)
 
 
 @dataclass(frozen=True)

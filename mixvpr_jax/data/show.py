@@ -12,22 +12,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tyro
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw
+from mixvpr_jax.errors import InputError, run_command, starting
 
-from mixvpr_jax.config import DataConfig, TrainConfig
-from mixvpr_jax.config.recipes import load_recipe
-from mixvpr_jax.data.device_input import make_input, runs_on_host
-from mixvpr_jax.data.gsv_cities import Places
-from mixvpr_jax.data.loader import Batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import open_source
-from mixvpr_jax.errors import InputError, run_command
-from mixvpr_jax.files import staged
-from mixvpr_jax.parallel import data_mesh
+with starting(__name__):
+    import numpy as np
+    import tyro
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from PIL import Image, ImageDraw
+
+    from mixvpr_jax.config import DataConfig, TrainConfig
+    from mixvpr_jax.config.recipes import load_recipe
+    from mixvpr_jax.data.device_input import make_input, runs_on_host
+    from mixvpr_jax.data.gsv_cities import Places
+    from mixvpr_jax.data.loader import Batches
+    from mixvpr_jax.data.sampling import Sampler
+    from mixvpr_jax.data.sources import open_source
+    from mixvpr_jax.files import staged
+    from mixvpr_jax.parallel import data_mesh
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 

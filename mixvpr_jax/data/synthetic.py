@@ -23,6 +23,7 @@ from PIL import Image
 from mixvpr_jax.data.city.camera import expose, paint
 from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
 from mixvpr_jax.data.city.street import Place, build_place
+from mixvpr_jax.data.workers import out_of_reach_of_ctrl_c
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
 
@@ -138,7 +139,9 @@ def _of_each_place(town: CityConfig, work: Callable[[int], Result], workers: int
         return [work(place) for place in places]
     # Not forked: JAX may have been loaded, whose threads a fork does not survive.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, places, chunksize=2))
+        with out_of_reach_of_ctrl_c():
+            found = pool.map(work, places, chunksize=2)  # which starts them
+        return list(found)
 
 
 def _bearing_deg(config: CityConfig, place: int) -> float:

@@ -1,8 +1,12 @@
-"""How many processes or threads decode images."""
+"""Processes and threads that decode images: how many, and how they start."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 MAX_WORKERS = 8  # decode some 7,000 images a second, more than any one accelerator trains on
 
@@ -22,3 +26,20 @@ def num_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def out_of_reach_of_ctrl_c() -> Iterator[None]:
+    """Around the start of processes: a terminal's Ctrl-C is for the one that started them.
+
+    From their first instruction on: they inherit which signals wait.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # whose own start would let signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,12 +16,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.data.workers import default_num_workers, num_processors
+from mixvpr_jax.data.workers import (
+    default_num_workers,
+    num_processors,
+    out_of_reach_of_ctrl_c,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.orientation import was_turned
-from mixvpr_jax.parallel import AXIS, gather, gather_text
+from mixvpr_jax.parallel import AXIS, gather, gather_text, together
 from mixvpr_jax.preprocess import Preprocess, load_image, normalize
 from mixvpr_jax.stores import AnyPath, OutOfReach
 
@@ -125,8 +129,8 @@ def describe_images(
     chunks = [slice(at, min(at + rows, len(paths))) for at in range(0, len(paths), rows)]
     share = -(-len(chunks) // jax.process_count())
     own = chunks[jax.process_index() * share :][:share]
-    parts, problem = [], ""
-    try:
+    parts = []
+    with together():
         known = [_known(cache, chunk, preprocess, paths[chunk]) for chunk in own]
         todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
         batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]
@@ -141,9 +145,7 @@ def describe_images(
                     if cache:
                         cache.save(chunk, part)
                 parts.append(part)
-    except InputError as error:
-        problem = str(error)  # which the other processes wait to hear of
-    whole = _of_all_processes(parts, storage, problem)
+    whole = _of_all_processes(parts, storage)
     readable = np.array([not reason for reason in whole.reasons], bool)
     descriptors = whole.descriptors[readable]
     _check_finite(descriptors, paths, readable)
@@ -187,10 +189,8 @@ def _told(parts: Sequence[Part]) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     return reasons, tuple(turned for part in parts for turned in part.turned)
 
 
-def _of_all_processes(parts: Sequence[Part], storage: str, problem: str) -> Part:
-    """The whole: every process gives the parts that it described, or what kept it from it."""
-    for found in filter(None, gather_text(problem)):
-        raise InputError(found)
+def _of_all_processes(parts: Sequence[Part], storage: str) -> Part:
+    """The whole: every process gives the parts that it described."""
     # Flat, as a process without a part knows no width.
     flat = gather(np.concatenate([np.zeros(0, storage), *(p.descriptors.ravel() for p in parts)]))
     told = [json.loads(text) for text in gather_text(json.dumps(_told(parts)))]
@@ -266,7 +266,8 @@ def _read_ahead(
     waiting: deque[Future[_Images]] = deque()
     try:
         for batch in batches:
-            waiting.append(pool.submit(_read, preprocess, tuple(batch)))
+            with out_of_reach_of_ctrl_c():  # it may start a process
+                waiting.append(pool.submit(_read, preprocess, tuple(batch)))
             if len(waiting) > workers + 1:
                 yield waiting.popleft().result()
         while waiting:

@@ -47,7 +47,7 @@ from mixvpr_jax.evaluation.result import Evaluation, Recalls
 from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.evaluation.saliency import compile_saliency
 from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
-from mixvpr_jax.files import staged
+from mixvpr_jax.files import named_when_full, staged
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.preprocess import Preprocess
@@ -83,9 +83,11 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
             folder = stack.enter_context(staged(config.output)) if is_first() else None
         evaluator = Evaluator(config, model, preprocess)
         evaluation = evaluator.evaluate(data, ks)
-        if folder is not None:
-            write_output(folder, config, model.config, evaluation, other)
-            remove_stale(config.output, folder)
+        with together(), named_when_full(config.output):
+            if folder is not None:
+                write_output(folder, config, model.config, evaluation, other)
+                remove_stale(config.output, folder)
+            stack.close()  # the results get their names: that may fail, too
     evaluator.prune_cache()
     return evaluation
 

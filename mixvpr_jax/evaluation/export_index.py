@@ -9,12 +9,14 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-import tyro
+from mixvpr_jax.errors import InputError, run_command, starting
 
-from mixvpr_jax.errors import InputError, run_command
-from mixvpr_jax.evaluation.faiss_index import Metric, build_index
-from mixvpr_jax.files import beside
+with starting(__name__):
+    import numpy as np
+    import tyro
+
+    from mixvpr_jax.evaluation.faiss_index import Metric, build_index
+    from mixvpr_jax.files import beside
 
 
 def export_index(

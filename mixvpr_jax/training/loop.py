@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +53,7 @@ from mixvpr_jax.training.validation import (
     rename_former,
     set_names,
 )
-from mixvpr_jax.training.workdir import check_workdir, claim_workdir, named_when_full
+from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
 NUM_BEST = 3
 
@@ -96,15 +96,16 @@ def train(
             gradient or parameters are not finite.
     """
     folder = as_path(workdir)
-    with named_when_full(folder), ExitStack() as stack:
+    with ExitStack() as stack:
+        with together():
+            require_lock = stack.enter_context(locked_workdir(folder))
         stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
         with together():
             check_workdir(config, folder)
             trainer = Trainer(config, folder)
         with together():
-            if is_first():
-                claim_workdir(config, folder)
-        trainer.open(stack, stop)
+            claim_workdir(config, folder)
+        trainer.open(stack, stop, require_lock)
         trainer.profiler = stack.enter_context(closing(Profiler(folder, profiled)))
         return trainer.run()
 
@@ -116,6 +117,7 @@ class _Stopped(Exception):
 class Trainer:
     """What a run is made of; see `train`."""
 
+    require_lock: Callable[[], None]
     checkpoints: Checkpoints
     log: Log
     stop: StopRequest
@@ -152,7 +154,7 @@ class Trainer:
             chunks=config.chunks,
         )
 
-    def open(self, stack: ExitStack, stop: StopRequest) -> None:
+    def open(self, stack: ExitStack, stop: StopRequest, require_lock: Callable[[], None]) -> None:
         """Opens checkpoints and log at the last checkpoint; the stack closes them."""
         checkpoints = Checkpoints(self.workdir / "checkpoints", self.best_steps)
         self.checkpoints = stack.enter_context(closing(checkpoints))
@@ -166,9 +168,10 @@ class Trainer:
                     f"{self.config.data.folder}: expected the images of the run so far, found "
                     "others; choose another --workdir"
                 )
-        self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
+        with together():
+            self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
         rename_former(self.log.entries, self.config.validation)
-        self.stop = stop
+        self.stop, self.require_lock = stop, require_lock
 
     def run(self) -> Outcome:
         """Takes the steps that are left."""
@@ -241,6 +244,7 @@ class Trainer:
 
     def _save(self, monitor: Monitor) -> int:
         """Saves the state, which is known to be finite once the monitor has read all metrics."""
+        self.require_lock()
         monitor.drain()
         self.log.keep()
         self.checkpoints.save(self.step, self.state, self._position(self.step))
@@ -270,10 +274,11 @@ class Trainer:
     def _finish(self) -> Outcome:
         """Writes the best model."""
         best, state = self._best()
-        if is_first():
-            params, statistics = jax.device_get((state.params, state.statistics))
-            nnx.update(self.model, params, statistics)
-            save_pretrained(self.model, self.workdir / "model")
+        with together():
+            if is_first():
+                params, statistics = jax.device_get((state.params, state.statistics))
+                nnx.update(self.model, params, statistics)
+                save_pretrained(self.model, self.workdir / "model")
         model, found = self.workdir / "model", self._validated
         return Outcome(self.step, self.total_steps, model, found(best), found(0))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from mixvpr_jax.errors import TWICE_SECONDS
 
 
 class StopRequest:
@@ -22,6 +25,7 @@ class StopRequest:
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
         self._together = jax.process_count() > 1
+        self._noted_at: float | None = None
 
     def __enter__(self) -> StopRequest:
         noted = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
@@ -39,12 +43,16 @@ class StopRequest:
         return self.requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._restore()
-        if self._together:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            self.requested = True
+        del frame
+        if self._noted_at is None:
+            self._noted_at = time.monotonic()
+            if self._together:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                self.requested = True
+        elif time.monotonic() - self._noted_at > TWICE_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

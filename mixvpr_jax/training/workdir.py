@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mixvpr_jax.config import TrainConfig
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
+from mixvpr_jax.files import beside, named_when_full
+from mixvpr_jax.locks import locked
+from mixvpr_jax.processes import is_first
 from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
 
 # How fast batches come and where from, not what is in them: of that, checkpoints hold a checksum.
@@ -37,7 +38,9 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 
 def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
-    """Writes a run's configuration into its folder, where it is not there yet."""
+    """Writes a run's configuration into its folder, where it is not there yet; the first does."""
+    if not is_first():
+        return
     with reaching(workdir):
         there = (workdir / "config.json").exists()
     if not there:
@@ -46,17 +49,23 @@ def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 
 @contextmanager
-def named_when_full(workdir: AnyPath) -> Iterator[None]:
-    """Names the folder where a disk is full: a write to an open file does not say of which."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
-                f"{workdir}: expected room for the run, found: {error.strerror}; mend it, and the "
-                "same command goes on"
-            ) from error
-        raise
+def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
+    """Keeps other runs from a run's folder, and names it where its disk is full.
+
+    Of the processes of a run the first one does. Gives what raises InputError once another run has
+    taken this one for dead, see `FolderLock.require`.
+
+    Raises:
+        InputError: Another run is there, or it may not be written there.
+    """
+    if not is_first():
+        yield lambda: None
+        return
+    with reaching(workdir):
+        _require_folder(workdir, "the run")
+    _check_writable(workdir)
+    with named_when_full(workdir), locked(workdir, "run") as lock:
+        yield lock.require
 
 
 def _check_config(config: TrainConfig, workdir: AnyPath, path: AnyPath) -> None:

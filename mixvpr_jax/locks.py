@@ -1,0 +1,276 @@
+"""A folder that one process at a time may write to, on disks, network disks and object stores.
+
+A file or object `.lock` in it names the owner. On a disk the owner holds it with flock(2), which
+the kernel lets go however the process ends. Where the kernel cannot tell (another machine, a file
+system without such locks, an object store) the owner shows every `BEAT_SECONDS` that it lives,
+and is dead once it has not for `DEAD_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mixvpr_jax.errors import InputError, one_line
+from mixvpr_jax.flock import MACHINE, Flock
+from mixvpr_jax.stores import AnyPath, reaching
+
+BEAT_SECONDS = 15.0
+DEAD_SECONDS = 60.0
+POLL_SECONDS = 1.0
+NAME = ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+class _OnDisk:
+    """A lock file, see the module."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Flock | None = None
+
+    def create(self, text: str) -> bool:
+        """Whether it could be made, and is this process's."""
+        try:
+            lock = Flock(self.path, create=True)
+        except FileExistsError:
+            return False
+        try:
+            if lock.held is not False and lock.is_current():
+                lock.write(text)
+                self._lock = lock
+        except OSError:
+            self.path.unlink(missing_ok=True)  # a full disk
+            raise
+        finally:
+            if self._lock is None:
+                lock.close()
+        return self._lock is not None  # or whoever looked at it first goes on
+
+    def sign(self) -> tuple[str, object] | None:
+        """The text, and what changes while the owner lives; None where there is no file."""
+        try:
+            with self.path.open("rb") as file:  # opening makes network disks ask anew
+                found = os.fstat(file.fileno())
+                text = file.read(4096).decode("utf-8", "replace")
+                return text, (text, found.st_ino, found.st_mtime_ns)
+        except FileNotFoundError:
+            return None
+
+    def remove_if_dead(self) -> bool | None:
+        """Removes it, where the kernel says that the owner has ended; None where it cannot say."""
+        try:
+            with Flock(self.path) as lock:
+                if lock.held is False:
+                    return False
+                text = lock.read()  # written once it was locked
+                if not lock.held or (text and _owner(text).get("machine") != MACHINE):
+                    return None
+                if lock.is_current():
+                    self.path.unlink()
+        except FileNotFoundError:
+            pass
+        return True
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def beat(self, text: str) -> None:
+        del text
+        assert self._lock is not None
+        self._lock.touch()
+
+    def release(self) -> None:
+        assert self._lock is not None
+        if self._lock.is_current():
+            self.path.unlink(missing_ok=True)
+        self._lock.close()
+
+
+class _InStore:
+    """A lock object: made where there is none, which the store decides; then written anew."""
+
+    def __init__(self, path: AnyPath) -> None:
+        import fsspec
+
+        self.path = path
+        self._store, self._name = fsspec.url_to_fs(os.fspath(path))
+
+    def create(self, text: str) -> bool:
+        with reaching(self.path, but=FileExistsError):
+            try:
+                self._store.pipe_file(self._name, _beating(text), mode="create")
+            except FileExistsError:
+                found = self.sign()
+                return found is not None and found[0] == text  # asked twice, answered once
+        return True
+
+    def sign(self) -> tuple[str, object] | None:
+        with reaching(self.path, but=FileNotFoundError):
+            try:
+                text, _, beat = self._store.cat_file(self._name).decode().partition("\n")
+            except FileNotFoundError:
+                return None
+        return text, (text, beat)
+
+    def remove_if_dead(self) -> None:
+        return None
+
+    def remove(self) -> None:
+        with reaching(self.path), suppress(FileNotFoundError):
+            self._store.rm_file(self._name)
+
+    def beat(self, text: str) -> None:
+        self._store.pipe_file(self._name, _beating(text))
+
+    def release(self) -> None:
+        self.remove()
+
+
+def _beating(text: str) -> bytes:
+    return f"{text}\n{secrets.token_hex(8)}".encode()
+
+
+class FolderLock:
+    """This process's right to write to a folder."""
+
+    def __init__(self, place: _OnDisk | _InStore, folder: AnyPath, text: str) -> None:
+        """Takes a lock that has been made; `locked` does both."""
+        self._place, self._folder, self._text = place, folder, text
+        self._taken_by: str | None = None
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def require(self) -> None:
+        """Makes sure that no other has taken this process for dead.
+
+        Raises:
+            InputError: One has, and writes to the folder now.
+        """
+        if self._taken_by is not None:
+            raise InputError(
+                f"{self._folder}: expected to be the only one to write here, found that "
+                f"{_told(self._taken_by)} took over: for {DEAD_SECONDS:.0f} s this process gave no "
+                "sign of life"
+            )
+
+    def release(self) -> None:
+        """Lets another have the folder."""
+        self._done.set()
+        self._thread.join()
+        if self._taken_by is None:
+            with suppress(OSError, InputError):
+                self._place.release()
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_SECONDS):
+            with suppress(Exception):  # the run itself will tell of a disk or store that is away
+                found = self._place.sign()
+                if found is not None and found[0] != self._text:
+                    self._taken_by = found[0]
+                    return
+                self._place.beat(self._text)
+
+
+@contextmanager
+def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
+    """Keeps other processes from a folder, which is made where it is not there.
+
+    Args:
+        folder: What only one may write to.
+        what: What it does there, for the line: "run".
+
+    Raises:
+        InputError: Another one is at it; or it cannot be written there.
+    """
+    made = _make(folder)
+    try:
+        place = _OnDisk(folder / NAME) if isinstance(folder, Path) else _InStore(folder / NAME)
+        text = json.dumps(_self())
+        while not place.create(text):
+            _wait_for_the_dead(place, folder, what)
+        lock = FolderLock(place, folder, text)
+        try:
+            yield lock
+        finally:
+            lock.release()
+    finally:
+        for empty in made:
+            with suppress(OSError):
+                empty.rmdir()
+
+
+def _make(folder: AnyPath) -> list[Path]:
+    """Makes a folder; those that were not there, the innermost first."""
+    if not isinstance(folder, Path):
+        return []
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) -> None:
+    """Returns once the lock is gone; at once where the kernel knows that its owner has ended."""
+    dead = place.remove_if_dead()
+    if dead or (before := place.sign()) is None:
+        return
+    line = (
+        f"{folder}: expected no other {what} here, found one of {_told(before[0])}; wait until it "
+        "ends, or choose another folder"
+    )
+    if dead is False:
+        raise InputError(line)
+    logger.warning("%s: waiting to see whether %s is alive", folder, _told(before[0]))
+    until = time.monotonic() + DEAD_SECONDS
+    while (now := place.sign()) == before and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+    if now is None:
+        return
+    if now != before:
+        raise InputError(line)
+    if place.sign() == before:
+        place.remove()
+
+
+def _self() -> dict[str, Any]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = str(os.getuid())
+    return {
+        "user": user,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "machine": MACHINE,
+        "token": secrets.token_hex(8),
+    }
+
+
+def _owner(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _told(text: str) -> str:
+    owner = {name: one_line(str(value)) for name, value in _owner(text).items()}
+    if not owner:
+        return "another process"
+    names = ("user", "host", "pid", "since")
+    user, host, pid, since = (owner.get(name, "unknown") for name in names)
+    return f"{user}@{host} (pid {pid}, since {since})"
