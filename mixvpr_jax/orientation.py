@@ -112,7 +112,7 @@ class _Entry(NamedTuple):
     at: int
     tag: int
     type: int
-    count: int
+    length: int
     values_at: int
     order: str
 
@@ -141,7 +141,7 @@ def _entries(tiff: bytes) -> Iterator[_Entry]:
 def _integer(tiff: bytes, entry: _Entry) -> int | None:
     """An entry's first value; None where it is no integer, or lies outside."""
     size = INTEGER_BYTES.get(entry.type)
-    if size is None or not entry.count:
+    if size is None or not entry.length:
         return None
     return _number(entry.order + {1: "B", 2: "H", 4: "I", 8: "Q"}[size], tiff, entry.values_at)
 
@@ -158,7 +158,7 @@ def _separate_tiff(data: bytes) -> tuple[int, bytes | bytearray]:
     xmp, blank = b"", bytearray(data)
     for entry in _entries(data):
         if entry.tag == XMP_TAG and INTEGER_BYTES.get(entry.type) == 1:
-            xmp = data[entry.values_at : entry.values_at + entry.count]
+            xmp = data[entry.values_at : entry.values_at + entry.length]
         if entry.tag not in TIFF_PIXELS:
             blank[entry.at + 2 : entry.at + 4] = b"\0\0"
     return _stated(data, xmp), blank

@@ -120,7 +120,7 @@ def _number(dtype: _DType, data: bytes) -> Any:
     """NumPy's number as Python's; what is none is left aside."""
     if not _NUMBER.fullmatch(dtype.code) or dtype.order not in tuple("<>=|"):
         return Aside("numpy scalar")
-    whole = np.dtype(dtype.code).newbyteorder(dtype.order)
+    whole = np.dtype(dtype.order + dtype.code)
     if len(data) != whole.itemsize:
         raise ValueError(BROKEN)
     return np.frombuffer(data, whole)[0].item()

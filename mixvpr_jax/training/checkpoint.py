@@ -229,7 +229,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=arguments, position=ocp.args.JsonRestore(), checksums=ocp.args.JsonRestore()
         )
-        found = self._manager.restore(step, args=items)
+        found: Any = self._manager.restore(step, args=items)
         if other := difference(found.checksums, checksums(found.state, found.position)):
             raise ValueError(other)
         return found

@@ -160,9 +160,8 @@ def _on_earth(images: Placed) -> np.ndarray:
     for zone in np.unique(images.zones).tolist():
         of_zone = images.zones == zone
         # "Northern" with negative metres is the south.
-        latitude, longitude = np.radians(
-            to_latlon(*images.utm[of_zone].T, zone, northern=True, strict=False)
-        )
+        east, north = images.utm[of_zone].T
+        latitude, longitude = np.radians(to_latlon(east, north, zone, northern=True, strict=False))
         normal = EQUATOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * np.sin(latitude) ** 2)
         points[of_zone] = np.stack(
             [
@@ -175,13 +174,17 @@ def _on_earth(images: Placed) -> np.ndarray:
     return points
 
 
-def on_one_plane(*sides: Placed) -> tuple[np.ndarray, ...]:
+def on_one_plane(database: Placed, queries: Placed) -> tuple[np.ndarray, np.ndarray]:
     """Positions [n, 2] that one map can show: those of the zone of most images, NaN for others."""
-    zones, counts = np.unique(np.concatenate([side.zones for side in sides]), return_counts=True)
+    together = np.concatenate([database.zones, queries.zones])
+    zones, counts = np.unique(together, return_counts=True)
     if len(zones) <= 1:
-        return tuple(side.utm for side in sides)
+        return database.utm, queries.utm
     main = zones[counts.argmax()]
-    return tuple(np.where((side.zones == main)[:, None], side.utm, np.nan) for side in sides)
+    of_database, of_queries = (
+        np.where((side.zones == main)[:, None], side.utm, np.nan) for side in (database, queries)
+    )
+    return of_database, of_queries
 
 
 def require_metres(source: object, *positions: np.ndarray) -> None:
