@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 from folders import write_images
+from PIL import ExifTags, Image
 from recipe import GOLDEN, official_shapes, recipe_state
 from runs import small_disk
 
+from eval import run
 from mixvpr_jax import from_pretrained, save_pretrained
+from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.folders import read_folder
 from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
@@ -169,6 +173,21 @@ def test_command_prints_recall(weights, labelled, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "skipped 1 unreadable image" in done.stdout
     assert "R@1: 66.7, R@5: 66.7, R@10: 66.7, R@20: 66.7" in done.stdout.splitlines()
+
+
+def test_what_the_command_prints(weights, labelled, tmp_path, capsys):
+    query = max(labelled[1].iterdir())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    with Image.open(query) as image:
+        image.save(query, exif=exif)
+    out = tmp_path / "results (my model's)"
+    how = {"database": labelled[0], "queries": labelled[0].parent, "latency_queries": 0}
+    run(EvaluationConfig(str(weights), out, **how))
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 images were turned upright by their EXIF orientation" in lines[0]
+    assert "3 of 6 queries are files of the database: each is left out" in lines[-3]
+    assert shlex.split(lines[-1]) == ["report:", str(out / "report.html")]  # can be pasted
 
 
 def test_command_names_the_closest_weights(labelled, tmp_path):

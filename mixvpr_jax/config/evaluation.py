@@ -55,8 +55,8 @@ class EvaluationConfig:
             1, if not given.
         search_megabytes: What an exact or approximate search may take beside the descriptors
             themselves; 1024 if not given.
-        cache_gigabytes: Descriptors are kept below MIXVPR_HOME and not computed twice; those that
-            were not used for longest give way beyond this; 0 keeps none.
+        cache_gigabytes: Size limit of the descriptor cache below MIXVPR_HOME; least recently used
+            entries are evicted. 0 disables the cache.
         latency_queries: How many queries are timed one by one; 0 for none.
         saliency_queries: For how many queries the report shows where the model looks.
         compare: The output folder of another evaluation of the same dataset, to set beside this.

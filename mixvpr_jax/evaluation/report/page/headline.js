@@ -18,7 +18,7 @@ function oursCell([k, percent]) {
   if (interval) {
     const [, low, high] = interval;
     const text = element("span", `${low.toFixed(1)} – ${high.toFixed(1)}`, "interval");
-    text.title = "95 % bootstrap interval over queries";
+    text.title = "95 % interval over queries (Wilson's)";
     cell.append(text);
   }
   return cell;
