@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,17 @@ def test_another_file_of_the_same_path_size_and_time(tmp_path, replace, seconds)
     os.utime(path, (seconds, seconds))
     assert path.read_bytes() == b"two" and path.stat().st_mtime == seconds
     assert content_key("weights", [path], {}) != before
+
+
+@pytest.mark.parametrize("field", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
+def test_each_of_what_tells_files_apart(tmp_path, monkeypatch, field):
+    """On disks of coarse times, or none of changes, the others must do."""
+    status = dict.fromkeys(("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"), 12)
+    monkeypatch.setattr(type(tmp_path), "stat", lambda _: SimpleNamespace(**status))
+    before = content_key("weights", [tmp_path / "a"], {})
+    assert content_key("weights", [tmp_path / "a"], {}) == before
+    status[field] = 13
+    assert content_key("weights", [tmp_path / "a"], {}) != before
 
 
 def test_the_hash_of_weights():

@@ -158,6 +158,19 @@ def test_what_cannot_be_read_is_left_out_and_tried_again(tmp_path, photos, small
     assert described(paths, mended, cache=cache).reasons == () and mended.batches == 2
 
 
+def test_one_of_two_that_is_whole_again(tmp_path, photos, small_chunks):
+    paths = [tmp_path / f"{index}.jpg" for index in range(3)]
+    for path in paths[1:]:
+        path.write_bytes(b"no image")
+    paths[0].write_bytes(photos[0].read_bytes())
+    cache = DescriptorCache(tmp_path / "key")
+    assert len(described(paths, cache=cache, skip_unreadable=True).reasons) == 2
+    paths[2].write_bytes(photos[2].read_bytes())
+    found = described(paths, cache=cache, skip_unreadable=True)
+    assert found.readable.tolist() == [True, False, True]
+    assert np.array_equal(found.descriptors, described([photos[0], photos[2]]).descriptors)
+
+
 def test_a_store_that_is_away_makes_no_image_unreadable(photos, monkeypatch):
     def away(path):
         raise OutOfReach(f"{path}: expected to reach the object store")

@@ -264,12 +264,20 @@ def test_more_rows_than_indices():
         Index(database)
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e-4])
+@pytest.mark.parametrize("scale", [1e-24, 1e-8, 1e-4])
 def test_very_near_ones_come_in_order(scale):
-    """Squared distances of 1e-16 are no zeros: float64 decides what float32 leaves open alone."""
+    """Also where their squares are zero in float32: float64 decides what that leaves open."""
     steps = np.array([3, 1, 2, 0, 5, 4], np.float64) * scale
     database = np.zeros((6, 2), np.float32)
     database[:, 0] = steps
     indices, distances = nearest_neighbours(np.zeros((1, 2)), database, 6)
     assert indices.tolist() == [[3, 1, 2, 0, 5, 4]]
     assert np.allclose(distances[0], np.sort(steps), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_descriptors_without_a_length(devices):
+    """Nothing rounds there, so that all scores are as large as their bounds."""
+    zeros, mesh = np.zeros((40, 4), np.float32), data_mesh(jax.devices()[:devices])
+    indices, distances = nearest_neighbours(zeros[:2], zeros, 3, mesh=mesh)
+    assert indices.tolist() == [[0, 1, 2]] * 2 and not distances.any()
