@@ -90,6 +90,13 @@ def test_lengths_and_scales_of_all_kinds(factors):
 
 
 @FACTORS
+@pytest.mark.parametrize("scale", [1e-19, 1e-21])
+def test_squares_that_float32_cannot_hold(scale, factors):
+    queries, database = unit_vectors(9, 24, 0), unit_vectors(500, 24, 1)
+    check(np.float32(scale) * queries, np.float32(scale) * database, 10, factors)
+
+
+@FACTORS
 def test_neighbours_that_get_better_and_better(monkeypatch, factors):
     """Each chunk pushes out what was found before."""
     monkeypatch.setattr(cpu_search, "CACHED_BYTES", 2**14)
