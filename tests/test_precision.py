@@ -1,0 +1,87 @@
+"""Products of float32 keep float32 on accelerators, which round factors unless told otherwise.
+
+No CPU shows the difference in a result, so the programs are looked at.
+"""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixvpr_jax.config import ConvAPConfig, CosPlaceConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.data.device_resize import resize
+from mixvpr_jax.evaluation import cpu_search
+from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
+from mixvpr_jax.losses import LOSSES
+from mixvpr_jax.mining import MINERS
+from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.parallel import data_mesh
+
+AGGREGATORS = [MixVPRConfig(8, 1, 1, 2), ConvAPConfig(8), CosPlaceConfig(8)]
+
+
+def floats(*shape):
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def integers(*shape):
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def products(function, *arguments, **options):
+    """Kind and precision of each product in a program."""
+    lowered = (function if hasattr(function, "lower") else jax.jit(function)).lower(
+        *arguments, **options
+    )
+    lines = re.findall(r"stablehlo\.(convolution|dot_general|dot)\b(.*)", lowered.as_text())
+    found = {(kind, tuple(re.findall(r"DEFAULT|HIGHEST|HIGH", line))) for kind, line in lines}
+    assert found
+    return {precision or ("DEFAULT", "DEFAULT") for _, precision in found}
+
+
+def gradient_of_model(config):
+    """A program of the whole model, there and back, and what it takes."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+
+    def value(state, images):
+        model = nnx.merge(graph, state)
+        model.train()
+        return model(images).sum()
+
+    return jax.grad(value), state, floats(2, *config.image_size, 3)
+
+
+@pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda config: config.name)
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_models_and_their_gradients(aggregator, dtype, precision, ordinary_promotion):
+    config = ModelConfig("resnet18", (3, 4), aggregator, (32, 32), dtype)
+    assert products(*gradient_of_model(config)) == {(precision, precision)}
+
+
+@pytest.mark.parametrize("miner", MINERS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_and_miners(loss, miner):
+    def value(descriptors, labels):
+        mined = None if loss == "CentroidTripletLoss" else MINERS[miner](descriptors, labels)
+        return LOSSES[loss](descriptors, labels, mined)
+
+    found = products(jax.grad(value), floats(16, 8), integers(16))
+    assert found == {("HIGHEST", "HIGHEST")}
+
+
+def test_resize():
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), np.uint8)
+    found = products(lambda *given: resize(*given, (4, 4)), images, integers(2, 2))
+    assert found == {("HIGHEST", "HIGHEST")}
+
+
+def test_search():
+    known = Candidates(floats(1, 4, 8), integers(1, 4, 8), floats(1))
+    limits = np.int32(0), np.int32(0), np.int32(256)
+    mesh = data_mesh(jax.devices()[:1])
+    arguments = known, floats(4, 16), floats(256, 16), *limits, mesh, None
+    assert products(better_of_chunk, *arguments) == {("HIGHEST", "HIGHEST")}
+    arguments = floats(4, 16), floats(64, 16), floats(64)
+    assert products(cpu_search.scores_of, *arguments) == {("HIGHEST", "HIGHEST")}
