@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, UInt8
+from jaxtyping import Array, Bool, Float, Int, Integer, UInt8
 
 from mixvpr_jax.data.rand_augment import ENHANCE, OPERATIONS, amount, inverse_affine
 
 Pixels = Float[Array, "b h w 3"]  # whole grey levels, 0 to 255
 Index = Int[Array, " b"]  # into OPERATIONS
+COARSE = 2.0**-14  # the unit of a map's coarse part, whose sums float32 holds exactly below 512
 
 
 def rand_augment(
@@ -45,8 +46,11 @@ def rand_augment(
 
 
 def _tables(magnitude: int, size: tuple[int, int]) -> tuple[Array, Array]:
-    """By direction and operation: the affine map [2, 14, 6] and the factor of blending [2, 14]."""
-    matrices = np.zeros((2, len(OPERATIONS), 6), np.float32)
+    """By direction and operation: the affine map and the factor of blending [2, 14].
+
+    A map [2, 14, 2, 6] is the sum of a coarse part, in units of COARSE, and the rest.
+    """
+    matrices = np.zeros((2, len(OPERATIONS), 6))
     factors = np.ones((2, len(OPERATIONS)), np.float32)
     for direction, sign in enumerate((1, -1)):
         for index, name in enumerate(OPERATIONS):
@@ -54,28 +58,45 @@ def _tables(magnitude: int, size: tuple[int, int]) -> tuple[Array, Array]:
             matrices[direction, index] = inverse_affine(name, value, size)
             if name in ENHANCE:
                 factors[direction, index] += value
-    return jnp.asarray(matrices), jnp.asarray(factors)
+    matrices[..., [2, 5]] -= 0.5  # to the pixel's centre
+    coarse = np.round(matrices / COARSE) * COARSE
+    parts = np.stack([coarse, matrices - coarse], axis=2)
+    return jnp.asarray(parts, jnp.float32), jnp.asarray(factors)
 
 
-def _warp(pixels: Float[Array, "h w 3"], matrix: Float[Array, " 6"]) -> Float[Array, "h w 3"]:
+def _warp(pixels: Float[Array, "h w 3"], matrix: Float[Array, "2 6"]) -> Float[Array, "h w 3"]:
     """Bilinear, black beyond the borders, fractions cut off, as Pillow's transform."""
     height, width, _ = pixels.shape
     x = jnp.arange(width, dtype=jnp.float32)[None, :] + 0.5
     y = jnp.arange(height, dtype=jnp.float32)[:, None] + 0.5
-    a, b, c, d, e, f = matrix
-    from_x, from_y = a * x + b * y + c, d * x + e * y + f
-    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
-    right_part, lower_part = (from_x - 0.5 - left)[..., None], (from_y - 0.5 - top)[..., None]
+    left, right_part, inside_x = _source(matrix[:, :3], x, y, width)
+    top, lower_part, inside_y = _source(matrix[:, 3:], x, y, height)
+    inside = inside_x & inside_y
 
     def row_of(offset: int) -> Float[Array, "h w 3"]:
-        row = jnp.clip(top.astype(jnp.int32) + offset, 0, height - 1)
-        columns = (jnp.clip(left.astype(jnp.int32) + step, 0, width - 1) for step in (0, 1))
+        row = jnp.clip(top + offset, 0, height - 1)
+        columns = (jnp.clip(left + step, 0, width - 1) for step in (0, 1))
         near, far = (pixels[row, column] for column in columns)
         return near + (far - near) * right_part
 
     upper, lower = row_of(0), row_of(1)
     return jnp.where(inside[..., None], jnp.floor(upper + (lower - upper) * lower_part), 0.0)
+
+
+def _source(
+    weights: Float[Array, "2 3"], x: Float[Array, "1 w"], y: Float[Array, "h 1"], size: int
+) -> tuple[Int[Array, "h w"], Float[Array, "h w 1"], Bool[Array, "h w"]]:
+    """Where pixels come from along one axis: the pixel before, how far beyond it, whether inside.
+
+    XLA may compute a coordinate twice, once for the pixel and once for the fraction, and round it
+    to different sides of a pixel's centre. Sums of the coarse part are exact, and the rest is so
+    small that its rounding does not matter.
+    """
+    coarse, rest = (x * part[0] + (y * part[1] + part[2]) for part in weights)
+    place = coarse + rest
+    before = jnp.floor(place)
+    inside = (place >= -0.5) & (place < size - 0.5)
+    return before.astype(jnp.int32), (coarse - before + rest)[..., None], inside
 
 
 def _blend(pixels: Pixels, index: Index, factor: Float[Array, " b"]) -> Pixels:
