@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mixvpr_jax.data.synthetic import (
+    CSV_HEADER,
     CityConfig,
     draw_view,
     write_evaluation_folders,
@@ -137,12 +141,84 @@ def test_folders_with_files_are_refused_unless_overwritten(tmp_path: Path) -> No
     (database / "mine.jpg").write_bytes(b"")
     before = sorted(database.iterdir())
     other = CityConfig(num_places=1, images_per_place=2, image_size=(48, 36), seed=1)
-    with pytest.raises(InputError, match="overwrite=True, found"):
+    with pytest.raises(InputError, match="found .*--overwrite"):
         write_evaluation_folders(other, tmp_path)
     assert sorted(database.iterdir()) == before
     write_evaluation_folders(other, tmp_path, overwrite=True)
     assert len(list(database.iterdir())) == 2
     assert (database / "mine.jpg").exists()
+
+
+def test_nobody_elses_photos_are_replaced(tmp_path: Path) -> None:
+    """Also where they are named as those that are drawn, as a town's of an older version are."""
+    database, _ = write_evaluation_folders(TINY, tmp_path)
+    theirs = max(database.iterdir())
+    Image.new("RGB", (48, 36)).save(theirs)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=f"{theirs.name}: expected a file that this command drew"):
+        write_evaluation_folders(TINY, tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+    theirs.unlink()
+    write_evaluation_folders(TINY, tmp_path, overwrite=True)
+    assert contents(tmp_path).keys() == before.keys()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+GSV_NAME = "Avalon_0000000_2012_03_007_41.9_12.5_abcdefghijklmnopqrstuv.jpg"
+GSV_ROW = "0,2012,3,7,Avalon,41.9,12.5,abcdefghijklmnopqrstuv"
+
+
+@pytest.mark.parametrize("drawn_before", [False, True])
+@pytest.mark.parametrize("city", ["Avalon", "Brigadoon"])
+@pytest.mark.parametrize("part", ["table", "photo", "both"])
+def test_no_real_city_is_replaced(tmp_path: Path, part: str, city: str, drawn_before: bool) -> None:
+    """--overwrite in a folder that holds GSV-Cities: nothing of any city is touched."""
+    if drawn_before:
+        write_gsv_cities(TINY, tmp_path)
+    table, photo = tmp_path / "Dataframes" / f"{city}.csv", tmp_path / "Images" / city / GSV_NAME
+    for path in (table, photo):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if part != "photo":
+        table.write_text(f"{CSV_HEADER}\n{GSV_ROW}\n")
+    if part != "table":
+        Image.new("RGB", (48, 36)).save(photo)
+    before = contents(tmp_path)
+    for overwrite, line in ((True, "found one without its mark"), (False, "found .*--overwrite")):
+        with pytest.raises(InputError, match=line):
+            write_gsv_cities(TINY, tmp_path, overwrite=overwrite)
+        assert contents(tmp_path) == before
+
+
+def test_a_city_half_drawn_is_drawn_again(tmp_path: Path) -> None:
+    whole = contents(write_gsv_cities(TINY, tmp_path))
+    (tmp_path / "Dataframes" / "Avalon.csv").unlink()
+    max((tmp_path / "Images" / "Avalon").iterdir()).unlink()
+    write_gsv_cities(TINY, tmp_path, overwrite=True)
+    assert contents(tmp_path) == whole
+
+
+def test_other_cities_are_left_alone(tmp_path: Path) -> None:
+    write_gsv_cities(TINY, tmp_path, cities=("Avalon",))
+    theirs = tmp_path / "Images" / "London" / GSV_NAME
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"a photo")
+    write_gsv_cities(TINY, tmp_path, cities=("Avalon",), overwrite=True)
+    assert theirs.read_bytes() == b"a photo"
+
+
+def test_the_command_tells_its_own_option(tmp_path: Path) -> None:
+    options = ["--num-places", "1", "--images-per-place", "2", "--image-size", "48", "36"]
+    command = [sys.executable, "-m", "mixvpr_jax.data.draw", str(tmp_path), *options]
+    command += ["--cities", "Avalon", "--workers", "1"]
+    subprocess.run(command, check=True)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert again.stderr.count("\n") == 1
+    subprocess.run([*command, "--overwrite"], check=True)
 
 
 @pytest.mark.parametrize("queries_per_place", [0, 2])
@@ -181,7 +257,7 @@ def test_cities_hold_different_places(gsv_cities: Path) -> None:
 
 def test_gsv_cities_are_not_overwritten_unasked(gsv_cities: Path) -> None:
     before = sorted(gsv_cities.rglob("*"))
-    with pytest.raises(InputError, match="overwrite=True, found"):
+    with pytest.raises(InputError, match="found .*--overwrite"):
         write_gsv_cities(TINY, gsv_cities)
     write_gsv_cities(TINY, gsv_cities, overwrite=True)
     assert sorted(gsv_cities.rglob("*")) == before

@@ -28,7 +28,7 @@ def draw(
         city: What to draw.
         cities: Names of cities to draw in the layout of GSV-Cities, instead of the two folders.
         queries_per_place: How many of each place's views, its last, are queries.
-        overwrite: Replace the pictures of an earlier call.
+        overwrite: Replace the photos that an earlier call drew; no others are touched.
         workers: Processes that draw.
     """
     how = {"overwrite": overwrite, "workers": workers}

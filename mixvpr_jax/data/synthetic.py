@@ -3,6 +3,7 @@
 A place is a street of `street.build_place`. Its photos differ as those of a street do: by where the
 camera stands and looks, by light, season and passers-by, and by the sensor. `difficulty` scales all
 of these. Everything is a function of the configuration, so the same call writes the same pixels.
+Photos and tables replace none but those that were drawn before (`drawn`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache, partial
@@ -23,6 +24,7 @@ from PIL import Image
 from mixvpr_jax.data.city.camera import expose, paint
 from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
 from mixvpr_jax.data.city.street import Place, build_place
+from mixvpr_jax.data.drawn import MARK, PANOID_LENGTH, check_table, photos_drawn_before
 from mixvpr_jax.data.workers import out_of_reach_of_ctrl_c
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside
@@ -105,8 +107,9 @@ class View:
 
     def save(self, path: Path) -> None:
         """Writes the photo as a JPEG."""
+        quality = self.look()[1].jpeg_quality
         with beside(path) as temporary:
-            self.draw().save(temporary, "JPEG", quality=self.look()[1].jpeg_quality)
+            self.draw().save(temporary, "JPEG", quality=quality, comment=MARK)
 
 
 def draw_view(config: CityConfig, place: int, view: int) -> Image.Image:
@@ -164,15 +167,6 @@ def _utm_m(config: CityConfig, place: int, conditions: Conditions) -> tuple[floa
     )
 
 
-def _make_room(folders: Iterable[Path], own_name: re.Pattern[str], overwrite: bool) -> None:
-    """Refuses folders that hold files, or empties them of what the generator itself once wrote."""
-    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
-    for file in (file for file in files if not file.name.startswith(".")):
-        _expect(overwrite, f"an empty folder {file.parent} or overwrite=True", file.name)
-        if own_name.fullmatch(file.name):
-            file.unlink()
-
-
 def write_evaluation_folders(
     config: CityConfig,
     folder: Path,
@@ -191,19 +185,21 @@ def write_evaluation_folders(
         config: The town.
         folder: Where `database` and `queries` go.
         queries_per_place: How many of each place's views, its last, are queries.
-        overwrite: Whether pictures of an earlier call may be removed.
+        overwrite: Whether photos of an earlier call may be replaced.
         workers: Processes that draw.
 
     Returns:
         The folder of the database and that of the queries.
 
     Raises:
-        InputError: Files are there already, or queries_per_place leaves no query or no database.
+        InputError: Files are there that may not be replaced, or queries_per_place leaves no query
+            or no database.
     """
     most = config.images_per_place - 1
     _expect(1 <= queries_per_place <= most, f"queries_per_place in 1 … {most}", queries_per_place)
     database, queries = Path(folder) / "database", Path(folder) / "queries"
-    _make_room((database, queries), EVALUATION_NAME, overwrite)
+    for photo in photos_drawn_before((database, queries), EVALUATION_NAME, overwrite):
+        photo.unlink()
     folders = [database] * (config.images_per_place - queries_per_place)
     folders += [queries] * queries_per_place
     _of_each_place(config, partial(_save_labelled, config, folders), workers)
@@ -233,25 +229,28 @@ def write_gsv_cities(
         config: The towns; config.num_places is for each city, and every city has other places.
         folder: Where `Dataframes` and `Images` go.
         cities: Names of ASCII letters, none twice.
-        overwrite: Whether cities of an earlier call may be removed.
+        overwrite: Whether cities of an earlier call may be replaced.
         workers: Processes that draw.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: A city's files are there already, or its name is not of letters or comes twice.
+        InputError: Files of a city are there that may not be replaced, or its name is not of
+            letters or comes twice.
     """
     for city in cities:
         is_fine = city.isascii() and city.isalpha() and list(cities).count(city) == 1
         _expect(is_fine, "distinct city names of ASCII letters", city)
     folder, own_name = Path(folder), re.compile(r"[A-Za-z]+_\d{7}_\d{4}_\d\d_\d{3}_.*\.jpg")
     tables = [folder / "Dataframes" / f"{city}.csv" for city in cities]
+    folders = [folder / "Images" / city for city in cities]
+    photos = photos_drawn_before(folders, own_name, overwrite)
     for table in tables:
-        _expect(overwrite or not table.exists(), "no such table or overwrite=True", table)
-    _make_room([folder / "Images" / city for city in cities], own_name, overwrite)
-    for city, table in zip(cities, tables, strict=True):
-        table.unlink(missing_ok=True)
+        check_table(table, photos, overwrite)
+    for file in (*tables, *photos):
+        file.unlink(missing_ok=True)
+    for city in cities:
         _write_city(config, folder, city, workers)
     return folder
 
@@ -316,5 +315,7 @@ def _gsv_row(town: CityConfig, city: str, view: View) -> GsvRow:
         city=city,
         latitude=str(round(float(latitude), 7)),
         longitude=str(round(float(longitude), 7)),
-        panorama="".join(PANOID_LETTERS[index] for index in rng.integers(0, [63, *[64] * 21])),
+        panorama="".join(
+            PANOID_LETTERS[index] for index in rng.integers(0, [63, *[64] * (PANOID_LENGTH - 1)])
+        ),
     )
