@@ -132,7 +132,10 @@ def test_every_msls_query_is_not_taken_for_the_740(tmp_path):
         ({"qIdx": np.array([[0]])}, r"qIdx.npy: expected a list of whole numbers, found shape"),
         ({"pIdx": object_array([[0]])}, "pIdx.npy: expected the positives of 3 queries, found 1"),
         ({"pIdx": object_array([[0], [9], [1]])}, "pIdx.npy: query 1: .* has 4 images"),
-        ({"qImages": np.array(["a.jpg"] * 4)}, "expected names CITY/query/images/KEY.jpg"),
+        (
+            {"qImages": np.array(["a.jpg", "b", "c", "d"])},
+            "expected names CITY/query/images/KEY.jpg",
+        ),
         ({"qIdx": np.array([], int), "pIdx": object_array([])}, "found 4 .* and 0 queries"),
     ],
 )

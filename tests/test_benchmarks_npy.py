@@ -197,6 +197,7 @@ def test_lists(tmp_path):
         (np.arange(3), r"expected a list of file names, found shape \(3,\) of int64"),
         (np.array([["a"]]), r"expected a list of file names, found shape \(1, 1\)"),
         (object_array(["a", 3]), "expected a list of file names"),
+        (np.array(["a", "b", "a"]), r"a.npy: expected each image once, found 'a' 2 times"),
     ],
 )
 def test_lists_that_are_none(tmp_path, array, message):

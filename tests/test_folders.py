@@ -88,6 +88,8 @@ def test_a_list_gives_positions_as_names_do(tmp_path):
     ("text", "message"),
     [
         ("a.jpg\nz.jpg\ny.jpg\n", r"expected 3 images in .*db, found 2 missing, the first .*z.jpg"),
+        ("../db/a.jpg\n", "inside the data folder, found"),
+        ("q/c.jpg\nq/c.jpg\n", r"expected 2 images in .*db, found 2 missing, the first .*q/c.jpg"),
         ("", "expected the images of .*db, a line each, found none"),
         ("../../etc/passwd\n", "inside the data folder, found"),
         ("/etc/passwd\n", "inside the data folder, found"),
@@ -95,7 +97,7 @@ def test_a_list_gives_positions_as_names_do(tmp_path):
     ],
 )
 def test_lists_that_are_wrong(tmp_path, text, message):
-    write_images(tmp_path / "db", ["a.jpg", "b.jpg"])
+    write_images(tmp_path, ["db/a.jpg", "db/b.jpg", "q/c.jpg"])
     (tmp_path / "db_images_paths.txt").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=rf"db_images_paths.txt: .*{message}"):
         read_folder(tmp_path / "db")

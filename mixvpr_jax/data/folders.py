@@ -80,9 +80,8 @@ def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
     if not names:
         raise InputError(f"{file}: expected the images of {root}, a line each, found none")
     located = locate([folder, folder.parent], names, file)
-    missing = [
-        path for path, there in zip(located.paths, located.present, strict=True) if not there
-    ]
+    pairs = zip(located.paths, located.present, strict=True)
+    missing = [path for path, there in pairs if not (there and path.is_relative_to(folder))]
     if missing:
         raise InputError(
             f"{file}: expected {len(names):,} images in {root}, found {len(missing):,} missing, "

@@ -46,13 +46,7 @@ from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from mixvpr_jax.training.profile import Profiler
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
-from mixvpr_jax.training.validation import (
-    RECALL_VALUES,
-    Validation,
-    former_metrics,
-    rename_former,
-    set_names,
-)
+from mixvpr_jax.training.validation import Validation, former_metrics, metrics_of, rename_former
 from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
 NUM_BEST = 3
@@ -315,7 +309,7 @@ def selection_metric(config: TrainConfig) -> str | None:
     Raises:
         InputError: One that no validation set gives.
     """
-    known = [f"{name}/recall@{k}" for name in set_names(config.validation) for k in RECALL_VALUES]
+    known = metrics_of(config.validation)
     wanted = config.validation.select_by
     wanted = former_metrics(config.validation).get(str(wanted), wanted)
     if wanted is not None and wanted not in known:

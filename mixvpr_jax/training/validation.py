@@ -119,10 +119,15 @@ def set_names(config: ValidationConfig) -> tuple[str, ...]:
     )
 
 
+def metrics_of(config: ValidationConfig) -> list[str]:
+    """What is measured of the sets, by name."""
+    return [f"{name}/recall@{k}" for name in set_names(config) for k in RECALL_VALUES]
+
+
 def former_metrics(config: ValidationConfig) -> dict[str, str]:
     """Metrics by the names that earlier versions gave them → what they are called now."""
-    names = zip(config.names, set_names(config), strict=True)
-    return {f"{a}/recall@{k}": f"{b}/recall@{k}" for a, b in names if a != b for k in RECALL_VALUES}
+    former = [f"{name}/recall@{k}" for name in config.names for k in RECALL_VALUES]
+    return {a: b for a, b in zip(former, metrics_of(config), strict=True) if a != b}
 
 
 def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -104,13 +105,16 @@ def read_names(file: AnyPath) -> list[str]:
     """A list of paths.
 
     Raises:
-        InputError: No one-dimensional array of text.
+        InputError: No one-dimensional array of text, or a name that is listed twice.
     """
     array = read_array(file)
     values = array.tolist() if array.ndim == 1 else [None]
     names = [os.fsdecode(value) for value in values if isinstance(value, str | bytes)]
     if len(names) != len(values):
         raise InputError(f"{file}: expected a list of file names, found {_kind(array)}")
+    if len(set(names)) < len(names):
+        twice, count = Counter(names).most_common(1)[0]
+        raise InputError(f"{file}: expected each image once, found {twice[:200]!r} {count} times")
     return names
 
 

@@ -217,7 +217,8 @@ def _by_city(
 ) -> EvaluationSet:
     placed = positions(place.title, of_database, of_queries)
     positives = positives_of(placed[1], placed[0], place.protocol.radius_m or 25.0)
-    utm, labels = on_one_plane(*placed), conditions(of_queries)
+    utm = on_one_plane(*placed)
+    labels = conditions(of_queries)
     return EvaluationSet(place.protocol, layout, database, queries, positives, *utm, labels)
 
 

@@ -115,15 +115,22 @@ def conditions(shots: Sequence[Shot]) -> Mapping[str, Sequence[str]]:
     }
 
 
-def positions(source: object, *lists: Sequence[Shot]) -> tuple[Placed, ...]:
-    """Where the images of each list are.
+def positions(
+    source: object, database: Sequence[Shot], queries: Sequence[Shot]
+) -> tuple[Placed, Placed]:
+    """Where the images of both lists are.
 
     Raises:
         InputError: As `require_metres` and `place`.
     """
-    sides = [np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2) for shots in lists]
+    sides = _metres_of(database), _metres_of(queries)
     require_metres(source, *sides)
-    return place(source, sides, [np.array([shot.zone for shot in shots], str) for shots in lists])
+    zones = [np.array([shot.zone for shot in shots], str) for shots in (database, queries)]
+    return place(source, sides, (zones[0], zones[1]))
+
+
+def _metres_of(shots: Sequence[Shot]) -> np.ndarray:
+    return np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2)
 
 
 def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:

@@ -65,15 +65,15 @@ class Placed:
 
 
 def place(
-    source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
-) -> tuple[Placed, ...]:
-    """Positions of several lists of images, which may lie in zones of their own.
+    source: object, sides: tuple[np.ndarray, np.ndarray], zones: tuple[np.ndarray, np.ndarray]
+) -> tuple[Placed, Placed]:
+    """Positions of two lists of images, which may lie in zones of their own.
 
     Images of one zone and hemisphere lie on one plane, and so do those without a zone.
 
     Args:
         source: Where they are from: the beginning of the error line.
-        sides: Arrays [n, 2], east and north in metres.
+        sides: Two arrays [n, 2], east and north in metres.
         zones: For each of them [n] text: zone and latitude band ("32U"), zone ("32"), or nothing.
 
     Raises:
@@ -86,14 +86,15 @@ def place(
     hemispheres = {zone[-1] >= "N" for zone in said if zone[-1] in BANDS}
     if len(numbers) <= 1 and len(hemispheres) <= 1:
         _require_bands(source, found, sides, zones)
-        return tuple(Placed(utm, np.zeros(len(utm), int)) for utm in sides)
+        database, queries = (Placed(utm, np.zeros(len(utm), int)) for utm in sides)
+        return database, queries
     if vague := [zone or "none" for zone in found if zone[-1:] not in tuple(BANDS)]:
         raise InputError(
             f"{source}: expected UTM zone and latitude band (@utm_east@utm_north@32@U@) in every "
             f"name, as there are several, found {', '.join(vague)} beside {said[-1]}"
         )
     _require_bands(source, found, sides, zones)
-    return tuple(_place(source, utm, side) for utm, side in zip(sides, zones, strict=True))
+    return _place(source, sides[0], zones[0]), _place(source, sides[1], zones[1])
 
 
 def _require_bands(
@@ -161,7 +162,8 @@ def _on_earth(images: Placed) -> np.ndarray:
         of_zone = images.zones == zone
         # "Northern" with negative metres is the south.
         east, north = images.utm[of_zone].T
-        latitude, longitude = np.radians(to_latlon(east, north, zone, northern=True, strict=False))
+        degrees = to_latlon(east, north, zone, northern=True, strict=False)
+        latitude, longitude = np.radians(degrees)
         normal = EQUATOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * np.sin(latitude) ** 2)
         points[of_zone] = np.stack(
             [
@@ -176,15 +178,12 @@ def _on_earth(images: Placed) -> np.ndarray:
 
 def on_one_plane(database: Placed, queries: Placed) -> tuple[np.ndarray, np.ndarray]:
     """Positions [n, 2] that one map can show: those of the zone of most images, NaN for others."""
-    together = np.concatenate([database.zones, queries.zones])
-    zones, counts = np.unique(together, return_counts=True)
+    both = np.concatenate([database.zones, queries.zones])
+    zones, counts = np.unique(both, return_counts=True)
     if len(zones) <= 1:
         return database.utm, queries.utm
-    main = zones[counts.argmax()]
-    of_database, of_queries = (
-        np.where((side.zones == main)[:, None], side.utm, np.nan) for side in (database, queries)
-    )
-    return of_database, of_queries
+    here = [(side.zones == zones[counts.argmax()])[:, None] for side in (database, queries)]
+    return np.where(here[0], database.utm, np.nan), np.where(here[1], queries.utm, np.nan)
 
 
 def require_metres(source: object, *positions: np.ndarray) -> None:
