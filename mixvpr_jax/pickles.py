@@ -16,7 +16,7 @@ _Kind = TypeVar("_Kind")
 
 _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT")
 _TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
-_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
 _VALUES = frozenset({*_NUMBERS, *_TEXTS, *_BYTES})
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -124,6 +124,8 @@ class _Walk:
             case "ADDITEMS":
                 items = self._since_mark()
                 _of_type(set, stack[-1]).update(map(as_key, items))
+            case "FROZENSET":
+                stack.append(frozenset(map(as_key, self._since_mark())))
             case "TUPLE":
                 stack.append(tuple(self._since_mark()))
             case name if name in _TUPLES:

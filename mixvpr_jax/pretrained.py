@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import safetensors.numpy
 
-from mixvpr_jax.checkpoints import read_safetensors
+from mixvpr_jax.checkpoints import read_safetensors, what_else
 from mixvpr_jax.config import Dtype, ModelConfig, closest
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
@@ -20,7 +21,7 @@ from mixvpr_jax.files import staged
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
-from mixvpr_jax.stores import as_path, reaching
+from mixvpr_jax.stores import AnyPath, as_path, reaching
 from mixvpr_jax.weights import build_model, get_weights
 
 HUB = "hf://"
@@ -33,8 +34,9 @@ def from_pretrained(
     """A model with its weights, in evaluation mode, and the preprocessing of its images.
 
     Args:
-        name: A folder that `save_pretrained` wrote, a released name ("resnet50_4096",
-            "resnet50_512", "resnet50_128"), "hf://organisation/repository" or gs://bucket/folder.
+        name: A folder that `save_pretrained` wrote or a finished run's, a released name
+            ("resnet50_4096", "resnet50_512", "resnet50_128"), "hf://organisation/repository" or
+            gs://bucket/folder.
         dtype: What to compute in, if not what the model's configuration says.
 
     Raises:
@@ -75,7 +77,7 @@ def _folder(name: str) -> Iterator[Path]:
         yield _find(name)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        for file in (as_path(name) / part for part in FILES):
+        for file in (_model_in(as_path(name)) / part for part in FILES):
             with reaching(file):
                 if not file.exists():
                     raise InputError(f"{file}: expected a model's file, found no such object")
@@ -87,11 +89,11 @@ def _find(name: str) -> Path:
     if name.startswith(HUB):
         return _hub_folder(name)
     if Path(name).is_dir():
-        return Path(name)
+        return Path(_model_in(Path(name)))
     if Path(name).is_file():
         raise InputError(
             f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
-            f"python -m convert.torch_to_flax {name} FOLDER"
+            f"python -m convert.torch_to_flax {shlex.quote(name)} FOLDER"
         )
     if name in RELEASED:
         return _released_folder(name)
@@ -99,6 +101,19 @@ def _find(name: str) -> Path:
         f"{name}: expected a released name, a model's folder or {HUB}organisation/repository, "
         f"found none of them{closest(name, RELEASED)}"
     )
+
+
+def _model_in(folder: AnyPath) -> AnyPath:
+    """The model's folder: the one that is named, or that of a run that has ended."""
+    with reaching(folder):
+        if (folder / "model.safetensors").exists() or not (folder / "checkpoints").is_dir():
+            return folder
+        if not (folder / "model" / "config.json").exists():
+            raise InputError(
+                f"{folder}: expected a model's folder, found a run that has not ended; its model "
+                "appears in it when the same training command has gone on to the end"
+            )
+    return folder / "model"
 
 
 def _released_folder(name: str) -> Path:
@@ -129,11 +144,15 @@ def _hub_folder(name: str) -> Path:
 
 def _read_config(path: Path) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
             f"{path}: expected the model's configuration, found no such file"
         ) from None
+    if foreign := what_else(content[:512]):
+        raise InputError(f"{path}: expected the model's configuration, found {foreign}")
+    try:
+        return ModelConfig.from_dict(json.loads(content))
     except (InputError, ValueError, RecursionError) as error:  # the configuration's and JSON's
         raise InputError(f"{path}: {error}") from error
 

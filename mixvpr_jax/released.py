@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def _download(name: str, path: Path) -> None:
 
 
 def _commands(name: str, path: Path) -> str:
-    fetch = f"gdown {RELEASED[name].drive_id} -O '{path}'"
-    convert = f"python -m convert.torch_to_flax '{path}' '{path.parent / name}'"
+    file, folder = shlex.quote(str(path)), shlex.quote(str(path.parent / name))
+    fetch = f"gdown {RELEASED[name].drive_id} -O {file}"
+    convert = f"python -m convert.torch_to_flax {file} {folder}"
     return f"{fetch} && {convert}"

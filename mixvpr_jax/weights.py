@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixvpr_jax.checkpoints import is_float
 from mixvpr_jax.config import ModelConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import VPRModel
@@ -73,7 +74,7 @@ def _check(
             for name in misshapen
         )
         raise InputError(f"{source}: wrong shapes: {details}")
-    other = [f"{rename(n) or n} ({a.dtype})" for n, a in weights.items() if a.dtype.kind != "f"]
+    other = [f"{rename(n) or n} ({a.dtype})" for n, a in weights.items() if not is_float(a.dtype)]
     if other:
         raise InputError(f"{source}: expected floats, found: {', '.join(sorted(other))}")
     broken = [name for name, array in weights.items() if not np.isfinite(array).all()]

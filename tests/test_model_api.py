@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from small_model import SMALL
 
@@ -18,6 +19,7 @@ from mixvpr_jax import (
     create_model,
     to_linen,
 )
+from mixvpr_jax.models.resnet import max_pool
 
 
 def test_seeds_make_the_weights(model):
@@ -47,6 +49,35 @@ def test_views_switch_between_training_and_evaluation(model):
     assert not np.allclose(training(images), before, atol=1e-3)
     assert training.backbone.bn1.mean is model.backbone.bn1.mean  # shared, and moved by training
     assert not np.array_equal(model(images), before)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 6), (1, 1)])
+def test_max_pool_in_both_directions(size):
+    """Forward and backward derivatives are each other's transposes, as of PyTorch's pooling."""
+    random = np.random.default_rng(0)
+    x, dx = (jnp.asarray(random.standard_normal((2, *size, 3)), jnp.float32) for _ in range(2))
+    y, dy = jax.jvp(max_pool, (x,), (dx,))
+    back = jnp.asarray(random.standard_normal(y.shape), jnp.float32)
+    (gradient,) = jax.vjp(max_pool, x)[1](back)
+    assert np.vdot(dy, back) == pytest.approx(np.vdot(dx, gradient), rel=1e-5)
+    nchw = torch.tensor(np.asarray(x).transpose(0, 3, 1, 2), requires_grad=True)
+    theirs = torch.nn.functional.max_pool2d(nchw, 3, 2, 1)
+    theirs.backward(torch.tensor(np.asarray(back).transpose(0, 3, 1, 2)))
+    assert np.array_equal(y, theirs.detach().numpy().transpose(0, 2, 3, 1))
+    assert np.allclose(gradient, nchw.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-6)
+    assert jax.jacfwd(lambda s: max_pool(s * x))(jnp.float32(1)).shape == y.shape
+
+
+def test_derivatives_of_a_model_by_its_images(model):
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((1, 48, 64, 3)), jnp.float32)
+    direction = jnp.ones_like(images)
+    _, forward = jax.jvp(lambda x: model(x), (images,), (direction,))
+    pull = jax.vjp(lambda x: model(x), images)[1]
+    for index in (0, 7):
+        along = jnp.zeros_like(forward).at[0, index].set(1)
+        assert np.vdot(pull(along)[0], direction) == pytest.approx(
+            float(forward[0, index]), abs=1e-4
+        )
 
 
 def test_linen_gives_the_same_descriptors(model, photos):

@@ -1,7 +1,11 @@
 """Models saved and loaded, and every way in which a folder or its configuration is wrong."""
 
+import inspect
 import json
+import os
 import shutil
+import stat
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,7 @@ from PIL import Image
 from small_model import SMALL
 
 from mixvpr_jax import (
+    ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     InputError,
@@ -20,6 +25,10 @@ from mixvpr_jax import (
     from_pretrained,
     save_pretrained,
 )
+from mixvpr_jax.config import TrainConfig
+from mixvpr_jax.weights import get_weights
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 def test_save_and_load_give_the_same_descriptors(model, photos, tmp_path):
@@ -112,6 +121,13 @@ def test_wrong_configurations_are_named(model, tmp_path, change, message):
         ("config.json", b"{", "config.json: "),
         ("model.safetensors", None, "expected the model's weights"),
         ("model.safetensors", b"\0" * 20, "expected a whole safetensors file"),
+        ("model.safetensors", b"", "expected a whole safetensors file"),
+        ("model.safetensors", LFS, r"model.safetensors: expected .* found a Git LFS pointer; git"),
+        ("model.safetensors", b" <!DOCTYPE html>", "model.safetensors: .* found an HTML page"),
+        ("model.safetensors", b"PK\3\4" + bytes(99), "found one of PyTorch under that name"),
+        ("config.json", LFS, r"config.json: expected .* found a Git LFS pointer; git lfs pull"),
+        ("config.json", b"<html>", "config.json: expected .* found an HTML page"),
+        ("config.json", b"\xff\xfe{}", "config.json: "),
     ],
 )
 def test_broken_folders_are_refused(model, tmp_path, file, content, message):
@@ -121,6 +137,127 @@ def test_broken_folders_are_refused(model, tmp_path, file, content, message):
         (tmp_path / file).write_bytes(content)
     with pytest.raises(InputError, match=message):
         from_pretrained(tmp_path)
+
+
+def test_a_file_that_is_cut_short_is_told(model, tmp_path):
+    save_pretrained(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="expected a whole safetensors file, found: .*incomplete"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_weights_of_other_floats_are_read(model, tmp_path, dtype):
+    save_pretrained(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    stored = {name: array.astype(np.dtype(dtype)) for name, array in weights.items()}
+    safetensors.numpy.save_file(stored, path, metadata={"format": "pt", "by": "someone else"})
+    loaded, _ = from_pretrained(tmp_path)
+    for name, array in get_weights(loaded).items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, stored[name].astype(np.float32))
+    stored["backbone.bn1.mean"][0] = np.nan
+    safetensors.numpy.save_file(stored, path)
+    with pytest.raises(InputError, match="values that are not finite in: backbone.bn1.mean"):
+        from_pretrained(tmp_path)
+
+
+def test_a_run_in_place_of_its_model(model, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
+    with pytest.raises(InputError, match="run: expected a model's folder, found a run that has n"):
+        from_pretrained(run)
+    save_pretrained(model, run / "model")
+    assert from_pretrained(str(run))[0].config == SMALL
+    shutil.rmtree(run / "checkpoints")  # as somebody may copy it
+    with pytest.raises(InputError, match="config.json: expected a model's .* a training run's"):
+        from_pretrained(run)
+
+
+def test_folders_are_as_open_as_others_of_the_user(model, tmp_path):
+    """They are made in private, and shown when they are whole."""
+    (tmp_path / "as_usual").mkdir()
+    mask = os.umask(0o027)
+    try:
+        save_pretrained(model, tmp_path / "model")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o750
+    save_pretrained(model, tmp_path / "other")
+    modes = {(tmp_path / name).stat().st_mode for name in ("as_usual", "other")}
+    assert len(modes) == 1
+
+
+NOT_AGGREGATORS = [object(), "MixVPR", MixVPRConfig, {"name": "GeM"}, 3]
+
+
+@pytest.mark.parametrize("wrong", NOT_AGGREGATORS, ids=repr)
+def test_aggregators_of_others_are_refused(wrong):
+    with pytest.raises(
+        InputError, match=r"aggregator: expected MixVPRConfig\(…\), .* or None, fou"
+    ):
+        ModelConfig(aggregator=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": 50}, "arch: unknown name 50"),
+        ({"arch": ["resnet50"]}, "arch: unknown name"),
+        ({"dtype": jnp.bfloat16}, "dtype: unknown name"),
+        ({"interpolation": None}, "interpolation: unknown name None"),
+        ({"image_size": 320}, r"image_size: expected \(height, width\), found 320"),
+        ({"image_size": "320"}, r"image_size: expected \(height, width\), found '320'"),
+        ({"image_size": (320.0, 320)}, r"image_size: expected .* found \(320.0, 320\)"),
+        ({"image_size": (True, 320)}, r"image_size: expected .* found \(True, 320\)"),
+        ({"image_size": (0, 320)}, r"image_size: expected .* found \(0, 320\)"),
+        ({"image_size": (320,) * 3}, r"image_size: expected .* found \(320, 320, 320\)"),
+        ({"layers_to_crop": 4}, r"layers_to_crop: expected \(\), \(4,\) or \(3, 4\), found 4"),
+        ({"layers_to_crop": (3.0, 4)}, r"layers_to_crop: expected .* found \(3.0, 4\)"),
+        ({"layers_to_crop": (2, 3, 4)}, r"layers_to_crop: expected .* found \(2, 3, 4\)"),
+    ],
+)
+def test_types_are_checked_where_a_configuration_is_made(options, message):
+    with pytest.raises(InputError, match=message):
+        ModelConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (MixVPRConfig, {"out_channels": "64"}, "out_channels: expected int, found '64'"),
+        (MixVPRConfig, {"out_channels": 64.0}, "out_channels: expected int, found 64.0"),
+        (MixVPRConfig, {"mix_depth": True}, "mix_depth: expected int, found True"),
+        (MixVPRConfig, {"mlp_ratio": None}, "mlp_ratio: expected float, found None"),
+        (ConvAPConfig, {"s1": (2, 2)}, r"s1: expected int, found \(2, 2\)"),
+        (CosPlaceConfig, {"out_dim": [512]}, r"out_dim: expected int, found \[512\]"),
+        (GeMConfig, {"p": "3"}, "p: expected float, found '3'"),
+    ],
+)
+def test_types_of_aggregators_are_checked(kind, options, message):
+    with pytest.raises(InputError, match=message):
+        kind(**options)
+
+
+def test_lists_and_numbers_of_numpy_are_taken():
+    config = ModelConfig(
+        "resnet18",
+        [4],
+        MixVPRConfig(np.int64(8), 1, np.float32(2), np.int32(2)),
+        [np.int64(48), 64],
+    )
+    assert config == ModelConfig("resnet18", (4,), MixVPRConfig(8, 1, 2.0, 2), (48, 64))
+    assert json.loads(json.dumps(config.to_dict()))["image_size"] == [48, 64]
+    assert hash(config) == hash(replace(config))
+
+
+def test_models_of_no_configuration_are_refused():
+    for wrong in ("resnet50_4096", None, {"arch": "resnet50"}):
+        with pytest.raises(InputError, match="config: expected a ModelConfig, found"):
+            inspect.unwrap(create_model)(wrong)  # past the tests' own type check
 
 
 def test_weights_that_are_no_floats_are_refused(model, tmp_path):

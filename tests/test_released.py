@@ -1,5 +1,6 @@
 """Released names: the cache, the download, the hub, and every way in which a name is wrong."""
 
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -29,6 +30,23 @@ def test_unknown_names_give_the_closest(tmp_path, home):
     file.touch()
     with pytest.raises(InputError, match="found a file; convert .* convert.torch_to_flax"):
         from_pretrained(file)
+
+
+@pytest.mark.parametrize("name", ["a b.ckpt", "channels(1024)_rows(4).ckpt", "it's; ls $HOME.ckpt"])
+def test_commands_can_be_pasted(tmp_path, home, monkeypatch, name):
+    file = tmp_path / name
+    file.touch()
+    with pytest.raises(InputError) as error:
+        from_pretrained(file)
+    command = str(error.value).partition("with ")[2]
+    assert shlex.split(command)[3:] == [str(file), "FOLDER"]
+    monkeypatch.setenv("MIXVPR_HOME", str(file / "home"))
+    with pytest.raises(InputError) as error:
+        from_pretrained("resnet50_512")
+    fetch, convert = str(error.value).partition("run: ")[2].split(" && ")
+    checkpoint = f"{file}/home/{RELEASED['resnet50_512'].file_name}"
+    assert shlex.split(fetch)[2:] == ["-O", checkpoint]
+    assert shlex.split(convert)[3:] == [checkpoint, f"{file}/home/resnet50_512"]
 
 
 def test_released_name_without_weights_gives_the_two_commands(home):

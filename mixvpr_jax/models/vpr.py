@@ -64,7 +64,12 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     Args:
         config: What to build.
         seed: Of the weights; the same seed gives the same weights on every platform.
+
+    Raises:
+        InputError: What is given is no configuration.
     """
+    if not isinstance(config, ModelConfig):
+        raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
     return VPRModel(config, rngs=nnx.Rngs(params=seed))
 
 
