@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.pickles import BROKEN, as_key
+from mixvpr_jax.pickles import BROKEN
 
 _MAPPINGS = {
+    "collections Counter",
     "collections defaultdict",
     "lightning.fabric.utilities.data AttributeDict",
     "lightning.pytorch.utilities.parsing AttributeDict",
@@ -24,12 +26,12 @@ _MAPPINGS = {
     "pytorch_lightning.utilities.parsing AttributeDict",
 }
 _NAMESPACES = {"argparse Namespace", "types SimpleNamespace"}
-_OTHERS = {"collections deque", "builtins frozenset", "torch.torch_version TorchVersion"}
+_OTHERS = {"collections deque", "torch.torch_version TorchVersion"}
 _DTYPE, _SCALAR = "numpy dtype", re.compile(r"numpy\._?core\.multiarray scalar")
 _ASIDE = re.compile(
     r"pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
     r"|datetime (datetime|date|time|timedelta|timezone)"
-    r"|builtins (range|xrange|slice)|decimal Decimal|fractions Fraction|uuid UUID"
+    r"|builtins (range|xrange|slice|frozenset)|decimal Decimal|fractions Fraction|uuid UUID"
     r"|torch\._C Generator|torch\.serialization _get_layout"
     r"|numpy\._?core\.multiarray _reconstruct|numpy\._?core\.numeric _frombuffer"
     r"|numpy\.random\._pickle __(generator|bit_generator|randomstate)_ctor"
@@ -60,15 +62,27 @@ class _DType:
     order: str = "="
 
 
-class _Namespace(dict):
-    """Settings that were attributes."""
+class _Namespace(Mapping[Any, Any]):
+    """Settings that were attributes: what `__setstate__` was given, not a copy of it."""
+
+    def __init__(self) -> None:
+        self.settings: dict[Any, Any] = {}
+
+    def __getitem__(self, name: Any) -> Any:
+        return self.settings[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.settings)
+
+    def __len__(self) -> int:
+        return len(self.settings)
 
 
 class PlainValues:
     """The vocabulary of such values; a part of a `pickles.Vocabulary`.
 
     Attributes:
-        found: How many of them there are, by name.
+        found: How many of them were left aside, by name.
     """
 
     def __init__(self) -> None:
@@ -81,33 +95,34 @@ class PlainValues:
         return Aside(name) if known else None
 
     def call(self, maker: Aside, arguments: tuple) -> Any:
-        """What a call makes: plain settings and numbers, or something that is left aside."""
+        """What a call makes: plain settings and numbers, or something that is left aside.
+
+        What it is given is not copied: many calls may be given the same.
+        """
         name = maker.name
         if name == _DTYPE:
             return _DType(arguments[0] if isinstance(arguments[0], str) else "")
         if _TYPES.fullmatch(name):
             raise ValueError(f"a call of {name.replace(' ', '.')} as no data need")
-        self.found[name.replace(" ", ".")] += 1
         if name in _MAPPINGS:
-            return {}
+            return arguments[0] if arguments and type(arguments[0]) is dict else {}
         if name in _NAMESPACES:
             return _Namespace()
         match name, arguments:
             case "collections deque", _:
-                return list(arguments[0]) if arguments and type(arguments[0]) is list else []
-            case "builtins frozenset", (list(items),):
-                return frozenset(map(as_key, items))
+                return arguments[0] if arguments and type(arguments[0]) is list else []
             case "torch.torch_version TorchVersion", (str(version),):
                 return version
             case _, (_DType() as dtype, bytes(data)) if _SCALAR.fullmatch(name):
                 return _number(dtype, data)
+        self.found[name.replace(" ", ".")] += 1
         return Aside(name)
 
     def complete(self, value: Any, state: Any) -> None:
         """What `__setstate__` sets: settings; the rest is passed over."""
         match value, state:
             case _Namespace(), dict():
-                value.update(state)
+                value.settings = state
             case _DType(), (_, str(order), *_):
                 value.order = order
             case _Namespace() | _DType() | Aside() | dict(), _:

@@ -13,12 +13,12 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 
-from mixvpr_jax.pickles import BROKEN, Code, as_key, walk
+from mixvpr_jax.pickles import BROKEN, MOST_OPERATIONS, Code, as_key, walk
 from mixvpr_jax.plain_values import Aside, PlainValues
 
 _STORAGES = {
@@ -50,24 +50,23 @@ _DTYPES |= {
 }
 _NAMES = {
     *_STORAGES,
-    "torch._utils _rebuild_tensor",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_tensor_v3",
-    "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_parameter_with_state",
+    *(f"torch._utils _rebuild_tensor{version}" for version in ("", "_v2", "_v3")),
+    *(f"torch._utils _rebuild_parameter{kind}" for kind in ("", "_with_state")),
     "torch._tensor _rebuild_from_type_v2",
     "torch.nn.parameter Parameter",
     "torch Tensor",
     "torch Size",
     "torch device",
     "collections OrderedDict",
-    "collections Counter",
     "builtins set",
     "builtins complex",
     "_codecs encode",  # of bytes
 }
 Wanted = Callable[[dict], Sequence[Any]]  # of what a file holds, the keys of what is wanted
+_Read = Callable[[str], memoryview]  # of a key the bytes of its storage
+_Items = TypeVar("_Items", bound=Sequence[Any])
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files from before the archives begin with
+_MOST_AXES = 64  # of NumPy's arrays
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,7 @@ class _Torch:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}  # bytes by key
         self.plain = PlainValues()
+        self.copied = 0  # elements, by calls
 
     def name(self, name: str) -> Any:
         name = name.replace("__builtin__ ", "builtins ")  # Python 2's
@@ -153,23 +153,28 @@ class _Torch:
                 *_,
             ):
                 return tensor
-            case ["OrderedDict" | "Counter"], ():
+            case ["OrderedDict"], ():
                 return {}
             case ["OrderedDict"], (list() as pairs,):
-                return {as_key(key): value for key, value in pairs}
-            case ["Counter"], (dict() as counts,):
-                return counts
+                return {as_key(key): value for key, value in self._once(pairs)}
             case ["Size"], (tuple() | list() as sizes,):
-                return tuple(sizes)
+                return tuple(self._once(sizes))
             case ["device"], (str(device), *_):
                 return device
             case ["set"], (list() as items,):
-                return set(map(as_key, items))
+                return set(map(as_key, self._once(items)))
             case ["complex"], (float(real), float(imaginary)):
                 return complex(real, imaginary)
             case ["encode"], (str(text), "latin1"):
-                return text.encode("latin1")
+                return self._once(text).encode("latin1")
         raise ValueError(f"a call of {maker.name.replace(' ', '.')} as PyTorch makes none")
+
+    def _once(self, items: _Items) -> _Items:
+        """Items that a call copies; many calls may be given the same ones."""
+        self.copied += len(items)
+        if self.copied > MOST_OPERATIONS:
+            raise ValueError(BROKEN)
+        return items
 
     def complete(self, value: Any, state: Any) -> None:
         self.plain.complete(value, state)
@@ -192,7 +197,7 @@ class _Torch:
 def _tensor(storage: _Storage, steps: list[Any], dtype: Any) -> TensorRecord:
     offset, shape, strides = steps
     numbers = (offset, *shape, *strides)
-    if not isinstance(dtype, np.dtype) or len(shape) != len(strides):
+    if not isinstance(dtype, np.dtype) or not len(shape) == len(strides) <= _MOST_AXES:
         raise ValueError(BROKEN)
     if not all(type(n) is int and 0 <= n < 2**60 for n in numbers):
         raise ValueError(BROKEN)
@@ -279,9 +284,7 @@ def _read_pickles(file: bytes, wanted: Wanted) -> TorchFile:
     return TorchFile(content, vocabulary.plain.found)
 
 
-def _checked(
-    storage: Callable[[str], memoryview], vocabulary: _Torch
-) -> Callable[[str], memoryview]:
+def _checked(storage: _Read, vocabulary: _Torch) -> _Read:
     """Gives storages by their keys, each read once."""
     read = dict[str, memoryview]()
 
@@ -295,12 +298,7 @@ def _checked(
     return get
 
 
-def _with_arrays(
-    content: Any,
-    wanted: Wanted,
-    storage: Callable[[str], memoryview],
-    limit: int,
-) -> Any:
+def _with_arrays(content: Any, wanted: Wanted, storage: _Read, limit: int) -> Any:
     if not isinstance(content, dict):
         return content
     path = [content]

@@ -45,6 +45,34 @@ def test_pickles_of_nothing(tmp_path, operation):
     assert line_of(read_checkpoint, path, memory=BESIDES + PICKLE_TIMES * path.stat().st_size)
 
 
+SHARED = {
+    "sets": (b"cbuiltins\nset\n", b"h\x01h\x00\x85R"),
+    "dictionaries": (b"ccollections\nOrderedDict\n", b"h\x01h\x02\x85R"),
+    "sizes": (b"ctorch\nSize\n", b"h\x01h\x00\x85R"),
+    "texts as bytes": (b"c_codecs\nencode\n", b"h\x01h\x04X\x06\x00\x00\x00latin1\x86R"),
+    "counters": (b"ccollections\nCounter\n", b"h\x01h\x03\x85R"),
+    "frozen sets": (b"cbuiltins\nfrozenset\n", b"h\x01h\x00\x85R"),
+    "deques": (b"ccollections\ndeque\n", b"h\x01h\x00\x85R"),
+    "settings": (b"cargparse\nNamespace\n", b"h\x01)\x81h\x03b"),
+    "paths": (b"cpathlib\nPosixPath\n", b"h\x01h\x00\x85R"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_calls_that_share_what_they_are_given(tmp_path, name):
+    """Ten thousand times the same list, or the same dictionary."""
+    maker, call = SHARED[name]
+    numbers = b"".join(b"J" + struct.pack("<i", index) for index in range(COUNT))
+    pairs = b"".join(b"J" + struct.pack("<i", i) + b"N\x86" for i in range(COUNT // 4))
+    items = b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(COUNT // 4))
+    text = b"X" + struct.pack("<I", COUNT) + b"a" * COUNT
+    shared = b"](%seq\x00%sq\x01](%seq\x02}(%suq\x03%sq\x04" % (numbers, maker, pairs, items, text)
+    path = tmp_path / "model.ckpt"
+    content = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+    path.write_bytes(content + b"\x80\x04(" + shared + 10_000 * call + b"t.")
+    assert line_of(read_checkpoint, path, memory=BESIDES + PICKLE_TIMES * path.stat().st_size)
+
+
 ARRAYS = {
     "numbers": objects(*[index % 9 for index in range(COUNT)]),
     "lists": objects(*[[index % 9] for index in range(COUNT)]),
