@@ -194,7 +194,7 @@ def test_an_aggregator_by_another_name_is_said(path):
 CYCLE: list = []
 CYCLE.append(CYCLE)
 ODD = [None, True, "320", -1, 0, 2**70, 10**400, 2.0, [], [1], [True, 320], [-1, 5], CYCLE]
-ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320"]
+ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320", 10**5000, (320, 10**5000)]
 
 
 @pytest.mark.parametrize("odd", range(len(ODD)))

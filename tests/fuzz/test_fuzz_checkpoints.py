@@ -2,10 +2,12 @@
 
 import io
 import json
+import math
 import struct
 import warnings
 import zipfile
-from collections import Counter, OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,18 @@ import pytest
 import safetensors.numpy
 import torch
 from breaking import broken
+from flax import nnx
 from fuzzing import PICKLE_TIMES, allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixvpr_jax.architecture import infer_config
+from mixvpr_jax.checkpoints import Checkpoint, read_checkpoint
+from mixvpr_jax.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.layouts import LAYOUTS
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.torch_weights import to_torch
 
 
 def small_state():
@@ -38,6 +47,7 @@ def saved(content, **options):
 def lightning(state):
     return {
         "epoch": 3,
+        "best": [np.float64(1), np.arange(3), Path("a"), Namespace(lr=1), defaultdict(list)],
         "state_dict": OrderedDict(state),
         "hyper_parameters": {"agg_config": {"in_h": 20, "in_w": 20}, "layers_to_crop": [4]},
         "lr_schedulers": [{"milestones": Counter([5, 10]), "size": torch.Size([1, 2])}],
@@ -70,6 +80,10 @@ GLOBALS = (
     "torch._utils _rebuild_qtensor", "torch._utils _rebuild_meta_tensor_no_storage",
     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2",
     "torch.nn.parameter Parameter", "_codecs encode", "torch.serialization _get_layout",
+    "numpy dtype", "numpy ndarray", "numpy._core.multiarray scalar", "pathlib PosixPath",
+    "numpy._core.multiarray _reconstruct", "argparse Namespace", "collections defaultdict",
+    "collections deque", "builtins list", "builtins range", "datetime datetime", "uuid UUID",
+    "types SimpleNamespace", "torch._C Generator", "torch.torch_version TorchVersion",
 )  # fmt: skip
 PIECES = [
     *(f"c{name}\n".replace(" ", "\n").encode() for name in GLOBALS),
@@ -158,6 +172,100 @@ def test_kept_seeds(read, name):
 @given(st.one_of(broken(PICKLES, PIECES), zipped()))
 def test_checkpoints(read, content):
     read(content, ".ckpt")
+
+
+# Hyper-parameters ---------------------------------------------------------------------------------
+
+NAMES = ["agg_config", "agg_arch", "backbone_arch", "layers_to_crop", "aggregator", "backbone"]
+NAMES += ["datamodule", "class", "params", "in_h", "in_w", "s1", "s2", "backbone_name"]
+NAMES += ["image_size", "val_image_size", "train_image_size"]
+ODD = [
+    0,
+    1,
+    2,
+    4,
+    16,
+    20,
+    64,
+    320,
+    -1,
+    True,
+    None,
+    2**31,
+    10**400,
+    1.5,
+    float("nan"),
+    "320",
+    "MixVPR",
+]
+ODD += [
+    "AVGPool",
+    "resnet18",
+    "",
+    "a\nb",
+    b"4",
+    np.int64(4),
+    np.float64(4),
+    Path("x"),
+    np.array([4, 4]),
+]
+ODD += [range(2), torch.Size([64, 64]), torch.ones(2), torch.float32, {1}]
+
+
+@st.composite
+def settings(draw):
+    """Nested dictionaries of names that are looked for, some within themselves."""
+    value = st.sampled_from(ODD)
+    pairs = st.lists(value, max_size=3) | st.tuples(value, value)
+    deeper = st.recursive(
+        value | pairs, lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
+    )
+    found = draw(st.dictionaries(st.sampled_from(NAMES), deeper, max_size=8))
+    if draw(st.booleans()):
+        for name in draw(st.lists(st.sampled_from(NAMES), max_size=3)):
+            within = draw(
+                st.sampled_from([item for item in found.values() if type(item) is dict] or [found])
+            )
+            within[name] = draw(st.sampled_from([found, [found], [found, found]]))
+    return found
+
+
+MODELS = [
+    ModelConfig("resnet18", (4,), aggregator, (64, 64))
+    for aggregator in (MixVPRConfig(4, 1, 1.0, 2), ConvAPConfig(4), GeMConfig(), None)
+]
+
+
+def shapes(config):
+    """The official names and shapes of a model, in arrays that take no memory."""
+    model = nnx.eval_shape(lambda: VPRModel(config, rngs=nnx.Rngs(0)))
+    flat = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    empty = {".".join(map(str, path)): np.broadcast_to(np.float32(0), x.shape) for path, x in flat}
+    return {name: np.broadcast_to(np.float32(0), a.shape) for name, a in to_torch(empty).items()}
+
+
+STATES = [(config, shapes(config)) for config in MODELS]
+
+
+@campaign(300)
+@given(settings(), settings(), st.sampled_from(STATES))
+def test_hyper_parameters(tmp_path_factory, values, of_data, model):
+    path = tmp_path_factory.getbasetemp() / "settings.ckpt"
+    content = {"state_dict": {"conv1.weight": torch.ones(2)}}
+    content |= {"hyper_parameters": values, "datamodule_hyper_parameters": of_data}
+    path.write_bytes(saved(content))
+    config, state = model
+
+    def infer():
+        read = read_checkpoint(path)
+        assert len("".join(read.notes)) < 2000
+        found = infer_config(Checkpoint("", LAYOUTS[0], dict(state), told=read.told))
+        assert found.aggregator == config.aggregator or isinstance(config.aggregator, ConvAPConfig)
+        if isinstance(config.aggregator, MixVPRConfig):  # and never another map than there was
+            assert math.prod(found.feature_size) == math.prod(config.feature_size)
+        assert all(0 < size <= 2**20 for size in found.image_size)
+
+    line_of(infer, memory=allowed(path.read_bytes(), ".ckpt") + PICKLE_TIMES * 4096)
 
 
 @campaign(300)
