@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixvpr_jax import pickles
 from mixvpr_jax.checkpoints import read_checkpoint, read_file
 from mixvpr_jax.errors import InputError
 
@@ -196,6 +197,42 @@ def test_keys_that_would_take_forever(path):
         start = time.monotonic()
         refused(path, "")
         assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_views_begin_where_they_begin(path, legacy):
+    """Storages that are parts of another's, as the older format lists them."""
+    whole = torch.arange(12.0)
+    tensors = {"head": whole[:4], "tail": whole[5:], "middle": whole[3:9].reshape(2, 3).T}
+    torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
+    require_same(read_file(path), tensors)
+
+
+def test_storages_that_begin_within_another(path):
+    """What PyTorch before 0.4 wrote of a view: the storage's own place in a larger one."""
+    stream = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        stream.write(pickle.dumps(part, 2))
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    storage += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08"
+    view = b"(X\x01\x00\x00\x001K\x03K\x04t"  # four elements, from the third on
+    tensor = b"ctorch._utils\n_rebuild_tensor\n(%s%stQK\x01K\x03\x85K\x01\x85tR"
+    stream.write(b"\x80\x02}X\x01\x00\x00\x00a" + tensor % (storage, view) + b"s.")
+    stream.write(pickle.dumps(["0"], 2))
+    stream.write((8).to_bytes(8, "little") + np.arange(8, dtype=np.float32).tobytes())
+    path.write_bytes(stream.getvalue())
+    assert read_file(path)["a"].tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize(("operations", "fits"), [(20, True), (19, False)])
+def test_operations_are_counted(monkeypatch, operations, fits):
+    monkeypatch.setattr(pickles, "MOST_OPERATIONS", operations)
+    stream = io.BytesIO(b"\x80\x02](" + 16 * b"N" + b"e.")
+    if fits:
+        assert pickles.walk(stream, None) == [None] * 16
+    else:
+        with pytest.raises(ValueError, match="a pickle of more than 19 operations"):
+            pickles.walk(stream, None)
 
 
 class Reach:
