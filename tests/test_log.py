@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 
 import numpy as np
 
@@ -20,13 +21,39 @@ def test_the_progress_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     log = Log(tmp_path, step=0, total_steps=3)
     monitor = Monitor(log, rates=np.array([0.1, 0.2, 0.3]), log_every_steps=1)
+    metrics = {"loss": np.float32(1.25), "batch_accuracy": np.float32(0.5)}
     for step in (1, 2):
-        monitor.add(step, 16, {"loss": np.float32(1.25), "batch_accuracy": np.float32(0.5)})
+        monitor.add(step, {**metrics, "images": np.int32(16)})
     monitor.drain()
     log.close()
     done, left = r"2/3 \[\d\d:\d\d<", r"\d\d:\d\d, "
     told = r".*loss=1\.250, accuracy=0\.50, lr=2\.00e-01, images/s=\d+\]"
     assert re.search(done + left + told, terminal.getvalue())
+
+
+def test_speed_is_of_real_images(tmp_path, monkeypatch):
+    """Of the whole batch, as the step counts them; a last batch may be short."""
+    monkeypatch.setattr(time, "perf_counter", iter((0.0, 1.0, 2.0, 2.0)).__next__)
+    log = Log(tmp_path, step=0, total_steps=2)
+    monitor = Monitor(log, rates=np.array([0.1, 0.1]), log_every_steps=2)
+    metrics = {"loss": np.float32(1.25), "batch_accuracy": np.float32(0.5)}
+    for step, images in ((1, 16), (2, 5)):
+        monitor.add(step, {**metrics, "images": np.int32(images)})
+    monitor.drain()
+    log.close()
+    (entry,) = log.entries
+    assert entry["images_per_second"] == (16 + 5) / 2
+    assert "images" not in entry
+
+
+def test_a_log_holds_nothing_of_later_steps(tmp_path):
+    """What was logged after the checkpoint will be done, and logged, again."""
+    lines = [f'{{"step": {step}, "loss": 1.0}}\n' for step in (1, 2, 3, 3, 4)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    log = Log(tmp_path, step=3, total_steps=9)
+    log.close()
+    assert [entry["step"] for entry in log.entries] == [1, 2, 3, 3]
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
 
 
 def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):

@@ -42,6 +42,7 @@ def on_one_device(name, count):
 def assert_same(name, count, weights, metrics):
     expected, expected_metrics = on_one_device(name, count)
     assert expected_metrics["loss"] > 0
+    assert expected_metrics["images"] == count  # without padding, of all devices
     assert metrics == pytest.approx(expected_metrics, abs=1e-10)
     assert weights.keys() == expected.keys()
     for entry, array in expected.items():

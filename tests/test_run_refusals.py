@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 def test_the_folder_of_another_configuration(finished, town):
     config = tiny_config(town)
     other = replace(config, epochs=9, optimizer=replace(config.optimizer, learning_rate=0.5))
-    line = r"another configuration \(epochs: 3 there, 9 here; optimizer.learning_rate: 0.001 there"
+    line = r"another configuration \(optimizer.learning_rate: 0.001 there, 0.5 here\); choose"
     with pytest.raises(InputError, match=line):
         train(other, finished[0])
 
@@ -214,6 +214,9 @@ def test_where_the_data_lie(monkeypatch, tmp_path):
     monkeypatch.delenv("MIXVPR_DATA", raising=False)
     with pytest.raises(InputError, match=r"data.root: expected the folder of GSV-Cities"):
         train(TrainConfig(), tmp_path / "run")
+    (tmp_path / "GSV-Cities").mkdir()
+    with pytest.raises(InputError, match=f"expected GSV-Cities .*closest: {tmp_path}/GSV-Cities"):
+        train(TrainConfig(data=DataConfig(tmp_path / "gsvcities")), tmp_path / "run")
     monkeypatch.setenv("MIXVPR_DATA", str(tmp_path))
     assert DataConfig().folder == f"{tmp_path}/gsv_cities"
 

@@ -13,7 +13,7 @@ from mixvpr_jax.config import MixVPRConfig
 from mixvpr_jax.conversion import to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.loop import _has_checkpoint, train
+from mixvpr_jax.training.loop import last_step, train
 from mixvpr_jax.weights import get_weights
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
@@ -71,7 +71,7 @@ def test_a_run_that_is_saving_is_only_read(finished, town, tmp_path):
     )
     before = sorted(path for path in workdir.rglob("*"))
     initial_model(of_run(town, workdir), seed=0)
-    assert _has_checkpoint(workdir)
+    assert last_step(workdir) == 12
     assert sorted(path for path in workdir.rglob("*")) == before
     assert unfinished in before
 

@@ -1,5 +1,6 @@
 """What a run is validated on: benchmarks by name, and labelled folders."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from benchmark_trees import msls_test_tree, pittsburgh_tree, set_counts, small
 from folders import write_images
 
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
-from mixvpr_jax.config import TrainConfig, ValidationConfig
+from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.parallel import data_mesh
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.training.loop import selection_metric
+from mixvpr_jax.training.best import Selection
 from mixvpr_jax.training.validation import Validation, rename_former
 
 
@@ -60,8 +61,8 @@ def test_a_folder_called_like_a_benchmark_has_metrics_of_its_own(labelled, tmp_p
         rename_former(entries, config)  # as earlier versions wrote them
         assert entries == [{"step": 1, f"{name}-folder/recall@1": 5.0, "loss": 1.0}, {"step": 2}]
         for wanted in (None, f"{name}/recall@1", f"{name}-folder/recall@1"):
-            chosen = TrainConfig(validation=replace(config, select_by=wanted))
-            assert selection_metric(chosen) == f"{name}-folder/recall@1"
+            chosen = replace(config, select_by=wanted)
+            assert Selection.of(chosen).metric == f"{name}-folder/recall@1"
         folder.rename(labelled[0].parent)
 
 
@@ -82,6 +83,51 @@ def test_where_they_lie_must_be_said(monkeypatch):
     monkeypatch.delenv("MIXVPR_DATA", raising=False)
     with pytest.raises(InputError, match=r"the folder of msls-val; give --validation.data-dir"):
         validation("msls-val")
+
+
+@pytest.mark.parametrize(
+    ("given", "closest"),
+    [
+        ("pits30k-val", "pitts30k-val"),
+        ("Pitts30k_Test", "pitts30k-test"),
+        ("msls_val", "msls-val"),
+        ("data/mslsval", "msls-val"),
+    ],
+)
+def test_a_mistyped_benchmark(given, closest, tmp_path):
+    line = rf"validation.sets: {given}: expected a benchmark's name, or .*closest:.* {closest}"
+    with pytest.raises(InputError, match=line):
+        validation(given, data_dir=tmp_path)
+
+
+def test_a_mistyped_folder(labelled, tmp_path):
+    town = labelled[0].parent
+    with pytest.raises(InputError, match=rf"found no such folder; closest: {town}"):
+        validation(town.with_name(town.name.upper() + "s"))
+    (tmp_path / "Benchmarks").mkdir()
+    missing = tmp_path / "benchmark" / "pitts"
+    line = (
+        f"{missing}: expected the folder of msls-val, found no such folder; closest: {tmp_path}/B"
+    )
+    with pytest.raises(InputError, match=line):
+        validation("msls-val", data_dir=missing)
+
+
+def test_an_image_that_breaks_later(labelled, tmp_path):
+    """Of a run: what was trained is saved by then, and other sets may be given."""
+    town = shutil.copytree(labelled[0].parent, tmp_path / "town")
+    sets = validation(town)
+    sets.require_readable()
+    broken = min((town / "queries").iterdir())
+    broken.write_bytes(broken.read_bytes()[:-100])
+    line = (
+        rf"{broken}: .*; town was not measured: mend it, and the same command goes on, as it does"
+    )
+    with pytest.raises(InputError, match=line):
+        sets.recalls(lambda images: np.asarray(images).reshape(len(images), -1)[:, :99])
+    with pytest.raises(InputError, match="town has 1 such images: mend it, and the same command"):
+        sets.require_readable()
+    sets.require_readable(besides={"town"})
 
 
 def test_without_ground_truth_nothing_is_measured(tmp_path, monkeypatch):

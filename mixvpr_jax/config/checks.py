@@ -7,10 +7,11 @@ import numbers
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.stores import as_path
+from mixvpr_jax.stores import AnyPath, as_path
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -18,6 +19,22 @@ def closest(name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
     return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
+
+
+def nearest(path: AnyPath) -> str:
+    """The folders whose names are nearest to that of one that is not there, as `closest` says it.
+
+    "" where there are none, and in an object store.
+    """
+    if not isinstance(path, Path) or path.exists():
+        return ""
+    missing = next(part for part in (path, *path.parents) if part.parent.is_dir())
+    try:
+        beside = {p.name.casefold(): str(p) for p in missing.parent.iterdir() if p.is_dir()}
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name.casefold(), beside, n=3, cutoff=0.6)
+    return f"; closest: {', '.join(beside[name] for name in near)}" if near else ""
 
 
 def require_known(what: str, name: object, known: Iterable[str]) -> None:

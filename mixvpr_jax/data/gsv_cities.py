@@ -19,7 +19,9 @@ import numpy as np
 from etils import epath
 
 from mixvpr_jax.config import closest
+from mixvpr_jax.config.checks import nearest
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.stores import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
 MAX_PLACE_KM = 1.0  # a place wider than this is two
@@ -112,7 +114,10 @@ def read_places(
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
     tables = epath.Path(root) / "Dataframes"
     if not tables.is_dir():
-        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no {tables}")
+        raise InputError(
+            f"{root}: expected GSV-Cities (Dataframes and Images), found no {tables}"
+            f"{nearest(as_path(root))}"
+        )
     tables_by_id: dict[str, epath.Path] = {}
     parts = []
     for index, city in enumerate(cities):

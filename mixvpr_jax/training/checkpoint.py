@@ -64,6 +64,11 @@ class Checkpoints:
         self._failed = False
 
     @property
+    def steps(self) -> Sequence[int]:
+        """The steps of the whole checkpoints."""
+        return self._manager.all_steps()
+
+    @property
     def last_step(self) -> int | None:
         """The step of the last whole checkpoint."""
         return self._manager.latest_step()
@@ -118,7 +123,7 @@ class Checkpoints:
             InputError: As `restore`; or none of them is whole.
         """
         damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self.steps, reverse=True):
             try:
                 state, position = self.restore(step, like)
             except DamagedCheckpoint as error:

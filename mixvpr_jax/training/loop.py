@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint.utils import checkpoint_steps
 
-from mixvpr_jax.config import TrainConfig, closest
+from mixvpr_jax.config import TrainConfig
 from mixvpr_jax.data.device_input import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
@@ -37,16 +37,17 @@ from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.processes import is_first
 from mixvpr_jax.stores import AnyPath, OutOfReach, as_path
+from mixvpr_jax.training.best import Selection
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.log import Log, values_of
+from mixvpr_jax.training.log import Log, read_log
 from mixvpr_jax.training.monitor import Monitor
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from mixvpr_jax.training.profile import Profiler
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
-from mixvpr_jax.training.validation import Validation, former_metrics, metrics_of, rename_former
+from mixvpr_jax.training.validation import Validation, rename_former
 from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
 NUM_BEST = 3
@@ -122,7 +123,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, workdir: AnyPath) -> None:
         """Reads and builds everything, and writes nothing."""
         self.config, self.workdir = config, workdir
-        self.metric = selection_metric(config)
+        self.selection = Selection.of(config.validation)
         self.source = open_source(config.data)
         self.sampler = Sampler(self.source.places, config.data, config.seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
@@ -130,11 +131,18 @@ class Trainer:
         self.mesh = data_mesh()
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
             logger.warning("note: stages are frozen at random weights; give --model.init")
-        if _has_checkpoint(workdir):
+        reached = last_step(workdir)
+        if reached > self.total_steps:
+            raise InputError(
+                f"epochs: expected {-(-reached // self.steps_per_epoch)} or more, as this run has "
+                f"taken {reached} steps of {self.steps_per_epoch} an epoch; found {config.epochs}"
+            )
+        if reached:
             self.model = create_model(config.model.architecture)
         else:
             self.model = initial_model(config.model, seed=config.seed)
         self.validation = Validation(config.validation, self.model)
+        self.validation.require_readable(besides=_validated_sets(workdir))
         self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
         self.take_step = make_step(
             self.model,
@@ -205,10 +213,10 @@ class Trainer:
         return np.asarray(jax.vmap(schedule)(jnp.arange(self.total_steps)))
 
     def best_steps(self) -> list[int]:
-        """The steps of the best validations so far, the best first; of equal ones the later."""
-        values = values_of(self.log.entries, self.metric) if self.metric else {}
-        trained = [step for step in values if step > 0]
-        return sorted(trained, key=lambda step: (values[step], step), reverse=True)[:NUM_BEST]
+        """Of the checkpoints that are there the best, the best first."""
+        there = set(self.checkpoints.steps)
+        ranked = self.selection.ranked(self.log.entries)
+        return [step for step in ranked if step in there][:NUM_BEST]
 
     def _take_steps(self) -> None:
         monitor = Monitor(self.log, self.learning_rates(), self.config.log_every_steps)
@@ -223,8 +231,7 @@ class Trainer:
                 self.state, metrics = self.take_step(self.state, *place(batch))
                 self.step += 1
                 self.profiler.after(self.step, metrics)
-                images = int((batch.labels >= 0).sum()) * jax.process_count()
-                monitor.add(self.step, images, metrics)
+                monitor.add(self.step, metrics)
                 if self._is_time_to_save():
                     saved = self._save(monitor)
                     self._validate_if_due()
@@ -249,7 +256,7 @@ class Trainer:
         due = self.step > 0 or self.config.validation.before_training
         if not due or self.step % self.steps_per_epoch or not self.validation.sets:
             return
-        if self.step in values_of(self.log.entries, str(self.metric)):
+        if self.validation.metrics <= self._validated(self.step).keys():
             return
 
         def check_stop(_: int) -> None:
@@ -258,7 +265,7 @@ class Trainer:
 
         self.log.describe("validating")
         metrics = self.validation(self.state, check_stop)
-        self.log.write(self.step, metrics)
+        self.log.write(self.step, self.selection.entry(metrics))
         self.log.keep()
         self.log.describe("training")
         epoch = self.step // self.steps_per_epoch
@@ -278,7 +285,14 @@ class Trainer:
 
     def _best(self) -> tuple[int, TrainState]:
         """The best step and its state; the last one's, where no checkpoint of a better is whole."""
-        for step in self.best_steps():
+        best, ranked = self.best_steps(), self.selection.ranked(self.log.entries)
+        if ranked and ranked[0] not in best:
+            logger.warning(
+                "note: the checkpoint of step %d, the best by %s, is no longer there: taking "
+                "another one",
+                *(ranked[0], self.selection.metric),
+            )
+        for step in best:
             if step == self.step:
                 break
             try:
@@ -289,8 +303,7 @@ class Trainer:
 
     def _validated(self, step: int) -> dict[str, float]:
         """What validation measured after a step."""
-        entries = [entry for entry in self.log.entries if entry["step"] == step]
-        return {name: entry[name] for entry in entries for name in entry if "/" in name}
+        return self.selection.measured(self.log.entries, step)
 
     def _position(self, step: int) -> dict[str, Any]:
         """Where in the data a step begins, and a checksum of what the data are."""
@@ -303,21 +316,13 @@ class Trainer:
         return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
 
 
-def selection_metric(config: TrainConfig) -> str | None:
-    """The metric that says which checkpoint is best; None without validation.
-
-    Raises:
-        InputError: One that no validation set gives.
-    """
-    known = metrics_of(config.validation)
-    wanted = config.validation.select_by
-    wanted = former_metrics(config.validation).get(str(wanted), wanted)
-    if wanted is not None and wanted not in known:
-        what = closest(wanted, known) if known else "; there are no validation.sets"
-        raise InputError(f"validation.select_by: unknown metric {wanted!r}{what}")
-    return wanted or next(iter(known), None)
-
-
-def _has_checkpoint(workdir: AnyPath) -> bool:
+def last_step(workdir: AnyPath) -> int:
+    """The step of the last checkpoint; 0 where there is none."""
     folder = workdir / "checkpoints"
-    return folder.is_dir() and bool(checkpoint_steps(folder))
+    return max(checkpoint_steps(folder), default=0) if folder.is_dir() else 0
+
+
+def _validated_sets(workdir: AnyPath) -> set[str]:
+    """The sets that the run has measured before: all of their images could be read."""
+    entries = read_log(workdir / "metrics.jsonl")
+    return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}

@@ -27,20 +27,22 @@ class Monitor:
         self._log = log
         self._rates = rates
         self._log_every_steps = log_every_steps
-        self._waiting: deque[tuple[int, int, Metrics]] = deque()
+        self._waiting: deque[tuple[int, Metrics]] = deque()
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Leaves out of the speed whatever was done since the last step."""
         self._images, self._since = 0, time.perf_counter()
 
-    def add(self, step: int, images: int, metrics: Metrics) -> None:
+    def add(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of a step that was started, and reads those of the one before.
+
+        Its `images` count for the speed: those of all processes, padding left out.
 
         Raises:
             InputError: That one's loss, gradient or parameters were not finite.
         """
-        self._waiting.append((step, images, metrics))
+        self._waiting.append((step, metrics))
         if len(self._waiting) > 1:
             self._read()
 
@@ -50,10 +52,10 @@ class Monitor:
             self._read()
 
     def _read(self) -> None:
-        step, images, metrics = self._waiting.popleft()
+        step, metrics = self._waiting.popleft()
         values = {name: float(value) for name, value in metrics.items()}
         self._check_finite(step, values)
-        self._images += images
+        self._images += round(values.pop("images"))
         rate = float(self._rates[step - 1])
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         speed = self._images / elapsed
@@ -73,7 +75,7 @@ class Monitor:
         if not broken:
             return
         since = [step]
-        for later, _, metrics in self._waiting:
+        for later, metrics in self._waiting:
             if not all(math.isfinite(float(value)) for value in metrics.values()):
                 since.append(later)
         raise InputError(

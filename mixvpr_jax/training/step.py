@@ -77,8 +77,8 @@ def make_step(
     Returns:
         A function of the state, which is donated, of images [b, h, w, 3], normalised or uint8, and
         labels [b]; a negative label marks padding, which changes neither loss nor gradient nor
-        statistics. Its metrics are `loss`, `batch_accuracy`, `gradient_norm` and
-        `parameter_norm` (L2, the latter after the step).
+        statistics. Its metrics are `loss`, `batch_accuracy`, `images` (how many were real),
+        `gradient_norm` and `parameter_norm` (L2, the latter after the step).
     """
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
@@ -181,7 +181,7 @@ def _objective(
     dtype = descriptors.dtype
     accuracy = 1 - found.astype(dtype) / jnp.maximum(images, 1).astype(dtype)
     share = lax.pcast(value, AXIS, to="varying") / lax.axis_size(AXIS)
-    return share, {"loss": value, "batch_accuracy": accuracy}
+    return share, {"loss": value, "batch_accuracy": accuracy, "images": images}
 
 
 def _sum_of_trained(gradient: Any, layers_to_freeze: int | None) -> Any:

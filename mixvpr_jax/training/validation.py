@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Container, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -10,7 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.config import ValidationConfig
+from mixvpr_jax.config import ValidationConfig, closest
+from mixvpr_jax.config.checks import nearest
 from mixvpr_jax.config.evaluation import data_folder
 from mixvpr_jax.data.benchmarks import (
     BENCHMARKS,
@@ -19,18 +22,22 @@ from mixvpr_jax.data.benchmarks import (
     unlike_benchmarks,
 )
 from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.data.workers import num_processors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
 from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.parallel import AXIS, data_mesh
-from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.preprocess import Preprocess, load_image
+from mixvpr_jax.stores import AnyPath, OutOfReach, reaching
 from mixvpr_jax.training.log import Entry
 from mixvpr_jax.training.step import TrainState
 
 RECALL_VALUES = (1, 5, 10)
+GOES_ON = "mend it, and the same command goes on, as it does with other --validation.sets"
+
+logger = logging.getLogger(__name__)
 
 
 class Validation:
@@ -84,26 +91,58 @@ class Validation:
 
         return self.recalls(encode, on_progress)
 
+    @property
+    def metrics(self) -> set[str]:
+        """The names of what is measured."""
+        return {f"{name}/recall@{k}" for name in self.sets for k in RECALL_VALUES}
+
+    def require_readable(self, *, besides: Container[str] = ()) -> None:
+        """Decodes every image once: a broken one is told before the first step, not after an epoch.
+
+        Several processes share the images.
+
+        Args:
+            besides: Sets that need not be looked at.
+
+        Raises:
+            InputError: Images that cannot be read; all of them are in `details`.
+        """
+        for name, data in self.sets.items():
+            if name in besides:
+                continue
+            images = (data.database + data.queries)[jax.process_index() :: jax.process_count()]
+            logger.info("%s: decoding its images once (%d)", name, len(images))
+            with ThreadPoolExecutor(num_processors()) as pool:
+                broken = tuple(filter(None, pool.map(_why_unreadable, images)))
+            if broken:
+                raise InputError(
+                    f"{broken[0]}; {name} has {len(broken)} such images: {GOES_ON}", details=broken
+                )
+
     def recalls(
         self, encode: Encoder, on_progress: Callable[[int], object] = lambda images: None
     ) -> dict[str, float]:
         """Recall of whatever encodes normalised images [b, h, w, 3] as descriptors [b, d]."""
         metrics = {}
-        for name, data in self.sets.items():
-            for k, percent in self._recall(encode, data, on_progress).items():
+        for name in self.sets:
+            for k, percent in self._recall(encode, name, on_progress).items():
                 metrics[f"{name}/recall@{k}"] = percent
         return metrics
 
     def _recall(
-        self, encode: Encoder, data: EvaluationSet, on_progress: Callable[[int], object]
+        self, encode: Encoder, name: str, on_progress: Callable[[int], object]
     ) -> dict[int, float]:
-        described = describe_images(
-            encode,
-            self.preprocess,
-            data.database + data.queries,
-            batch_size=self.batch_size,
-            on_progress=on_progress,
-        ).descriptors
+        data = self.sets[name]
+        try:
+            described = describe_images(
+                encode,
+                self.preprocess,
+                data.database + data.queries,
+                batch_size=self.batch_size,
+                on_progress=on_progress,
+            ).descriptors
+        except InputError as error:
+            raise InputError(f"{error}; {name} was not measured: {GOES_ON}") from error
         split = len(data.database)
         index = Index(described[:split], keep=False)
         found, _ = search_together(index, described[split:], max(RECALL_VALUES))
@@ -138,11 +177,31 @@ def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
             entry[renamed[former]] = entry.pop(former)
 
 
+def _why_unreadable(image: AnyPath) -> str:
+    """The line that says why, "" for an image that can be read."""
+    try:
+        load_image(image)
+    except OutOfReach:
+        raise  # as would those of all others, each after half a minute
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     if str(path) in BENCHMARKS:
         folder = config.data_dir or data_folder(f"the folder of {path}; give --validation.data-dir")
         data = read_benchmark(str(path), folder, ground_truth=config.ground_truth)
     else:
+        with reaching(path):
+            there = path.is_dir()
+        if not there:
+            folders = nearest(path) if len(path.parts) > 1 else ""
+            what = folders or closest(path.name.casefold(), BENCHMARKS)
+            raise InputError(
+                f"validation.sets: {path}: expected a benchmark's name, or a folder of database "
+                f"and queries, found no such folder{what}"
+            )
         radius_m = config.positive_radius_m
         data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
     if data.positives is None:

@@ -6,8 +6,9 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
-from mixvpr_jax.config import TrainConfig
+from mixvpr_jax.config import TrainConfig, ValidationConfig
 from mixvpr_jax.config.training import differences
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.files import beside, named_when_full
@@ -15,11 +16,14 @@ from mixvpr_jax.locks import locked
 from mixvpr_jax.processes import is_first
 from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
 
-# How fast batches come and where from, not what is in them: of that, checkpoints hold a checksum.
-MAY_CHANGE = tuple(
-    f"data.{name}"
-    for name in ("root", "num_workers", "prefetch", "max_unreadable", "timeout_seconds")
-)
+# What changes no step that was taken: how fast batches come and where from (of what is in them
+# checkpoints hold a checksum), what is measured, how often something is written, when to end.
+_OF_DATA = ("root", "num_workers", "prefetch", "max_unreadable", "timeout_seconds")
+MAY_CHANGE = {
+    *(f"data.{name}" for name in _OF_DATA),
+    *(f"validation.{field.name}" for field in fields(ValidationConfig)),
+    *("epochs", "log_every_steps", "checkpoint_every_steps"),
+}
 
 
 def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
@@ -38,14 +42,15 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 
 def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
-    """Writes a run's configuration into its folder, where it is not there yet; the first does."""
+    """Writes a run's configuration into its folder, where that does not hold it; process 0 does."""
     if not is_first():
         return
+    path, text = workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
     with reaching(workdir):
-        there = (workdir / "config.json").exists()
-    if not there:
-        with beside(workdir / "config.json") as temporary:
-            temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        there = path.read_text() if path.exists() else None
+    if there != text:
+        with beside(path) as temporary:
+            temporary.write_text(text)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mixvpr_jax.config.checks import require_known
+from mixvpr_jax.config.checks import nearest, require_known
 from mixvpr_jax.data.benchmarks import msls, nordland, pittsburgh, vpr_bench
 from mixvpr_jax.data.benchmarks.images import Found
 from mixvpr_jax.data.benchmarks.places import Place
@@ -62,7 +62,9 @@ def read_benchmark(
     require_known("dataset", name, BENCHMARKS)
     protocol = BENCHMARKS[name]
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of {name}, found no such folder")
+        raise InputError(
+            f"{folder}: expected the folder of {name}, found no such folder{nearest(folder)}"
+        )
     if ground_truth is not None and not ground_truth.exists():
         raise InputError(f"{ground_truth}: expected the ground truth of {name}, found nothing")
     reader, names = _READERS[name]
