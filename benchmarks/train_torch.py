@@ -71,8 +71,9 @@ def train(config: TrainConfig, output: Path) -> None:
         epoch = (step + 1) // trainer.steps_per_epoch
         shown = ", ".join(f"{name} {value:.1f}" for name, value in recalls.items())
         print(f"epoch {epoch} of {config.epochs}: {shown}", flush=True)
-        if trainer.metric is None or recalls[trainer.metric] >= best:
-            best = recalls.get(str(trainer.metric), best)
+        metric = trainer.selection.metric
+        if metric is None or recalls[metric] >= best:
+            best = recalls.get(str(metric), best)
             with beside(output) as temporary:
                 torch.save(model.state_dict(), temporary)
     print(f"{time.perf_counter() - since:.0f} s; checkpoint: {output}")

@@ -136,7 +136,11 @@ def _temporary_folder(where: Path, name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:  # sooner done than rmtree, which counts for many small files
+            lock.path.unlink()
+            folder.rmdir()
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
         lock.close()
 
 

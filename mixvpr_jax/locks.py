@@ -28,6 +28,7 @@ from mixvpr_jax.stores import AnyPath, reaching
 BEAT_SECONDS = 15.0
 DEAD_SECONDS = 60.0
 POLL_SECONDS = 1.0
+RELEASE_SECONDS = 10.0
 NAME = ".lock"
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class FolderLock:
         self._place, self._folder, self._text = place, folder, text
         self._taken_by: str | None = None
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._hold, daemon=True)
         self._thread.start()
 
     def require(self) -> None:
@@ -167,14 +168,11 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Lets another have the folder."""
+        """Lets another have the folder; does not wait for a store that is out of reach."""
         self._done.set()
-        self._thread.join()
-        if self._taken_by is None:
-            with suppress(OSError, InputError):
-                self._place.release()
+        self._thread.join(RELEASE_SECONDS)
 
-    def _beat(self) -> None:
+    def _hold(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
             with suppress(Exception):  # the run itself will tell of a disk or store that is away
                 found = self._place.sign()
@@ -182,6 +180,8 @@ class FolderLock:
                     self._taken_by = found[0]
                     return
                 self._place.beat(self._text)
+        with suppress(Exception):
+            self._place.release()
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import safetensors.numpy
 
@@ -17,7 +17,7 @@ from mixvpr_jax.checkpoints import read_safetensors, what_else
 from mixvpr_jax.config import Dtype, ModelConfig, closest
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import staged
+from mixvpr_jax.files import AppearedMeanwhile, staged
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
@@ -93,7 +93,7 @@ def _find(name: str) -> Path:
     if Path(name).is_file():
         raise InputError(
             f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
-            f"python -m convert.torch_to_flax {shlex.quote(name)} FOLDER"
+            f"python -m convert.torch_to_flax {quote(name)} FOLDER"
         )
     if name in RELEASED:
         return _released_folder(name)
@@ -124,7 +124,11 @@ def _released_folder(name: str) -> Path:
         model = convert_checkpoint(checkpoint).model
         if model.config != RELEASED[name].config:
             raise InputError(f"{checkpoint}: expected the weights of {name}, found {model.config}")
-        save_pretrained(model, folder)
+        try:
+            save_pretrained(model, folder)
+        except AppearedMeanwhile:  # another process's first use: the same weights
+            if not (folder / "config.json").is_file():
+                raise
     return folder
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from mixvpr_jax.checkpoints import is_html
 from mixvpr_jax.config import MixVPRConfig, ModelConfig
@@ -42,10 +42,20 @@ RELEASED = {
 
 
 def cache_folder() -> Path:
-    """Where released weights are kept: $MIXVPR_HOME, else the user's cache directory."""
+    """Where released weights are kept: $MIXVPR_HOME, else the user's cache directory.
+
+    Raises:
+        InputError: Neither is known.
+    """
     if home := os.environ.get("MIXVPR_HOME"):
         return Path(home)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container's user without a name
+        raise InputError(
+            "expected a home directory for released weights and descriptors, found none; set "
+            "MIXVPR_HOME to a folder that can be written to"
+        ) from None
     return Path(caches) / "mixvpr_jax"
 
 
@@ -55,18 +65,12 @@ def released_checkpoint(name: str) -> Path:
     Raises:
         InputError: It is absent and cannot be fetched; the line holds the two commands to run.
     """
-    released = RELEASED[name]
-    path = cache_folder() / released.file_name
+    path = cache_folder() / RELEASED[name].file_name
     if not path.exists():
         _download(name, path)
-    with path.open("rb") as file:
-        html = is_html(file.read(512))
-    if html:
-        path.unlink()
-        raise InputError(
-            f"{path}: expected a checkpoint, found an HTML page, now removed: Google Drive "
-            f"refused the download; try again later, or {_commands(name, path)}"
-        )
+    elif _is_html_file(path):
+        path.unlink(missing_ok=True)
+        raise InputError(f"{path}: {_refused(name, path)}")
     return path
 
 
@@ -75,17 +79,33 @@ def _download(name: str, path: Path) -> None:
         import gdown  # pyright: ignore[reportMissingImports] (optional)
     except ImportError:
         raise InputError(f"{name}: not in {path.parent}; run: {_commands(name, path)}") from None
-    try:
-        with beside(path) as partial:
+    with beside(path) as partial:
+        try:
             gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
-    except Exception as error:  # gdown raises its own, requests' and the file system's errors
-        raise InputError(
-            f"{name}: Google Drive did not give it ({error}); run: {_commands(name, path)}"
-        ) from error
+        except Exception as error:  # gdown raises its own, requests' and the file system's errors
+            raise InputError(
+                f"{name}: Google Drive did not give it ({error}); run: {_commands(name, path)}"
+            ) from error
+        if not partial.exists():  # gdown may say so, and raise nothing
+            raise InputError(f"{name}: Google Drive did not give it; run: {_commands(name, path)}")
+        if _is_html_file(partial):
+            raise InputError(f"{path}: {_refused(name, path)}")
+
+
+def _is_html_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_html(file.read(512))
+
+
+def _refused(name: str, path: Path) -> str:
+    return (
+        "expected a checkpoint, found an HTML page, now removed: Google Drive refused the "
+        f"download; try again later, or {_commands(name, path)}"
+    )
 
 
 def _commands(name: str, path: Path) -> str:
-    file, folder = shlex.quote(str(path)), shlex.quote(str(path.parent / name))
+    file, folder = quote(str(path)), quote(str(path.parent / name))
     fetch = f"gdown {RELEASED[name].drive_id} -O {file}"
     convert = f"python -m convert.torch_to_flax {file} {folder}"
     return f"{fetch} && {convert}"

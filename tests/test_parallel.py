@@ -18,9 +18,10 @@ from trajectory import (
     weights_of,
 )
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.mining import multi_similarity_miner
-from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.parallel import AXIS, OtherFailed, data_mesh, together
 from mixvpr_jax.training.step import create_state, make_device_step, make_step
 
 # Sixteen images; and a short last batch of eleven, padded to sixteen on several devices.
@@ -119,3 +120,41 @@ def test_the_step_reduces_what_it_should_and_no_more():
     assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
     assert "all_to_all" not in text
     assert "collective_permute" not in text
+
+
+@pytest.mark.parametrize(
+    ("of_others", "raised", "line"),
+    [
+        (["", "2 a: no such file"], InputError, "a: no such file"),
+        (["", "1 ValueError: a fault", "2 later"], OtherFailed, "process 1: ValueError: a fault"),
+        (["", ""], None, None),
+    ],
+)
+def test_what_keeps_one_keeps_all(of_others, raised, line, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: len(of_others))
+    monkeypatch.setattr("mixvpr_jax.parallel.gather_text", lambda _: of_others)
+    if raised is None:
+        with together():
+            pass
+        return
+    with pytest.raises(raised) as error, together():
+        pass
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (InputError("a: wrong"), "2 a: wrong"),
+        (PermissionError(13, "Permission denied", "a"), "2 [Errno 13] Permission denied: 'a'"),
+        (ValueError("a fault"), "1 ValueError: a fault"),
+    ],
+    ids=str,
+)
+def test_whatever_keeps_one_is_told(error, text, monkeypatch):
+    texts = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("mixvpr_jax.parallel.gather_text", lambda text: texts.append(text) or [])
+    with pytest.raises(type(error)), together():
+        raise error
+    assert texts == [text]

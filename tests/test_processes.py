@@ -9,10 +9,11 @@ import time
 
 import numpy as np
 import pytest
-from runs import command, finish, start, town  # noqa: F401
+from runs import command, finish, small_disk, start, town  # noqa: F401
 
 from mixvpr_jax import InputError
 from mixvpr_jax.config import ProcessConfig
+from mixvpr_jax.locks import locked
 from mixvpr_jax.training.log import read_log
 
 # Ours; JAX's; that of CPU devices, where the next operation overtakes the one that failed.
@@ -151,6 +152,41 @@ def test_evaluation_is_that_of_one_process(alone, town, tmp_path, processes, dev
             np.load(tmp_path / side / f"{part}_descriptors.npy") for side in ("one", "all")
         )
         assert np.abs(expected - given).max() <= 1e-10
+
+
+def errors_of(output):
+    """What a process says of errors; both processes the same."""
+    return [line for line in told(output).splitlines() if line.startswith("error: ")]
+
+
+def test_what_the_first_one_may_not_write_ends_all(alone, town, tmp_path):  # noqa: F811
+    """Not one with its line, and the others by its end."""
+    arguments = [sys.executable, "eval.py", "--weights", alone / "model", "--cache-gigabytes", 0]
+    arguments += ["--database", town / "test" / "database", "--queries", town / "test" / "queries"]
+    arguments += ["--latency-queries", 0, "--output"]
+    found = finish_all(start_all([*arguments, "/proc/out"], 2, 1))
+    assert [status for status, _, _ in found] == [2, 2], found
+    first, second = (errors_of(errors) for _, _, errors in found)
+    assert first == second
+    assert "/proc/" in first[0]
+
+    with small_disk("64k") as disk:  # full once all is computed
+        found = finish_all(start_all([*arguments, disk / "out"], 2, 1))
+        assert [status for status, _, _ in found] == [2, 2], found
+        first, second = (errors_of(errors) for _, _, errors in found)
+        assert first == second
+        assert first[0].startswith(f"error: {disk}/out: expected room on the disk, found: ")
+        assert list(disk.iterdir()) == []
+
+
+def test_another_run_is_in_the_folder(town, tmp_path):  # noqa: F811
+    with locked(tmp_path / "run", "run"):
+        found = finish_all(start_all(command(town, tmp_path / "run"), 2, 1))
+    assert [status for status, _, _ in found] == [2, 2], found
+    for _, _, errors in found:
+        (line,) = errors_of(errors)
+        assert line.startswith(f"error: {tmp_path}/run: expected no other run here, found one of ")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from recipe import official_shapes, recipe_state
 from small_model import SMALL
@@ -112,6 +113,56 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MIXVPR_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert released_module.cache_folder() == tmp_path / "mixvpr_jax"
+
+
+def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch):
+    """All have fetched and converted it; those that come later take what is there."""
+    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
+    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+    save, overtaken = safetensors.numpy.save, []
+
+    def save_last(*arguments, **options):
+        if not overtaken:
+            overtaken.append(True)
+            from_pretrained("resnet50_128")
+        return save(*arguments, **options)
+
+    monkeypatch.setattr("safetensors.numpy.save", save_last)
+    model, _ = from_pretrained("resnet50_128")
+    assert overtaken
+    assert model.config == RELEASED["resnet50_128"].config
+    assert len(list(home.iterdir())) == 2  # the checkpoint and the model
+
+
+def test_a_folder_of_that_name_that_holds_no_model(home, monkeypatch):
+    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
+    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+    save = safetensors.numpy.save
+
+    def save_last(*arguments, **options):
+        (home / "resnet50_128").mkdir()
+        (home / "resnet50_128" / "notes").write_text("")
+        return save(*arguments, **options)
+
+    monkeypatch.setattr("safetensors.numpy.save", save_last)
+    with pytest.raises(InputError, match="resnet50_128: expected to make this folder, found one"):
+        from_pretrained("resnet50_128")
+
+
+def test_a_home_that_cannot_be_used(home, monkeypatch):
+    fake_gdown(monkeypatch, b"")
+    home.write_text("a file")
+    with pytest.raises(OSError, match="home"):
+        from_pretrained("resnet50_512")
+    monkeypatch.delenv("MIXVPR_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="expected a home directory .*found none; set MIXVPR_HOME"):
+        from_pretrained("resnet50_512")
 
 
 def test_hub(model, tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ class DescriptorCache:
                 reasons = np.array(part.reasons, str)
                 turned = np.array(part.turned, bool)
                 np.savez(file, descriptors=part.descriptors, reasons=reasons, turned=turned)
-        except OSError as error:
+        except (InputError, OSError) as error:  # InputError: the disk is full
             self._can_save = False
             self._warn(error)
 

@@ -1,8 +1,11 @@
 """Where faults happen: a run, how it ends, and that the same command goes on to the same model."""
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -97,6 +100,18 @@ def told_in_a_line(status: int, line: str) -> str:
     assert status == 2, (status, line)
     assert line.startswith("error: "), line
     return "one line"
+
+
+@contextmanager
+def environment(**values: object) -> Iterator[None]:
+    """What processes that are started meanwhile find in their environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def evaluation(bench: Bench) -> list[object]:

@@ -30,6 +30,8 @@ OWN_END = (  # which check what follows
     "full_disk",
     "read_only_disk",
     "killed_evaluation",
+    "full_disk_in_evaluation",
+    "read_only_home",
     "one_of_two_killed_in_evaluation",
 )
 

@@ -5,6 +5,7 @@ returns that in a few words. The same command must then go on to the same model.
 """
 
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -12,10 +13,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import Bench, check_model, ended, evaluation, goes_on, told_in_a_line
+from bench import Bench, check_model, ended, environment, evaluation, goes_on, told_in_a_line
 from runs import start
 
-CLOCK = Path(__file__).parent / "clock"
+HERE = Path(__file__).parent
 
 
 def killed(bench: Bench) -> str:
@@ -42,8 +43,62 @@ def asked_to_stop(bench: Bench) -> str:
     bench.sleep()
     process.send_signal(signal.SIGTERM)
     status, line = ended(process)
-    assert status in (0, -signal.SIGTERM), (status, line)
+    assert status in (0, 143), (status, line)
     return "saved" if status == 0 else "ended before it began"
+
+
+def started_twice(bench: Bench) -> str:
+    """The same command again while it runs, at any moment: a requeue that overlaps."""
+    first = bench.start()
+    bench.sleep()
+    second = bench.start()
+    found = sorted([ended(first), ended(second)])
+    statuses = [status for status, _ in found]
+    if statuses == [0, 0]:
+        return "one after the other"
+    assert statuses == [0, 2], found
+    assert "expected no other run here, found one of " in found[1][1], found
+    assert not (bench.workdir / "damaged_checkpoints").exists()
+    return f"one went on, {told_in_a_line(*found[1])} of the other"
+
+
+def unreadable_disk(bench: Bench) -> str:
+    """A run that was stopped finds a disk that gives errors (EIO) where its checkpoints lie."""
+    checkpoints = stopped_with_checkpoints(bench)
+    failing = {"READS_FAIL_BELOW": checkpoints, "READS_FAIL_AFTER": bench.random.randrange(8)}
+    with environment(PYTHONPATH=HERE / "disk", **failing):
+        return resumed_in_vain(bench, checkpoints, bench.start())
+
+
+def too_few_open_files(bench: Bench) -> str:
+    """A run that was stopped goes on where few files may be open at once (EMFILE)."""
+    checkpoints = stopped_with_checkpoints(bench)
+    limit = bench.random.randrange(24, 64)
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    return resumed_in_vain(bench, checkpoints, bench.start(preexec_fn=lower))
+
+
+def stopped_with_checkpoints(bench: Bench) -> Path:
+    """The checkpoints of a run that was asked to stop."""
+    process = bench.start()
+    bench.wait_for_step(process, bench.random.randrange(5, 9))
+    process.send_signal(signal.SIGTERM)
+    ended(process)
+    return bench.workdir / "checkpoints"
+
+
+def resumed_in_vain(bench: Bench, checkpoints: Path, process: subprocess.Popen[str]) -> str:
+    """A fault of the machine is no damage: checkpoints stay as they are."""
+    before = {path.name for path in checkpoints.iterdir()}
+    status, line = ended(process)
+    assert not (bench.workdir / "damaged_checkpoints").exists(), line
+    if status == 0:
+        return "not met"
+    assert before <= {path.name for path in checkpoints.iterdir()}, line
+    return told_in_a_line(status, line)
 
 
 def damaged_checkpoint(bench: Bench) -> str:
@@ -111,14 +166,9 @@ def children(parent: int) -> list[int]:
 
 def clock_set_back(bench: Bench) -> str:
     """The clock jumps back by a day in the middle of the run."""
-    jump = {"PYTHONPATH": str(CLOCK), "CLOCK_JUMPS_AFTER": str(bench.random.uniform(0, 9))}
-    before = {name: os.environ.get(name) for name in jump}
-    os.environ.update(jump)
-    try:
+    jumps = bench.random.uniform(0, 9)
+    with environment(PYTHONPATH=HERE / "clock", CLOCK_JUMPS_AFTER=jumps):
         process = bench.start()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
     status, line = ended(process)
     assert status == 0, line
     return "no effect"
@@ -184,7 +234,42 @@ def killed_evaluation(bench: Bench) -> str:
         assert status == 0, line
         results.append((bench.workdir / name / "predictions.csv").read_bytes())
     assert results[0] == results[1]
+    assert not list(bench.workdir.glob(".*")), "temporary files are left"
     return "killed"
+
+
+def full_disk_in_evaluation(bench: Bench) -> str:
+    """The disk of an evaluation's results fills up, at any of its files."""
+    whole = bench.workdir / "whole"
+    arguments = [*evaluation(bench), "--overwrite", "--output"]
+    assert ended(start([*arguments, whole]))[0] == 0
+    needed = sum(file.stat().st_size for file in whole.iterdir())
+    with mounted(f"{4 * bench.random.randrange(1, needed // 4096 + 8)}k") as disk:
+        status, line = ended(start([*arguments, disk / "out"]))
+        if status == 0:
+            return "not met"
+        outcome = told_in_a_line(status, line)
+        assert f"{disk}/out: expected room on the disk, found: " in line, line
+        assert not list(disk.iterdir()), list(disk.rglob("*"))
+        remount(disk, "size=1g")
+        assert ended(start([*arguments, disk / "out"]))[0] == 0
+        results = [folder / "predictions.csv" for folder in (whole, disk / "out")]
+        assert results[0].read_bytes() == results[1].read_bytes()
+    return outcome
+
+
+def read_only_home(bench: Bench) -> str:
+    """The folder of released weights and descriptors may not be written to."""
+    arguments = [*evaluation(bench), "--output", bench.workdir / "out"]
+    with mounted("1g") as disk:
+        assert remount(disk, "ro") == 0
+        with environment(MIXVPR_HOME=disk / bench.random.choice(["", "below"])):
+            status, line = ended(start(arguments))
+    if status:
+        assert not (bench.workdir / "out").exists()
+        return told_in_a_line(status, line)
+    assert (bench.workdir / "out" / "results.json").exists()
+    return "evaluated"
 
 
 FAULTS = (
@@ -198,4 +283,9 @@ FAULTS = (
     full_disk,
     read_only_disk,
     killed_evaluation,
+    started_twice,
+    unreadable_disk,
+    too_few_open_files,
+    full_disk_in_evaluation,
+    read_only_home,
 )
