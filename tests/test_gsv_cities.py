@@ -227,6 +227,17 @@ def test_numbers_that_are_not_whole(tmp_path, column, value):
         read_places(tmp_path, ["Rome"])
 
 
+@pytest.mark.parametrize(
+    "values", [{"lat": "90.1"}, {"lat": "-91"}, {"lon": "180.1"}, {"lon": "nan"}]
+)
+def test_degrees_that_there_are_not(tmp_path, values):
+    write_table(tmp_path, "Rome", [row(4, **values)])
+    with pytest.raises(InputError, match=r"line 2: expected numbers, found"):
+        read_places(tmp_path, ["Rome"])
+    write_table(tmp_path, "Rome", [row(4, lat="-90", lon="180")])
+    assert len(read_places(tmp_path, ["Rome"])) == 1
+
+
 def test_names_of_both_kinds_in_one_table(tmp_path):
     """Each row's image by the name that is there; one of two rows that mean the same file."""
     rows = [row(1, panoid=letter, lat="41.90") for letter in "abc"]

@@ -24,7 +24,7 @@ FORBIDDEN = (
 # A layer may import those before it, and no layer may import tests, configs or convert.
 LAYERS = (
     ("errors", "version", "stores", "flock", "files", "locks", "pickles", "trunks"),
-    ("config", "preprocess"),
+    ("config", "orientation", "preprocess"),
     ("masked",),
     ("models",),
     ("mining",),

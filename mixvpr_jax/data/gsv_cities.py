@@ -1,8 +1,8 @@
 """GSV-Cities as it lies on disk: `Dataframes/<City>.csv` and `Images/<City>/<name>.jpg`.
 
 Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. An
-image's name is made of its row: of the text in the table, or of the numbers that the official
-loader parses it to (dataloaders of amaralibey/gsv-cities), where `-079.990` becomes `-79.99`.
+image's name is made of its row: of the table's text, or of the numbers that the official loader
+(dataloaders of amaralibey/gsv-cities) makes of it: `-79.99` of `-079.990`.
 """
 
 from __future__ import annotations
@@ -189,14 +189,11 @@ def is_blank(northdeg: str) -> bool:
 
 
 def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
-    """Further names that the images of some rows may have, of a table that was read before.
+    """Further names that the images of a table's rows may have, the official loader's first.
 
     Args:
-        path: The table.
+        path: The table, which was read before.
         wanted: Which rows, ascending, blank ones not counted.
-
-    Yields:
-        For each, the official loader's name first.
     """
     rows = read_rows(path)
     _, header = next(rows)
