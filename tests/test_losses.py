@@ -158,6 +158,32 @@ def test_rows_on_eight_devices_add_up(loss, miner):
     assert np.abs(gradient - expected).max() <= 1e-10 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_only_distances_below_rounding_are_zero(bits):
+    """Squared distances up to four epsilons; beyond them the distance and its gradient are true."""
+    with jax.enable_x64(bits == 64):
+        kind = np.dtype(f"float{bits}").type
+        epsilon = float(np.finfo(kind).eps)
+        squared = kind(epsilon) * np.array([0, 1, 4, 5, 6, 40, 400, 40_000], kind)
+        similarity = jnp.asarray(1 - squared / 2)  # exact: a half epsilon is a step below 1
+        gradient = jax.grad(lambda given: mining.distances(given).sum())(similarity)
+        found, gradient = np.asarray(mining.distances(similarity)), np.asarray(gradient)
+    expected = np.sqrt(squared[3:])
+    assert not found[:3].any()
+    assert not gradient[:3].any()
+    assert found[3:] == pytest.approx(expected, rel=2 * epsilon)
+    assert gradient[3:] == pytest.approx(-1 / expected, rel=4 * epsilon)
+
+
+def test_near_copies_are_pushed_apart():
+    """A distance of 1e-7 is none of rounding: it counts as what it is."""
+    with in_float64():
+        near = jnp.array([[1.0, 0.0], [np.cos(1e-7), np.sin(1e-7)]])
+        for labels, expected in (([0, 0], 1e-7), ([0, 1], 1 - 1e-7)):
+            value = losses.contrastive(near, jnp.array(labels, "int32"))
+            assert float(value) == pytest.approx(expected, abs=5e-9)
+
+
 def test_copies_have_a_finite_gradient():
     descriptors = jnp.tile(l2_normalize(jnp.ones((1, 4))), (4, 1))
     labels = jnp.array([0, 0, 1, 1])

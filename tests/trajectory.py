@@ -21,6 +21,7 @@ SHAPES = {
 RECIPES = {
     "sgd": OptimizerConfig("sgd", 0.05, warmup_steps=5, milestones=(2, 3)),
     "adamw": OptimizerConfig("adamw", 2e-4, warmup_steps=5, milestones=(2, 3)),
+    "warmup": OptimizerConfig("sgd", 0.05, warmup_steps=6, milestones=(1, 2)),
 }
 
 
