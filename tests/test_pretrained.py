@@ -194,7 +194,7 @@ def test_folders_are_as_open_as_others_of_the_user(model, tmp_path):
 NOT_AGGREGATORS = [object(), "MixVPR", MixVPRConfig, {"name": "GeM"}, 3]
 
 
-@pytest.mark.parametrize("wrong", NOT_AGGREGATORS, ids=repr)
+@pytest.mark.parametrize("wrong", NOT_AGGREGATORS)
 def test_aggregators_of_others_are_refused(wrong):
     with pytest.raises(
         InputError, match=r"aggregator: expected MixVPRConfig\(…\), .* or None, fou"
