@@ -248,6 +248,16 @@ def test_names_of_both_kinds_in_one_table(tmp_path):
     assert sorted(found_in(tmp_path)[0]) == sorted(names)
 
 
+def test_each_row_by_a_form_of_its_own(tmp_path):
+    """A table that was put together of several: floats, ids of two kinds, text."""
+    rows = [row(300001, panoid=letter, lat="041.90", northdeg="10.0") for letter in "abcd"]
+    write_table(tmp_path, "Rome", rows)
+    forms = ("0000001_2012_03_010_41.9_12.5_a", "0000001_2012_03_10.0_41.9_12.5_b")
+    forms += ("0300001_2012_03_010_41.9_12.5_c", "0300001_2012_03_010_041.90_12.50_d")
+    put_images(tmp_path, names := [f"Rome_{form}" for form in forms])
+    assert found_in(tmp_path)[0] == names
+
+
 def test_missing_images_are_told_by_the_name_that_others_have(tmp_path):
     write_table(tmp_path, "Rome", [row(1, panoid=letter, lat="041.90") for letter in "abcd"])
     named = [f"Rome_0000001_2012_03_007_41.9_12.5_{letter}" for letter in "abcd"]

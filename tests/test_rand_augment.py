@@ -100,6 +100,16 @@ def test_device_and_pillow_agree(seed, magnitude, operation):
         assert (off <= 1).mean() >= 0.99
 
 
+@pytest.mark.parametrize("magnitude", [0, 10, 30])  # thresholds of Solarize that are a level
+def test_every_level_is_mapped_as_by_pillow(magnitude):
+    ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    operations = [OPERATIONS.index(name) for name in ("Posterize", "Solarize")]
+    found = on_device(np.stack([ramp, ramp]), np.array(operations, np.int8)[:, None], magnitude)
+    for operation, after in zip(operations, np.asarray(found), strict=True):
+        expected = np.asarray(apply_operation(Image.fromarray(ramp), operation, magnitude))
+        np.testing.assert_array_equal(after, expected)
+
+
 def test_each_image_has_its_own_operations(street):
     operations = draw_operations(np.random.default_rng(0), 12, 3)
     found = np.asarray(on_device(np.repeat(street[None], 12, axis=0), operations, 9))

@@ -11,6 +11,7 @@ import pytest
 
 from mixvpr_jax.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
+from mixvpr_jax.data.rand_augment import draw_operations
 from mixvpr_jax.data.sampling import Sampler
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,8 @@ def test_epochs_differ_and_repeat():
     orders = [epoch_of(sampler(), epoch) for epoch in range(5)]
     assert orders == [epoch_of(sampler(), epoch) for epoch in range(5)]
     assert all(one != two for one, two in pairwise(orders))
-    assert epoch_of(sampler(seed=2)) != orders[0]
+    later = [epoch_of(sampler(seed=2), epoch) for epoch in range(5)]
+    assert all(one != two for one in orders for two in later)  # nor is it the next seed's
 
 
 def test_every_image_is_drawn_in_time():
@@ -114,7 +116,10 @@ def test_augmentations_are_a_function_of_seed_and_step():
     assert drawn.shape == (12, 3)
     assert np.array_equal(drawn, sampler().operations(7, 12))
     assert not np.array_equal(drawn, sampler().operations(8, 12))
-    assert not np.array_equal(drawn, sampler(seed=2).operations(7, 12))
+    for step in (6, 7):
+        assert not np.array_equal(drawn, sampler(seed=2).operations(step, 12))
+    of_the_order = draw_operations(np.random.default_rng([1, 7]), 12, 3)
+    assert not np.array_equal(drawn, of_the_order)  # the stream that epoch 7 is shuffled by
 
 
 @pytest.fixture(scope="module")
