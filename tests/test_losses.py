@@ -175,6 +175,16 @@ def test_only_distances_below_rounding_are_zero(bits):
     assert gradient[3:] == pytest.approx(-1 / expected, rel=4 * epsilon)
 
 
+def test_a_negative_just_as_far_as_the_margin_is_semihard():
+    angles = jnp.array([0.0, 0.5, 0.7])
+    descriptors = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    _, near, far = mining.distances(mining.similarities(descriptors))[0]
+    mined = mining.triplet_margin_miner(
+        descriptors, jnp.array([0, 0, 1]), margin=float(far - near), rows=jnp.array([0])
+    )
+    assert mined.mask.sum() == 1
+
+
 def test_near_copies_are_pushed_apart():
     """A distance of 1e-7 is none of rounding: it counts as what it is."""
     with in_float64():
