@@ -22,6 +22,18 @@ FORGOTTEN_SECONDS = 7 * 86400.0  # after which another machine removes them
 _LOCK = "lock"  # names the machine of the writer, who holds it
 
 
+class NoRoom(InputError):
+    """A disk is full."""
+
+    def __init__(self, path: AnyPath, reason: str) -> None:
+        """What was being written, and what the system said."""
+        super().__init__(
+            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
+            "command again"
+        )
+        self.reason = reason
+
+
 class AppearedMeanwhile(InputError):
     """A folder that was to be made has been made by another process."""
 
@@ -85,20 +97,21 @@ def staged(folder: AnyPath) -> Iterator[Path]:
 def named_when_full(path: AnyPath) -> Iterator[None]:
     """Names what is being written where a disk is full: errors of open files do not say.
 
+    Where one is inside of another, the outer one names it: the inner may be a temporary file.
+
     Raises:
-        InputError: The disk of `path` is full.
+        NoRoom: The disk of `path` is full.
     """
     try:
         yield
+    except NoRoom as error:
+        raise NoRoom(path, error.reason) from error
     except InputError:
         raise
     except Exception as error:  # FAISS raises RuntimeError
         if (reason := _full(error)) is None:
             raise
-        raise InputError(
-            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
-            "command again"
-        ) from error
+        raise NoRoom(path, reason) from error
 
 
 def _full(error: Exception) -> str | None:

@@ -117,7 +117,7 @@ def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
 
     monkeypatch.setattr("mixvpr_jax.evaluation.output.write_report", full)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="expected room on the disk, found: No space left"):
         evaluate(*labelled)
     assert sorted(tmp_path.iterdir()) == before
 

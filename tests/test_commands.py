@@ -131,7 +131,7 @@ def test_names_that_the_terminal_cannot_show(evaluation, tmp_path):
     evaluation[evaluation.index("--output") + 1] = out
     ended = run([*evaluation, "--recall-values", 1], PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.endswith("stra\\xdfe \\udce9/report.html\n")
+    assert ended.stdout.endswith("stra\\xdfe \\udce9/report.html'\n")
     assert (out / "results.json").exists()
 
 

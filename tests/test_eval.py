@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ from recipe import GOLDEN, official_shapes, recipe_state
 from runs import small_disk
 
 from eval import run
-from mixvpr_jax import from_pretrained, save_pretrained
+from mixvpr_jax import files, from_pretrained, save_pretrained
 from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.folders import read_folder
@@ -137,16 +136,15 @@ def test_huge_batches_are_cut_to_the_images(evaluate, labelled):
 def test_a_folder_that_exists_is_written_from_inside(evaluate, labelled, tmp_path, monkeypatch):
     """As for a mount point, next to which a temporary folder lies on another file system."""
     (tmp_path / "out").mkdir()
-    made = []
-    mkdtemp = tempfile.mkdtemp
+    made, make_locked = [], files._make_locked
 
-    def noting(**options):
-        made.append(Path(options["dir"]))
-        return mkdtemp(**options)
+    def noting(where, name):
+        made.append(where)
+        return make_locked(where, name)
 
-    monkeypatch.setattr("tempfile.mkdtemp", noting)
+    monkeypatch.setattr("mixvpr_jax.files._make_locked", noting)
     evaluate(*labelled)
-    assert made == [tmp_path / "out"]
+    assert made[0] == tmp_path / "out"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)
 
 

@@ -144,8 +144,8 @@ def test_nothing_is_written_where_nothing_may_be(town, bucket, store):
 
 
 def test_the_folder_of_another_configuration(town, trained):
-    with pytest.raises(InputError, match=r"gs://bucket/run: a run of another configuration \(epoc"):
-        train(tiny_config(town, epochs=3), trained)
+    with pytest.raises(InputError, match=r"gs://bucket/run: a run of another configuration \(seed"):
+        train(tiny_config(town, seed=3), trained)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "gs:/bucket/run", "https://a.b/c"])

@@ -286,9 +286,9 @@ def test_full_disk_leaves_the_old_weights(model, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="expected room on the disk, found: No space left"):
         save_pretrained(create_model(SMALL, seed=5), tmp_path / "out")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="expected room on the disk, found: No space left"):
         save_pretrained(model, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

@@ -163,7 +163,7 @@ def test_what_the_first_one_may_not_write_ends_all(alone, town, tmp_path):  # no
     """Not one with its line, and the others by its end."""
     arguments = [sys.executable, "eval.py", "--weights", alone / "model", "--cache-gigabytes", 0]
     arguments += ["--database", town / "test" / "database", "--queries", town / "test" / "queries"]
-    arguments += ["--latency-queries", 0, "--output"]
+    arguments += ["--latency-queries", 0, "--dtype", "float32", "--output"]
     found = finish_all(start_all([*arguments, "/proc/out"], 2, 1))
     assert [status for status, _, _ in found] == [2, 2], found
     first, second = (errors_of(errors) for _, _, errors in found)

@@ -443,7 +443,7 @@ def test_a_failed_write_leaves_nothing(
     data, output = _data(tmp_path), tmp_path / "output"
     output.mkdir()
     monkeypatch.setattr(Path, failing, fail)
-    with pytest.raises(type(error)):
+    with pytest.raises((InputError, KeyboardInterrupt)):
         write_report(output / "report.html", data)
     assert list(output.iterdir()) == []
 
@@ -462,7 +462,7 @@ def test_a_failed_write_keeps_the_report_of_before(
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(InputError, match="expected room on the disk, found: full"):
         write_report(output / "report.html", _data(tmp_path, title="another"))
     assert [path.name for path in output.iterdir()] == ["report.html"]
     assert (output / "report.html").read_bytes() == before

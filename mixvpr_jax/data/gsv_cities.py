@@ -20,6 +20,7 @@ from etils import epath
 
 from mixvpr_jax.config import closest
 from mixvpr_jax.config.checks import nearest
+from mixvpr_jax.data.gsv_names import is_blank, other_names_of, whole
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import as_path
 
@@ -28,7 +29,6 @@ MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
 NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
 LARGEST = (2**53, 2**53, 90, 180)  # that float64 holds exactly, and degrees
-PLACES_PER_CITY = 10**5  # the official loader adds a multiple of it to ids, and takes it away again
 
 Naming = Callable[[epath.Path, np.ndarray], np.ndarray]
 """Given a table's path and the names that its text makes, the names that its images have."""
@@ -168,26 +168,6 @@ def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}: expected a table, found {error}") from None
 
 
-def whole(text: str) -> int:
-    """A whole number, also as pandas writes a column that has blanks: `10.0`.
-
-    Raises:
-        ValueError: It is none, or larger than a float64 holds exactly.
-    """
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer() or abs(number) > 2**53:
-            raise
-        return int(number)
-
-
-def is_blank(northdeg: str) -> bool:
-    """Whether a table does not say which way a camera looked."""
-    return northdeg.strip().lower() in ("", "nan")
-
-
 def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
     """Further names that the images of a table's rows may have, the official loader's first.
 
@@ -200,30 +180,7 @@ def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]
     at, selected = [header.index(name) for name in COLUMNS], set(wanted)
     for index, (_, cells) in enumerate(rows):
         if index in selected:
-            yield _other_names_of(*(cells[column] for column in at))
-
-
-def _other_names_of(
-    place: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
-) -> list[bytes]:
-    """Pandas makes floats of a column of whole numbers and blanks, and prints each its own way."""
-    full, short = whole(place), whole(place) % PLACES_PER_CITY
-    degrees = as_float = "nan"
-    if not is_blank(northdeg):
-        degrees, as_float = str(whole(northdeg)), str(float(northdeg))
-    printed, text = f"{float(lat)}_{float(lon)}", f"{lat}_{lon}"
-    forms = (
-        (short, degrees, printed),
-        (short, as_float, printed),
-        (full, degrees, printed),
-        (short, degrees, text),
-        (full, northdeg.strip(), text),
-    )
-    when = f"{whole(year):04d}_{whole(month):02d}"
-    return [
-        f"Images/{city}/{city}_{place:07d}_{when}_{bearing.zfill(3)}_{where}_{panoid}.jpg".encode()
-        for place, bearing, where in forms
-    ]
+            yield other_names_of(*(cells[column] for column in at))
 
 
 def _read_table(path: epath.Path) -> _Table:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.data.gsv_cities import is_blank, read_rows, whole
+from mixvpr_jax.data.gsv_cities import read_rows
+from mixvpr_jax.data.gsv_names import is_blank, whole
 from mixvpr_jax.data.listing import sizes_in
 from mixvpr_jax.data.sources import FolderSource
 

@@ -3,7 +3,6 @@
 A place is a street of `street.build_place`. Its photos differ as those of a street do: by where the
 camera stands and looks, by light, season and passers-by, and by the sensor. `difficulty` scales all
 of these. Everything is a function of the configuration, so the same call writes the same pixels.
-Photos and tables replace none but those that were drawn before (`drawn`).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.utils import checkpoint_steps
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.parallel import gather_text, together
@@ -251,6 +252,12 @@ class Checkpoints:
                 f"{self.folder / str(step)}: a checkpoint of another model or optimizer: "
                 f"{', '.join(shown)}{more}"
             )
+
+
+def last_step(workdir: AnyPath) -> int:
+    """The step of the last checkpoint; 0 where there is none."""
+    folder = workdir / "checkpoints"
+    return max(checkpoint_steps(folder), default=0) if folder.is_dir() else 0
 
 
 class _LastAnd(checkpoint_managers.PreservationPolicy):

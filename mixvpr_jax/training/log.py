@@ -115,3 +115,9 @@ def values_of(entries: Iterable[Entry], name: str) -> dict[int, float]:
 
 def _line(entry: Entry) -> str:
     return json.dumps(entry, allow_nan=False) + "\n"
+
+
+def measured_sets(workdir: AnyPath) -> set[str]:
+    """The sets that the run has measured before: all of their images could be read."""
+    entries = read_log(workdir / "metrics.jsonl")
+    return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}

@@ -22,7 +22,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from orbax.checkpoint.utils import checkpoint_steps
 
 from mixvpr_jax.config import TrainConfig
 from mixvpr_jax.data.device_input import make_input, runs_on_host
@@ -38,10 +37,10 @@ from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.processes import is_first
 from mixvpr_jax.stores import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.best import Selection
-from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.curves import draw_curves
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.log import Log, read_log
+from mixvpr_jax.training.log import Log, measured_sets
 from mixvpr_jax.training.monitor import Monitor
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from mixvpr_jax.training.profile import Profiler
@@ -142,7 +141,7 @@ class Trainer:
         else:
             self.model = initial_model(config.model, seed=config.seed)
         self.validation = Validation(config.validation, self.model)
-        self.validation.require_readable(besides=_validated_sets(workdir))
+        self.validation.require_readable(besides=measured_sets(workdir))
         self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
         self.take_step = make_step(
             self.model,
@@ -314,15 +313,3 @@ class Trainer:
     def _checksum(self) -> str:
         """Of the names of all images, in order."""
         return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
-
-
-def last_step(workdir: AnyPath) -> int:
-    """The step of the last checkpoint; 0 where there is none."""
-    folder = workdir / "checkpoints"
-    return max(checkpoint_steps(folder), default=0) if folder.is_dir() else 0
-
-
-def _validated_sets(workdir: AnyPath) -> set[str]:
-    """The sets that the run has measured before: all of their images could be read."""
-    entries = read_log(workdir / "metrics.jsonl")
-    return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}
