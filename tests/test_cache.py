@@ -120,6 +120,8 @@ def test_what_was_used_last_stays(tmp_path):
 def test_only_what_the_cache_wrote_is_removed(tmp_path):
     key, *others = (letter * 32 for letter in "abcdef")
     (kept(tmp_path / key) / ".00000001-00000002.npz.77.partial").write_bytes(b"of a kill")
+    (tmp_path / key / f".00000001-00000002.npz.{'0f' * 8}.partial").mkdir()
+    (tmp_path / key / f".00000001-00000002.npz.{'0f' * 8}.partial" / "lock").touch()
     (kept(tmp_path / others[0]) / MARK).unlink()  # of a version that left no mark
     (kept(tmp_path / others[1]) / "thesis.txt").write_text("mine")
     (kept(tmp_path / others[2]) / MARK).unlink()
@@ -144,6 +146,12 @@ def test_what_is_not_the_caches_does_not_count(tmp_path):
     (tmp_path / "mine" / "large").write_bytes(bytes(10**6))
     prune(tmp_path, 10**5)
     assert (tmp_path / (32 * "a") / "00000000-00000001.npz").exists()
+
+
+def of_the_cache(caplog):
+    """What it warned of."""
+    name = "mixvpr_jax.evaluation.cache"
+    return [record.getMessage() for record in caplog.records if record.name == name]
 
 
 class TestOfAnEvaluation:
@@ -212,11 +220,10 @@ class TestOfAnEvaluation:
             (place / "descriptors").write_text("")
         monkeypatch.setenv("MIXVPR_HOME", str(place))
         assert evaluate(*labelled).recall[1] == pytest.approx(200 / 3)
-        warnings = [record.getMessage() for record in caplog.records]
-        assert len(warnings) == 1
-        assert "MIXVPR_HOME" in warnings[0] and "--cache-gigabytes 0" in warnings[0]
+        (warning,) = of_the_cache(caplog)
+        assert "MIXVPR_HOME" in warning and "--cache-gigabytes 0" in warning
         evaluate(*labelled, overwrite=True, cache_gigabytes=0)
-        assert len(caplog.records) == 1
+        assert len(of_the_cache(caplog)) == 1
 
     def test_no_home_at_all(self, evaluate, labelled, tmp_path, monkeypatch, caplog):
         def no_home():
@@ -224,7 +231,7 @@ class TestOfAnEvaluation:
 
         monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.cache_folder", no_home)
         assert evaluate(*labelled).recall[1] == pytest.approx(200 / 3)
-        assert [("--cache-gigabytes 0" in r.getMessage()) for r in caplog.records] == [True]
+        assert ["--cache-gigabytes 0" in line for line in of_the_cache(caplog)] == [True]
 
     def test_pruning_that_fails(self, evaluate, labelled, tmp_path, monkeypatch, caplog):
         def refuse(*_):
@@ -233,7 +240,7 @@ class TestOfAnEvaluation:
         monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.prune", refuse)
         evaluate(*labelled)
         assert (tmp_path / "out" / "results.json").exists()
-        assert [("MIXVPR_HOME" in r.getMessage()) for r in caplog.records] == [True]
+        assert ["MIXVPR_HOME" in line for line in of_the_cache(caplog)] == [True]
 
     def test_a_users_own_folder_stays(self, evaluate, labelled, tmp_path, monkeypatch):
         monkeypatch.setenv("MIXVPR_HOME", str(tmp_path / "home"))

@@ -74,10 +74,14 @@ def test_links_are_the_same_photo(evaluate, sequence, tmp_path, link):
     assert all(query not in found for query, found in listed(evaluation).items())
 
 
-def test_copies_are_other_photos(evaluate, sequence, tmp_path):
+def test_copies_are_other_photos_and_are_told(evaluate, sequence, tmp_path, caplog):
     evaluation = evaluate(sequence, shutil.copytree(sequence, tmp_path / "again"))
     assert evaluation.data.num_own_queries == 0
     assert evaluation.predictions[:, 0].tolist() == list(range(12))
+    assert "12 of 12 queries have a database photo at distance 0" in caplog.text
+    caplog.clear()
+    evaluate(sequence, sequence, overwrite=True)  # each is left out of its own neighbours
+    assert "at distance 0" not in caplog.text
 
 
 def test_a_folder_of_the_database(evaluate, sequence):

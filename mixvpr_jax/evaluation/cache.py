@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -193,7 +194,10 @@ def _is_own_file(file: Path) -> bool:
 def _remove(folder: Path) -> None:
     """The cache's own files, and the folder if nothing else is in it; the mark last."""
     for file in sorted(filter(_is_own_file, folder.iterdir()), key=lambda file: file.name == MARK):
-        file.unlink(missing_ok=True)
+        if file.is_dir():  # of a writer that was killed
+            shutil.rmtree(file, ignore_errors=True)
+        else:
+            file.unlink(missing_ok=True)
     with suppress(OSError):  # there is something else
         folder.rmdir()
 

@@ -35,6 +35,7 @@ from mixvpr_jax.evaluation.output import check_output, remove_stale, write_outpu
 from mixvpr_jax.evaluation.own_photos import (
     leave_out_own_photos,
     num_candidates,
+    tell_copies,
     without_left_out,
 )
 from mixvpr_jax.evaluation.recall import (
@@ -223,6 +224,8 @@ class Evaluator:
         if found[0].shape[1] < needed:
             assert isinstance(index, FaissIndex)
             raise index.too_few(needed)
+        if is_first():
+            tell_copies(found[1])
         return found
 
     def latency(

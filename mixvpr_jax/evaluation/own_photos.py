@@ -18,6 +18,8 @@ from mixvpr_jax.data.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.stores import AnyPath
 
+COPY_DISTANCE = 1e-5  # what rounding may put between the descriptors of one photo
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,20 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     data = replace(data, positives=positives, left_out=own)
     num_candidates(data)
     return data
+
+
+def tell_copies(distances: np.ndarray) -> None:
+    """Warns of queries whose nearest photo is a copy of them, which recall counts as found.
+
+    Args:
+        distances: [q, m] L2 distances of descriptors, nearest first.
+    """
+    if copies := int((distances[:, 0] < COPY_DISTANCE).sum()):
+        logger.warning(
+            "note: %d of %d queries have a database photo at distance 0, as copies of one photo "
+            "do; recall counts them as found",
+            *(copies, len(distances)),
+        )
 
 
 def num_candidates(data: EvaluationSet) -> int:
