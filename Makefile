@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# One more than there are processors, as some tests wait for processes; each may take 3 GB.
+WORKERS := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 4))') \
+	--dist worksteal
 DRAW := $(BIN)/python -m mixvpr_jax.data.draw --difficulty 0.25 --image-size 160 120 --overwrite
 EVALUATE := $(BIN)/python eval.py --database out/demo/town/test/database \
 	--queries out/demo/town/test/queries --overwrite
@@ -23,13 +26,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 test: $(INSTALLED)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest $(WORKERS)
 
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/campaign.py --rounds 10
 
 fuzz: $(INSTALLED)
-	FUZZ_INPUTS=10000 $(BIN)/pytest tests/fuzz --numprocesses auto --maxprocesses 4 --dist worksteal --durations 0
+	FUZZ_INPUTS=10000 $(BIN)/pytest tests/fuzz $(WORKERS) --durations 0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import jax
+from compiled import COMPILED
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -13,6 +14,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 CHECKED = ("models", "evaluation", "losses", "mining", "masked")
 install_import_hook([f"mixvpr_jax.{name}" for name in CHECKED], "typechecker.check")
 

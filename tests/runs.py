@@ -1,6 +1,5 @@
 """A tiny town and training runs on it, as processes and in this one."""
 
-import atexit
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiled import COMPILED
 
 from mixvpr_jax import from_pretrained
 from mixvpr_jax.config import (
@@ -32,8 +32,6 @@ from mixvpr_jax.training.validation import Validation
 from mixvpr_jax.weights import get_weights
 
 ROOT = Path(__file__).parent.parent
-COMPILED = tempfile.mkdtemp(prefix="compiled")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 CITIES = ("Avalon", "Brigadoon")
 
 

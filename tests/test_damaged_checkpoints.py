@@ -1,6 +1,7 @@
 """Checkpoints that a disk or a copy has damaged: noticed, said, and the one before is taken."""
 
 import errno
+import gc
 import json
 import os
 import resource
@@ -23,6 +24,13 @@ from mixvpr_jax.training.step import TrainState
 
 # tensorstore's threads, which still read when the first of them has failed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """What such reads leave is reported here, and not in the test of another file."""
+    yield
+    gc.collect()
 
 
 def state_of(step):
