@@ -73,7 +73,7 @@ def unreadable_disk(bench: Bench) -> str:
 def too_few_open_files(bench: Bench) -> str:
     """A run that was stopped goes on where few files may be open at once (EMFILE)."""
     checkpoints = stopped_with_checkpoints(bench)
-    limit = bench.random.randrange(24, 64)
+    limit = bench.random.randrange(12, 40)
 
     def lower() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
