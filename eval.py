@@ -11,8 +11,8 @@ from mixvpr_jax.errors import ending_at_once, starting
 with starting(__name__):
     import tyro
 
-    from mixvpr_jax.config import ALONE, EvaluationConfig, ProcessConfig
-    from mixvpr_jax.processes import is_first, joined, run_and_leave
+    from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+    from mixvpr_jax.evaluation.config import EvaluationConfig
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ with starting(__name__):
     import tyro
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from mixvpr_jax.config import ALONE, ProcessConfig, TrainConfig
-    from mixvpr_jax.config.recipes import list_recipes, load_recipe
-    from mixvpr_jax.processes import is_first, joined, run_and_leave
+    from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+    from mixvpr_jax.recipes import list_recipes, load_recipe
+    from mixvpr_jax.training.config import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
@@ -59,7 +59,7 @@ def main() -> None:
 def run(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
     """Trains, and tells how it went."""
     from mixvpr_jax.training.loop import train
-    from mixvpr_jax.training.profile import steps_to_profile
+    from mixvpr_jax.training.monitor import steps_to_profile
 
     mute_background()
     messages = logging.getLogger("mixvpr_jax")

@@ -25,10 +25,10 @@ from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import Run, machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.evaluation.descriptors import compile_encoder  # noqa: E402
+from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
+from mixvpr_jax.conversion.weights import build_model  # noqa: E402
+from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
-from mixvpr_jax.torch_weights import to_flax  # noqa: E402
-from mixvpr_jax.weights import build_model  # noqa: E402
 
 
 def main(

@@ -28,15 +28,16 @@ from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import machine  # noqa: E402
 
-from mixvpr_jax.config import EvaluationConfig, ModelConfig  # noqa: E402
-from mixvpr_jax.data.benchmarks import read_folder_pair  # noqa: E402
-from mixvpr_jax.data.evaluation_set import EvaluationSet  # noqa: E402
+from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
+from mixvpr_jax.conversion.weights import build_model  # noqa: E402
 from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders  # noqa: E402
+from mixvpr_jax.datasets import read_folder_pair  # noqa: E402
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet  # noqa: E402
+from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402
 from mixvpr_jax.evaluation.evaluate import Evaluator  # noqa: E402
+from mixvpr_jax.models.config import ModelConfig  # noqa: E402
 from mixvpr_jax.preprocess import Preprocess  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
-from mixvpr_jax.torch_weights import to_flax  # noqa: E402
-from mixvpr_jax.weights import build_model  # noqa: E402
 
 KS = (1, 5, 10, 20)
 

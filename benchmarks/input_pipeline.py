@@ -30,16 +30,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from timing import machine, seconds  # noqa: E402
 
-from mixvpr_jax.config import AugmentationConfig, DataConfig  # noqa: E402
-from mixvpr_jax.config.recipes import load_recipe  # noqa: E402
-from mixvpr_jax.data.device_input import make_prepare  # noqa: E402
+from mixvpr_jax.data.augmentation import draw_operations, rand_augment  # noqa: E402
+from mixvpr_jax.data.config import AugmentationConfig, DataConfig  # noqa: E402
+from mixvpr_jax.data.device_augmentation import make_prepare  # noqa: E402
 from mixvpr_jax.data.loader import Batch, Batches, read_batches  # noqa: E402
-from mixvpr_jax.data.rand_augment import draw_operations, rand_augment  # noqa: E402
 from mixvpr_jax.data.sampling import Sampler  # noqa: E402
 from mixvpr_jax.data.sources import Source, open_source  # noqa: E402
 from mixvpr_jax.data.synthetic import CityConfig, write_gsv_cities  # noqa: E402
-from mixvpr_jax.parallel import data_mesh  # noqa: E402
+from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
+from mixvpr_jax.recipes import load_recipe  # noqa: E402
 
 SIZE = (320, 320)
 WARM_UP = 4  # batches, while workers start and buffers fill

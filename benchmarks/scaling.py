@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from accelerators import ACCELERATORS, Accelerator  # noqa: E402
 from collectives import collectives, num_bytes, num_operations  # noqa: E402
 
-from mixvpr_jax.config import TrainConfig  # noqa: E402
-from mixvpr_jax.config.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import LOSSES  # noqa: E402
-from mixvpr_jax.mining import MINERS  # noqa: E402
+from mixvpr_jax.losses.mining import MINERS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.parallel import data_mesh  # noqa: E402
+from mixvpr_jax.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
 

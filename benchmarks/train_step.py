@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from reference_training import ReferenceTraining, official_model  # noqa: E402
 from timing import Run, machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.config import TrainConfig  # noqa: E402
-from mixvpr_jax.config.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
-from mixvpr_jax.mining import multi_similarity_miner  # noqa: E402
+from mixvpr_jax.losses.mining import multi_similarity_miner  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.parallel import data_mesh  # noqa: E402
+from mixvpr_jax.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.optimizer import make_optimizer  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
 

@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_training import ReferenceTraining, official_model  # noqa: E402
 
-from mixvpr_jax.config import TrainConfig  # noqa: E402
-from mixvpr_jax.config.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.errors import InputError, run_command  # noqa: E402
-from mixvpr_jax.files import beside  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
+from mixvpr_jax.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.storage import beside  # noqa: E402
+from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.loop import Trainer  # noqa: E402
 
 

@@ -10,10 +10,10 @@ Recall: R@1 96.7 on places of the town that were never trained on, 30.3 before t
 
 from pathlib import Path
 
-from mixvpr_jax.config import (
+from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.training import (
     AugmentationConfig,
     DataConfig,
-    MixVPRConfig,
     OptimizerConfig,
     StartConfig,
     TrainConfig,

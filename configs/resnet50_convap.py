@@ -13,7 +13,8 @@ Recall: R@1 92.8 on Pitts250k-test, 90.5 on Pitts30k-test and 83.1 on MSLS-val b
 trained on GSV-Cities too (README of amaralibey/gsv-cities); not yet trained here.
 """
 
-from mixvpr_jax.config import ConvAPConfig, StartConfig, TrainConfig
+from mixvpr_jax.models.config import ConvAPConfig
+from mixvpr_jax.training import StartConfig, TrainConfig
 
 config = TrainConfig(
     model=StartConfig(

@@ -14,7 +14,8 @@ which trains on another data set, SF-XL, by classification (Berton et al., Eigen
 tables 3 and 4); of this recipe, which was not yet trained here, no figure is known.
 """
 
-from mixvpr_jax.config import CosPlaceConfig, StartConfig, TrainConfig
+from mixvpr_jax.models.config import CosPlaceConfig
+from mixvpr_jax.training import StartConfig, TrainConfig
 
 config = TrainConfig(
     model=StartConfig(

@@ -13,7 +13,8 @@ Recall: R@1 62.3 on MSLS-val by others' code, trained on MSLS at 224x224 with tr
 of mapillary/mapillary_sls); of this recipe, which was not yet trained here, no figure is known.
 """
 
-from mixvpr_jax.config import GeMConfig, StartConfig, TrainConfig
+from mixvpr_jax.models.config import GeMConfig
+from mixvpr_jax.training import StartConfig, TrainConfig
 
 config = TrainConfig(
     model=StartConfig(

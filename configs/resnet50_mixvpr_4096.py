@@ -12,7 +12,8 @@ images/s (none was timed here yet), 115 days on the two CPU cores of benchmarks/
 Recall: R@1 91.6 on Pitts30k-test and 88.2 on MSLS-val by the authors' code; not yet trained here.
 """
 
-from mixvpr_jax.config import MixVPRConfig, StartConfig, TrainConfig
+from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.training import StartConfig, TrainConfig
 
 config = TrainConfig(
     model=StartConfig(

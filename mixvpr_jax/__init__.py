@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 from mixvpr_jax.version import __version__
 
 if TYPE_CHECKING:
-    from mixvpr_jax.config import (
+    from mixvpr_jax.errors import InputError
+    from mixvpr_jax.models.config import (
         ConvAPConfig,
         CosPlaceConfig,
         GeMConfig,
         MixVPRConfig,
         ModelConfig,
     )
-    from mixvpr_jax.errors import InputError
-    from mixvpr_jax.linen import to_linen
+    from mixvpr_jax.models.linen import to_linen
     from mixvpr_jax.models.vpr import VPRModel, create_model
     from mixvpr_jax.preprocess import Preprocess
     from mixvpr_jax.pretrained import from_pretrained, save_pretrained
@@ -37,9 +37,9 @@ __all__ = [
 
 # Loaded on first use: a command handles Ctrl-C before it spends seconds on importing JAX.
 _MODULES = {
-    "config": ("ConvAPConfig", "CosPlaceConfig", "GeMConfig", "MixVPRConfig", "ModelConfig"),
+    "models.config": ("ConvAPConfig", "CosPlaceConfig", "GeMConfig", "MixVPRConfig", "ModelConfig"),
     "errors": ("InputError",),
-    "linen": ("to_linen",),
+    "models.linen": ("to_linen",),
     "models.vpr": ("VPRModel", "create_model"),
     "preprocess": ("Preprocess",),
     "pretrained": ("from_pretrained", "save_pretrained"),

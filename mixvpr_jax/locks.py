@@ -23,7 +23,7 @@ from typing import Any
 
 from mixvpr_jax.errors import InputError, one_line
 from mixvpr_jax.flock import MACHINE, Flock
-from mixvpr_jax.stores import AnyPath, reaching
+from mixvpr_jax.storage import AnyPath, reaching
 
 BEAT_SECONDS = 15.0
 DEAD_SECONDS = 60.0

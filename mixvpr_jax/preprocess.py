@@ -11,11 +11,11 @@ from typing import get_args
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mixvpr_jax.config import Interpolation
-from mixvpr_jax.config.checks import require_known
+from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import orientation_of, separate, upright
-from mixvpr_jax.stores import as_path, reaching
+from mixvpr_jax.storage import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -13,16 +13,16 @@ from shlex import quote
 
 import safetensors.numpy
 
-from mixvpr_jax.checkpoints import read_safetensors, what_else
-from mixvpr_jax.config import Dtype, ModelConfig, closest
+from mixvpr_jax.checks import closest
 from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.conversion.formats import read_safetensors, what_else
+from mixvpr_jax.conversion.weights import build_model, get_weights
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import AppearedMeanwhile, staged
+from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
-from mixvpr_jax.stores import AnyPath, as_path, reaching
-from mixvpr_jax.weights import build_model, get_weights
+from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, reaching, staged
 
 HUB = "hf://"
 FILES = ("config.json", "model.safetensors")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from mixvpr_jax.checkpoints import is_html
-from mixvpr_jax.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.conversion.formats import is_html
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
+from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.storage import beside
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from mixvpr_jax.data.benchmarks import BENCHMARKS, read_benchmark
+from mixvpr_jax.datasets import BENCHMARKS, read_benchmark
 from mixvpr_jax.errors import InputError
 
 

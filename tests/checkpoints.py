@@ -5,8 +5,8 @@ import pytest
 import torch
 from recipe import official_shapes, recipe_state
 
-from mixvpr_jax.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import to_state_dict
+from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 
 CASE = "resnet18_mixvpr_64"
 CONFIG = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 2.0, 4), (64, 64))

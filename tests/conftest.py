@@ -16,7 +16,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-CHECKED = ("models", "evaluation", "losses", "mining", "masked")
+CHECKED = ("models", "evaluation", "losses")
 install_import_hook([f"mixvpr_jax.{name}" for name in CHECKED], "typechecker.check")
 
 # Descriptors that an evaluation keeps are no business of the user's own.

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mixvpr_jax import GeMConfig, ModelConfig, create_model, save_pretrained
-from mixvpr_jax.config import EvaluationConfig
 from mixvpr_jax.evaluation import evaluate as evaluation
+from mixvpr_jax.evaluation.config import EvaluationConfig
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from reference_torch import VPRModel as TorchModel
 
-from mixvpr_jax.config import ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
+from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
 
 
 def official_options(config: ModelConfig) -> dict:

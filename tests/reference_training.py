@@ -11,7 +11,8 @@ import torch
 from reference import official_options
 from reference_torch import VPRModel
 
-from mixvpr_jax.config import ModelConfig, OptimizerConfig
+from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.training.config import OptimizerConfig
 
 
 def official_model(config: ModelConfig) -> VPRModel:

@@ -18,18 +18,13 @@ import pytest
 from compiled import COMPILED
 
 from mixvpr_jax import from_pretrained
-from mixvpr_jax.config import (
-    DataConfig,
-    MixVPRConfig,
-    OptimizerConfig,
-    StartConfig,
-    TrainConfig,
-    ValidationConfig,
-)
+from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
+from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.validation import Validation
-from mixvpr_jax.weights import get_weights
 
 ROOT = Path(__file__).parent.parent
 CITIES = ("Avalon", "Brigadoon")

@@ -21,7 +21,7 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
-from mixvpr_jax.stores import as_path
+from mixvpr_jax.storage import as_path
 
 BUCKET = "bucket"
 logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # tells of what is not there

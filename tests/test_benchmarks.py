@@ -20,8 +20,8 @@ from benchmark_trees import (
     write_lists,
 )
 
-from mixvpr_jax.data.benchmarks import BENCHMARKS, read_benchmark, read_folder_pair
-from mixvpr_jax.data.benchmarks.positions import positives_within
+from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair
+from mixvpr_jax.datasets.positions import positives_within
 
 
 def test_pittsburgh_as_its_authors_lay_it_out(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from benchmark_trees import (
     write_msls_lists,
 )
 
-from mixvpr_jax.data.benchmarks import read_benchmark
+from mixvpr_jax.datasets import read_benchmark
 
 
 def touch(root, names):

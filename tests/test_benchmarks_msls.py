@@ -21,7 +21,7 @@ from benchmark_trees import (
     write_msls_lists,
 )
 
-from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
+from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.submission import write_submission
 

@@ -11,7 +11,7 @@ from benchmark_trees import (
     write_images,
 )
 
-from mixvpr_jax.data.benchmarks import read_benchmark
+from mixvpr_jax.datasets import read_benchmark
 
 
 def test_nordland_by_the_authors_lists(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from benchmark_trees import (
     write_struct,
 )
 
-from mixvpr_jax.data.benchmarks import BENCHMARKS, read_benchmark, read_folder_pair
+from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair
 from mixvpr_jax.errors import InputError, run_command
 
 

@@ -9,7 +9,7 @@ import safetensors.numpy
 from folders import write_images
 
 from mixvpr_jax import InputError, ModelConfig, create_model, save_pretrained
-from mixvpr_jax.data.folders import read_folder
+from mixvpr_jax.datasets.folders import read_folder
 
 
 def test_one_label_missing_is_refused(evaluate, labelled):

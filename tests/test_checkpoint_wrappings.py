@@ -17,8 +17,8 @@ from reference_torch import TorchvisionResNet
 from torch.optim.swa_utils import AveragedModel
 
 from mixvpr_jax import CosPlaceConfig, MixVPRConfig, ModelConfig
-from mixvpr_jax.checkpoints import read_file
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict
+from mixvpr_jax.conversion.formats import read_file
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import create_model
 

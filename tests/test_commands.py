@@ -22,7 +22,7 @@ COMMANDS = {
     "to torch": ["-m", "convert.flax_to_torch", "folder", "a.ckpt"],
     "draw": ["-m", "mixvpr_jax.data.draw", "folder"],
     "prepare": ["-m", "mixvpr_jax.data.prepare", "gsv_cities"],
-    "show": ["-m", "mixvpr_jax.data.show", "--config", "demo"],
+    "show": ["-m", "mixvpr_jax.training.show", "--config", "demo"],
     "export": ["-m", "mixvpr_jax.evaluation.export_index", "out", "file"],
 }
 SLOW = """

@@ -12,10 +12,10 @@ from checkpoints import CASE, CONFIG, same_weights, saved, tensors
 from recipe import GOLDEN, official_shapes, openvprlab_shapes, recipe_state
 from reference_torch import TorchvisionResNet
 
-from mixvpr_jax.config import ConvAPConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.conversion.key_table import flax_name, torch_name
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.torch_weights import flax_name, torch_name
+from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
 
 
 @pytest.mark.parametrize(

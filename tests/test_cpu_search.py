@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mixvpr_jax import InputError
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.evaluation import cpu_search
 from mixvpr_jax.evaluation.cpu_search import Block, CpuIndex
 from mixvpr_jax.evaluation.retrieval import nearest_neighbours
-from mixvpr_jax.parallel import data_mesh
 
 FACTORS = pytest.mark.parametrize("factors", [jnp.float32, jnp.bfloat16])
 

@@ -11,12 +11,12 @@ from folders import write_images
 from PIL import ExifTags, Image
 
 from mixvpr_jax import InputError, from_pretrained
-from mixvpr_jax.evaluation import descriptors
+from mixvpr_jax.distributed import data_mesh
+from mixvpr_jax.evaluation import describe
 from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning
-from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
-from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.stores import OutOfReach
+from mixvpr_jax.storage import OutOfReach
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(descriptors, "ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(describe, "ROWS_PER_CHUNK", 4)
 
 
 def mean_colours(images):
@@ -175,7 +175,7 @@ def test_a_store_that_is_away_makes_no_image_unreadable(photos, monkeypatch):
     def away(path):
         raise OutOfReach(f"{path}: expected to reach the object store")
 
-    monkeypatch.setattr(descriptors, "load_image", away)
+    monkeypatch.setattr(describe, "load_image", away)
     with pytest.raises(InputError, match="00.jpg: expected to reach the object store"):
         described(photos, skip_unreadable=True)
 

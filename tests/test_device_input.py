@@ -7,13 +7,13 @@ from PIL import Image
 from recipe import GOLDEN
 from tables import names_of, write_city
 
-from mixvpr_jax.config import AugmentationConfig, DataConfig
-from mixvpr_jax.data.device_input import make_input, runs_on_host
+from mixvpr_jax.data.config import AugmentationConfig, DataConfig
+from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batches
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.parallel import data_mesh
 
 SIZE = (64, 80)
 

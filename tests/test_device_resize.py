@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixvpr_jax.data.device_resize import resize
+from mixvpr_jax.data.device_augmentation import resize
 from mixvpr_jax.preprocess import Preprocess
 
 GOLDEN = Path(__file__).parent / "golden"

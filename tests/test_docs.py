@@ -14,12 +14,12 @@ import pytest
 import tyro
 from recipe import GOLDEN
 
-from mixvpr_jax.config.recipes import list_recipes
-from mixvpr_jax.data.benchmarks.protocols import BENCHMARKS
+from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
-from mixvpr_jax.mining import MINERS
+from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.models.config import TRUNKS
+from mixvpr_jax.recipes import list_recipes
 from mixvpr_jax.released import RELEASED
-from mixvpr_jax.trunks import TRUNKS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
@@ -33,7 +33,7 @@ COMMANDS = {
     "mixvpr_jax.data.draw": "draw",
     "mixvpr_jax.evaluation.export_index": "export_index",
     "mixvpr_jax.data.prepare": None,
-    "mixvpr_jax.data.show": None,
+    "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
     **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate")},
 }
@@ -80,7 +80,7 @@ def test_commands_have_the_options_that_pages_give_them(options):
             if name in COMMANDS:
                 seen.add(name)
                 assert set(used) <= options[name] | {"--help"}, f"{path.name}: {name}"
-    assert {"train.py", "eval.py", "mixvpr_jax.data.prepare", "mixvpr_jax.data.show"} <= seen
+    assert {"train.py", "eval.py", "mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen
 
 
 @page

@@ -18,11 +18,11 @@ from recipe import GOLDEN, official_shapes, recipe_state
 from runs import small_disk
 
 from eval import run
-from mixvpr_jax import files, from_pretrained, save_pretrained
-from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax import from_pretrained, save_pretrained, storage
 from mixvpr_jax.conversion import convert_checkpoint
-from mixvpr_jax.data.folders import read_folder
-from mixvpr_jax.evaluation.descriptors import compile_encoder, describe_images
+from mixvpr_jax.datasets.folders import read_folder
+from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
 from mixvpr_jax.evaluation.output import OUTPUTS
 
 ROOT = GOLDEN.parent.parent
@@ -136,13 +136,13 @@ def test_huge_batches_are_cut_to_the_images(evaluate, labelled):
 def test_a_folder_that_exists_is_written_from_inside(evaluate, labelled, tmp_path, monkeypatch):
     """As for a mount point, next to which a temporary folder lies on another file system."""
     (tmp_path / "out").mkdir()
-    made, make_locked = [], files._make_locked
+    made, make_locked = [], storage._make_locked
 
     def noting(where, name):
         made.append(where)
         return make_locked(where, name)
 
-    monkeypatch.setattr("mixvpr_jax.files._make_locked", noting)
+    monkeypatch.setattr("mixvpr_jax.storage._make_locked", noting)
     evaluate(*labelled)
     assert made[0] == tmp_path / "out"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(OUTPUTS)

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from runs import finish
 
 from mixvpr_jax import InputError
-from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.evaluation.output import ALL_OUTPUTS, OUTPUTS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mixvpr_jax import InputError
-from mixvpr_jax.config import EvaluationConfig
+from mixvpr_jax.evaluation.config import EvaluationConfig
 
 FOLDERS = {"database": Path("d"), "queries": Path("q")}
 

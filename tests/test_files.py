@@ -11,14 +11,14 @@ import time
 import pytest
 from runs import ROOT
 
-from mixvpr_jax import files
+from mixvpr_jax import storage
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import AppearedMeanwhile, beside, staged
+from mixvpr_jax.storage import AppearedMeanwhile, beside, staged
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from mixvpr_jax.files import beside, staged
+from mixvpr_jax.storage import beside, staged
 
 with {kind}(Path(sys.argv[1])) as temporary:
     print("begun", flush=True)
@@ -29,7 +29,7 @@ with {kind}(Path(sys.argv[1])) as temporary:
 @pytest.fixture(autouse=True)
 def looks_again(monkeypatch):
     """As in a new process."""
-    files._remove_dead.cache_clear()
+    storage._remove_dead.cache_clear()
 
 
 def names(folder):
@@ -100,7 +100,7 @@ def test_what_a_killed_writer_left_is_removed(kind, tmp_path):
     assert left in names(target.parent)  # it is at work
     process.kill()
     process.communicate()
-    files._remove_dead.cache_clear()
+    storage._remove_dead.cache_clear()
     with beside(target.parent / "other") as temporary:
         temporary.write_text("")
     assert names(target.parent) == sorted([*own, "other"])
@@ -115,7 +115,7 @@ def test_what_another_machine_left_stays_for_a_week(tmp_path):
         temporary.write_text("")
     assert left.exists()
     os.utime(left, (time.time() - 8 * 86400,) * 2)
-    files._remove_dead.cache_clear()
+    storage._remove_dead.cache_clear()
     with beside(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert names(tmp_path) == ["file"]

@@ -4,10 +4,10 @@ import pytest
 from benchmark_trees import listed, write_image, write_images
 from PIL import Image
 
-from mixvpr_jax.data.benchmarks import BENCHMARKS, read_folder_pair
-from mixvpr_jax.data.folders import read_folder
-from mixvpr_jax.data.listing import IMAGE_SUFFIXES
+from mixvpr_jax.datasets import BENCHMARKS, read_folder_pair
+from mixvpr_jax.datasets.folders import read_folder
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import IMAGE_SUFFIXES
 from mixvpr_jax.preprocess import FORMATS, load_image
 
 

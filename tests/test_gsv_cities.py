@@ -8,11 +8,11 @@ from etils import epath
 from stores import put
 from tables import names_of, row, write_city, write_table
 
-from mixvpr_jax.config import GSV_CITIES, DataConfig
+from mixvpr_jax.data.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
-from mixvpr_jax.data.listing import sizes_in
 from mixvpr_jax.data.sources import open_folder, open_source
 from mixvpr_jax.errors import InputError, run_command
+from mixvpr_jax.listing import sizes_in
 
 
 def images_of(places, place):

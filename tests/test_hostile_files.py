@@ -22,10 +22,10 @@ from tables import row, write_table
 
 from mixvpr_jax import preprocess
 from mixvpr_jax.conversion import convert_checkpoint
-from mixvpr_jax.data.benchmarks import positions
-from mixvpr_jax.data.benchmarks.lists import read_positives
-from mixvpr_jax.data.folders import read_folder
 from mixvpr_jax.data.gsv_cities import read_places
+from mixvpr_jax.datasets import positions
+from mixvpr_jax.datasets.folders import read_folder
+from mixvpr_jax.datasets.lists import read_positives
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import MAX_PIXELS, decode_image
 

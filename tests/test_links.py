@@ -5,9 +5,9 @@ import pytest
 from benchmark_trees import small, vpr_bench_tree, write_image
 from tables import names_of, row, write_city, write_table
 
-from mixvpr_jax.config import DataConfig
-from mixvpr_jax.data.folders import read_folder
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.datasets.folders import read_folder
 from mixvpr_jax.errors import InputError
 
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tables import names_of, write_city
 
-from mixvpr_jax.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data import loader
+from mixvpr_jax.data.augmentation import rand_augment
+from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
-from mixvpr_jax.data.rand_augment import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, open_source
-from mixvpr_jax.data.workers import default_num_workers
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.workers import default_num_workers
 
 ROOT = Path(__file__).parent.parent
 CITIES = ("Rome", "Oslo")

@@ -19,7 +19,7 @@ from mixvpr_jax.training.loop import train
 HOLDER = """
 import sys, time
 from mixvpr_jax.locks import locked
-from mixvpr_jax.stores import as_path
+from mixvpr_jax.storage import as_path
 
 with locked(as_path(sys.argv[1]), "run"):
     print("held", flush=True)

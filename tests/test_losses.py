@@ -14,9 +14,9 @@ from loops import KINDS, Loops, batches
 from recipe import GOLDEN
 from reference import in_float64
 
-from mixvpr_jax import losses, mining
-from mixvpr_jax.losses import LOSSES
-from mixvpr_jax.models.normalize import l2_normalize
+from mixvpr_jax import losses
+from mixvpr_jax.losses import LOSSES, mining
+from mixvpr_jax.models.layers import l2_normalize
 
 MINERS = {
     "None": None,

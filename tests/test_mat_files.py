@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from mixvpr_jax.data.benchmarks import mat_files
-from mixvpr_jax.data.benchmarks.mat_files import read_variable
+from mixvpr_jax.datasets import mat_files
+from mixvpr_jax.datasets.mat_files import read_variable
 
 NUMBERS = st.sampled_from(("f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")).flatmap(
     lambda dtype: arrays(dtype, array_shapes(min_dims=2, max_dims=3, max_side=4))

@@ -13,16 +13,17 @@ from runs import command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.config import DataConfig, EvaluationConfig
 from mixvpr_jax.conversion import write_checkpoint
-from mixvpr_jax.data.benchmarks import read_benchmark
+from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.datasets import read_benchmark
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
-from mixvpr_jax.stores import as_path
+from mixvpr_jax.storage import as_path
 from mixvpr_jax.training.initial import initial_model
+from mixvpr_jax.training.log import Mirror
 from mixvpr_jax.training.loop import train
-from mixvpr_jax.training.mirror import Mirror
-from mixvpr_jax.weights import get_weights
 
 
 def names_in(folder):
@@ -201,7 +202,7 @@ def test_a_mirror_copies_what_is_new(bucket, monkeypatch, tmp_path):
         (mirror.folder / name).write_text("one")
     mirror.copy_if_due()  # not yet
     assert not (bucket / "run").exists()
-    monkeypatch.setattr("mixvpr_jax.training.mirror.SECONDS", 0.0)
+    monkeypatch.setattr("mixvpr_jax.training.log.SECONDS", 0.0)
     mirror.copy_if_due()
     assert (bucket / "run" / "below" / "trace").read_text() == "one"
     (bucket / "run" / "below" / "trace").unlink()

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import in_float64
 
-from mixvpr_jax.config import OptimizerConfig
+from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")

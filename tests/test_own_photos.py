@@ -9,8 +9,8 @@ import pytest
 from folders import write_images
 
 from mixvpr_jax import InputError
-from mixvpr_jax.config import EvaluationConfig
-from mixvpr_jax.data.benchmarks import read_folder_pair
+from mixvpr_jax.datasets import read_folder_pair
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import read_data
 from mixvpr_jax.evaluation.own_photos import leave_out_own_photos, without_left_out
 

@@ -23,19 +23,18 @@ FORBIDDEN = (
 
 # A layer may import those before it, and no layer may import tests, configs or convert.
 LAYERS = (
-    ("errors", "version", "stores", "flock", "files", "locks", "pickles", "trunks"),
-    ("config", "orientation", "preprocess"),
-    ("masked",),
-    ("models",),
-    ("mining",),
+    ("errors", "version", "workers", "flock", "storage", "locks", "checks"),
     ("losses",),
-    ("plain_values", "torch_files", "torch_weights", "hyper_parameters", "layouts"),
-    ("checkpoints", "architecture", "weights"),
-    ("conversion", "released", "linen", "pretrained"),
-    ("parallel", "processes"),
+    ("models",),
+    ("orientation", "preprocess"),
+    ("conversion",),
+    ("released", "pretrained", "distributed"),
+    ("listing",),
     ("data",),
+    ("datasets",),
     ("evaluation",),
     ("training",),
+    ("recipes",),
 )
 
 
@@ -62,17 +61,15 @@ def test_imports_point_one_way(path):
         assert top not in ("tests", "configs", "convert", "reference_torch", "recipe")
         if top == "mixvpr_jax":
             assert layer(rest[0]) <= layer(here), f"{here} imports {name}"
-        if here in ("config", "torch_weights", "checkpoints", "architecture", "data"):
+        if here in ("losses", "data", "datasets"):
             assert top != "flax", f"{here} knows Flax"
-        if here in ("losses", "mining", "masked"):
-            assert top != "flax", f"{here} knows Flax"
-            if top == "mixvpr_jax":
-                assert rest[0] in ("losses", "mining", "masked"), f"{here} imports {name}"
+        if here == "losses" and top == "mixvpr_jax":
+            assert rest[0] == "losses", f"{here} imports {name}"
 
 
 def test_torch_is_imported_where_checkpoints_are_written_alone():
     inside = {p.name for p in MODULES if any(n.split(".")[0] == "torch" for n in imports(p))}
-    assert inside == {"conversion.py"}
+    assert inside == {"convert.py"}
 
 
 def test_importing_loads_nothing_heavy():
@@ -99,5 +96,5 @@ def test_evaluating_loads_what_it_asks_for_alone():
 
 def test_files_stay_readable():
     sources = [*MODULES, *ROOT.glob("*.py"), *ROOT.glob("c*/*.py")]
-    long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 320}
+    long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 350}
     assert not long, long

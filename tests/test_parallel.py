@@ -18,10 +18,10 @@ from trajectory import (
     weights_of,
 )
 
+from mixvpr_jax.distributed import AXIS, OtherFailed, data_mesh, together
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity
-from mixvpr_jax.mining import multi_similarity_miner
-from mixvpr_jax.parallel import AXIS, OtherFailed, data_mesh, together
+from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.training.step import create_state, make_device_step, make_step
 
 # Sixteen images; and a short last batch of eleven, padded to sixteen on several devices.
@@ -132,7 +132,7 @@ def test_the_step_reduces_what_it_should_and_no_more():
 )
 def test_what_keeps_one_keeps_all(of_others, raised, line, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: len(of_others))
-    monkeypatch.setattr("mixvpr_jax.parallel.gather_text", lambda _: of_others)
+    monkeypatch.setattr("mixvpr_jax.distributed.gather_text", lambda _: of_others)
     if raised is None:
         with together():
             pass
@@ -154,7 +154,7 @@ def test_what_keeps_one_keeps_all(of_others, raised, line, monkeypatch):
 def test_whatever_keeps_one_is_told(error, text, monkeypatch):
     texts = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr("mixvpr_jax.parallel.gather_text", lambda text: texts.append(text) or [])
+    monkeypatch.setattr("mixvpr_jax.distributed.gather_text", lambda text: texts.append(text) or [])
     with pytest.raises(type(error)), together():
         raise error
     assert texts == [text]

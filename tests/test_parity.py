@@ -12,17 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import in_float64, numpy_state, torch_model
 
-from mixvpr_jax.config import (
+from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.conversion.key_table import to_flax
+from mixvpr_jax.conversion.weights import build_model
+from mixvpr_jax.models.config import (
+    TRUNKS,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
 )
-from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
-from mixvpr_jax.torch_weights import to_flax
-from mixvpr_jax.trunks import TRUNKS
-from mixvpr_jax.weights import build_model
 
 AGGREGATORS = st.one_of(
     st.builds(

@@ -5,8 +5,8 @@ import pytest
 from benchmark_trees import listed, write_images, write_struct
 from utm import from_latlon
 
-from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
-from mixvpr_jax.data.benchmarks.positions import require_metres
+from mixvpr_jax.datasets import read_benchmark, read_folder_pair
+from mixvpr_jax.datasets.positions import require_metres
 from mixvpr_jax.errors import InputError
 
 

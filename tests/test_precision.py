@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixvpr_jax.config import ConvAPConfig, CosPlaceConfig, MixVPRConfig, ModelConfig
-from mixvpr_jax.data.device_resize import resize
+from mixvpr_jax.data.device_augmentation import resize
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.evaluation import cpu_search
 from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
 from mixvpr_jax.losses import LOSSES
-from mixvpr_jax.mining import MINERS
+from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import data_mesh
 
 AGGREGATORS = [MixVPRConfig(8, 1, 1, 2), ConvAPConfig(8), CosPlaceConfig(8)]
 

@@ -12,7 +12,7 @@ import pytest
 from runs import command, finish, small_disk, start, town  # noqa: F401
 
 from mixvpr_jax import InputError
-from mixvpr_jax.config import ProcessConfig
+from mixvpr_jax.distributed import ProcessConfig
 from mixvpr_jax.locks import locked
 from mixvpr_jax.training.log import read_log
 

@@ -18,10 +18,11 @@ from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
-from mixvpr_jax.config import MixVPRConfig, ModelConfig, OptimizerConfig, ValidationConfig
+from mixvpr_jax.distributed import AXIS, data_mesh
+from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import AXIS, data_mesh
 from mixvpr_jax.training import loop
+from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
 from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups
 from mixvpr_jax.training.step import create_state, make_step
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixvpr_jax.data import device_rand_augment
-from mixvpr_jax.data.rand_augment import (
+from mixvpr_jax.data import device_augmentation
+from mixvpr_jax.data.augmentation import (
     MAX_MAGNITUDE,
     NUM_SIGNED,
     OPERATIONS,
@@ -26,7 +26,7 @@ SIGNED = [
     for index in range(len(OPERATIONS))
     for sign in (1, -1)[: 1 + (0 < index < NUM_SIGNED)]
 ]
-on_device = jax.jit(device_rand_augment.rand_augment, static_argnums=2)
+on_device = jax.jit(device_augmentation.rand_augment, static_argnums=2)
 
 
 def name_of(operation):

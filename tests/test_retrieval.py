@@ -7,12 +7,12 @@ from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN
 
 from mixvpr_jax import InputError
-from mixvpr_jax.data.benchmarks.positions import positives_within
+from mixvpr_jax.datasets.positions import positives_within
+from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.evaluation import cpu_search, retrieval
 from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.retrieval import Index, nearest_neighbours
 from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
-from mixvpr_jax.parallel import AXIS, data_mesh
 
 
 def brute_force(queries, database, k):

@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 import pytest
 from runs import assert_weights, entries, measure_instead, tiny_config, told
 
-from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.workdir import MAY_CHANGE
 

@@ -13,17 +13,12 @@ from PIL import Image
 from runs import command, finish, small_disk, start, tiny_config, told
 
 from configs import demo
-from mixvpr_jax.config import (
-    DataConfig,
-    MixVPRConfig,
-    OptimizerConfig,
-    TrainConfig,
-    ValidationConfig,
-)
-from mixvpr_jax.config.training import differences
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import named_when_full
+from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.storage import named_when_full
+from mixvpr_jax.training.config import OptimizerConfig, TrainConfig, ValidationConfig, differences
 from mixvpr_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixvpr_jax.config import GSV_CITIES, DataConfig
+from mixvpr_jax.data.augmentation import draw_operations
+from mixvpr_jax.data.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
-from mixvpr_jax.data.rand_augment import draw_operations
 from mixvpr_jax.data.sampling import Sampler
 
 ROOT = Path(__file__).parent.parent

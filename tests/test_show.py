@@ -13,12 +13,12 @@ from PIL import Image
 from runs import tiny_config
 from tables import names_of
 
-from mixvpr_jax.config import AugmentationConfig
-from mixvpr_jax.data import show as show_module
+from mixvpr_jax.data.config import AugmentationConfig
 from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.show import CAPTION, MARGIN, THUMBNAIL, show
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.training import show as show_module
+from mixvpr_jax.training.show import CAPTION, MARGIN, THUMBNAIL, show
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,7 +107,7 @@ def test_statistics(town, tmp_path):
 
 def test_the_command(town, tmp_path):
     options = ["--data.root", str(town / "train"), "--data.places-per-batch", "3"]
-    command = [sys.executable, "-m", "mixvpr_jax.data.show", "--config", "demo", *options]
+    command = [sys.executable, "-m", "mixvpr_jax.training.show", "--config", "demo", *options]
     output = tmp_path / "out"
     ended = subprocess.run(
         [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True

@@ -10,7 +10,7 @@ import pytest
 from tables import write_city
 
 from mixvpr_jax import InputError
-from mixvpr_jax.config import AugmentationConfig, DataConfig
+from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, open_source

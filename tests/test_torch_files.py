@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvpr_jax import pickles
-from mixvpr_jax.checkpoints import read_checkpoint, read_file
+from mixvpr_jax.conversion import pickles
+from mixvpr_jax.conversion.formats import read_checkpoint, read_file
 from mixvpr_jax.errors import InputError
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32]

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from runs import ROOT, command, finish, has_reached, start
 
-from mixvpr_jax.config import TrainConfig
-from mixvpr_jax.config.training import LossName, MinerName
 from mixvpr_jax.losses import LOSSES
-from mixvpr_jax.mining import MINERS
+from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.training.config import LossName, MinerName, TrainConfig
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 

@@ -13,9 +13,9 @@ from PIL import Image
 from runs import assert_weights, entries, measure_instead, tiny_config
 
 from mixvpr_jax import from_pretrained
-from mixvpr_jax.config import ValidationConfig
 from mixvpr_jax.preprocess import normalize
 from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.step import _normalized
 

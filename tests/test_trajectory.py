@@ -22,13 +22,13 @@ from trajectory import (
     weights_of,
 )
 
-from mixvpr_jax.config import OptimizerConfig
 from mixvpr_jax.conversion import to_state_dict
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity
-from mixvpr_jax.mining import multi_similarity_miner
+from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,

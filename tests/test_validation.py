@@ -10,11 +10,10 @@ from benchmark_trees import msls_test_tree, pittsburgh_tree, set_counts, small
 from folders import write_images
 
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
-from mixvpr_jax.config import ValidationConfig
-from mixvpr_jax.parallel import data_mesh
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.training.best import Selection
-from mixvpr_jax.training.validation import Validation, rename_former
+from mixvpr_jax.training.config import ValidationConfig
+from mixvpr_jax.training.validation import Selection, Validation, rename_former
 
 
 def validation(*sets, interpolation="bilinear", **options):

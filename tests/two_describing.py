@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from test_descriptors import Counting, described, numbers
 
-from mixvpr_jax import InputError, parallel
-from mixvpr_jax.evaluation import descriptors
+from mixvpr_jax import InputError, distributed
+from mixvpr_jax.evaluation import describe
 
 jax.config.update("jax_platforms", "cpu")
 
@@ -21,7 +21,7 @@ def main(out, images, process_id):
     from two_processes import meet
 
     meet(out, process_id)
-    descriptors.ROWS_PER_CHUNK = 4
+    describe.ROWS_PER_CHUNK = 4
     counting = Counting()
     paths = sorted(images.iterdir())
     whole = described(paths, counting)
@@ -33,10 +33,11 @@ def main(out, images, process_id):
     except InputError as caught:
         error = str(caught)
     batches = counting.batches
-    counts = [len(some) for some in parallel.gather(np.zeros((rows_of(process_id), 0)))]
-    parallel.PIECE_BYTES = 24  # so that arrays travel in several
+    counts = [len(some) for some in distributed.gather(np.zeros((rows_of(process_id), 0)))]
+    distributed.PIECE_BYTES = 24  # so that arrays travel in several
     gathered = {
-        name: np.concatenate(parallel.gather(array)) for name, array in numbers(process_id).items()
+        name: np.concatenate(distributed.gather(array))
+        for name, array in numbers(process_id).items()
     }
     np.savez(
         out / f"{process_id}.npz",

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from test_parallel import PAIRS
 from trajectory import LOSS_AND_MINER, batch, padded, start, weights_of
 
-from mixvpr_jax.parallel import AXIS, data_mesh
+from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.training.step import create_state, make_step
 
 jax.config.update("jax_platforms", "cpu")

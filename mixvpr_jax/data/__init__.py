@@ -1,1 +1,1 @@
-"""Where images come from."""
+"""What models are trained on: GSV-Cities, sampled, augmented and loaded batch by batch."""

@@ -25,18 +25,18 @@ from absl import flags
 from grain.multiprocessing import SharedMemoryArray
 from PIL import Image
 
-from mixvpr_jax.config import Interpolation
-from mixvpr_jax.data.rand_augment import rand_augment
+from mixvpr_jax.data.augmentation import rand_augment
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import Source
-from mixvpr_jax.data.workers import (
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import Interpolation
+from mixvpr_jax.preprocess import Preprocess, decode_image
+from mixvpr_jax.workers import (
     MAX_WORKERS,
     default_num_workers,
     num_processors,
     out_of_reach_of_ctrl_c,
 )
-from mixvpr_jax.errors import InputError
-from mixvpr_jax.preprocess import Preprocess, decode_image
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 IMAGES_A_TASK = 10  # of a thread: tasks cost time, too

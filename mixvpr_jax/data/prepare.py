@@ -24,12 +24,12 @@ with starting(__name__):
     from etils import epath
     from tqdm import tqdm
 
-    from mixvpr_jax.config import GSV_CITIES
+    from mixvpr_jax.data.config import GSV_CITIES
     from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
-    from mixvpr_jax.data.records import CHECKSUMS, City, read_city
     from mixvpr_jax.data.sources import open_folder
-    from mixvpr_jax.files import named_when_full
+    from mixvpr_jax.data.tfds_builder import CHECKSUMS, City, read_city
     from mixvpr_jax.locks import locked
+    from mixvpr_jax.storage import named_when_full
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _write(
     cities: Sequence[City], output: Path, staging: Path, advance: Callable[[], object]
 ) -> None:
     """Writes everything beside, and gives it its name when it is whole."""
-    from mixvpr_jax.data.builder import GsvCities
+    from mixvpr_jax.data.tfds_builder import GsvCities
 
     staging.mkdir(parents=True, exist_ok=True)
     for left in (output / NAME).glob(f"{VERSION}.incomplete*"):

@@ -8,8 +8,8 @@ from typing import Any
 from etils import epath
 
 from mixvpr_jax.data.gsv_cities import Places
-from mixvpr_jax.data.listing import sizes_in
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import sizes_in
 
 NAME, VERSION = "gsv_cities", "1.0.0"
 

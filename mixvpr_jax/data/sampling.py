@@ -8,9 +8,9 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data.augmentation import draw_operations
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places
-from mixvpr_jax.data.rand_augment import draw_operations
 
 AUGMENTATION = 1905  # sets the draws of augmentation apart from those of the order
 

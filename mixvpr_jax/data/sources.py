@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
-from mixvpr_jax.data.links import Fence
-from mixvpr_jax.data.listing import links_in
 from mixvpr_jax.data.prepared import (
     check_shards,
     find_prepared,
@@ -24,7 +22,8 @@ from mixvpr_jax.data.prepared import (
     refuse_other_versions,
 )
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.stores import as_path
+from mixvpr_jax.listing import Fence, links_in
+from mixvpr_jax.storage import as_path
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from mixvpr_jax.data.city.camera import expose, paint
 from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
 from mixvpr_jax.data.city.street import Place, build_place
 from mixvpr_jax.data.drawn import MARK, PANOID_LENGTH, check_table, photos_drawn_before
-from mixvpr_jax.data.workers import out_of_reach_of_ctrl_c
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
+from mixvpr_jax.storage import beside
+from mixvpr_jax.workers import out_of_reach_of_ctrl_c
 
 SUPERSAMPLING = 2
 GRID_COLUMNS, GRID_SPACING_M, GRID_JITTER_M = 32, 110.0, 12.0

@@ -1,1 +1,1 @@
-"""From images to recall: descriptors, retrieval, recall, report."""
+"""Evaluation: descriptors, search, recall and the results on disk."""

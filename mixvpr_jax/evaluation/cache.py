@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.data.listing import stamps_in
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.listing import stamps_in
+from mixvpr_jax.storage import AnyPath, beside
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,10 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from mixvpr_jax.config import EvaluationConfig
-from mixvpr_jax.config.evaluation import FACTORY, RADIUS_M, RECALL_VALUES, SEARCH_MEGABYTES
-from mixvpr_jax.data.benchmarks import read_benchmark, read_folder_pair
-from mixvpr_jax.data.evaluation_set import EvaluationSet
-from mixvpr_jax.data.workers import num_processors
+from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.datasets import read_benchmark, read_folder_pair
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.distributed import data_mesh, is_first, together
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.best_positives import best_positives
 from mixvpr_jax.evaluation.cache import (
@@ -27,7 +26,14 @@ from mixvpr_jax.evaluation.cache import (
     prune,
     weights_hash,
 )
-from mixvpr_jax.evaluation.descriptors import Described, compile_encoder, describe_images
+from mixvpr_jax.evaluation.config import (
+    FACTORY,
+    RADIUS_M,
+    RECALL_VALUES,
+    SEARCH_MEGABYTES,
+    EvaluationConfig,
+)
+from mixvpr_jax.evaluation.describe import Described, compile_encoder, describe_images
 from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.latency import Latency, measure_latency
 from mixvpr_jax.evaluation.other_run import read_other_run
@@ -48,16 +54,13 @@ from mixvpr_jax.evaluation.result import Evaluation, Recalls
 from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.evaluation.saliency import compile_saliency
 from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
-from mixvpr_jax.files import named_when_full, staged
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.processes import is_first
 from mixvpr_jax.released import cache_folder
-from mixvpr_jax.stores import AnyPath, reaching
+from mixvpr_jax.storage import AnyPath, named_when_full, reaching, staged
 from mixvpr_jax.version import __version__
-from mixvpr_jax.weights import get_weights
+from mixvpr_jax.workers import num_processors
 
 APPROXIMATE_RECALL = 0.99
 _NO_CACHE = (OSError, RuntimeError, InputError)  # RuntimeError: there is no home

@@ -16,7 +16,7 @@ with starting(__name__):
     import tyro
 
     from mixvpr_jax.evaluation.faiss_index import Metric, build_index
-    from mixvpr_jax.files import beside
+    from mixvpr_jax.storage import beside
 
 
 def export_index(

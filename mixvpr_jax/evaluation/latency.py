@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from mixvpr_jax.evaluation.descriptors import Encoder
+from mixvpr_jax.evaluation.describe import Encoder
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.data.benchmarks.labelled import FOLDER_MARK, LABELS
-from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.labelled import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.result import model_name
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from mixvpr_jax.config import EvaluationConfig, ModelConfig
-from mixvpr_jax.data.evaluation_set import Protocol
+from mixvpr_jax.datasets.evaluation_set import Protocol
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.other_run import OtherResults
 from mixvpr_jax.evaluation.report import ReportData, write_report
 from mixvpr_jax.evaluation.report_data import report_data
 from mixvpr_jax.evaluation.result import Evaluation
 from mixvpr_jax.evaluation.submission import write_submission
-from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
+from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 COPY_DISTANCE = 1e-5  # what rounding may put between the descriptors of one photo
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from mixvpr_jax.config import EvaluationConfig, ModelConfig
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.other_run import OtherResults, predictions_as_indices
 from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.evaluation.report import OtherRun, ReportData
 from mixvpr_jax.evaluation.result import Evaluation, model_name
+from mixvpr_jax.models.config import ModelConfig
 
 
 def report_data(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.evaluation.latency import Latency
 
 

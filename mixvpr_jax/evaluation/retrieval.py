@@ -17,12 +17,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mixvpr_jax.distributed import AXIS, data_mesh, gather
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation import ordering
 from mixvpr_jax.evaluation.cpu_search import CpuIndex, filled
 from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.selection import BLOCK, Candidates, better_of_chunk
-from mixvpr_jax.parallel import AXIS, data_mesh, gather
 
 QUERIES = 512  # at a time
 ROWS = 2**18  # of a chunk on each device, if there is memory for them

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from mixvpr_jax.parallel import AXIS
+from mixvpr_jax.distributed import AXIS
 
 BLOCK = 64
 

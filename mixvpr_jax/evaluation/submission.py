@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.data.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath, beside
 
 MOST_PREDICTIONS = 25  # the script looks at 20
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mixvpr_jax.masked import log_sum_exp, mean, total
-from mixvpr_jax.mining import Mined, Triplets, all_pairs, distances, similarities
+from mixvpr_jax.losses.mining import Mined, Triplets, all_pairs, distances, similarities
+from mixvpr_jax.losses.reductions import log_sum_exp, mean, total
 
 
 def multi_similarity(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mixvpr_jax.masked import mean, total
-from mixvpr_jax.mining import Mined, Triplets, all_pairs, similarities
+from mixvpr_jax.losses.mining import Mined, Triplets, all_pairs, similarities
+from mixvpr_jax.losses.reductions import mean, total
 
 
 def fast_ap(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mixvpr_jax.masked import mean
-from mixvpr_jax.mining import Mined, all_pairs, distances, similarities, triplets_of
+from mixvpr_jax.losses.mining import Mined, all_pairs, distances, similarities, triplets_of
+from mixvpr_jax.losses.reductions import mean
 
 
 def triplet_margin(

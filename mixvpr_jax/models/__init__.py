@@ -1,1 +1,1 @@
-"""The model, one concept a file."""
+"""The model: a cut ResNet backbone and an aggregator, one descriptor an image."""

@@ -10,8 +10,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.config import Dtype
-from mixvpr_jax.masked import total
+from mixvpr_jax.losses.reductions import total
+from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -191,3 +191,12 @@ class Sequence(nnx.Module):
         for index in range(self.length):
             x = getattr(self, str(index))(x, *rest)
         return x
+
+
+def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Scales the last axis to unit norm; zero stays zero, with a gradient that is finite.
+
+    As torch.nn.functional.normalize, whose norm is at least 1e-12.
+    """
+    squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squared, 1e-24))

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mixvpr_jax.config import Dtype, MixVPRConfig
-from mixvpr_jax.models.layers import Sequence, linear, param_dtype
-from mixvpr_jax.models.normalize import l2_normalize
+from mixvpr_jax.models.config import Dtype, MixVPRConfig
+from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype
 
 
 class FeatureMixer(nnx.Module):

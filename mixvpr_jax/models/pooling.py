@@ -10,9 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mixvpr_jax.config import ConvAPConfig, CosPlaceConfig, Dtype
-from mixvpr_jax.models.layers import linear, param_dtype
-from mixvpr_jax.models.normalize import l2_normalize
+from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, Dtype
+from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype
 
 
 class GeMPool(nnx.Module):

@@ -13,9 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.config import Dtype, ModelConfig
+from mixvpr_jax.models.config import TRUNKS, Dtype, ModelConfig, TrunkShape
 from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
-from mixvpr_jax.trunks import TRUNKS, TrunkShape
 
 
 class Downsample(nnx.Module):

@@ -8,14 +8,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.config import (
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import (
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
 )
-from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet

@@ -16,10 +16,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import checkpoint_steps
 
+from mixvpr_jax.distributed import gather_text, is_first, together
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.parallel import gather_text, together
-from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, is_local, move_folder, reaching, unreachable
+from mixvpr_jax.storage import AnyPath, is_local, move_folder, reaching, unreachable
 from mixvpr_jax.training.damage import checksums, difference, in_a_line, of_machine, unreadable
 from mixvpr_jax.training.step import TrainState
 

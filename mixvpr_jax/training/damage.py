@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 # What reading raises where a file is not what was written …
 _OF_CONTENT = (ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError)

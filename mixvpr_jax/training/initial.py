@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.config import ConvAPConfig, ModelConfig, StartConfig
 from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.conversion.weights import build_model, get_weights
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.stores import AnyPath, as_path, reaching
+from mixvpr_jax.storage import AnyPath, as_path, reaching
 from mixvpr_jax.training.checkpoint import Checkpoints
-from mixvpr_jax.weights import build_model, get_weights
+from mixvpr_jax.training.config import StartConfig
 
 
 def initial_model(config: StartConfig, *, seed: int) -> VPRModel:

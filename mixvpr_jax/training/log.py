@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from mixvpr_jax.distributed import is_first
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside
-from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, reaching
-from mixvpr_jax.training.mirror import Mirror
+from mixvpr_jax.storage import AnyPath, beside, put_file, reaching
 
 Entry = dict[str, Any]
 
@@ -121,3 +125,107 @@ def measured_sets(workdir: AnyPath) -> set[str]:
     """The sets that the run has measured before: all of their images could be read."""
     entries = read_log(workdir / "metrics.jsonl")
     return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}
+
+
+STYLES = {1: "-", 5: "--", 10: ":"}
+
+
+def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
+    """Draws the loss with the batch accuracy, and the recalls of each set, over the steps.
+
+    Args:
+        entries: Those of metrics.jsonl.
+        path: Where the PNG goes.
+    """
+    recalls = sorted({name for entry in entries for name in entry if "/recall@" in name}, key=_rank)
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, *right = figure.subplots(1, 2 if recalls else 1, squeeze=False)[0]
+    _draw_training(left, entries)
+    for axes in right:
+        _draw_recalls(axes, entries, recalls)
+    with beside(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_recalls(axes: Axes, entries: Sequence[Entry], names: Sequence[str]) -> None:
+    """A colour a set, a line style a k."""
+    sets = sorted({name.split("/")[0] for name in names})
+    for name in names:
+        values, (dataset, k) = values_of(entries, name), _rank(name)
+        (line,) = axes.plot(list(values), list(values.values()), marker=".")
+        line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=f"{dataset} R@{k}")
+    axes.set(xlabel="step", ylabel="recall (%)", ylim=(0, 102), title="Validation")
+    axes.legend(frameon=False, loc="lower right", ncols=len(sets))
+    axes.grid(alpha=0.25)
+
+
+def _draw_training(axes: Axes, entries: Sequence[Entry]) -> None:
+    loss, accuracy = values_of(entries, "loss"), values_of(entries, "batch_accuracy")
+    axes.plot(list(loss), list(loss.values()), color="tab:red", linewidth=1)
+    axes.set(xlabel="step", title="Training")
+    axes.set_ylabel("loss", color="tab:red")
+    axes.grid(alpha=0.25)
+    twin = axes.twinx()
+    twin.plot(list(accuracy), list(accuracy.values()), color="tab:blue", linewidth=1)
+    twin.set_ylabel("batch accuracy", color="tab:blue")
+    twin.set_ylim(0, 1.02)
+
+
+def _rank(name: str) -> tuple[str, int]:
+    dataset, _, k = name.partition("/recall@")
+    return dataset, int(k)
+
+
+SECONDS = 30.0  # between copies of what grows all the time
+
+
+class Mirror:
+    """A folder on a disk: the run's own, or one whose files are copied to the run's object store.
+
+    An object cannot be added to. So what grows is copied whole, now and then.
+
+    Attributes:
+        folder: Where to write.
+    """
+
+    def __init__(self, target: AnyPath) -> None:
+        """Takes the run's folder."""
+        self._target = target
+        own = isinstance(target, Path)
+        self.folder = target if own else Path(tempfile.mkdtemp(prefix="mixvpr_jax."))
+        self._lost = False
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._last = time.monotonic()
+
+    def copy_if_due(self) -> None:
+        """Copies what is new, but not all the time."""
+        if time.monotonic() - self._last >= SECONDS:
+            self.copy()
+
+    def copy(self) -> None:
+        """Copies what is new: it is in the run's folder when this returns.
+
+        Raises:
+            OutOfReach: The store cannot be reached.
+        """
+        if self.folder == self._target:
+            return
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            state = file.stat()
+            stamp = state.st_size, state.st_mtime_ns
+            if self._copied.get(file) != stamp:
+                self._lost = True
+                put_file(file, self._target / file.relative_to(self.folder).as_posix())
+                self._lost = False
+                self._copied[file] = stamp
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Copies what is new, unless that failed before; removes what was only on the way."""
+        if self.folder == self._target:
+            return
+        try:
+            if not self._lost:
+                self.copy()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)

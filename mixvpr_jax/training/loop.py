@@ -23,30 +23,26 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.config import TrainConfig
-from mixvpr_jax.data.device_input import make_input, runs_on_host
+from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.distributed import data_mesh, is_first, together
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import LOSSES
-from mixvpr_jax.mining import MINERS
+from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.parallel import data_mesh, together
 from mixvpr_jax.pretrained import save_pretrained
-from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, OutOfReach, as_path
-from mixvpr_jax.training.best import Selection
+from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
-from mixvpr_jax.training.curves import draw_curves
+from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.log import Log, measured_sets
-from mixvpr_jax.training.monitor import Monitor
+from mixvpr_jax.training.log import Log, draw_curves, measured_sets
+from mixvpr_jax.training.monitor import Monitor, Profiler
 from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from mixvpr_jax.training.profile import Profiler
 from mixvpr_jax.training.signals import StopRequest
 from mixvpr_jax.training.step import TrainState, create_state, make_step
-from mixvpr_jax.training.validation import Validation, rename_former
+from mixvpr_jax.training.validation import Selection, Validation, rename_former
 from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
 NUM_BEST = 3

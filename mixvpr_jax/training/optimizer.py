@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mixvpr_jax.config import OptimizerConfig
+from mixvpr_jax.training.config import OptimizerConfig
 
 NEVER = 2**31 - 1  # the last step that an int32 counts
 

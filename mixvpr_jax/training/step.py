@@ -22,11 +22,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Integer, Num
 
+from mixvpr_jax.distributed import AXIS
 from mixvpr_jax.losses import Loss
-from mixvpr_jax.masked import total
-from mixvpr_jax.mining import Miner, mined_anchors
+from mixvpr_jax.losses.mining import Miner, mined_anchors
+from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.parallel import AXIS
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from mixvpr_jax.training.optimizer import parameter_groups
 
@@ -70,7 +70,7 @@ def make_step(
         model: What is trained; its weights are in the state, not here.
         optimizer: Of `make_optimizer`.
         loss: One of `mixvpr_jax.losses`.
-        miner: One of `mixvpr_jax.mining`, or None for every pair.
+        miner: One of `mixvpr_jax.losses.mining`, or None for every pair.
         mesh: Of `data_mesh`; the batch is divided evenly over it.
         options: Those of `make_device_step`.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -12,27 +13,27 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.config import ValidationConfig, closest
-from mixvpr_jax.config.checks import nearest
-from mixvpr_jax.config.evaluation import data_folder
-from mixvpr_jax.data.benchmarks import (
+from mixvpr_jax.checks import closest, nearest
+from mixvpr_jax.datasets import (
     BENCHMARKS,
     read_benchmark,
     read_folder_pair,
     unlike_benchmarks,
 )
-from mixvpr_jax.data.evaluation_set import EvaluationSet
-from mixvpr_jax.data.workers import num_processors
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.descriptors import Encoder, describe_images
+from mixvpr_jax.evaluation.config import data_folder
+from mixvpr_jax.evaluation.describe import Encoder, describe_images
 from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.parallel import AXIS, data_mesh
 from mixvpr_jax.preprocess import Preprocess, load_image
-from mixvpr_jax.stores import AnyPath, OutOfReach, reaching
-from mixvpr_jax.training.log import Entry
+from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
+from mixvpr_jax.training.config import ValidationConfig
+from mixvpr_jax.training.log import Entry, values_of
 from mixvpr_jax.training.step import TrainState
+from mixvpr_jax.workers import num_processors
 
 RECALL_VALUES = (1, 5, 10)
 GOES_ON = "mend it, and the same command goes on, as it does with other --validation.sets"
@@ -212,3 +213,52 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
             "none in one or both"
         )
     return data
+
+
+RADIUS_M = ValidationConfig.positive_radius_m  # unless an entry says another
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is compared, and over which entries of the log: those measured by the same radius.
+
+    Attributes:
+        metric: The metric that says which is best; None without validation.
+        radius_m: How near a positive is in folders, in metres.
+    """
+
+    metric: str | None
+    radius_m: float
+
+    @classmethod
+    def of(cls, config: ValidationConfig) -> Selection:
+        """As a configuration says.
+
+        Raises:
+            InputError: A metric that no validation set gives.
+        """
+        known = metrics_of(config)
+        wanted = former_metrics(config).get(str(config.select_by), config.select_by)
+        if wanted is not None and wanted not in known:
+            what = closest(wanted, known) if known else "; there are no validation.sets"
+            raise InputError(f"validation.select_by: unknown metric {wanted!r}{what}")
+        return cls(wanted or next(iter(known), None), config.positive_radius_m)
+
+    def ranked(self, entries: Iterable[Entry]) -> list[int]:
+        """The steps that were validated, the best first; of equal ones the later."""
+        values = values_of(self._own(entries), self.metric) if self.metric else {}
+        trained = [step for step in values if step > 0]
+        return sorted(trained, key=lambda step: (values[step], step), reverse=True)
+
+    def measured(self, entries: Iterable[Entry], step: int) -> dict[str, float]:
+        """What validation measured after a step."""
+        own = [entry for entry in self._own(entries) if entry["step"] == step]
+        return {name: entry[name] for entry in own for name in entry if "/" in name}
+
+    def entry(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the log keeps of a validation."""
+        usual = self.radius_m == RADIUS_M
+        return {**metrics, **({} if usual else {"positive_radius_m": self.radius_m})}
+
+    def _own(self, entries: Iterable[Entry]) -> list[Entry]:
+        return [e for e in entries if e.get("positive_radius_m", RADIUS_M) == self.radius_m]

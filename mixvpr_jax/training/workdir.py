@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 
-from mixvpr_jax.config import TrainConfig, ValidationConfig
-from mixvpr_jax.config.training import differences
+from mixvpr_jax.distributed import is_first
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.files import beside, named_when_full
 from mixvpr_jax.locks import locked
-from mixvpr_jax.processes import is_first
-from mixvpr_jax.stores import AnyPath, check_writable, is_local, reaching
+from mixvpr_jax.storage import AnyPath, beside, check_writable, is_local, named_when_full, reaching
+from mixvpr_jax.training.config import TrainConfig, ValidationConfig, differences
 
 # What changes no step that was taken: how fast batches come and where from (of what is in them
 # checkpoints hold a checksum), what is measured, how often something is written, when to end.

@@ -20,13 +20,12 @@ from fuzzing import PICKLE_TIMES, allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixvpr_jax.architecture import infer_config
-from mixvpr_jax.checkpoints import Checkpoint, read_checkpoint
-from mixvpr_jax.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint
-from mixvpr_jax.layouts import LAYOUTS
+from mixvpr_jax.conversion.formats import Checkpoint, read_checkpoint
+from mixvpr_jax.conversion.infer import infer_config
+from mixvpr_jax.conversion.key_table import LAYOUTS, to_torch
+from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.torch_weights import to_torch
 
 
 def small_state():

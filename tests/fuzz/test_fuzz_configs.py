@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 import eval as eval_command
 import mixvpr_jax.evaluation.evaluate as evaluation
 import train as train_command
-from mixvpr_jax.config import (
+from mixvpr_jax.distributed import ProcessConfig
+from mixvpr_jax.errors import run_command
+from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.models.config import (
     ConvAPConfig,
     CosPlaceConfig,
-    EvaluationConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
-    ProcessConfig,
-    TrainConfig,
 )
-from mixvpr_jax.errors import run_command
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.training.config import TrainConfig
 
 VALUES = [
     "",

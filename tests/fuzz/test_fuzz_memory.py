@@ -12,13 +12,13 @@ from PIL import Image
 from test_fuzz_arrays import objects, saved, with_header
 
 from mixvpr_jax import preprocess
-from mixvpr_jax.checkpoints import read_checkpoint
-from mixvpr_jax.data.benchmarks import mat_files
-from mixvpr_jax.data.benchmarks.lists import read_names, read_positives
-from mixvpr_jax.data.benchmarks.mat_files import read_variable
+from mixvpr_jax.conversion.formats import read_checkpoint
+from mixvpr_jax.conversion.key_table import to_flax
 from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
+from mixvpr_jax.datasets import mat_files
+from mixvpr_jax.datasets.lists import read_names, read_positives
+from mixvpr_jax.datasets.mat_files import read_variable
 from mixvpr_jax.preprocess import Preprocess, decode_image
-from mixvpr_jax.torch_weights import to_flax
 
 COUNT = 50_000
 

@@ -9,9 +9,9 @@ from fuzzing import campaign, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixvpr_jax.data.benchmarks import read_folder_pair
-from mixvpr_jax.data.folders import read_folder
-from mixvpr_jax.data.links import locate
+from mixvpr_jax.datasets import read_folder_pair
+from mixvpr_jax.datasets.folders import read_folder
+from mixvpr_jax.listing import locate
 
 # In folders --------------------------------------------------------------------------------------
 

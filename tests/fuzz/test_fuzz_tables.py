@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tables import COLUMNS, names_of, row, write_city
 
-from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
 
 NUMBERS = [

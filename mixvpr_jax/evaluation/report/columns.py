@@ -30,7 +30,7 @@ from mixvpr_jax.evaluation.report.data import OtherRun, ReportData
 from mixvpr_jax.evaluation.report.names import readable_name
 from mixvpr_jax.evaluation.report.shown import Shown
 from mixvpr_jax.evaluation.report.thumbnails import MIME, Thumbnail
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 
 def columns_of(

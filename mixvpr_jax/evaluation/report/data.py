@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 
 def readable_name(path: AnyPath) -> str:

@@ -14,8 +14,7 @@ from mixvpr_jax.evaluation.report.columns import columns_of, picture_columns
 from mixvpr_jax.evaluation.report.data import ReportData
 from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
 from mixvpr_jax.evaluation.report.thumbnails import Thumbnail, make_thumbnails
-from mixvpr_jax.files import beside
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath, beside
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixvpr_jax.evaluation.report.data import ReportData
-from mixvpr_jax.stores import AnyPath, as_path
+from mixvpr_jax.storage import AnyPath, as_path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image, features
 
 from mixvpr_jax.preprocess import FORMATS, load_image, to_rgb
-from mixvpr_jax.stores import AnyPath
+from mixvpr_jax.storage import AnyPath
 
 # A JPEG's tables alone take half of a very small picture; builds of Pillow without WebP are rare.
 FORMAT = "WEBP" if features.check("webp") else "JPEG"

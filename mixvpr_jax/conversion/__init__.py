@@ -1,0 +1,17 @@
+"""PyTorch checkpoints into Flax models and back, strictly, without running what a file holds."""
+
+from mixvpr_jax.conversion.convert import (
+    Conversion,
+    LayoutName,
+    convert_checkpoint,
+    to_state_dict,
+    write_checkpoint,
+)
+
+__all__ = [
+    "Conversion",
+    "LayoutName",
+    "convert_checkpoint",
+    "to_state_dict",
+    "write_checkpoint",
+]

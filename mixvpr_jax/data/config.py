@@ -1,0 +1,132 @@
+"""What a training run reads: which places, in which order, how augmented, by how many workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from mixvpr_jax.checks import require_known, require_not_negative, require_positive
+from mixvpr_jax.errors import InputError
+
+# In the official order (dataloaders/GSVCitiesDataloader.py of amaralibey/MixVPR).
+# fmt: off
+GSV_CITIES = (
+    "Bangkok", "BuenosAires", "LosAngeles", "MexicoCity", "OSL", "Rome", "Barcelona", "Chicago",
+    "Madrid", "Miami", "Phoenix", "TRT", "Boston", "Lisbon", "Medellin", "Minneapolis", "PRG",
+    "WashingtonDC", "Brussels", "London", "Melbourne", "Osaka", "PRS",
+)
+# fmt: on
+
+Order = Literal["by-city", "shuffled"]
+Choice = Literal["random", "recent"]
+Where = Literal["auto", "device", "host"]
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How training images are resized and augmented: RandAugment, and where it runs.
+
+    Attributes:
+        num_ops: Operations an image; 0 for none.
+        magnitude: Their strength, 0 to 30.
+        on: On the accelerator, whole batches at a time, or on the host by Pillow, the official
+            pixels exactly; auto is the accelerator where there is one.
+        canvas: The largest height and width, in pixels, that travel to the accelerator as they are
+            (those of GSV-Cities). The host resizes what is larger.
+    """
+
+    num_ops: int = 3
+    magnitude: int = 9
+    on: Where = "auto"
+    canvas: tuple[int, int] = (300, 400)
+
+    def __post_init__(self) -> None:
+        require_known("augmentation.on", self.on, get_args(Where))
+        if self.num_ops < 0:
+            raise InputError(f"augmentation.num_ops: expected 0 or more, found {self.num_ops}")
+        if not 0 <= self.magnitude <= 30:
+            raise InputError(f"augmentation.magnitude: expected 0 to 30, found {self.magnitude}")
+        if min(self.canvas) < 1:
+            raise InputError(f"augmentation.canvas: expected height and width, found {self.canvas}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training images: places of GSV-Cities, P places x K images a batch.
+
+    Attributes:
+        root: The folder that holds `Dataframes` and `Images`, or what
+            `python -m mixvpr_jax.data.prepare` made of it; a path or gs:// address. None is
+            `gsv_cities` in the folder that the environment variable MIXVPR_DATA names.
+        cities: Which cities, one after another in this order.
+        places_per_batch: P.
+        images_per_place: K, chosen anew in each epoch.
+        min_images_per_place: Places with fewer are left out.
+        order: Places shuffled inside each city and cities one after another (official: batches of
+            one city, whose negatives are hard), or shuffled over all.
+        shuffle_cities: Whether cities come in another order in each epoch.
+        images: K random images of a place, or its K most recent.
+        skip_missing: Whether to leave out images that are in a table and not on disk.
+        max_unreadable: So many broken images are skipped, whenever they come up, with a warning
+            each; one more ends the run. Each process counts its own, once each.
+        augmentation: What happens to the images.
+        num_workers: Processes that decode; 0 for threads of this one, None for what suits the
+            machine.
+        prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
+        timeout_seconds: How long to wait for a batch before what makes it is taken to hang.
+    """
+
+    root: str | Path | None = None
+    cities: tuple[str, ...] = GSV_CITIES
+    places_per_batch: int = 120
+    images_per_place: int = 4
+    min_images_per_place: int = 4
+    order: Order = "by-city"
+    shuffle_cities: bool = False
+    images: Choice = "random"
+    skip_missing: bool = False
+    max_unreadable: int = 100
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    num_workers: int | None = None
+    prefetch: int = 2
+    timeout_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        few = {"places_per_batch": "no negatives", "images_per_place": "no positives"}
+        for name, lacking in few.items():
+            if (found := getattr(self, name)) < 2:
+                raise InputError(f"{name}: expected 2 or more, found {found}: there are {lacking}")
+        if self.min_images_per_place < self.images_per_place:
+            raise InputError(
+                f"min_images_per_place: expected images_per_place ({self.images_per_place}) or "
+                f"more, found {self.min_images_per_place}"
+            )
+        if not self.cities:
+            raise InputError("cities: expected at least one, found none")
+        require_known("order", self.order, get_args(Order))
+        require_known("images", self.images, get_args(Choice))
+        require_positive(self, "prefetch", "timeout_seconds")
+        require_not_negative(self, "num_workers", "max_unreadable")
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a full batch."""
+        return self.places_per_batch * self.images_per_place
+
+    @property
+    def folder(self) -> str:
+        """Where the images lie: a path or an object store's address.
+
+        Raises:
+            InputError: Neither `root` nor MIXVPR_DATA says it.
+        """
+        if self.root is not None:
+            return os.fspath(self.root)
+        if "MIXVPR_DATA" not in os.environ:
+            raise InputError(
+                "data.root: expected the folder of GSV-Cities; give --data.root FOLDER, or set "
+                "MIXVPR_DATA to the folder that holds gsv_cities"
+            )
+        return f"{os.environ['MIXVPR_DATA'].rstrip('/')}/gsv_cities"

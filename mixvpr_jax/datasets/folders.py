@@ -1,0 +1,193 @@
+"""Folders of images, with positions in the file names or without.
+
+A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
+the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
+Only the file's own name is read: an "@" in a parent folder means nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from etils import epath
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, files_below, locate
+from mixvpr_jax.storage import AnyPath, reaching, resolved
+
+logger = logging.getLogger(__name__)
+
+FARTHEST_M = 1e9  # more than any position has, in metres
+BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_ZONE = re.compile(rf"(\d\d?)@?([{BANDS}])", re.ASCII)
+_DOWNLOADERS = 15  # fields of a name by VPR-datasets-downloader, at least
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images below a folder, sorted by path, or as a list beside it has them.
+
+    Attributes:
+        root: The folder.
+        paths: Every image below it, at any depth.
+        utm: [n, 2] float64, east and north in metres; None where no name holds a position.
+        zones: [n] text, the UTM zone and latitude band of each position ("17T"), the zone alone
+            ("17"), or nothing; None without positions.
+    """
+
+    root: AnyPath
+    paths: tuple[AnyPath, ...]
+    utm: np.ndarray | None
+    zones: np.ndarray | None = None
+
+
+def read_folder(root: AnyPath) -> ImageFolder:
+    """Lists a folder's images and reads the positions in their names.
+
+    Where `<folder>_images_paths.txt` lies beside the folder, as VPR-methods-evaluation has it, the
+    images that it lists are the folder's, in that order.
+
+    Raises:
+        InputError: No such folder, no image in it, a position in some names only, or one that is
+            no pair of numbers; a listed image that is missing.
+    """
+    with reaching(root):
+        if not root.is_dir():
+            raise InputError(f"{root}: expected a folder of images, found no such folder")
+        paths = _listed(root) or _found(root)
+    return ImageFolder(root, paths, *_positions(root, paths))
+
+
+def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
+    """The images that a list beside the folder names; None where there is no list."""
+    folder = root if root.name not in ("", "..") else resolved(root)
+    if not folder.name or not (file := folder.parent / f"{folder.name}_images_paths.txt").is_file():
+        return None
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected a list of images in UTF-8, {error}") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{file}: expected the images of {root}, a line each, found none")
+    located = locate([folder, folder.parent], names, file)
+    pairs = zip(located.paths, located.present, strict=True)
+    missing = [path for path, there in pairs if not (there and path.is_relative_to(folder))]
+    if missing:
+        raise InputError(
+            f"{file}: expected {len(names):,} images in {root}, found {len(missing):,} missing, "
+            f"the first {missing[0]}; mend the list, or remove it to take all images of the folder",
+            details=[f"missing: {path}" for path in missing],
+        )
+    logger.warning("note: %s: %d images, as listed in %s", root, len(names), file)
+    return located.paths
+
+
+def _found(root: AnyPath) -> tuple[AnyPath, ...]:
+    """Every image below the folder, sorted; photos that cannot be read are told."""
+    files = list(_files(root) if isinstance(root, Path) else _objects(root))
+    paths = tuple(sorted(path for path in files if _suffix(path) in IMAGE_SUFFIXES))
+    unread = Counter(suffix for path in files if (suffix := _suffix(path)) in UNREAD_SUFFIXES)
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+    if not paths:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        other = f" but photos that cannot be read ({kinds}); convert them to JPEG" if kinds else ""
+        raise InputError(f"{root}: expected images ({suffixes}), found none{other}")
+    if kinds:
+        logger.warning(
+            "note: %s: %d photos are left out, as their format cannot be read (%s); convert them "
+            "to JPEG to have them", root, unread.total(), kinds,
+        )  # fmt: skip
+    return paths
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files, by their names alone: one that cannot be read shall be reported."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
+
+    ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        above = ways.pop(folder, frozenset()) | {os.path.realpath(folder)}
+        below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in above]
+        ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
+        yield from (Path(folder, name) for name in names)
+
+
+def _objects(root: epath.Path) -> Iterator[epath.Path]:
+    return (root / name for name in files_below(root))
+
+
+def _suffix(path: PurePath) -> str:
+    """The ending in lower case; "" of a hidden file."""
+    return "" if path.name.startswith(".") else path.suffix.lower()
+
+
+def _positions(
+    root: AnyPath, paths: Sequence[AnyPath]
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    labelled = [path for path in paths if path.name.startswith("@")]
+    if not labelled:
+        return None, None
+    if len(labelled) < len(paths):
+        unlabelled = next(path for path in paths if not path.name.startswith("@"))
+        raise InputError(
+            f"{root}: expected @utm_east@utm_north@ in every file name or in none, found it in "
+            f"{len(labelled)} of {len(paths)}; without it, for one: {unlabelled}; move those "
+            "without a position to a folder of their own"
+        )
+    utm = np.array([_position(path) for path in paths], np.float64)
+    return utm, np.array([_zone(path, north) for path, north in zip(paths, utm[:, 1], strict=True)])
+
+
+def _position(path: AnyPath) -> tuple[float, float]:
+    parts = path.name.split("@")[1:3]
+    if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
+        raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
+    east, north = map(float, parts)
+    if not (abs(east) <= FARTHEST_M and abs(north) <= FARTHEST_M):
+        raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
+    return east, north
+
+
+def _zone(path: AnyPath, north: float) -> str:
+    """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
+
+    Names of other forms may hold anything there: then a letter must fit the northing.
+    """
+    fields = path.name.split("@")
+    number, letter = [*fields[3:5], "", ""][:2]
+    downloaders = len(fields) >= _DOWNLOADERS
+    letter = letter.upper() if downloaders else letter
+    if found := _ZONE.fullmatch(number) or _ZONE.fullmatch(f"{number}@{letter}"):
+        number, letter = found.groups()
+    elif not (downloaders and re.fullmatch(r"\d\d?", number, re.ASCII) and not letter):
+        return ""
+    zone = f"{int(number)}{letter}"
+    if not 1 <= int(number) <= 60:
+        if not downloaders:
+            return ""
+        raise InputError(f"{path}: expected a UTM zone from 1 to 60, found {zone}")
+    if not downloaders and not fits_band(letter, north):
+        raise InputError(
+            f"{path}: expected a northing in latitude band {letter} of UTM zone {zone}, found "
+            f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
+            "@utm_east@utm_north@@…"
+        )
+    return zone
+
+
+def fits_band(band: str, north: float) -> bool:
+    """Whether a northing, in metres, lies in a latitude band, to half a degree."""
+    latitude = (north if band >= "N" else north - 1e7) / 110_900
+    lowest = 8 * BANDS.index(band) - 80
+    return lowest - 0.5 <= latitude <= lowest + (12 if band == "X" else 8) + 0.5

@@ -1,0 +1,183 @@
+"""Nordland, which three protocols are made of.
+
+- nordland: winter is searched for every tenth frame of summer, a frame off is right.
+- nordland-full: summer is searched for every frame of winter, ten frames off are right.
+- nordland-selavpr: a part of the journey, two frames off are right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found, Protocol
+from mixvpr_jax.datasets.folders import ImageFolder, read_folder
+from mixvpr_jax.datasets.labelled import downloader_layout
+from mixvpr_jax.datasets.lists import read_lists
+from mixvpr_jax.datasets.places import Place, subfolders
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import locate
+from mixvpr_jax.storage import AnyPath
+
+_FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
+_METRES_A_FRAME = 25 / 10.5  # in its made-up positions
+_MOST_FRAMES = 10**9
+_NAME_LISTS = ("cleanImageNames.txt", "nordland_imageNames.txt")
+
+
+def read_nordland(place: Place) -> Found:
+    """27,592 winter images and 2,760 summer ones, by the authors' lists.
+
+    Raises:
+        InputError: The lists are not there, or broken.
+    """
+    lists = read_lists(place, "Nordland")
+    if lists is None:
+        raise InputError(
+            f"{place.title}: expected Nordland_dbImages.npy, Nordland_qImages.npy and "
+            "Nordland_gt.npy of the authors' repository, found none; give their folder as ground "
+            "truth. Every frame against every frame is nordland-full; folders of a downloader's "
+            "nordland_subset search summer for winter, which is neither"
+        )
+    found = lists.find(place, place.roots())
+    track = np.arange(len(found.whole.queries)) / max(len(found.whole.queries), 1)
+    return replace(found, whole=replace(found.whole, conditions={"section": _sections(track)}))
+
+
+def read_nordland_full(place: Place) -> Found:
+    """27,592 summer and 27,592 winter images: the downloader's folders, or those of the seasons.
+
+    Raises:
+        InputError: Neither is there, or images without a frame's number.
+    """
+    if pair := place.pair("test"):
+        folders = read_folder(pair[0]), read_folder(pair[1])
+        layout = f"{downloader_layout(pair)} (made up of frames)"
+        frames = [_numbered_frames(folder) for folder in folders]
+        return Found.complete(_by_frames(place.protocol, layout, folders, frames))
+    for root in place.roots():
+        seasons = subfolders(root, ("summer",)), subfolders(root, ("winter",))
+        if all(seasons):
+            return _read_seasons(place, seasons[0][0], seasons[1][0])
+    raise place.nothing(
+        "VPR-datasets-downloader's images/test/database and images/test/queries",
+        f"folders summer and winter, with {_NAME_LISTS[0]}",
+    )
+
+
+def read_nordland_selavpr(place: Place) -> Found:
+    """3,450 and 3,450 images, frame by frame in the order of their names.
+
+    Raises:
+        InputError: No folders of database and queries, or frames that do not correspond.
+    """
+    pair = place.pair("test")
+    if pair is None:
+        raise InputError(
+            f"{place.title}: expected folders database and queries, here or in images/test, "
+            "found none"
+        )
+    folders = read_folder(pair[0]), read_folder(pair[1])
+    layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
+    return Found.complete(_by_frames(place.protocol, layout, folders, _ordered_frames(*folders)))
+
+
+def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> Found:
+    """A frame's number is its place in the list of names, or else among the names there are."""
+    file = place.truth(*_NAME_LISTS)
+    if file is None:
+        names = [path.relative_to(summer).as_posix() for path in read_folder(summer).paths]
+        source = summer
+    else:
+        names, source = _read_names(file), file
+    located = locate([summer], names, source), locate([winter], names, source)
+    pair = (
+        ImageFolder(summer, located[0].paths, None),
+        ImageFolder(winter, located[1].paths, None),
+    )
+    frames = [np.arange(len(names))] * 2
+    layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
+    whole = _by_frames(place.protocol, layout, pair, frames)
+    return Found(whole, located[0].present, located[1].present)
+
+
+def _read_names(file: AnyPath) -> list[str]:
+    try:
+        return sorted(set(file.read_text(encoding="utf-8").split()))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected names in UTF-8, {error}") from None
+
+
+def _by_frames(
+    protocol: Protocol,
+    layout: str,
+    pair: tuple[ImageFolder, ImageFolder],
+    frames: Sequence[np.ndarray],
+) -> EvaluationSet:
+    database, queries = frames
+    order = np.argsort(database, kind="stable")
+    limit = protocol.frames or 0
+    first = np.searchsorted(database[order], queries - limit, "left")
+    last = np.searchsorted(database[order], queries + limit, "right")
+    positives = [np.sort(order[start:end]) for start, end in zip(first, last, strict=True)]
+    length = max(database.max(initial=0), queries.max(initial=0)) + 1
+    return EvaluationSet(
+        protocol,
+        layout,
+        pair[0].paths,
+        pair[1].paths,
+        positives,
+        conditions={"section": _sections(queries / length)},
+    )
+
+
+def _sections(track: np.ndarray) -> list[str]:
+    """Tenths of the journey, for positions [q] from 0 up to 1."""
+    return [f"{10 * tenth}-{10 * tenth + 10} %" for tenth in (10 * track).astype(int)]
+
+
+def _numbered_frames(folder: ImageFolder) -> np.ndarray:
+    """[n] int64, from the names: the frame's own field, or else the made-up position."""
+    fields = [path.name.split("@") for path in folder.paths]
+    try:
+        frames = [int(parts[_FRAME_FIELD]) for parts in fields]
+    except (IndexError, ValueError):
+        frames = []
+    if frames and 0 <= min(frames) <= max(frames) < _MOST_FRAMES:
+        return np.array(frames, np.int64)
+    if folder.utm is None:
+        raise InputError(
+            f"{folder.root}: expected names @0@north@@@@@frame@…, as VPR-datasets-downloader "
+            f"writes them, found {folder.paths[0].name}"
+        )
+    return np.rint(folder.utm[:, 1] / _METRES_A_FRAME).astype(np.int64)
+
+
+def _ordered_frames(database: ImageFolder, queries: ImageFolder) -> list[np.ndarray]:
+    """Places in the order of names; where images are missing, both must be named alike."""
+    keys = [_order_keys(folder) for folder in (database, queries)]
+    names = [set(folder_keys) for folder_keys in keys]
+    alike = names[0] <= names[1] or names[1] <= names[0]
+    if not alike and len(keys[0]) != len(keys[1]):
+        raise InputError(
+            f"{database.root} and {queries.root}: expected a frame of each name in both, found "
+            f"{len(keys[0]):,} and {len(keys[1]):,} that are named otherwise"
+        )
+    frames = []
+    for folder_keys in keys:
+        every = sorted(names[0] | names[1]) if alike else sorted(folder_keys)
+        rank = {key: index for index, key in enumerate(every)}
+        frames.append(np.array([rank[key] for key in folder_keys], np.int64))
+    return frames
+
+
+def _order_keys(folder: ImageFolder) -> list[tuple]:
+    """What images are in order by: the made-up position, or else names with numbers as numbers."""
+    if folder.utm is not None:
+        return [tuple(position) for position in folder.utm.tolist()]
+    names = [path.relative_to(folder.root).with_suffix("").as_posix() for path in folder.paths]
+    parts = [re.split(r"(\d+)", name) for name in names]
+    return [(*zip(name[::2], map(int, [*name[1::2], 0]), strict=True),) for name in parts]

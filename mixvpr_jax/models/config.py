@@ -1,0 +1,245 @@
+"""What a model is: a backbone, an aggregator and how images are resized for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+from mixvpr_jax.checks import (
+    checked_fields,
+    require_known,
+    require_positive,
+    to_plain_numbers,
+    to_whole_numbers,
+)
+from mixvpr_jax.errors import InputError
+
+DEEPEST = 128  # mixers: each takes its time to build, and the official models have 4
+WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class MixVPRConfig:
+    """MixVPR's aggregator (Ali-bey et al., WACV 2023); `in_channels, in_h, in_w` follow the trunk.
+
+    Attributes:
+        out_channels: Channels after the channel projection.
+        mix_depth: Number of feature mixers.
+        mlp_ratio: Hidden width of a mixer, as a multiple of the map's positions.
+        out_rows: Rows after the row projection; the descriptor has out_channels * out_rows values.
+    """
+
+    name: ClassVar[str] = "MixVPR"
+    out_channels: int = 1024
+    mix_depth: int = 4
+    mlp_ratio: float = 1.0
+    out_rows: int = 4
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "out_channels", "mlp_ratio", "out_rows")
+        if self.mlp_ratio > WIDEST:
+            raise InputError(f"mlp_ratio: expected at most {WIDEST}, found {self.mlp_ratio!r}")
+        if not 0 <= self.mix_depth <= DEEPEST:
+            raise InputError(f"mix_depth: expected 0 to {DEEPEST}, found {self.mix_depth!r:.40}")
+
+
+@dataclass(frozen=True)
+class ConvAPConfig:
+    """Conv-AP (Ali-bey et al., GSV-Cities, 2022): 1x1 convolution, averages of s1 x s2 cells."""
+
+    name: ClassVar[str] = "ConvAP"
+    out_channels: int = 512
+    s1: int = 2
+    s2: int = 2
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "out_channels", "s1", "s2")
+
+
+@dataclass(frozen=True)
+class CosPlaceConfig:
+    """CosPlace's head (Berton et al., CVPR 2022): normalise, GeM, Linear, normalise."""
+
+    name: ClassVar[str] = "CosPlace"
+    out_dim: int = 512
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "out_dim")
+
+
+@dataclass(frozen=True)
+class GeMConfig:
+    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is where its exponent starts."""
+
+    name: ClassVar[str] = "GeM"
+    p: float = 3.0
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "p")
+
+
+AggregatorConfig = MixVPRConfig | ConvAPConfig | CosPlaceConfig | GeMConfig
+AGGREGATORS: Mapping[str, type[AggregatorConfig]] = {
+    cls.name: cls for cls in (MixVPRConfig, ConvAPConfig, CosPlaceConfig, GeMConfig)
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A backbone, an aggregator and how images are resized for them.
+
+    Attributes:
+        arch: The trunk, by torchvision's name; one of `TRUNKS`.
+        layers_to_crop: Stages cut off the trunk's end: (4,), (3, 4) or ().
+        aggregator: What turns the feature map into a descriptor; None is the bare trunk.
+        image_size: Height and width in pixels to which images are resized.
+        dtype: What is computed in. Parameters and descriptors are float32, except that with
+            "float64" (for parity checks, under `jax_enable_x64`) everything is float64.
+        interpolation: Pillow's filter that resizes images: MixVPR and gsv-cities are trained with
+            "bilinear", OpenVPRLab's models with "bicubic".
+    """
+
+    arch: str = "resnet50"
+    layers_to_crop: tuple[int, ...] = (4,)
+    aggregator: AggregatorConfig | None = field(default_factory=MixVPRConfig)
+    image_size: tuple[int, int] = (320, 320)
+    dtype: Dtype = "float32"
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        require_known("arch", self.arch, TRUNKS)
+        require_known("dtype", self.dtype, get_args(Dtype))
+        require_known("interpolation", self.interpolation, get_args(Interpolation))
+        to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
+        to_whole_numbers(self, "image_size", "(height, width)")
+        if self.layers_to_crop not in ((), (4,), (3, 4)):
+            found = self.layers_to_crop
+            raise InputError(f"layers_to_crop: expected (), (4,) or (3, 4), found {found}")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise InputError(f"image_size: expected (height, width), found {self.image_size}")
+        if not isinstance(self.aggregator, AggregatorConfig | None):
+            known = ", ".join(f"{kind.__name__}(…)" for kind in AGGREGATORS.values())
+            raise InputError(
+                f"aggregator: expected {known} or None, found {self.aggregator!r:.100}"
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Stages that the trunk keeps, 2 to 4."""
+        return 4 - len(self.layers_to_crop)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image to a position of the feature map."""
+        return 4 * 2 ** (self.num_stages - 1)
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the feature map."""
+        return TRUNKS[self.arch].out_channels(self.num_stages)
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """Height and width of the feature map of an image of `image_size`."""
+        height, width = self.image_size
+        return -(-height // self.stride), -(-width // self.stride)
+
+    @property
+    def descriptor_dim(self) -> int | None:
+        """Length of a descriptor; None for a bare trunk."""
+        match self.aggregator:
+            case None:
+                return None
+            case MixVPRConfig(out_channels=channels, out_rows=rows):
+                return channels * rows
+            case ConvAPConfig(out_channels=channels, s1=s1, s2=s2):
+                return channels * s1 * s2
+            case CosPlaceConfig(out_dim=dim):
+                return dim
+            case GeMConfig():
+                return self.feature_channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """This configuration as plain JSON values; `from_dict` reads it back."""
+        values = asdict(self)
+        if self.aggregator is not None:
+            values["aggregator"] = {"name": self.aggregator.name, **values["aggregator"]}
+        values["layers_to_crop"] = list(self.layers_to_crop)
+        values["image_size"] = list(self.image_size)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Reads what `to_dict` gives.
+
+        A configuration that was written before `interpolation` was a field says "bilinear".
+
+        Raises:
+            InputError: Unknown, missing or ill-typed fields; the line names them.
+        """
+        if isinstance(values, Mapping) and {"model", "optimizer"} <= values.keys():
+            raise InputError(
+                "expected a model's configuration, found a training run's; give the folder "
+                "`model` of the run"
+            )
+        values = dict(checked_fields(cls, values, {"interpolation": "bilinear"}))
+        if values["aggregator"] is not None:
+            aggregator = dict(values["aggregator"])
+            name = aggregator.pop("name", None)
+            require_known("aggregator name", name, AGGREGATORS)
+            kind = AGGREGATORS[name]
+            values["aggregator"] = kind(**checked_fields(kind, aggregator))
+        values["layers_to_crop"] = tuple(values["layers_to_crop"])
+        values["image_size"] = tuple(values["image_size"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class TrunkShape:
+    """The layout of a torchvision ResNet (V1): what tells one architecture from another.
+
+    Attributes:
+        blocks: Number of residual blocks of stages 1-4.
+        bottleneck: Blocks of 1x1, 3x3, 1x1 convolutions (else two 3x3).
+        groups: Groups of the 3x3 convolutions of bottleneck blocks.
+        base_width: Channels of a group where a stage has 64 planes.
+    """
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+    groups: int = 1
+    base_width: int = 64
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block as a multiple of its planes."""
+        return 4 if self.bottleneck else 1
+
+    def out_channels(self, stage: int) -> int:
+        """Channels that leave `stage` (1-4)."""
+        return 64 * 2 ** (stage - 1) * self.expansion
+
+    def inner_channels(self, stage: int) -> int:
+        """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
+        return 2 ** (stage - 1) * self.base_width * self.groups
+
+
+TRUNKS: Mapping[str, TrunkShape] = {
+    "resnet18": TrunkShape((2, 2, 2, 2), bottleneck=False),
+    "resnet34": TrunkShape((3, 4, 6, 3), bottleneck=False),
+    "resnet50": TrunkShape((3, 4, 6, 3), bottleneck=True),
+    "resnet101": TrunkShape((3, 4, 23, 3), bottleneck=True),
+    "resnet152": TrunkShape((3, 8, 36, 3), bottleneck=True),
+    "resnext50_32x4d": TrunkShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
+    "resnext101_32x8d": TrunkShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
+    "wide_resnet50_2": TrunkShape((3, 4, 6, 3), bottleneck=True, base_width=128),
+    "wide_resnet101_2": TrunkShape((3, 4, 23, 3), bottleneck=True, base_width=128),
+}

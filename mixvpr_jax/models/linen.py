@@ -1,0 +1,43 @@
+"""The way out to Flax Linen, for code bases that are built on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen
+import flax.traverse_util
+from flax import nnx
+
+from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.vpr import VPRModel
+
+
+def to_linen(
+    model: VPRModel, *, train: bool = False
+) -> tuple[flax.linen.Module, dict[str, dict[str, Any]]]:
+    """The same model as a Linen module, and its variables.
+
+    Args:
+        model: The model to take over; its weights are shared, not copied.
+        train: Whether the module normalises by the batch and updates `batch_stats` (apply it with
+            `mutable=["batch_stats"]`).
+
+    Returns:
+        The module and {"params": …, "batch_stats": …}, nested dictionaries of plain arrays.
+
+    Example:
+        >>> module, variables = to_linen(model)
+        >>> descriptors = module.apply(variables, preprocess(images))
+    """
+
+    def build(config: ModelConfig, rngs: nnx.Rngs) -> VPRModel:
+        built = VPRModel(config, rngs=rngs)
+        built.train() if train else built.eval()
+        return built
+
+    variables = {}
+    for collection, kind in (("params", nnx.Param), ("batch_stats", nnx.BatchStat)):
+        flat = nnx.to_flat_state(nnx.state(model, kind))
+        arrays = {path: leaf[...] for path, leaf in flat}
+        variables[collection] = flax.traverse_util.unflatten_dict(arrays)
+    return nnx.bridge.to_linen(build, model.config), variables

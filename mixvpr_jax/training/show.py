@@ -1,0 +1,173 @@
+"""Shows what a training run will see.
+
+python -m mixvpr_jax.training.show --config NAME --output FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mixvpr_jax.errors import InputError, run_command, starting
+
+with starting(__name__):
+    import numpy as np
+    import tyro
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from PIL import Image, ImageDraw
+
+    from mixvpr_jax.data.config import DataConfig
+    from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
+    from mixvpr_jax.data.gsv_cities import Places
+    from mixvpr_jax.data.loader import Batches
+    from mixvpr_jax.data.sampling import Sampler
+    from mixvpr_jax.data.sources import open_source
+    from mixvpr_jax.distributed import data_mesh
+    from mixvpr_jax.recipes import load_recipe
+    from mixvpr_jax.storage import staged
+    from mixvpr_jax.training.config import TrainConfig
+
+SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
+
+logger = logging.getLogger(__name__)
+
+
+def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
+    """Draws a step's batch as training sees it, and what the data set holds.
+
+    Args:
+        config: The run.
+        output: A folder for `contact_sheet.jpg`, `statistics.png` and `statistics.json`.
+        step: Which batch, counted from the first of all.
+
+    Returns:
+        What is in statistics.json.
+
+    Raises:
+        InputError: Wrong data, or a step that the run does not have.
+    """
+    source = open_source(config.data)
+    sampler = Sampler(source.places, config.data, config.seed)
+    total = config.epochs * sampler.steps_per_epoch
+    if not 0 <= step < total:
+        raise InputError(f"step: expected 0 to {total - 1}, found {step}")
+    model, mesh = config.model, data_mesh()
+    size, interpolation = model.image_size, model.interpolation
+    rows = -(-config.data.batch_size // mesh.size) * mesh.size
+    on_host = runs_on_host(config.data.augmentation)
+    batches = Batches(source, sampler, size, rows, total, on_host, interpolation=interpolation)
+    batch = batches[step]
+    for _, line in batch.unreadable:
+        logger.warning("skipped: %s", line)
+    images, _ = make_input(config.data.augmentation, size, mesh, interpolation)(batch)
+    found = statistics(source.places)
+    with staged(output) as folder:
+        sheet = contact_sheet(np.asarray(images), sampler, step)
+        sheet.save(folder / "contact_sheet.jpg", quality=90)
+        draw_statistics(found, folder / "statistics.png")
+        (folder / "statistics.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def statistics(places: Places) -> dict[str, Any]:
+    """Places and images, in all and by city, and how many places have how many images."""
+    cities = {}
+    for index, name in enumerate(places.cities):
+        counts = places.counts[places.city == index]
+        cities[name] = {"places": len(counts), "images": int(counts.sum())}
+    numbers, frequency = np.unique(places.counts, return_counts=True)
+    histogram = zip(numbers.tolist(), frequency.tolist(), strict=True)
+    return {
+        "places": len(places),
+        "images": len(places.names),
+        "cities": cities,
+        "images_per_place": {str(number): count for number, count in histogram},
+    }
+
+
+def contact_sheet(images: np.ndarray, sampler: Sampler, step: int) -> Image.Image:
+    """A batch, place by place.
+
+    Args:
+        images: [b, h, w, 3] uint8, as the step is given them.
+        sampler: Says whose they are.
+        step: Which step.
+    """
+    places, count = sampler.places, sampler.config.images_per_place
+    _, labels = sampler.batch(step)
+    height, width = images.shape[1:3]
+    size = max(1, round(THUMBNAIL * width / height)), THUMBNAIL
+    strip = count * size[0] + MARGIN, THUMBNAIL + CAPTION + MARGIN
+    columns = max(1, (SHEET_WIDTH - MARGIN) // strip[0])
+    rows = -(-len(labels) // count // columns)
+    shape = MARGIN + columns * strip[0], MARGIN + rows * strip[1]
+    sheet = Image.new("RGB", shape, "white")
+    drawing = ImageDraw.Draw(sheet)
+    for index, label in enumerate(labels[::count]):
+        row, column = divmod(index, columns)
+        left, top = MARGIN + column * strip[0], MARGIN + row * strip[1]
+        caption = f"{places.cities[places.city[label]]} {places.place_id[label]}"
+        drawing.text((left, top), caption, fill="black", font_size=11)
+        for offset in range(count):
+            thumbnail = Image.fromarray(images[index * count + offset]).resize(size)
+            sheet.paste(thumbnail, (left + offset * size[0], top + CAPTION))
+    return sheet
+
+
+def draw_statistics(found: dict[str, Any], path: Path) -> None:
+    """Places by city, and places by their number of images."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    cities, counts = figure.subplots(1, 2, width_ratios=(3, 2))
+    names = list(found["cities"])
+    cities.bar(names, [found["cities"][name]["places"] for name in names], color="#2a6f97")
+    cities.tick_params("x", rotation=90 if len(names) > 6 else 0)
+    cities.set_title(f"{found['places']:,} places in {len(names)} cities")
+    numbers = [int(number) for number in found["images_per_place"]]
+    counts.bar(numbers, found["images_per_place"].values(), width=0.8, color="#2a6f97")
+    counts.set_title(f"{found['images']:,} images")
+    counts.set_xlabel("images of a place")
+    for axes in (cities, counts):
+        axes.set_ylabel("places")
+        axes.spines[["top", "right"]].set_visible(False)
+    counts.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Shows what the command line says, and tells where."""
+    recipe = _recipe(sys.argv[1:])
+
+    def command(config: str, output: Path, step: int = 0, data: DataConfig = recipe.data) -> None:
+        """Draws a batch as training sees it, place by place, and what the data set holds.
+
+        Args:
+            config: A recipe: a file of configs/ without .py.
+            output: A folder for contact_sheet.jpg, statistics.png and statistics.json.
+            step: Which batch of the run.
+            data: What the recipe reads.
+        """
+        del config
+        found = show(replace(recipe, data=data), output, step)
+        sys.stdout.write(
+            f"{found['places']:,} places, {found['images']:,} images in {len(found['cities'])} "
+            f"cities; look at {output / 'contact_sheet.jpg'} and {output / 'statistics.png'}\n"
+        )
+
+    tyro.cli(command, prog="python -m mixvpr_jax.training.show")
+
+
+def _recipe(arguments: list[str]) -> TrainConfig:
+    """The recipe that a command line names; its other options change it."""
+    words = " ".join(arguments).replace("--config=", "--config ").split()
+    if "--config" not in words[:-1]:
+        return TrainConfig()
+    return load_recipe(Path("configs"), words[words.index("--config") + 1])[0]
+
+
+if __name__ == "__main__":
+    run_command(main)
