@@ -39,7 +39,7 @@ from mixvpr_jax.data.sources import Source, open_source  # noqa: E402
 from mixvpr_jax.data.synthetic import CityConfig, write_gsv_cities  # noqa: E402
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
-from mixvpr_jax.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 
 SIZE = (320, 320)
 WARM_UP = 4  # batches, while workers start and buffers fill
@@ -197,7 +197,7 @@ def against_step(batch: Batch, places: int, images_per_place: int) -> None:
     from train_step import batch as random_batch
     from train_step import jax_run
 
-    recipe, _ = load_recipe(ROOT / "configs", "resnet50_mixvpr_4096")
+    recipe, _ = load_recipe("resnet50_mixvpr_4096")
     config = replace(recipe, model=replace(recipe.model, dtype="bfloat16"))
     images, labels = random_batch(config, places, images_per_place)
     run, _ = jax_run(config, images, labels)

@@ -30,9 +30,9 @@ from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import LOSSES  # noqa: E402
 from mixvpr_jax.losses.mining import MINERS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
 
 FLOAT = 4  # bytes
@@ -88,7 +88,7 @@ def main(
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(devices))
-    recipe, _ = load_recipe(ROOT / "configs", name)
+    recipe, _ = load_recipe(name)
     config = replace(recipe, statistics_per_device=statistics_per_device)
     counted = check(config, devices, images_per_device)
     batch = config.data.batch_size

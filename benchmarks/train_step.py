@@ -27,9 +27,9 @@ from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
 from mixvpr_jax.losses.mining import multi_similarity_miner  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.optimizer import make_optimizer  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
 
 
@@ -51,7 +51,7 @@ def main(
         chunks: Of gradient caching, on our side.
         rounds: How often each contender is timed.
     """
-    recipe, _ = load_recipe(ROOT / "configs", name)
+    recipe, _ = load_recipe(name)
     config = replace(recipe, chunks=chunks, model=replace(recipe.model, dtype=dtype))
     print(machine())
     peak = peak_flops(dtype)

@@ -26,16 +26,16 @@ from reference_training import ReferenceTraining, official_model  # noqa: E402
 from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.errors import InputError, run_command  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
-from mixvpr_jax.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.storage import beside  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.loop import Trainer  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 
 
 def main() -> None:
     """Trains as the command line says."""
     name, *arguments = sys.argv[1:] or ["demo"]
-    recipe, _ = load_recipe(ROOT / "configs", name)
+    recipe, _ = load_recipe(name)
 
     def command(
         output: tyro.conf.Positional[Path],

@@ -48,8 +48,8 @@ def one_line(text: str) -> str:
 
 
 @contextmanager
-def starting(name: str) -> Iterator[None]:
-    """Around a command's imports, which take seconds: whatever ends them ends in one line.
+def starting(name: str = "__main__") -> Iterator[None]:
+    """Wraps a command's imports, which take seconds: whatever ends them ends in one line.
 
     Args:
         name: `__name__` of the command's module; nothing happens where it is merely imported.

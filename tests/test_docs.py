@@ -18,8 +18,8 @@ from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import TRUNKS
-from mixvpr_jax.recipes import list_recipes
 from mixvpr_jax.released import RELEASED
+from mixvpr_jax.training.recipes import list_recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
@@ -28,14 +28,20 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = {
     "train.py": None,
     "eval.py": None,
-    "convert.torch_to_flax": "main",
-    "convert.flax_to_torch": "main",
+    "convert.torch_to_flax": None,
+    "convert.flax_to_torch": None,
     "mixvpr_jax.data.draw": "draw",
     "mixvpr_jax.evaluation.export_index": "export_index",
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
     **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate")},
+}
+SCRIPTS = {  # which stand for words of `mixvpr`
+    "train": ("training", ["demo"]),
+    "eval": ("evaluation", []),
+    "convert.torch_to_flax": ("conversion", ["to-flax"]),
+    "convert.flax_to_torch": ("conversion", ["to-torch"]),
 }
 FOREIGN = {  # of gcloud, pip, docker, sha256sum, tensorboard, SLURM, XLA and other people's scripts
     *("--check", "--command", "--cpus-per-task", "--exclude-editable", "--gpus-per-node"),
@@ -51,11 +57,16 @@ def options_of(name):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
         patch.syspath_prepend(ROOT / "benchmarks")
         module = name.removeprefix("benchmarks/").removesuffix(".py")
-        module = importlib.import_module(module)
-        patch.setattr(sys, "argv", [name, *["demo"] * (name == "train.py"), "--help"])
+        patch.setattr(sys, "argv", [name, "--help"])
         patch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit):
-            module.main() if main is None else tyro.cli(getattr(module, main))
+            if module in SCRIPTS:
+                room, words = SCRIPTS[module]
+                command = importlib.import_module(f"mixvpr_jax.{room}.command")
+                command.parse([*words, "--help"], name)
+            else:
+                module = importlib.import_module(module)
+                module.main() if main is None else tyro.cli(getattr(module, main))
     return set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", told.getvalue()))
 
 

@@ -28,9 +28,9 @@ with starting(__name__):
     from mixvpr_jax.data.sampling import Sampler
     from mixvpr_jax.data.sources import open_source
     from mixvpr_jax.distributed import data_mesh
-    from mixvpr_jax.recipes import load_recipe
     from mixvpr_jax.storage import staged
     from mixvpr_jax.training.config import TrainConfig
+    from mixvpr_jax.training.recipes import load_recipe
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 
@@ -166,7 +166,7 @@ def _recipe(arguments: list[str]) -> TrainConfig:
     words = " ".join(arguments).replace("--config=", "--config ").split()
     if "--config" not in words[:-1]:
         return TrainConfig()
-    return load_recipe(Path("configs"), words[words.index("--config") + 1])[0]
+    return load_recipe(words[words.index("--config") + 1])[0]
 
 
 if __name__ == "__main__":

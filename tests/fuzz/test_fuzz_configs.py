@@ -16,11 +16,10 @@ from fuzzing import allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-import eval as eval_command
 import mixvpr_jax.evaluation.evaluate as evaluation
-import train as train_command
 from mixvpr_jax.distributed import ProcessConfig
 from mixvpr_jax.errors import run_command
+from mixvpr_jax.evaluation import command as eval_command
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.models.config import (
     ConvAPConfig,
@@ -30,6 +29,7 @@ from mixvpr_jax.models.config import (
     ModelConfig,
 )
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.training import command as train_command
 from mixvpr_jax.training.config import TrainConfig
 
 VALUES = [
@@ -109,11 +109,10 @@ def outcome(command, arguments, monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["command", *arguments])
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         try:
-            run_command(command.main)
+            run_command(lambda: command.parse(arguments, "command"))
         except Parsed as parsed:
             return parsed.args[0], None
         except SystemExit as end:
@@ -145,7 +144,7 @@ def patched():
     with pytest.MonkeyPatch.context() as patch:
         for command in (train_command, eval_command):
             patch.setattr(command, "joined", lambda processes, preemption: nullcontext())
-        patch.setattr(train_command, "run", train)
+        patch.setattr(train_command, "train_and_tell", train)
         patch.setattr(evaluation, "evaluate", evaluate)
         yield patch
 

@@ -1,0 +1,45 @@
+"""The command `mixvpr`; each of its commands loads its room only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from mixvpr_jax.checks import require_known
+from mixvpr_jax.errors import run_command, starting
+from mixvpr_jax.version import __version__
+
+# name: module whose `run(arguments, prog)` it is, and what it does
+COMMANDS = {
+    "train": ("training.command", "Train a model; the same command again resumes it."),
+    "eval": ("evaluation.command", "Evaluate recall on a benchmark or on two folders of photos."),
+    "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
+}
+USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
+
+
+def main(*words: str) -> None:
+    """Runs `mixvpr` with these words before those of the command line.
+
+    Args:
+        words: What a script stands for: `main("train")` in train.py.
+    """
+    arguments = [*words, *sys.argv[1:]]
+    if not arguments or arguments[0] in ("-h", "--help", "--version"):
+        run_command(lambda: _tell(arguments))
+        return
+    name, *rest = arguments
+    prog = Path(sys.argv[0]).name if words else f"mixvpr {name}"
+    with starting():
+        require_known("mixvpr", name, COMMANDS)
+        command = import_module(f"mixvpr_jax.{COMMANDS[name][0]}")
+    command.run(rest, prog)
+
+
+def _tell(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        sys.stdout.write(f"mixvpr-jax {__version__}\n")
+        return
+    listed = "\n".join(f"  {name:10} {told}" for name, (_, told) in COMMANDS.items())
+    sys.stdout.write(f"{USAGE}\n\ncommands:\n{listed}\n")

@@ -1,0 +1,83 @@
+"""`mixvpr convert to-flax CKPT DIR` and `mixvpr convert to-torch DIR CKPT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mixvpr_jax.checks import require_known
+from mixvpr_jax.conversion import LayoutName, convert_checkpoint, write_checkpoint
+from mixvpr_jax.errors import run_command
+from mixvpr_jax.pretrained import from_pretrained, save_pretrained
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Converts as the command line says."""
+    run_command(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """The same, where errors are told by the caller."""
+    ways = {"to-flax": to_flax, "to-torch": to_torch}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        listed = "\n".join(
+            f"  {name:10} {(way.__doc__ or '').splitlines()[0]}" for name, way in ways.items()
+        )
+        sys.stdout.write(f"usage: {prog} WAY [options]\n\nways:\n{listed}\n")
+        return
+    name, *options = arguments
+    require_known(prog, name, ways)
+    tyro.cli(ways[name], prog=f"{prog} {name}", args=options)
+
+
+def to_flax(
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    image_size: tuple[int, int] | None = None,
+    in_size: tuple[int, int] | None = None,
+    pool_size: tuple[int, int] | None = None,
+    key: str | None = None,
+) -> None:
+    """Converts a PyTorch checkpoint into a folder that from_pretrained opens.
+
+    Reads the released checkpoints, Lightning ones of MixVPR and gsv-cities, OpenVPRLab's,
+    CosPlace's and EigenPlaces', torchvision's ImageNet weights (a bare trunk), and .safetensors
+    files of the same names.
+
+    Args:
+        checkpoint: The file to read; nothing in it is executed.
+        folder: Where model.safetensors, config.json and README.md go.
+        image_size: Height and width that images are resized to, which no weight tells.
+        in_size: Height and width of MixVPR's feature map, where shapes do not tell.
+        pool_size: Rows and columns of ConvAP's cells, which no weight tells.
+        key: Where in the file the weights lie (such as model_state_dict), if in several places.
+    """
+    conversion = convert_checkpoint(
+        checkpoint, image_size=image_size, in_size=in_size, pool_size=pool_size, key=key
+    )
+    save_pretrained(conversion.model, folder)
+    print(f"{conversion.summary()}\nwritten: {folder}")
+
+
+def to_torch(
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
+    layout: LayoutName = "official",
+    unfrozen_blocks: int = 1,
+) -> None:
+    """Writes a model as PyTorch code loads it, with strict=True.
+
+    Args:
+        weights: A model's folder or a released name.
+        checkpoint: The file to write; a name ending in .safetensors gives that format.
+        layout: Whose code will load it: that of MixVPR and gsv-cities, or OpenVPRLab's.
+        unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's backbone there, on which names depend.
+    """
+    model, _ = from_pretrained(weights)
+    write_checkpoint(model, checkpoint, layout=layout, unfrozen_blocks=unfrozen_blocks)
+    if layout == "official" and model.config.interpolation == "bicubic":
+        print("note: images of this model are resized bicubically, the official code's bilinearly")
+    print(f"written: {checkpoint} ({model.config.arch}, {model.config.aggregator})")

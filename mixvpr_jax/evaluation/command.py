@@ -1,0 +1,58 @@
+"""Finds each query's place in a database of photos and reports recall@k."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from typing import Annotated, NoReturn
+
+import tyro
+
+from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+from mixvpr_jax.errors import ending_at_once
+from mixvpr_jax.evaluation.config import EvaluationConfig
+
+
+def run(arguments: list[str], prog: str) -> NoReturn:
+    """Evaluates as the command line says, and ends the process."""
+    run_and_leave(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """Evaluates as the command line says."""
+    logging.basicConfig(format="%(message)s")
+    how = (tyro.conf.AvoidSubcommands,)
+    tyro.cli(command, prog=prog, description=__doc__, args=arguments, config=how)
+
+
+def command(
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")],
+    processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
+) -> None:
+    """Evaluates, as one of several processes where there are others."""
+    with ending_at_once():
+        import mixvpr_jax.evaluation.evaluate  # noqa: F401 (after --help has had its say)
+
+    with joined(processes, preemption=False):
+        evaluate_and_tell(config)
+
+
+def evaluate_and_tell(config: EvaluationConfig) -> None:
+    """Evaluates, and prints what came of it."""
+    from mixvpr_jax.evaluation.evaluate import evaluate
+
+    evaluation = evaluate(config)
+    if not is_first():
+        return
+    for reason in evaluation.unreadable:
+        print(f"skipped: {reason}")
+    if evaluation.unreadable:
+        print(f"skipped {len(evaluation.unreadable)} unreadable images")
+    if turned := sum(evaluation.num_turned):
+        print(
+            f"{turned} images were turned upright by their EXIF orientation, which other "
+            "evaluation code does not do"
+        )
+    print("\n".join(evaluation.data.describe()))
+    print(evaluation.headline())
+    print(f"report: {shlex.quote(str(config.output / 'report.html'))}")

@@ -1,0 +1,101 @@
+"""`mixvpr train NAME --workdir DIR`; NAME is a file of configs/ or a path to one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+from mixvpr_jax.errors import ending_at_once
+from mixvpr_jax.training.config import TrainConfig
+from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
+
+PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
+WORKDIR = "The run's folder, a path or gs://bucket/folder; it is gone on with if it is there."
+USAGE = "usage: {0} NAME --workdir DIR [options]; {0} NAME --help lists them"
+
+
+def run(arguments: list[str], prog: str) -> NoReturn:
+    """Trains as the command line says, and ends the process."""
+    run_and_leave(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """Trains as the command line says, and prints where the model lies."""
+    name, *options = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        sys.stdout.write(f"{USAGE.format(prog)}\n\nrecipes:\n")
+        for recipe in list_recipes(CONFIGS):
+            first_line = load_recipe(recipe)[1].splitlines()[0]
+            sys.stdout.write(f"  {recipe:24} {first_line}\n")
+        return
+    recipe, description = load_recipe(name)
+
+    def command(
+        workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help=WORKDIR)],
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
+        processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
+        profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
+    ) -> None:
+        with ending_at_once():
+            import mixvpr_jax.training.loop  # noqa: F401 (after --help has had its say)
+
+        with joined(processes, preemption=True):
+            train_and_tell(config, workdir, profile_steps)
+
+    tyro.cli(
+        command,
+        prog=f"{prog} {name}",
+        description=description,
+        args=options,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
+    """Trains, and tells how it went."""
+    from mixvpr_jax.training.loop import train
+    from mixvpr_jax.training.monitor import steps_to_profile
+
+    mute_background()
+    messages = logging.getLogger("mixvpr_jax")
+    messages.setLevel(logging.INFO if is_first() else logging.WARNING)
+    messages.propagate = False
+    messages.addHandler(logging.StreamHandler(sys.stdout))
+    profiled = steps_to_profile(profile_steps) if profile_steps else range(0)
+    with logging_redirect_tqdm([messages]):
+        outcome = train(config, workdir, profiled=profiled)
+    if not is_first():
+        return
+    if outcome.model is None:
+        print(f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on")
+        return
+    for metric, value in outcome.metrics.items():
+        before = outcome.metrics_before.get(metric)
+        print(
+            f"{metric}: {value:.1f}"
+            + (f" ({before:.1f} before training)" if before is not None else "")
+        )
+    print(f"model: {outcome.model}")
+
+
+def mute_background() -> None:
+    """Keeps quiet what fails in other threads: the main one learns of it and tells it in a line."""
+    for library in ("absl", "gcsfs"):  # absl is Orbax's
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    tell, tell_ignored = threading.excepthook, sys.unraisablehook
+
+    def of_thread(found: threading.ExceptHookArgs) -> None:
+        if not issubclass(found.exc_type, OSError):  # TensorBoard's, on a full disk
+            tell(found)
+
+    def ignored(found: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # the others are tensorstore's
+            tell_ignored(found)
+
+    threading.excepthook, sys.unraisablehook = of_thread, ignored

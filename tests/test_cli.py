@@ -1,0 +1,80 @@
+"""The installed command `mixvpr`: what it lists, refuses and hands on."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from mixvpr_jax import __version__, save_pretrained
+from mixvpr_jax.cli import COMMANDS
+
+MIXVPR = Path(sys.executable).with_name("mixvpr")
+
+
+def run(*arguments, cwd=None):
+    ended = subprocess.run(
+        [MIXVPR, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_commands_are_listed(arguments):
+    status, output, errors = run(*arguments)
+    assert (status, errors) == (0, "")
+    assert re.findall(r"^  (\w+) ", output, re.MULTILINE) == list(COMMANDS)
+
+
+def test_version():
+    assert run("--version") == (0, f"mixvpr-jax {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_of_its_own_name(name):
+    status, output, _ = run(name, "--help")
+    assert status == 0
+    assert output.startswith(f"usage: mixvpr {name} ")
+
+
+def test_a_mistyped_command():
+    line = "error: mixvpr: unknown name 'convrt'; closest: convert\n"
+    assert run("convrt", "a.ckpt") == (2, "", line)
+
+
+def test_both_ways_away_from_the_tree(model, tmp_path):
+    save_pretrained(model, tmp_path / "model")
+    height, width = model.config.image_size
+    assert run("convert", "to-torch", "model", "official.ckpt", cwd=tmp_path)[0] == 0
+    options = ("--image-size", height, width, "--in-size", *model.config.feature_size)
+    status, output, errors = run(
+        "convert", "to-flax", "official.ckpt", "again", *options, cwd=tmp_path
+    )
+    assert (status, errors) == (0, ""), errors
+    assert output.endswith("written: again\n")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("model", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_a_recipe_by_its_path(town, tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text((ROOT / "configs" / "demo.py").read_text())
+    arguments = ("--workdir", tmp_path / "run", "--data.root", town / "train", "--epochs", "0")
+    status, _, errors = run("train", recipe, *arguments)
+    assert (status, errors) == (2, "error: epochs: expected a number above 0, found 0\n")
+    recipe.write_text("config = 3\n")
+    line = f"error: {recipe}: expected config = TrainConfig(…), found 3\n"
+    assert run("train", recipe, *arguments) == (2, "", line)
+    line = f"error: {tmp_path}/other.py: expected a recipe, found no such file\n"
+    assert run("train", tmp_path / "other.py", *arguments) == (2, "", line)
+
+
+def test_scripts_stand_for_commands():
+    script = subprocess.run(
+        [sys.executable, "eval.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    status, output, _ = run("eval", "--help")
+    assert status == 0
+    assert script.stdout.splitlines()[1:] == output.splitlines()[1:]
