@@ -75,7 +75,7 @@ def main(
     devices: tuple[int, ...] = (1, 8, 64),
     images_per_device: int = 60,
     efficiency: float = 0.2,
-    statistics_per_device: bool = False,
+    batch_stats_per_device: bool = False,
 ) -> None:
     """Compiles, counts and projects.
 
@@ -84,12 +84,12 @@ def main(
         devices: How many fake devices to compile for.
         images_per_device: Images of each, also where the batch grows with the devices.
         efficiency: The share of an accelerator's peak that a step is assumed to reach.
-        statistics_per_device: Each normalises by its own images, see `TrainConfig`.
+        batch_stats_per_device: Each normalises by its own images, see `TrainConfig`.
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(devices))
     recipe, _ = load_recipe(name)
-    config = replace(recipe, statistics_per_device=statistics_per_device)
+    config = replace(recipe, batch_stats_per_device=batch_stats_per_device)
     counted = check(config, devices, images_per_device)
     batch = config.data.batch_size
     print(
@@ -149,7 +149,7 @@ def compile_step(config: TrainConfig, count: int, each: int) -> tuple[Any, Step]
     optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
     options = {
         "layers_to_freeze": config.optimizer.layers_to_freeze,
-        "statistics_per_device": config.statistics_per_device,
+        "batch_stats_per_device": config.batch_stats_per_device,
     }
     miner = MINERS[config.miner] if config.miner else None
     mesh = data_mesh(jax.devices()[:count])
@@ -176,7 +176,7 @@ def planned(config: TrainConfig, state: Any, width: int) -> Step:
         for path, leaf in nnx.to_flat_state(state.statistics)
         if path[-1] == "mean"
     ]
-    if config.statistics_per_device:  # the running ones, all at once
+    if config.batch_stats_per_device:  # the running ones, all at once
         return Step(width, parameters, 2 * sum(channels for _, channels in means), 1)
     # Forwards mean, then variance; backwards three sums, of which two wait for each other.
     statistics = sum((2 + 3 * trained) * channels for trained, channels in means)

@@ -38,7 +38,7 @@ def main(
     places: int = 4,
     images_per_place: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
     rounds: int = 5,
 ) -> None:
     """Times steps on images that already lie on the device.
@@ -48,11 +48,13 @@ def main(
         places: Places a batch; the official recipe has 120.
         images_per_place: Images of each.
         dtype: What both sides compute in (PyTorch under autocast).
-        chunks: Of gradient caching, on our side.
+        grad_cache_chunks: Of gradient caching, on our side.
         rounds: How often each contender is timed.
     """
     recipe, _ = load_recipe(name)
-    config = replace(recipe, chunks=chunks, model=replace(recipe.model, dtype=dtype))
+    config = replace(
+        recipe, grad_cache_chunks=grad_cache_chunks, model=replace(recipe.model, dtype=dtype)
+    )
     print(machine())
     peak = peak_flops(dtype)
     print(f"\nlargest matrix product: {peak / 1e9:,.0f} GFLOP/s ({dtype})\n")
@@ -90,7 +92,10 @@ def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tupl
     model = create_model(config.model.architecture)
     optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
     pair = multi_similarity, multi_similarity_miner
-    options = {"layers_to_freeze": config.optimizer.layers_to_freeze, "chunks": config.chunks}
+    options = {
+        "layers_to_freeze": config.optimizer.layers_to_freeze,
+        "grad_cache_chunks": config.grad_cache_chunks,
+    }
     step = make_step(model, optimizer, *pair, data_mesh(jax.devices()[:1]), **options)
     state: Any = create_state(model, optimizer)
     placed = jax.device_put((images, labels))

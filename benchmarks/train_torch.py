@@ -26,7 +26,7 @@ from reference_training import ReferenceTraining, official_model  # noqa: E402
 from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.errors import InputError, run_command  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
-from mixvpr_jax.storage import beside  # noqa: E402
+from mixvpr_jax.storage import atomic_write  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.loop import Trainer  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
@@ -74,7 +74,7 @@ def train(config: TrainConfig, output: Path) -> None:
         metric = trainer.selection.metric
         if metric is None or recalls[metric] >= best:
             best = recalls.get(str(metric), best)
-            with beside(output) as temporary:
+            with atomic_write(output) as temporary:
                 torch.save(model.state_dict(), temporary)
     print(f"{time.perf_counter() - since:.0f} s; checkpoint: {output}")
 

@@ -6,7 +6,8 @@ r"""MixVPR with 512 values, the official recipe.
 
 resnet50.pth are torchvision's ImageNet weights, of which stages 1 and 2 are not trained further.
 
-Hardware: a GPU of 24 GB (the authors' code takes 18.3), or several devices; --chunks saves memory.
+Hardware: a GPU of 24 GB (the authors' code takes 18.3), or several devices; with
+--grad-cache-chunks less will do.
 Time: 19.8 million images (62 k places x 4 images x 80 epochs): 5.5 hours on a GPU that takes 1,000
 images/s (none was timed here yet), 115 days on the two CPU cores of benchmarks/README.md.
 Recall: R@1 90.7 on Pitts30k-test and 84.1 on MSLS-val by the authors' code; not yet trained here.

@@ -78,7 +78,7 @@ class OtherFailed(Exception):
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_processes() -> Iterator[None]:
     """All processes leave it together, and what keeps one from it is raised by all.
 
     Raises:
@@ -148,7 +148,7 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
     jax.distributed.shutdown()
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes and tells."""
     return jax.process_index() == 0
 

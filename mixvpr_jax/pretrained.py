@@ -22,7 +22,7 @@ from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
-from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, reaching, staged
+from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
 
 HUB = "hf://"
 FILES = ("config.json", "model.safetensors")
@@ -62,7 +62,7 @@ def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
 
     In an object store (gs://bucket/folder) one after another, each whole.
     """
-    with staged(as_path(folder)) as temporary:
+    with atomic_folder(as_path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
@@ -168,7 +168,7 @@ def _model_card(config: ModelConfig) -> str:
 library_name: mixvpr-jax
 tags: [visual-place-recognition, image-retrieval, jax, flax]
 ---
-# {config.arch}, {config.aggregator.name if config.aggregator else "bare trunk"}
+# {config.arch}, {config.aggregator.name if config.aggregator else "bare backbone"}
 
 Made with mixvpr-jax. An image, {resized},
 gives a descriptor of {config.descriptor_dim or "no"} values; nearest neighbours show the same

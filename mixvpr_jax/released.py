@@ -10,7 +10,7 @@ from shlex import quote
 from mixvpr_jax.conversion.formats import is_html
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
-from mixvpr_jax.storage import beside
+from mixvpr_jax.storage import atomic_write
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _download(name: str, path: Path) -> None:
         import gdown  # pyright: ignore[reportMissingImports] (optional)
     except ImportError:
         raise InputError(f"{name}: not in {path.parent}; run: {_commands(name, path)}") from None
-    with beside(path) as partial:
+    with atomic_write(path) as partial:
         try:
             gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
         except Exception as error:  # gdown raises its own, requests' and the file system's errors

@@ -124,7 +124,7 @@ def check_writable(folder: AnyPath) -> None:
 
 
 @contextmanager
-def fetched(file: AnyPath) -> Iterator[Path]:
+def local_copy(file: AnyPath) -> Iterator[Path]:
     """Gives a file on a disk: the one that is meant, or a copy of an object for the time being.
 
     Raises:
@@ -186,7 +186,7 @@ class AppearedMeanwhile(InputError):
 
 
 @contextmanager
-def beside(path: AnyPath) -> Iterator[Path]:
+def atomic_write(path: AnyPath) -> Iterator[Path]:
     """Gives a temporary path on a disk, which becomes `path` at the end; removed on failure.
 
     It lies in a folder next to `path` and is renamed to it, or its content becomes the object of
@@ -208,7 +208,7 @@ def beside(path: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
-def staged(folder: AnyPath) -> Iterator[Path]:
+def atomic_folder(folder: AnyPath) -> Iterator[Path]:
     """Gives an empty folder on a disk whose files are moved into `folder` at the end.
 
     A `folder` that does not exist appears whole, by one renaming. Into one that exists the files

@@ -89,7 +89,7 @@ class TorchvisionResNet(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Gives the trunk its official name, `backbone.model`."""
+    """Gives the backbone its official name, `backbone.model`."""
 
     def __init__(self, arch: str, layers_to_crop: tuple[int, ...]):
         super().__init__()
@@ -164,7 +164,7 @@ AGGREGATORS = {"MixVPR": MixVPR, "ConvAP": ConvAP, "CosPlace": CosPlace, "GeM": 
 
 
 class VPRModel(nn.Module):
-    """Trunk and aggregator: normalised images [b, 3, h, w] → descriptors [b, d] of unit norm."""
+    """Backbone and aggregator: normalised images [b, 3, h, w] → descriptors [b, d] of unit norm."""
 
     def __init__(self, arch, layers_to_crop, aggregator, aggregator_config):
         super().__init__()

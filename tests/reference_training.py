@@ -67,9 +67,9 @@ class ReferenceTraining:
         """Frozen stages keep their weights; their BatchNorms stay in training mode."""
         if layers is None:
             return
-        trunk = self.model.backbone.model
-        stages = [getattr(trunk, f"layer{stage}") for stage in range(1, layers + 1)]
-        for module in (trunk.conv1, trunk.bn1, *stages):
+        backbone = self.model.backbone.model
+        stages = [getattr(backbone, f"layer{stage}") for stage in range(1, layers + 1)]
+        for module in (backbone.conv1, backbone.bn1, *stages):
             module.requires_grad_(False)
 
     def step(self, images, labels, learning_rate: float, dtype=None):

@@ -67,10 +67,12 @@ def test_nan_weights_are_named(path, state, value):
         convert_checkpoint(saved(path, state))
 
 
-def test_unknown_trunk(path, state):
+def test_unknown_backbone(path, state):
     for name in [name for name in state if ".layer2.1." in name]:
         del state[name]
-    with pytest.raises(InputError, match=r"trunk: expected one of resnet18, .* \(2, 1, 2\) blocks"):
+    with pytest.raises(
+        InputError, match=r"backbone: expected one of resnet18, .* \(2, 1, 2\) blocks"
+    ):
         convert_checkpoint(saved(path, state))
 
 

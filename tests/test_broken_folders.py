@@ -122,7 +122,7 @@ def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_bare_trunk_is_refused(evaluate, labelled, tmp_path):
-    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "trunk")
-    with pytest.raises(InputError, match="expected a whole model, found a bare trunk"):
-        evaluate(*labelled, weights=str(tmp_path / "trunk"))
+def test_bare_backbone_is_refused(evaluate, labelled, tmp_path):
+    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "backbone")
+    with pytest.raises(InputError, match="expected a whole model, found a bare backbone"):
+        evaluate(*labelled, weights=str(tmp_path / "backbone"))

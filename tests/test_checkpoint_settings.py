@@ -180,8 +180,8 @@ def test_what_is_given_has_the_last_word(path):
         convert_checkpoint(path, image_size=(0, 64))
 
 
-def test_a_bare_trunk_is_said(path):
-    assert "taken as a bare trunk" in convert_checkpoint(saved(path, weights(None))).summary()
+def test_a_bare_backbone_is_said(path):
+    assert "taken as a bare backbone" in convert_checkpoint(saved(path, weights(None))).summary()
 
 
 def test_an_aggregator_by_another_name_is_said(path):

@@ -54,13 +54,13 @@ def test_wrapped_modules(path, state, pairs):
     assert same_weights(convert_checkpoint(saved(path, renamed(state, *pairs))).model, state)
 
 
-def test_a_wrapped_trunk(path):
-    trunk = TorchvisionResNet("resnet18", 4).state_dict()
+def test_a_wrapped_backbone(path):
+    backbone = TorchvisionResNet("resnet18", 4).state_dict()
     for prefix in ("module.", "model._orig_mod.", "backbone."):
-        content = {prefix + name: tensor for name, tensor in trunk.items()}
+        content = {prefix + name: tensor for name, tensor in backbone.items()}
         model = convert_checkpoint(saved(path, content)).model
         assert model.config.aggregator is None
-        expected = {f"backbone.model.{name}": tensor for name, tensor in trunk.items()}
+        expected = {f"backbone.model.{name}": tensor for name, tensor in backbone.items()}
         assert same_weights(model, expected)
 
 
@@ -297,7 +297,7 @@ def test_other_heads_and_backbones_behind_those_names(path):
     with pytest.raises(InputError, match="left unfilled: aggregator.gem.p; entries left over"):
         convert_checkpoint(saved(path, other))
     vgg = {f"backbone.{i}.weight": torch.ones(64, 3, 3, 3) for i in (0, 2, 5)}
-    with pytest.raises(InputError, match="trunk: expected stages"):
+    with pytest.raises(InputError, match="backbone: expected stages"):
         convert_checkpoint(saved(path, vgg))
 
 

@@ -111,8 +111,8 @@ def test_openvprlab_without_frozen_stages(path):
 
 
 def test_hyper_parameters_tell_what_weights_cannot(path):
-    trunk = TorchvisionResNet("resnet101", 4).state_dict()
-    state = {f"backbone.model.{name}": tensor for name, tensor in trunk.items()}
+    backbone = TorchvisionResNet("resnet101", 4).state_dict()
+    state = {f"backbone.model.{name}": tensor for name, tensor in backbone.items()}
     state["aggregator.p"] = torch.full((1,), 3.0)
     told = {"backbone_arch": "resnet101", "layers_to_crop": [4, 3]}
     config = convert_checkpoint(
@@ -122,7 +122,7 @@ def test_hyper_parameters_tell_what_weights_cannot(path):
     cut = {name: t for name, t in state.items() if "layer3" not in name and "layer4" not in name}
     untold = convert_checkpoint(saved(path, cut))
     assert untold.model.config.arch == "resnet50"
-    assert "trunk called resnet50; the same, as far as it is kept: resnet101" in untold.summary()
+    assert "backbone called resnet50; the same, as far as it is kept: resnet101" in untold.summary()
 
 
 @pytest.mark.parametrize("hyper_parameters", [None, [1], {"agg_config": 3, "layers_to_crop": "4"}])
@@ -165,16 +165,16 @@ def test_openvprlab(path, tmp_path, case):
     assert all(np.array_equal(back[name].numpy(), array) for name, array in state.items())
 
 
-def test_torchvision_trunk(path):
-    trunk = TorchvisionResNet("resnext50_32x4d", 4, full=True).state_dict()
-    conversion = convert_checkpoint(saved(path, trunk))
+def test_torchvision_backbone(path):
+    backbone = TorchvisionResNet("resnext50_32x4d", 4, full=True).state_dict()
+    conversion = convert_checkpoint(saved(path, backbone))
     assert conversion.model.config == ModelConfig("resnext50_32x4d", (), None)
     assert conversion.checkpoint.dropped["ImageNet classifier"] == [
         "backbone.model.fc.weight",
         "backbone.model.fc.bias",
     ]
     ours = to_state_dict(conversion.model)
-    expected = {f"backbone.model.{n}": t for n, t in trunk.items() if not n.startswith("fc.")}
+    expected = {f"backbone.model.{n}": t for n, t in backbone.items() if not n.startswith("fc.")}
     assert ours.keys() == expected.keys()
     assert all(np.array_equal(ours[n], expected[n].numpy()) for n in expected)
 

@@ -17,7 +17,7 @@ from recipe import GOLDEN
 from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
-from mixvpr_jax.models.config import TRUNKS
+from mixvpr_jax.models.config import BACKBONES
 from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.recipes import list_recipes
 
@@ -123,14 +123,14 @@ def test_readme_names_what_there_is():
     section = README[README.index("## Benchmarks") : README.index("## Any configuration")]
     listed = re.sub(r"\([^)]*\)", "", section.split("each from")[0].partition("\n\n")[2])
     assert sorted(re.findall(r"[a-z][\w-]+", listed)) == sorted(BENCHMARKS)
-    section = README[README.index("- Trunks:") : README.index("cut after stage")]
-    spoken = re.sub(r"\s+", " ", section.replace(" and ", ", ")).removeprefix("- Trunks: ")
+    section = README[README.index("- Backbones:") : README.index("cut after stage")]
+    spoken = re.sub(r"\s+", " ", section.replace(" and ", ", ")).removeprefix("- Backbones: ")
     spoken = spoken.rstrip(", ").replace("Wide-ResNet ", "wide_resnet").replace("ResNet ", "resnet")
     found = spoken.split(", ")
     full = {"34": "resnet34", "50": "resnet50", "101": "resnet101", "152": "resnet152"}
     full |= {"ResNeXt-50 32x4d": "resnext50_32x4d", "ResNeXt-101 32x8d": "resnext101_32x8d"}
     full |= {"wide_resnet50-2": "wide_resnet50_2", "101-2": "wide_resnet101_2"}
-    assert sorted(full.get(name, name) for name in found) == sorted(TRUNKS)
+    assert sorted(full.get(name, name) for name in found) == sorted(BACKBONES)
 
 
 def test_figures_of_released_weights():

@@ -13,12 +13,12 @@ from runs import ROOT
 
 from mixvpr_jax import storage
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AppearedMeanwhile, beside, staged
+from mixvpr_jax.storage import AppearedMeanwhile, atomic_folder, atomic_write
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from mixvpr_jax.storage import beside, staged
+from mixvpr_jax.storage import atomic_write, atomic_folder
 
 with {kind}(Path(sys.argv[1])) as temporary:
     print("begun", flush=True)
@@ -41,12 +41,12 @@ def test_the_umask_is_applied_and_left_alone(umask, tmp_path, monkeypatch):
     changed, before = [], os.umask(umask)
     try:
         monkeypatch.setattr(os, "umask", changed.append)
-        with beside(tmp_path / "file") as temporary:
+        with atomic_write(tmp_path / "file") as temporary:
             temporary.write_text("")
-        with staged(tmp_path / "new") as temporary:
+        with atomic_folder(tmp_path / "new") as temporary:
             (temporary / "file").write_text("")
         (tmp_path / "old").mkdir()
-        with staged(tmp_path / "old") as temporary:
+        with atomic_folder(tmp_path / "old") as temporary:
             (temporary / "file").write_text("")
     finally:
         monkeypatch.undo()
@@ -66,7 +66,7 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path):
     def write(number):
         try:
             for _ in range(20):
-                with beside(path) as temporary:
+                with atomic_write(path) as temporary:
                     temporary.write_text(str(number))
                     time.sleep(0.001)
                     assert temporary.read_text() == str(number)
@@ -82,7 +82,7 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("kind", ["beside", "staged"])
+@pytest.mark.parametrize("kind", ["atomic_write", "atomic_folder"])
 def test_what_a_killed_writer_left_is_removed(kind, tmp_path):
     target = tmp_path / "deep" / "target"
     code = WRITER.format(kind=kind)
@@ -95,13 +95,13 @@ def test_what_a_killed_writer_left_is_removed(kind, tmp_path):
     for name in own:  # a user's
         (target.parent / name).mkdir()
         (target.parent / name / "lock").write_text("")
-    with beside(target.parent / "other") as temporary:
+    with atomic_write(target.parent / "other") as temporary:
         temporary.write_text("")
     assert left in names(target.parent)  # it is at work
     process.kill()
     process.communicate()
     storage._remove_dead.cache_clear()
-    with beside(target.parent / "other") as temporary:
+    with atomic_write(target.parent / "other") as temporary:
         temporary.write_text("")
     assert names(target.parent) == sorted([*own, "other"])
 
@@ -111,12 +111,12 @@ def test_what_another_machine_left_stays_for_a_week(tmp_path):
     left = tmp_path / ".file.0123456789abcdef.partial"
     left.mkdir()
     (left / "lock").write_text("another machine")
-    with beside(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert left.exists()
     os.utime(left, (time.time() - 8 * 86400,) * 2)
     storage._remove_dead.cache_clear()
-    with beside(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert names(tmp_path) == ["file"]
 
@@ -130,15 +130,15 @@ def test_without_the_kernels_locks_nothing_is_taken_for_dead(tmp_path, monkeypat
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with beside(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert names(tmp_path) == [left.name, "file"]
 
 
-@pytest.mark.parametrize("write", [beside, staged])
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
 def test_a_failure_leaves_nothing(write, tmp_path):
     with pytest.raises(ValueError), write(tmp_path / "target") as temporary:
-        if write is beside:
+        if write is atomic_write:
             temporary.write_text("half")
         raise ValueError
     assert names(tmp_path) == []
@@ -146,9 +146,9 @@ def test_a_failure_leaves_nothing(write, tmp_path):
 
 @pytest.mark.parametrize("name", ["n" * 240, "ü" * 120, "[a]*?", "a\nb"])
 def test_names_of_every_kind(name, tmp_path):
-    with beside(tmp_path / name) as temporary:
+    with atomic_write(tmp_path / name) as temporary:
         temporary.write_text("whole")
-    with staged(tmp_path / "folder" / name) as temporary:
+    with atomic_folder(tmp_path / "folder" / name) as temporary:
         (temporary / "file").write_text("whole")
     assert (tmp_path / name).read_text() == "whole"
     assert names(tmp_path / "folder" / name) == ["file"]
@@ -157,7 +157,7 @@ def test_names_of_every_kind(name, tmp_path):
 def test_a_folder_that_another_process_has_made(tmp_path):
     with (
         pytest.raises(AppearedMeanwhile, match="found one that another process has made meanwhi"),
-        staged(tmp_path / "folder") as temporary,
+        atomic_folder(tmp_path / "folder") as temporary,
     ):
         (temporary / "file").write_text("mine")
         (tmp_path / "folder").mkdir()
@@ -176,7 +176,7 @@ def test_a_folder_that_another_process_has_made(tmp_path):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("write", [beside, staged])
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
 def test_a_full_disk_is_named(write, error, tmp_path):
     line = f"{tmp_path}/target: expected room on the disk, found: .*; make room, and give the same"
     with pytest.raises(InputError, match=line), write(tmp_path / "target"):
@@ -184,5 +184,5 @@ def test_a_full_disk_is_named(write, error, tmp_path):
 
 
 def test_other_errors_are_raised_as_they_are(tmp_path):
-    with pytest.raises(OSError, match="Input/output error"), beside(tmp_path / "target"):
+    with pytest.raises(OSError, match="Input/output error"), atomic_write(tmp_path / "target"):
         raise OSError(errno.EIO, "Input/output error")

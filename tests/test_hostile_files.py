@@ -78,7 +78,7 @@ def test_stages_of_many_digits(tmp_path):
     names = "backbone.frozen_layers.0.0.weight", f"backbone.frozen_layers.{'9' * 5000}.weight"
     path = tmp_path / "a.safetensors"
     safetensors.numpy.save_file(dict.fromkeys(names, np.ones(2, np.float32)), path)
-    with pytest.raises(InputError, match="trunk: expected stages"):
+    with pytest.raises(InputError, match="backbone: expected stages"):
         convert_checkpoint(path)
 
 

@@ -18,7 +18,7 @@ from trajectory import (
     weights_of,
 )
 
-from mixvpr_jax.distributed import AXIS, OtherFailed, data_mesh, together
+from mixvpr_jax.distributed import AXIS, OtherFailed, data_mesh, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.losses.mining import multi_similarity_miner
@@ -97,7 +97,7 @@ def test_statistics_of_each_device():
         images, labels = padded(batch(3), 11)  # five devices of two, one of one, two of none
         model, optimizer = start()
         pair = LOSS_AND_MINER["multi_similarity"]
-        step = make_step(model, optimizer, *pair, data_mesh(), statistics_per_device=True)
+        step = make_step(model, optimizer, *pair, data_mesh(), batch_stats_per_device=True)
         state, metrics = step(create_state(model, optimizer), images, labels)
         assert np.isfinite(float(metrics["parameter_norm"]))
         moved = []
@@ -134,10 +134,10 @@ def test_what_keeps_one_keeps_all(of_others, raised, line, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: len(of_others))
     monkeypatch.setattr("mixvpr_jax.distributed.gather_text", lambda _: of_others)
     if raised is None:
-        with together():
+        with raise_on_all_processes():
             pass
         return
-    with pytest.raises(raised) as error, together():
+    with pytest.raises(raised) as error, raise_on_all_processes():
         pass
     assert str(error.value) == line
 
@@ -155,6 +155,6 @@ def test_whatever_keeps_one_is_told(error, text, monkeypatch):
     texts = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr("mixvpr_jax.distributed.gather_text", lambda text: texts.append(text) or [])
-    with pytest.raises(type(error)), together():
+    with pytest.raises(type(error)), raise_on_all_processes():
         raise error
     assert texts == [text]

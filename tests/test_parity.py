@@ -16,7 +16,7 @@ from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_check
 from mixvpr_jax.conversion.key_table import to_flax
 from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.models.config import (
-    TRUNKS,
+    BACKBONES,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -40,7 +40,7 @@ AGGREGATORS = st.one_of(
 )
 CONFIGS = st.builds(
     ModelConfig,
-    arch=st.sampled_from(sorted(TRUNKS)),
+    arch=st.sampled_from(sorted(BACKBONES)),
     layers_to_crop=st.sampled_from([(4,), (3, 4), ()]),
     aggregator=AGGREGATORS,
     image_size=st.tuples(st.integers(33, 90), st.integers(33, 90)),
@@ -77,7 +77,7 @@ def test_there_and_back(config, seed, suffix):
         state = to_state_dict(model)
         again = convert_checkpoint(ours, in_size=config.feature_size, pool_size=pool).model
     assert model.config == again.config
-    # The trunk's name is free where cutting made two of them equal; nothing else is.
+    # The backbone's name is free where cutting made two of them equal; nothing else is.
     assert model.config.feature_size == config.feature_size
     assert model.config.descriptor_dim == config.descriptor_dim
     for name, tensor in reference.state_dict().items():
@@ -119,7 +119,7 @@ def test_gradients_are_torchs(aggregator):
         assert error <= 1e-10 * max(1, np.abs(theirs).max()), name
 
 
-@pytest.mark.parametrize("arch", sorted(TRUNKS))
+@pytest.mark.parametrize("arch", sorted(BACKBONES))
 def test_training_mode_is_torchs(arch):
     config = ModelConfig(arch, (3, 4), GeMConfig(), (48, 40), dtype="float64")
     reference = torch_model(config).train()

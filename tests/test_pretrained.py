@@ -294,8 +294,8 @@ def test_full_disk_leaves_the_old_weights(model, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 
-def test_bare_trunk_gives_its_feature_map(tmp_path):
+def test_bare_backbone_gives_its_feature_map(tmp_path):
     save_pretrained(create_model(ModelConfig("resnet18", (), None)), tmp_path)
-    trunk, _ = from_pretrained(tmp_path)
-    assert trunk(jnp.zeros((1, 64, 96, 3))).shape == (1, 2, 3, 512)
+    backbone, _ = from_pretrained(tmp_path)
+    assert backbone(jnp.zeros((1, 64, 96, 3))).shape == (1, 2, 3, 512)
     shutil.rmtree(tmp_path)

@@ -34,8 +34,8 @@ EACH = 2  # images a device
 OPTIONS = {
     "official": {"layers_to_freeze": 1},
     "everything trained": {},
-    "statistics per device": {"statistics_per_device": True},
-    "statistics held still": {"freeze_statistics": True},
+    "statistics per device": {"batch_stats_per_device": True},
+    "statistics held still": {"freeze_batch_stats": True},
 }
 # LLVM's part of compiling, after all of XLA's passes over the HLO that is looked at here.
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -74,9 +74,9 @@ def expected_sums(state, name):
         sums[squeezed(parameter.shape)] += groups[path] == "trained" and not shared
     for path, value in nnx.to_flat_state(state.statistics):
         scale = (*path[:-1], "scale")
-        if options.get("statistics_per_device"):
+        if options.get("batch_stats_per_device"):
             sums[value.shape] += 1  # the running one
-        elif path[-1] == "mean" and not options.get("freeze_statistics"):
+        elif path[-1] == "mean" and not options.get("freeze_batch_stats"):
             sums[value.shape] += 2  # the batch's mean and variance
             sums[value.shape] += 3 * (groups[scale] == "trained")  # and towards them, see below
     return +sums

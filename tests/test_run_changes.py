@@ -10,7 +10,7 @@ from runs import assert_weights, entries, measure_instead, tiny_config, told
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.checkpoint import Checkpoints
-from mixvpr_jax.training.config import ValidationConfig
+from mixvpr_jax.training.config import RENAMED, ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.workdir import MAY_CHANGE
 
@@ -49,6 +49,19 @@ def kept(workdir):
 def test_all_of_validation_may_change():
     names = {f"validation.{field.name}" for field in fields(ValidationConfig)}
     assert names | {"epochs", "log_every_steps", "checkpoint_every_steps"} <= MAY_CHANGE
+
+
+def test_a_run_that_was_started_under_former_names_of_fields_is_resumed(finished, town, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    former = {present: name for name, present in RENAMED.items()}
+    written = {former.get(name, name): value for name, value in kept(workdir).items()}
+    assert written.keys() >= set(former.values())
+    (workdir / "config.json").write_text(json.dumps(written))
+    assert train(tiny_config(town), workdir).step == 12
+    assert kept(workdir) == kept(finished[0])
+    config = replace(tiny_config(town), grad_cache_chunks=2)
+    with pytest.raises(InputError, match=r"grad_cache_chunks: 1 there, 2 here"):
+        train(config, workdir)
 
 
 def test_more_epochs_are_those_of_one_long_run(finished, town, tmp_path):

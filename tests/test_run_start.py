@@ -81,11 +81,11 @@ def test_from_torchvisions_weights(town, tmp_path):
     from reference_torch import TorchvisionResNet
 
     torch.manual_seed(0)
-    trunk = TorchvisionResNet("resnet18", full=True)
-    torch.save(trunk.state_dict(), tmp_path / "resnet18.pth")
+    backbone = TorchvisionResNet("resnet18", full=True)
+    torch.save(backbone.state_dict(), tmp_path / "resnet18.pth")
     config = of_run(town, tmp_path / "resnet18.pth")
     state = to_state_dict(initial_model(config, seed=5))
-    expected = {f"backbone.model.{name}": array for name, array in trunk.state_dict().items()}
+    expected = {f"backbone.model.{name}": array for name, array in backbone.state_dict().items()}
     for name, array in state.items():
         if name.startswith("backbone") and "num_batches" not in name:
             assert np.array_equal(array, expected[name].numpy()), name

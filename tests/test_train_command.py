@@ -49,6 +49,14 @@ def test_names_of_losses_and_miners_are_those_that_exist():
     assert set(MinerName.__args__) == set(MINERS)
 
 
+def test_former_names_of_options_are_read(tmp_path):
+    """Each as it was, and a value that makes no sense is told by the present name."""
+    former = ("--chunks=0", "--freeze-statistics", "--no-statistics-per-device")
+    status, _, errors = run("demo", "--workdir", tmp_path / "run", *former)
+    line = "error: grad_cache_chunks: expected a number above 0, found 0\n"
+    assert (status, errors) == (2, line)
+
+
 def test_unknown_recipe():
     status, output, errors = run("resnet50_mixvpr_409", "--workdir", "x")
     assert (status, output) == (2, "")

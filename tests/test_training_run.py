@@ -103,7 +103,9 @@ def test_a_finished_run_is_finished(finished, town):
 
 
 def test_without_validation_the_last_model_is_taken(town, tmp_path):
-    config = replace(tiny_config(town), validation=ValidationConfig(), epochs=1, chunks=2)
+    config = replace(
+        tiny_config(town), validation=ValidationConfig(), epochs=1, grad_cache_chunks=2
+    )
     outcome = train(config, tmp_path / "run")
     assert outcome.metrics == {}
     assert (outcome.model / "model.safetensors").is_file()

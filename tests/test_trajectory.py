@@ -113,13 +113,13 @@ def test_gradient_caching_gives_the_same_gradient(devices, count):
     """With the running statistics held still; otherwise each chunk has statistics of its own."""
     config = OptimizerConfig("sgd", 0.5, 0.0, 0.0, warmup_steps=1, layers_to_freeze=None)
     optimizer = make_optimizer(config, steps_per_epoch=4)  # the update is half the gradient
-    options, found = {"freeze_statistics": True}, []
+    options, found = {"freeze_batch_stats": True}, []
     with in_float64():
         pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
         for chunks in (1, 4):
             model = recipe_model()
             before = weights_of(create_state(model, optimizer))
-            step = make_step(model, optimizer, *pair, mesh, chunks=chunks, **options)
+            step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=chunks, **options)
             state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
             after = weights_of(state)
             gradient = {name: 2 * (before[name] - after[name]) for name in before}
@@ -147,7 +147,7 @@ def test_chunks_move_the_statistics_in_turn():
         for part in range(2):
             expected(images[8 * part : 8 * part + 8])
         pair = LOSS_AND_MINER["multi_similarity"]
-        step = make_step(model, optimizer, *pair, mesh, chunks=2)
+        step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=2)
         state, _ = step(create_state(model, optimizer), images, labels)
         for path, leaf in nnx.to_flat_state(state.statistics):
             wanted = dict(nnx.to_flat_state(nnx.state(expected, nnx.BatchStat)))[path]
@@ -155,7 +155,7 @@ def test_chunks_move_the_statistics_in_turn():
 
 
 @pytest.mark.parametrize(
-    ("devices", "options"), [(1, {}), (2, {}), (2, {"statistics_per_device": True})]
+    ("devices", "options"), [(1, {}), (2, {}), (2, {"batch_stats_per_device": True})]
 )
 def test_chunks_of_padding_leave_the_statistics(devices, options):
     """Five real images of sixteen, in four chunks a device: of one device's, one is padding."""
@@ -168,7 +168,7 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
             expected(images[part])
         pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
         optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
-        step = make_step(model, optimizer, *pair, mesh, chunks=4, **options)
+        step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=4, **options)
         state, _ = step(create_state(model, optimizer), images, labels)
         wanted = dict(nnx.to_flat_state(nnx.state(expected, nnx.BatchStat)))
         for path, leaf in nnx.to_flat_state(state.statistics):

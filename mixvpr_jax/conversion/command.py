@@ -44,7 +44,7 @@ def to_flax(
     """Converts a PyTorch checkpoint into a folder that from_pretrained opens.
 
     Reads the released checkpoints, Lightning ones of MixVPR and gsv-cities, OpenVPRLab's,
-    CosPlace's and EigenPlaces', torchvision's ImageNet weights (a bare trunk), and .safetensors
+    CosPlace's and EigenPlaces', torchvision's ImageNet weights (a bare backbone), and .safetensors
     files of the same names.
 
     Args:

@@ -17,7 +17,7 @@ from mixvpr_jax.conversion.key_table import to_flax, to_openvprlab, to_torch, to
 from mixvpr_jax.conversion.weights import build_model, get_weights
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.storage import as_path, beside, fetched
+from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
 LayoutName = Literal["official", "openvprlab"]
 
@@ -42,8 +42,8 @@ class Conversion:
         resized = f"{height}x{width}, {config.interpolation}"
         lines = [
             f"found: {checkpoint.kind}, {len(checkpoint.state)} arrays used",
-            f"trunk: {config.arch}, {config.num_stages} of 4 stages",
-            f"aggregator: {config.aggregator or 'none (a bare trunk)'}",
+            f"backbone: {config.arch}, {config.num_stages} of 4 stages",
+            f"aggregator: {config.aggregator or 'none (a bare backbone)'}",
             f"images: {resized}; descriptor: {config.descriptor_dim or 'none'}",
             f"parameters: {self.parameter_count:,}",
         ]
@@ -75,7 +75,7 @@ def convert_checkpoint(
     Raises:
         InputError: A file, name, shape or value that does not fit; the line says which.
     """
-    with fetched(as_path(path)) as file:
+    with local_copy(as_path(path)) as file:
         checkpoint = read_checkpoint(file, key)
     try:
         config = infer_config(
@@ -115,7 +115,7 @@ def write_checkpoint(
     require_known("layout", layout, get_args(LayoutName))
     if layout == "openvprlab":
         state = to_openvprlab(state, unfrozen_blocks)
-    with beside(path) as temporary:
+    with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":
             import safetensors.numpy
 

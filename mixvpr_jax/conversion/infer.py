@@ -8,18 +8,18 @@ from dataclasses import replace
 
 from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.conversion.hyper_parameters import Size
-from mixvpr_jax.conversion.key_table import TRUNK
+from mixvpr_jax.conversion.key_table import BACKBONE
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import (
     AGGREGATORS,
-    TRUNKS,
+    BACKBONES,
     AggregatorConfig,
+    BackboneShape,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
-    TrunkShape,
 )
 
 # What repositories call the aggregators whose weights are known.
@@ -52,14 +52,14 @@ def infer_config(
             hyper-parameters, else the official 2 x 2, noted.
 
     Raises:
-        InputError: No known trunk or aggregator; a size that is needed or does not fit.
+        InputError: No known backbone or aggregator; a size that is needed or does not fit.
     """
     for size in (image_size, in_size, pool_size):
         if size is not None and min(size) < 1:
             raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
     aggregator, in_channels = _aggregator(checkpoint, pool_size)
     _require_told(checkpoint, aggregator)
-    arch, num_stages = _trunk(checkpoint, in_channels)
+    arch, num_stages = _backbone(checkpoint, in_channels)
     interpolation = checkpoint.layout.interpolation
     if interpolation != "bilinear":
         checkpoint.notes.append(f"images resized by a {interpolation} filter, as there")
@@ -68,34 +68,34 @@ def infer_config(
     return replace(config, image_size=_image_size(checkpoint, config, image_size, in_size))
 
 
-def _trunk(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
-    """The trunk's name and how many of its stages the aggregator sits on."""
+def _backbone(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
+    """The backbone's name and how many of its stages the aggregator sits on."""
     blocks = _block_counts(checkpoint)
     inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
     groups = inner // group_inputs
     bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
     names = [
         name
-        for name, shape in TRUNKS.items()
+        for name, shape in BACKBONES.items()
         if shape.blocks[: len(blocks)] == blocks
         and (shape.bottleneck, shape.groups, shape.inner_channels(1)) == (bottleneck, groups, inner)
     ]
     if not names:
         found = f"stages of {blocks} blocks, {inner} inner channels in {groups} groups"
-        raise InputError(f"trunk: expected one of {', '.join(TRUNKS)}; found {found}")
-    num_stages = _kept_stages(checkpoint, TRUNKS[names[0]], len(blocks), in_channels)
+        raise InputError(f"backbone: expected one of {', '.join(BACKBONES)}; found {found}")
+    num_stages = _kept_stages(checkpoint, BACKBONES[names[0]], len(blocks), in_channels)
     cut = rf"backbone\.model\.layer[{num_stages + 1}-9]\..*"
     checkpoint.drop("cut stages", [name for name in checkpoint.state if re.fullmatch(cut, name)])
     return _name_among(checkpoint, names), num_stages
 
 
 def _name_among(checkpoint: Checkpoint, names: list[str]) -> str:
-    """Which of the trunks whose kept stages are the same network was trained."""
+    """Which of the backbones whose kept stages are the same network was trained."""
     told = checkpoint.told.arch
     if told in names or len(names) == 1:
         return told if told in names else names[0]
     others = ", ".join(names[1:])
-    checkpoint.notes.append(f"trunk called {names[0]}; the same, as far as it is kept: {others}")
+    checkpoint.notes.append(f"backbone called {names[0]}; the same, as far as it is kept: {others}")
     return names[0]
 
 
@@ -107,12 +107,12 @@ def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
             counts[stage] = max(counts.get(stage, 0), block + 1)
     if sorted(counts) not in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
         found = sorted(counts) or "none"
-        raise InputError(f"trunk: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
+        raise InputError(f"backbone: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
     return tuple(counts[stage] for stage in sorted(counts))
 
 
 def _kept_stages(
-    checkpoint: Checkpoint, shape: TrunkShape, present: int, in_channels: int | None
+    checkpoint: Checkpoint, shape: BackboneShape, present: int, in_channels: int | None
 ) -> int:
     """Official code may leave stages in the file that the aggregator never sees."""
     if in_channels is None:
@@ -170,8 +170,10 @@ def _require_told(checkpoint: Checkpoint, aggregator: AggregatorConfig | None) -
     told = checkpoint.told.aggregator
     found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
     if told is None:
-        if aggregator is None and checkpoint.layout is not TRUNK:
-            checkpoint.notes.append(f"{found}: taken as a bare trunk; averages have none, either")
+        if aggregator is None and checkpoint.layout is not BACKBONE:
+            checkpoint.notes.append(
+                f"{found}: taken as a bare backbone; averages have none, either"
+            )
         return
     kind = _CALLED.get(told.lower())
     if kind is not None and type(aggregator) is kind:

@@ -302,12 +302,15 @@ def _from_cosplace(state: Weights) -> Weights:
     return renamed
 
 
-def _from_trunk(state: Weights) -> Weights:
+def _from_backbone(state: Weights) -> Weights:
     return {f"backbone.model.{name}": array for name, array in state.items()}
 
 
-TRUNK = Layout(
-    "torchvision trunk", "conv1.weight", _from_trunk, prefix=r"((model|net|network|backbone)\.)*"
+BACKBONE = Layout(
+    "torchvision backbone",
+    "conv1.weight",
+    _from_backbone,
+    prefix=r"((model|net|network|backbone)\.)*",
 )
 # The most specific first.
 LAYOUTS = (
@@ -325,5 +328,5 @@ LAYOUTS = (
         interpolation="bicubic",
     ),
     Layout("CosPlace, EigenPlaces", "backbone.0.weight", _from_cosplace, image_size=(512, 512)),
-    TRUNK,
+    BACKBONE,
 )

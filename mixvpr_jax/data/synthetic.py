@@ -25,7 +25,7 @@ from mixvpr_jax.data.city.conditions import Conditions, draw_conditions
 from mixvpr_jax.data.city.street import Place, build_place
 from mixvpr_jax.data.drawn import MARK, PANOID_LENGTH, check_table, photos_drawn_before
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import beside
+from mixvpr_jax.storage import atomic_write
 from mixvpr_jax.workers import out_of_reach_of_ctrl_c
 
 SUPERSAMPLING = 2
@@ -107,7 +107,7 @@ class View:
     def save(self, path: Path) -> None:
         """Writes the photo as a JPEG."""
         quality = self.look()[1].jpeg_quality
-        with beside(path) as temporary:
+        with atomic_write(path) as temporary:
             self.draw().save(temporary, "JPEG", quality=quality, comment=MARK)
 
 
@@ -259,7 +259,7 @@ def _write_city(config: CityConfig, folder: Path, city: str, workers: int) -> No
     work = partial(_save_gsv, town, folder, city)
     rows = [row for of_place in _of_each_place(town, work, workers) for row in of_place]
     # The table comes last: a city that was broken off has pictures and no table.
-    with beside(folder / "Dataframes" / f"{city}.csv") as temporary:
+    with atomic_write(folder / "Dataframes" / f"{city}.csv") as temporary:
         lines = [CSV_HEADER, *(row.csv_line for row in rows)]
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

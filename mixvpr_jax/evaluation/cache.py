@@ -19,7 +19,7 @@ import numpy as np
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import stamps_in
-from mixvpr_jax.storage import AnyPath, beside
+from mixvpr_jax.storage import AnyPath, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class DescriptorCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MARK).touch()
-            with beside(self._file(rows)) as temporary, temporary.open("wb") as file:
+            with atomic_write(self._file(rows)) as temporary, temporary.open("wb") as file:
                 reasons = np.array(part.reasons, str)
                 turned = np.array(part.turned, bool)
                 np.savez(file, descriptors=part.descriptors, reasons=reasons, turned=turned)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
 from mixvpr_jax.errors import ending_at_once
 from mixvpr_jax.evaluation.config import EvaluationConfig
 
@@ -42,7 +42,7 @@ def evaluate_and_tell(config: EvaluationConfig) -> None:
     from mixvpr_jax.evaluation.evaluate import evaluate
 
     evaluation = evaluate(config)
-    if not is_first():
+    if not is_main_process():
         return
     for reason in evaluation.unreadable:
         print(f"skipped: {reason}")

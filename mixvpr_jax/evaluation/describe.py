@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.distributed import AXIS, gather, gather_text, together
+from mixvpr_jax.distributed import AXIS, gather, gather_text, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
@@ -130,7 +130,7 @@ def describe_images(
     share = -(-len(chunks) // jax.process_count())
     own = chunks[jax.process_index() * share :][:share]
     parts = []
-    with together():
+    with raise_on_all_processes():
         known = [_known(cache, chunk, preprocess, paths[chunk]) for chunk in own]
         todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
         batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]

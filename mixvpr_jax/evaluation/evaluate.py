@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mixvpr_jax.conversion.weights import get_weights
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.distributed import data_mesh, is_first, together
+from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.best_positives import best_positives
 from mixvpr_jax.evaluation.cache import (
@@ -58,7 +58,7 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.released import cache_folder
-from mixvpr_jax.storage import AnyPath, named_when_full, reaching, staged
+from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors
 
@@ -73,21 +73,23 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         InputError: Whatever is wrong with the model, the data or the output folder. Nothing is
             written then.
     """
-    with together():
+    with raise_on_all_processes():
         check_output(config)
         data = read_data(config)
         ks = _recall_values(config, data)
         other = None if config.compare is None else read_other_run(config.compare, data)
         model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
         if model.config.aggregator is None:
-            raise InputError(f"{config.weights}: expected a whole model, found a bare trunk")
+            raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
     with ExitStack() as stack:
-        with together():
+        with raise_on_all_processes():
             # Opened first: better told now than after hours that one may not write there.
-            folder = stack.enter_context(staged(config.output)) if is_first() else None
+            folder = (
+                stack.enter_context(atomic_folder(config.output)) if is_main_process() else None
+            )
         evaluator = Evaluator(config, model, preprocess)
         evaluation = evaluator.evaluate(data, ks)
-        with together(), named_when_full(config.output):
+        with raise_on_all_processes(), named_when_full(config.output):
             if folder is not None:
                 write_output(folder, config, model.config, evaluation, other)
                 remove_stale(config.output, folder)
@@ -152,7 +154,7 @@ class Evaluator:
         """Everything that is measured, of the images that can be read."""
         # disable=None: a bar on terminals alone, so that an error is the one line of a log.
         total = len(data.database) + len(data.queries)
-        hidden = None if is_first() else True
+        hidden = None if is_main_process() else True
         with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
             database = self.describe("database", data.database, progress)
             queries = self.describe("queries", data.queries, progress)
@@ -227,7 +229,7 @@ class Evaluator:
         if found[0].shape[1] < needed:
             assert isinstance(index, FaissIndex)
             raise index.too_few(needed)
-        if is_first():
+        if is_main_process():
             tell_copies(found[1])
         return found
 
@@ -236,7 +238,7 @@ class Evaluator:
     ) -> dict[str, Latency]:
         """What one query takes, on one device."""
         paths = data.queries[: self.config.latency_queries]
-        if not paths or not is_first():
+        if not paths or not is_main_process():
             return {}
         return measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
 
@@ -244,7 +246,7 @@ class Evaluator:
         self, data: EvaluationSet, predictions: np.ndarray
     ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Where the model looks in the first queries and in their first matches."""
-        if not self.config.saliency_queries or not is_first():
+        if not self.config.saliency_queries or not is_main_process():
             return {}
         look = compile_saliency(self.model)
         maps = {}

@@ -16,7 +16,7 @@ with starting(__name__):
     import tyro
 
     from mixvpr_jax.evaluation.faiss_index import Metric, build_index
-    from mixvpr_jax.storage import beside
+    from mixvpr_jax.storage import atomic_write
 
 
 def export_index(
@@ -41,7 +41,7 @@ def export_index(
     import faiss
 
     names = file.with_name(f"{file.name}.images.csv")
-    with beside(file) as temporary, beside(names) as listed:
+    with atomic_write(file) as temporary, atomic_write(names) as listed:
         faiss.write_index(index, str(temporary))
         shutil.copyfile(images, listed)
     rows, size = descriptors.shape

@@ -9,7 +9,7 @@ import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, beside
+from mixvpr_jax.storage import AnyPath, atomic_write
 
 MOST_PREDICTIONS = 25  # the script looks at 20
 
@@ -32,7 +32,7 @@ def write_submission(path: Path, evaluation_set: EvaluationSet, predictions: np.
         raise ValueError(f"{len(predictions)} predictions, {len(evaluation_set.queries)} queries")
     queries = _keys(evaluation_set.queries)
     database = np.array(_keys(evaluation_set.database))
-    with beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query, row in zip(queries, predictions[:, :MOST_PREDICTIONS], strict=True):
             file.write(f"{' '.join([query, *database[row]])}\n")
 

@@ -24,7 +24,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True)
 class MixVPRConfig:
-    """MixVPR's aggregator (Ali-bey et al., WACV 2023); `in_channels, in_h, in_w` follow the trunk.
+    """MixVPR's aggregator (WACV 2023); `in_channels, in_h, in_w` follow the backbone.
 
     Attributes:
         out_channels: Channels after the channel projection.
@@ -97,9 +97,9 @@ class ModelConfig:
     """A backbone, an aggregator and how images are resized for them.
 
     Attributes:
-        arch: The trunk, by torchvision's name; one of `TRUNKS`.
-        layers_to_crop: Stages cut off the trunk's end: (4,), (3, 4) or ().
-        aggregator: What turns the feature map into a descriptor; None is the bare trunk.
+        arch: The backbone, by torchvision's name; one of `BACKBONES`.
+        layers_to_crop: Stages cut off the backbone's end: (4,), (3, 4) or ().
+        aggregator: What turns the feature map into a descriptor; None is the bare backbone.
         image_size: Height and width in pixels to which images are resized.
         dtype: What is computed in. Parameters and descriptors are float32, except that with
             "float64" (for parity checks, under `jax_enable_x64`) everything is float64.
@@ -115,7 +115,7 @@ class ModelConfig:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        require_known("arch", self.arch, TRUNKS)
+        require_known("arch", self.arch, BACKBONES)
         require_known("dtype", self.dtype, get_args(Dtype))
         require_known("interpolation", self.interpolation, get_args(Interpolation))
         to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
@@ -133,7 +133,7 @@ class ModelConfig:
 
     @property
     def num_stages(self) -> int:
-        """Stages that the trunk keeps, 2 to 4."""
+        """Stages that the backbone keeps, 2 to 4."""
         return 4 - len(self.layers_to_crop)
 
     @property
@@ -144,7 +144,7 @@ class ModelConfig:
     @property
     def feature_channels(self) -> int:
         """Channels of the feature map."""
-        return TRUNKS[self.arch].out_channels(self.num_stages)
+        return BACKBONES[self.arch].out_channels(self.num_stages)
 
     @property
     def feature_size(self) -> tuple[int, int]:
@@ -154,7 +154,7 @@ class ModelConfig:
 
     @property
     def descriptor_dim(self) -> int | None:
-        """Length of a descriptor; None for a bare trunk."""
+        """Length of a descriptor; None for a bare backbone."""
         match self.aggregator:
             case None:
                 return None
@@ -203,7 +203,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrunkShape:
+class BackboneShape:
     """The layout of a torchvision ResNet (V1): what tells one architecture from another.
 
     Attributes:
@@ -232,14 +232,14 @@ class TrunkShape:
         return 2 ** (stage - 1) * self.base_width * self.groups
 
 
-TRUNKS: Mapping[str, TrunkShape] = {
-    "resnet18": TrunkShape((2, 2, 2, 2), bottleneck=False),
-    "resnet34": TrunkShape((3, 4, 6, 3), bottleneck=False),
-    "resnet50": TrunkShape((3, 4, 6, 3), bottleneck=True),
-    "resnet101": TrunkShape((3, 4, 23, 3), bottleneck=True),
-    "resnet152": TrunkShape((3, 8, 36, 3), bottleneck=True),
-    "resnext50_32x4d": TrunkShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
-    "resnext101_32x8d": TrunkShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
-    "wide_resnet50_2": TrunkShape((3, 4, 6, 3), bottleneck=True, base_width=128),
-    "wide_resnet101_2": TrunkShape((3, 4, 23, 3), bottleneck=True, base_width=128),
+BACKBONES: Mapping[str, BackboneShape] = {
+    "resnet18": BackboneShape((2, 2, 2, 2), bottleneck=False),
+    "resnet34": BackboneShape((3, 4, 6, 3), bottleneck=False),
+    "resnet50": BackboneShape((3, 4, 6, 3), bottleneck=True),
+    "resnet101": BackboneShape((3, 4, 23, 3), bottleneck=True),
+    "resnet152": BackboneShape((3, 8, 36, 3), bottleneck=True),
+    "resnext50_32x4d": BackboneShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
+    "resnext101_32x8d": BackboneShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
+    "wide_resnet50_2": BackboneShape((3, 4, 6, 3), bottleneck=True, base_width=128),
+    "wide_resnet101_2": BackboneShape((3, 4, 23, 3), bottleneck=True, base_width=128),
 }

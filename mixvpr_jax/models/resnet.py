@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.models.config import TRUNKS, Dtype, ModelConfig, TrunkShape
+from mixvpr_jax.models.config import BACKBONES, BackboneShape, Dtype, ModelConfig
 from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
 
 
@@ -38,7 +38,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         in_channels: int,
-        shape: TrunkShape,
+        shape: BackboneShape,
         stage: int,
         *,
         stride: int,
@@ -81,10 +81,10 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """The trunk: normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
+    """The backbone: normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        shape, dtype = TRUNKS[config.arch], config.dtype
+        shape, dtype = BACKBONES[config.arch], config.dtype
         self.conv1 = Conv(3, 64, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(64, dtype=dtype)
         channels = 64

@@ -1,4 +1,4 @@
-"""The whole model: trunk, aggregator, descriptor."""
+"""The whole model: backbone, aggregator, descriptor."""
 
 from __future__ import annotations
 
@@ -103,4 +103,4 @@ def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
         case GeMConfig(p=p):
             return GeM(p, dtype=dtype)
         case None:
-            raise InputError("a bare trunk has no aggregator")
+            raise InputError("a bare backbone has no aggregator")

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import checkpoint_steps
 
-from mixvpr_jax.distributed import gather_text, is_first, together
+from mixvpr_jax.distributed import gather_text, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, is_local, move_folder, reaching, unreachable
 from mixvpr_jax.training.damage import checksums, difference, in_a_line, of_machine, unreadable
@@ -101,7 +101,7 @@ class Checkpoints:
         """
         wanted = {name: _abstract(array) for name, array in _named(like).items()}
         damage, found = "", None
-        with together():  # what keeps one process from its share ends all
+        with raise_on_all_processes():  # what keeps one process from its share ends all
             try:
                 with self._reading(step):
                     self._check(step, wanted)
@@ -142,7 +142,7 @@ class Checkpoints:
     def _move_aside(self, steps: Sequence[int]) -> None:
         if not steps:
             return
-        if is_first():
+        if is_main_process():
             for step in steps:
                 target = self.folder.with_name("damaged_checkpoints") / f"{step}_{time.time_ns()}"
                 move_folder(self.folder / str(step), target)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.distributed import ALONE, ProcessConfig, is_first, joined, run_and_leave
+from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
 from mixvpr_jax.errors import ending_at_once
-from mixvpr_jax.training.config import TrainConfig
+from mixvpr_jax.training.config import RENAMED, TrainConfig
 from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 
 PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
@@ -52,9 +52,19 @@ def parse(arguments: list[str], prog: str) -> None:
         command,
         prog=f"{prog} {name}",
         description=description,
-        args=options,
+        args=[_renamed(word) for word in options],
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _renamed(word: str) -> str:
+    """An option by its present name."""
+    option, equals, value = word.partition("=")
+    present = RENAMED.get(option.removeprefix("--").removeprefix("no-").replace("-", "_"))
+    if not option.startswith("--") or present is None:
+        return word
+    no = "no-" if option.startswith("--no-") else ""
+    return f"--{no}{present.replace('_', '-')}{equals}{value}"
 
 
 def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
@@ -64,13 +74,13 @@ def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -
 
     mute_background()
     messages = logging.getLogger("mixvpr_jax")
-    messages.setLevel(logging.INFO if is_first() else logging.WARNING)
+    messages.setLevel(logging.INFO if is_main_process() else logging.WARNING)
     messages.propagate = False
     messages.addHandler(logging.StreamHandler(sys.stdout))
     profiled = steps_to_profile(profile_steps) if profile_steps else range(0)
     with logging_redirect_tqdm([messages]):
         outcome = train(config, workdir, profiled=profiled)
-    if not is_first():
+    if not is_main_process():
         return
     if outcome.model is None:
         print(f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on")

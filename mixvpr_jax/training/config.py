@@ -40,9 +40,9 @@ class StartConfig(ModelConfig):
     """A model to train, and what its weights start from.
 
     Attributes:
-        init: torchvision's ImageNet weights for the trunk, a PyTorch checkpoint of the whole model,
-            a model's folder or another run's, each also on gs://, or a released name; None starts
-            afresh.
+        init: torchvision's ImageNet weights for the backbone, a PyTorch checkpoint of the whole
+            model, a model's folder or another run's, each also on gs://, or a released name; None
+            starts from random weights.
     """
 
     init: str | None = None
@@ -66,7 +66,7 @@ class OptimizerConfig:
         warmup_steps: Steps over which the learning rate rises from nearly 0.
         milestones: Epochs at whose start it falls; one that begins during warm-up has no effect.
         factor: What it is multiplied by then.
-        layers_to_freeze: The last frozen stage of the trunk (0: the stem alone), None for none.
+        layers_to_freeze: The last frozen stage of the backbone (0: the stem alone), None for none.
             Frozen BatchNorms still normalise by the batch and move their running statistics.
     """
 
@@ -129,6 +129,14 @@ class ValidationConfig:
         return tuple(resolved(folder).name for folder in self.sets)
 
 
+# Former names of fields, which config.json of earlier runs and command lines may hold.
+RENAMED = {
+    "chunks": "grad_cache_chunks",
+    "freeze_statistics": "freeze_batch_stats",
+    "statistics_per_device": "batch_stats_per_device",
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run.
@@ -142,11 +150,12 @@ class TrainConfig:
         miner: What the loss looks at; None is every pair.
         epochs: How often each place is seen.
         seed: Of fresh weights and of the order of the data.
-        freeze_statistics: Whether BatchNorm normalises by its running statistics, held still.
-        statistics_per_device: Whether BatchNorm takes the statistics of each device's own images,
+        freeze_batch_stats: Whether BatchNorm normalises by its running statistics, held still.
+        batch_stats_per_device: Whether BatchNorm takes the statistics of each device's own images,
             not of the whole batch.
-        chunks: Into how many parts a device divides its images to save memory (gradient caching):
-            the same gradient, with BatchNorm's statistics of each part.
+        grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes
+            its images chunk by chunk. The gradient is the same, with BatchNorm's batch statistics
+            taken over each chunk.
         log_every_steps: How often a line goes into metrics.jsonl.
         checkpoint_every_steps: How often to save within an epoch, besides at its end.
     """
@@ -159,9 +168,9 @@ class TrainConfig:
     miner: MinerName | None = "MultiSimilarityMiner"
     epochs: int = 80
     seed: int = 190223
-    freeze_statistics: bool = False
-    statistics_per_device: bool = False
-    chunks: int = 1
+    freeze_batch_stats: bool = False
+    batch_stats_per_device: bool = False
+    grad_cache_chunks: int = 1
     log_every_steps: int = 10
     checkpoint_every_steps: int = 200
 
@@ -172,8 +181,10 @@ class TrainConfig:
         if self.loss == "CentroidTripletLoss" and self.miner is not None:
             raise InputError(f"miner: expected None with CentroidTripletLoss, found {self.miner}")
         if self.model.aggregator is None:
-            raise InputError("model.aggregator: expected one to train, found none (a bare trunk)")
-        counts = ("epochs", "chunks", "log_every_steps", "checkpoint_every_steps")
+            raise InputError(
+                "model.aggregator: expected one to train, found none (a bare backbone)"
+            )
+        counts = ("epochs", "grad_cache_chunks", "log_every_steps", "checkpoint_every_steps")
         require_positive(self, *counts)
         require_not_negative(self, "seed")
 

@@ -22,8 +22,8 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
     """The model before the first step.
 
     Args:
-        config: What it is and where its weights come from. Those of a bare trunk (torchvision's)
-            fill the trunk, and stages that the model cuts off are left out; any others must fit
+        config: What it is and where its weights come from. Those of a bare backbone (torchvision's)
+            fill the backbone, and stages that the model cuts off are left out; any others must fit
             the model name by name.
         seed: Of fresh weights.
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from mixvpr_jax.distributed import is_first
+from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, beside, put_file, reaching
+from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 
 Entry = dict[str, Any]
 
@@ -63,16 +63,16 @@ class Log:
         entries = read_log(workdir / "metrics.jsonl")
         self.entries = [entry for entry in entries if entry["step"] <= step]
         self._mirror, self._file, self._board = None, None, None
-        if is_first():
+        if is_main_process():
             self._mirror = Mirror(workdir)
             path = self._mirror.folder / "metrics.jsonl"
-            with beside(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text("".join(map(_line, self.entries)))
             self._file = path.open("a")
             # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
             self._board = SummaryWriter(str(path.parent), purge_step=step + 1, max_queue=0)
         # disable=None: a bar on terminals alone.
-        hidden = None if is_first() else True
+        hidden = None if is_main_process() else True
         self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=hidden)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -143,7 +143,7 @@ def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
     _draw_training(left, entries)
     for axes in right:
         _draw_recalls(axes, entries, recalls)
-    with beside(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 

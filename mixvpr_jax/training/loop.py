@@ -27,7 +27,7 @@ from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import open_source
-from mixvpr_jax.distributed import data_mesh, is_first, together
+from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
@@ -87,13 +87,13 @@ def train(
     """
     folder = as_path(workdir)
     with ExitStack() as stack:
-        with together():
+        with raise_on_all_processes():
             require_lock = stack.enter_context(locked_workdir(folder))
         stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
-        with together():
+        with raise_on_all_processes():
             check_workdir(config, folder)
             trainer = Trainer(config, folder)
-        with together():
+        with raise_on_all_processes():
             claim_workdir(config, folder)
         trainer.open(stack, stop, require_lock)
         trainer.profiler = stack.enter_context(closing(Profiler(folder, profiled)))
@@ -145,10 +145,10 @@ class Trainer:
             LOSSES[config.loss],
             MINERS[config.miner] if config.miner else None,
             self.mesh,
-            freeze_statistics=config.freeze_statistics,
-            statistics_per_device=config.statistics_per_device,
+            freeze_batch_stats=config.freeze_batch_stats,
+            batch_stats_per_device=config.batch_stats_per_device,
             layers_to_freeze=config.optimizer.layers_to_freeze,
-            chunks=config.chunks,
+            grad_cache_chunks=config.grad_cache_chunks,
         )
 
     def open(self, stack: ExitStack, stop: StopRequest, require_lock: Callable[[], None]) -> None:
@@ -165,7 +165,7 @@ class Trainer:
                     f"{self.config.data.folder}: expected the images of the run so far, found "
                     "others; choose another --workdir"
                 )
-        with together():
+        with raise_on_all_processes():
             self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
         rename_former(self.log.entries, self.config.validation)
         self.stop, self.require_lock = stop, require_lock
@@ -182,13 +182,13 @@ class Trainer:
             self.checkpoints.abandon()
             raise
         self.checkpoints.finish()
-        if self.log.entries and is_first():
+        if self.log.entries and is_main_process():
             draw_curves(self.log.entries, self.workdir / "curves.png")
         return self._finish() if done else Outcome(self.step, self.total_steps)
 
     def batches(self, start: int = 0) -> Generator[Batch]:
         """This process's share of the steps from `start` on, padded to fit the devices."""
-        data, parts = self.config.data, self.mesh.size * self.config.chunks
+        data, parts = self.config.data, self.mesh.size * self.config.grad_cache_chunks
         batches = Batches(
             self.source,
             self.sampler,
@@ -270,8 +270,8 @@ class Trainer:
     def _finish(self) -> Outcome:
         """Writes the best model."""
         best, state = self._best()
-        with together():
-            if is_first():
+        with raise_on_all_processes():
+            if is_main_process():
                 params, statistics = jax.device_get((state.params, state.statistics))
                 nnx.update(self.model, params, statistics)
                 save_pretrained(self.model, self.workdir / "model")

@@ -68,7 +68,7 @@ def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
 
     Args:
         params: Parameters below `backbone` and `aggregator`.
-        layers_to_freeze: The last stage of the trunk that is frozen, with all before it; 0 is the
+        layers_to_freeze: The backbone's last frozen stage, with all before it; 0 is the
             stem alone, None freezes nothing (models/backbones/resnet.py of amaralibey/MixVPR).
     """
     stages = [] if layers_to_freeze is None else range(1, layers_to_freeze + 1)
@@ -76,7 +76,7 @@ def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
 
     def group(path: tuple[Any, ...], _: Any) -> str:
         names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
-        in_trunk = layers_to_freeze is not None and names[0] == "backbone"
-        return "frozen" if in_trunk and names[1] in frozen else "trained"
+        in_backbone = layers_to_freeze is not None and names[0] == "backbone"
+        return "frozen" if in_backbone and names[1] in frozen else "trained"
 
     return jax.tree_util.tree_map_with_path(group, params)

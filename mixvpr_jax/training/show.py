@@ -28,7 +28,7 @@ with starting(__name__):
     from mixvpr_jax.data.sampling import Sampler
     from mixvpr_jax.data.sources import open_source
     from mixvpr_jax.distributed import data_mesh
-    from mixvpr_jax.storage import staged
+    from mixvpr_jax.storage import atomic_folder
     from mixvpr_jax.training.config import TrainConfig
     from mixvpr_jax.training.recipes import load_recipe
 
@@ -66,7 +66,7 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
         logger.warning("skipped: %s", line)
     images, _ = make_input(config.data.augmentation, size, mesh, interpolation)(batch)
     found = statistics(source.places)
-    with staged(output) as folder:
+    with atomic_folder(output) as folder:
         sheet = contact_sheet(np.asarray(images), sampler, step)
         sheet.save(folder / "contact_sheet.jpg", quality=90)
         draw_statistics(found, folder / "statistics.png")

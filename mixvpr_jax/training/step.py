@@ -95,10 +95,10 @@ def make_device_step(
     loss: Loss,
     miner: Miner | None,
     *,
-    freeze_statistics: bool = False,
-    statistics_per_device: bool = False,
+    freeze_batch_stats: bool = False,
+    batch_stats_per_device: bool = False,
     layers_to_freeze: int | None = None,
-    chunks: int = 1,
+    grad_cache_chunks: int = 1,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The step as each device runs it, on its own images, inside the axis `data`.
 
@@ -107,30 +107,32 @@ def make_device_step(
         optimizer: See `make_step`.
         loss: See `make_step`.
         miner: See `make_step`.
-        freeze_statistics: Normalise by the running statistics and hold them still.
-        statistics_per_device: Normalise by the statistics of the device's own images; the running
+        freeze_batch_stats: Normalise by the running statistics and hold them still.
+        batch_stats_per_device: Normalise by the statistics of the device's own images; the running
             ones are averaged over devices.
         layers_to_freeze: The optimizer's: what it does not move is not differentiated either.
-        chunks: Into how many parts a device divides its images, to save memory (gradient caching,
-            Gao et al., 2021): described without gradient, all in one loss, then each described
-            again for its gradient. The gradient is the same, but that BatchNorm's statistics are
-            those of a part.
+        grad_cache_chunks: Chunks that a device divides its images into, to save memory (gradient
+            caching, Gao et al., 2021): all are described without gradient for one loss, then each
+            chunk is described again for its gradient. The gradient is the same, except that
+            BatchNorm normalises by the statistics of a chunk.
     """
-    axis_name = None if statistics_per_device else AXIS
-    training = nnx.view(model, use_running_average=freeze_statistics, axis_name=axis_name)
+    axis_name = None if batch_stats_per_device else AXIS
+    training = nnx.view(model, use_running_average=freeze_batch_stats, axis_name=axis_name)
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
     objective = partial(_objective, loss, miner)
-    differentiate = _gradient if chunks == 1 else partial(_cached_gradient, chunks)
+    differentiate = (
+        _gradient if grad_cache_chunks == 1 else partial(_cached_gradient, grad_cache_chunks)
+    )
 
     def device_step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Metrics]:
         params, statistics = lax.pcast(state.params, AXIS, to="varying"), state.statistics
-        if statistics_per_device:
+        if batch_stats_per_device:
             statistics = lax.pcast(statistics, AXIS, to="varying")
         gradient, statistics, metrics = differentiate(
             describe, objective, params, statistics, images, labels
         )
-        if statistics_per_device:
+        if batch_stats_per_device:
             statistics = _over_devices(statistics, labels)
         gradient = _sum_of_trained(gradient, layers_to_freeze)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)

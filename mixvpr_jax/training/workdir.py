@@ -7,12 +7,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
-from mixvpr_jax.distributed import is_first
+from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.locks import locked
-from mixvpr_jax.storage import AnyPath, beside, check_writable, is_local, named_when_full, reaching
-from mixvpr_jax.training.config import TrainConfig, ValidationConfig, differences
+from mixvpr_jax.storage import (
+    AnyPath,
+    atomic_write,
+    check_writable,
+    is_local,
+    named_when_full,
+    reaching,
+)
+from mixvpr_jax.training.config import RENAMED, TrainConfig, ValidationConfig, differences
 
 # What changes no step that was taken: how fast batches come and where from (of what is in them
 # checkpoints hold a checksum), what is measured, how often something is written, when to end.
@@ -41,13 +49,13 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
     """Writes a run's configuration into its folder, where that does not hold it; process 0 does."""
-    if not is_first():
+    if not is_main_process():
         return
     path, text = workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
     with reaching(workdir):
         there = path.read_text() if path.exists() else None
     if there != text:
-        with beside(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text)
 
 
@@ -61,7 +69,7 @@ def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
     Raises:
         InputError: Another run is there, or it may not be written there.
     """
-    if not is_first():
+    if not is_main_process():
         yield lambda: None
         return
     with reaching(workdir):
@@ -76,7 +84,10 @@ def _check_config(config: TrainConfig, workdir: AnyPath, path: AnyPath) -> None:
         there = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
-    if isinstance(there, dict) and isinstance(there.get("model"), dict):
+    if not isinstance(there, dict):
+        raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
+    there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
+    if isinstance(there.get("model"), dict):
         there["model"].setdefault("interpolation", "bilinear")  # all that there was before
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:

@@ -14,7 +14,7 @@ from mixvpr_jax.evaluation.report.columns import columns_of, picture_columns
 from mixvpr_jax.evaluation.report.data import ReportData
 from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
 from mixvpr_jax.evaluation.report.thumbnails import Thumbnail, make_thumbnails
-from mixvpr_jax.storage import AnyPath, beside
+from mixvpr_jax.storage import AnyPath, atomic_write
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
@@ -70,7 +70,7 @@ def write_report(
     thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4, on_progress)
     value = columns_of(data, right, neighbours, shown) | {"total_queries": total}
     page = assemble(value, shown.paths, thumbnails)
-    with beside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(page)
 
 
