@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 from compiled import COMPILED
@@ -16,8 +17,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-CHECKED = ("models", "evaluation", "losses")
-install_import_hook([f"mixvpr_jax.{name}" for name in CHECKED], "typechecker.check")
+PACKAGE = Path(__file__).parent.parent / "mixvpr_jax"
+# Configurations check their own values, and say what is wrong in a line.
+CHECKED = [
+    f"mixvpr_jax.{room}.{path.stem}"
+    for room in ("models", "evaluation", "losses")
+    for path in (PACKAGE / room).glob("*.py")
+    if path.stem not in ("__init__", "config")
+]
+install_import_hook(CHECKED, "typechecker.check")
 
 # Descriptors that an evaluation keeps are no business of the user's own.
 os.environ["MIXVPR_HOME"] = tempfile.mkdtemp(prefix="mixvpr_home")

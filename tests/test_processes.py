@@ -204,16 +204,16 @@ def test_senseless_processes(values, message):
 
 MEET = """
 import sys
-from mixvpr_jax import processes
-from mixvpr_jax.config import ProcessConfig
+from mixvpr_jax import distributed
+from mixvpr_jax.distributed import ProcessConfig
 
 def main():
     address, process_id = sys.argv[1], int(sys.argv[2])
-    with processes.joined(ProcessConfig(address, 2, process_id), preemption=True):
+    with distributed.joined(ProcessConfig(address, 2, process_id), preemption=True):
         pass
 
-processes.START_SECONDS = 3
-processes.run_and_leave(main)
+distributed.START_SECONDS = 3
+distributed.run_and_leave(main)
 """
 
 

@@ -150,7 +150,7 @@ def real_size(tmp_path_factory):
 MEASURED = """
 import json, sys, time
 from pathlib import Path
-from mixvpr_jax.config import DataConfig
+from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data import sources
 from mixvpr_jax.data.sampling import Sampler
 
