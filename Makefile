@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # One more than there are processors, as some tests wait for processes; each may take 3 GB.
 WORKERS := --numprocesses $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 4))') \
 	--dist worksteal
-DRAW := $(BIN)/python -m mixvpr_jax.data.draw --difficulty 0.25 --image-size 160 120 --overwrite
+DRAW := $(BIN)/python -m demo.draw --difficulty 0.25 --image-size 120 160 --overwrite
 EVALUATE := $(BIN)/python eval.py --database out/demo/town/test/database \
 	--queries out/demo/town/test/queries --overwrite
 

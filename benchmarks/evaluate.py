@@ -28,9 +28,9 @@ from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import machine  # noqa: E402
 
+from demo.town import CityConfig, write_evaluation_folders  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.conversion.weights import build_model  # noqa: E402
-from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders  # noqa: E402
 from mixvpr_jax.datasets import read_folder_pair  # noqa: E402
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet  # noqa: E402
 from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402
@@ -45,7 +45,7 @@ KS = (1, 5, 10, 20)
 def main(
     name: Literal["resnet50_4096", "resnet50_512", "resnet50_128"] = "resnet50_4096",
     images: int = 2000,
-    image_size: tuple[int, int] = (640, 480),
+    image_size: tuple[int, int] = (480, 640),
     torch_batch: int = 8,
     num_workers: int = os.cpu_count() or 1,
     rounds: int = 1,
@@ -55,7 +55,7 @@ def main(
     Args:
         name: Which released model; its weights are drawn at random.
         images: How many, a quarter of them queries.
-        image_size: Their width and height.
+        image_size: Their height and width.
         torch_batch: How many database images PyTorch takes at a time.
         num_workers: Processes of the DataLoader; our threads are as many as there are processors.
         rounds: How often each is timed.

@@ -30,13 +30,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from timing import machine, seconds  # noqa: E402
 
+from demo.town import CityConfig, write_gsv_cities  # noqa: E402
 from mixvpr_jax.data.augmentation import draw_operations, rand_augment  # noqa: E402
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig  # noqa: E402
 from mixvpr_jax.data.device_augmentation import make_prepare  # noqa: E402
 from mixvpr_jax.data.loader import Batch, Batches, read_batches  # noqa: E402
 from mixvpr_jax.data.sampling import Sampler  # noqa: E402
 from mixvpr_jax.data.sources import Source, open_source  # noqa: E402
-from mixvpr_jax.data.synthetic import CityConfig, write_gsv_cities  # noqa: E402
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
@@ -99,7 +99,7 @@ def main(
 
 def draw(folder: Path, cities: tuple[str, ...]) -> Path:
     """Streets of the size of GSV-Cities' images."""
-    town = CityConfig(120, 4, image_size=(400, 300), difficulty=0.5, seed=7)
+    town = CityConfig(120, 4, image_size=(300, 400), difficulty=0.5, seed=7)
     return write_gsv_cities(town, folder, cities=cities, workers=os.cpu_count() or 1)
 
 

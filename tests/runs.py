@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from compiled import COMPILED
 
+from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax import from_pretrained
 from mixvpr_jax.conversion.weights import get_weights
 from mixvpr_jax.data.config import DataConfig
-from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.training.loop import train
@@ -34,7 +34,7 @@ CITIES = ("Avalon", "Brigadoon")
 def town(tmp_path_factory):
     """Seven places in each of two cities to train on, and five others to find."""
     folder = tmp_path_factory.mktemp("town")
-    drawn = {"image_size": (48, 36), "difficulty": 0.3}
+    drawn = {"image_size": (36, 48), "difficulty": 0.3}
     write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
     write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
     return folder

@@ -20,7 +20,7 @@ COMMANDS = {
     "eval": ["eval.py"],
     "to flax": ["-m", "convert.torch_to_flax", "a.ckpt", "folder"],
     "to torch": ["-m", "convert.flax_to_torch", "folder", "a.ckpt"],
-    "draw": ["-m", "mixvpr_jax.data.draw", "folder"],
+    "draw": ["-m", "demo.draw", "folder"],
     "prepare": ["-m", "mixvpr_jax.data.prepare", "gsv_cities"],
     "show": ["-m", "mixvpr_jax.training.show", "--config", "demo"],
     "export": ["-m", "mixvpr_jax.evaluation.export_index", "out", "file"],
@@ -161,7 +161,7 @@ def test_what_ends_a_command():
 
 
 def test_ctrl_c_while_processes_draw(tmp_path):
-    arguments = ["-m", "mixvpr_jax.data.draw", tmp_path / "town", "--workers", 3]
+    arguments = ["-m", "demo.draw", tmp_path / "town", "--workers", 3]
     process = start([sys.executable, *arguments, "--num-places", 500], start_new_session=True)
     while not list(tmp_path.glob("town/database/@*")):
         assert process.poll() is None, process.communicate()

@@ -30,7 +30,7 @@ COMMANDS = {
     "eval.py": None,
     "convert.torch_to_flax": None,
     "convert.flax_to_torch": None,
-    "mixvpr_jax.data.draw": "draw",
+    "demo.draw": "draw",
     "mixvpr_jax.evaluation.export_index": "export_index",
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,

@@ -21,7 +21,7 @@ FORBIDDEN = (
     "tyro",
 )
 
-# A layer may import those before it, and no layer may import tests, configs or convert.
+# A layer may import those before it, and no layer may import tests, configs, convert or demo.
 LAYERS = (
     ("errors", "version", "workers", "flock", "storage", "locks", "checks"),
     ("losses",),
@@ -58,7 +58,7 @@ def test_imports_point_one_way(path):
     here = path.relative_to(PACKAGE).with_suffix("").parts[0] if path.stem != "command" else "cli"
     for name in imports(path):
         top, *rest = name.split(".")
-        assert top not in ("tests", "configs", "convert", "reference_torch", "recipe")
+        assert top not in ("tests", "configs", "convert", "demo", "reference_torch", "recipe")
         if top == "mixvpr_jax":
             assert layer(rest[0]) <= layer(here), f"{here} imports {name}"
         if here in ("losses", "data", "datasets"):
@@ -96,6 +96,6 @@ def test_evaluating_loads_what_it_asks_for_alone():
 
 
 def test_files_stay_readable():
-    sources = [*MODULES, *ROOT.glob("*.py"), *ROOT.glob("c*/*.py")]
+    sources = [*MODULES, *ROOT.glob("*.py"), *ROOT.glob("c*/*.py"), *ROOT.glob("demo/*.py")]
     long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 350}
     assert not long, long

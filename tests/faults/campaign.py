@@ -15,14 +15,14 @@ from random import Random
 
 import tyro
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
+sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:3]]  # here, tests and the root
 
 import one_process  # noqa: E402
 import several_processes  # noqa: E402
 from bench import Bench, Hangs, check_model, goes_on  # noqa: E402
 from runs import CITIES, finish, start  # noqa: E402
 
-from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities  # noqa: E402
+from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities  # noqa: E402
 
 FAULTS = {fault.__name__: fault for fault in one_process.FAULTS + several_processes.FAULTS}
 OWN_IMAGES = ("broken_image",)
@@ -38,7 +38,7 @@ OWN_END = (  # which check what follows
 
 def draw(folder: Path) -> Path:
     """The tiny town of the tests."""
-    drawn = {"image_size": (48, 36), "difficulty": 0.3}
+    drawn = {"image_size": (36, 48), "difficulty": 0.3}
     write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
     write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
     return folder

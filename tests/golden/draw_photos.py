@@ -1,6 +1,6 @@
 """Draws the photos beside this script: the generated town as a camera would have taken it.
 
-    python tests/golden/draw_photos.py FOLDER
+    PYTHONPATH=. python tests/golden/draw_photos.py FOLDER
 
 Drawing and encoding differ between versions of NumPy and Pillow, hence the photos themselves are
 kept, and the golden values are of them. Each has its own size and encoding; two lie on their side
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixvpr_jax.data.synthetic import CityConfig, draw_view
+from demo.town import CityConfig, draw_view
 
 ORIENTATION, TURNED = 274, {1: None, 6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}
 GAMMA, FULL_WELL, READ_NOISE, VIGNETTE = 2.2, 4000, 6.0, 0.45
-# name: (place, view, size, photons of white, JPEG quality, subsampling, progressive, orientation)
+# name: (place, view, (width, height), photons of white, quality, subsampling, progressive, turn)
 PHOTOS = {
     "database/0.jpg": (0, 0, (400, 300), 4000, 85, 2, False, 1),
     "database/1.jpg": (1, 0, (320, 240), 1500, 90, 0, False, 1),
@@ -47,8 +47,10 @@ def main() -> None:
     """Writes every photo of PHOTOS."""
     folder = Path(sys.argv[1])
     for index, (name, options) in enumerate(PHOTOS.items()):
-        place, view, size, photons, quality, subsampling, progressive, orientation = options
-        town = CityConfig(6, 2, image_size=size, difficulty=0.5, seed=7)
+        place, view, (width, height), photons, quality, subsampling, progressive, orientation = (
+            options
+        )
+        town = CityConfig(6, 2, image_size=(height, width), difficulty=0.5, seed=7)
         photo = expose(draw_view(town, place, view), photons, np.random.default_rng(index))
         exif = Image.Exif()
         if (turn := TURNED[orientation]) is not None:

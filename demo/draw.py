@@ -1,8 +1,7 @@
-"""Draws a town, to train on or to evaluate on: python -m mixvpr_jax.data.draw FOLDER."""
+"""Draws a town, to train on or to evaluate on: python -m demo.draw FOLDER."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mixvpr_jax.errors import run_command, starting
@@ -10,7 +9,8 @@ from mixvpr_jax.errors import run_command, starting
 with starting(__name__):
     import tyro
 
-    from mixvpr_jax.data.synthetic import CityConfig, write_evaluation_folders, write_gsv_cities
+    from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
+    from mixvpr_jax.workers import num_processors
 
 
 def draw(
@@ -19,7 +19,7 @@ def draw(
     cities: tuple[str, ...] = (),
     queries_per_place: int = 1,
     overwrite: bool = False,
-    workers: int = os.cpu_count() or 1,
+    workers: int = num_processors(),
 ) -> None:
     """Draws a town as two labelled folders, database and queries, or cities to train on.
 

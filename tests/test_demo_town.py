@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixvpr_jax.data.synthetic import (
+from demo.town import (
     CSV_HEADER,
     CityConfig,
     draw_view,
@@ -21,8 +21,8 @@ from mixvpr_jax.data.synthetic import (
 )
 from mixvpr_jax.errors import InputError
 
-SMALL = CityConfig(num_places=5, images_per_place=3, image_size=(80, 60), seed=7)
-TINY = CityConfig(num_places=2, images_per_place=2, image_size=(48, 36))
+SMALL = CityConfig(num_places=5, images_per_place=3, image_size=(60, 80), seed=7)
+TINY = CityConfig(num_places=2, images_per_place=2, image_size=(36, 48))
 POSITIVE_RADIUS_M = 25.0
 
 
@@ -59,7 +59,7 @@ def test_a_view_is_drawn_alike_in_any_order() -> None:
 
 
 def test_a_view_depends_neither_on_the_number_of_places_nor_on_that_of_views() -> None:
-    larger = CityConfig(num_places=50, images_per_place=9, image_size=(80, 60), seed=7)
+    larger = CityConfig(num_places=50, images_per_place=9, image_size=(60, 80), seed=7)
     np.testing.assert_array_equal(pixels(SMALL, 1, 1), pixels(larger, 1, 1))
 
 
@@ -70,7 +70,7 @@ def test_views_and_places_differ(other: tuple[int, int]) -> None:
 
 def test_a_hard_town_varies_more_than_an_easy_one() -> None:
     def spread(difficulty: float) -> float:
-        config = CityConfig(image_size=(80, 60), difficulty=difficulty)
+        config = CityConfig(image_size=(60, 80), difficulty=difficulty)
         first, second = (
             np.stack([pixels(config, place, view) for place in range(4)]) for view in (0, 1)
         )
@@ -79,10 +79,10 @@ def test_a_hard_town_varies_more_than_an_easy_one() -> None:
     assert spread(1.0) > 1.5 * spread(0.0)
 
 
-@pytest.mark.parametrize("size", [(400, 300), (33, 64)])
+@pytest.mark.parametrize("size", [(300, 400), (33, 64)])
 def test_pictures_have_the_size_asked_for(size: tuple[int, int]) -> None:
     image = draw_view(CityConfig(image_size=size, difficulty=1.0), 0, 0)
-    assert (image.size, image.mode) == (size, "RGB")
+    assert (image.size, image.mode) == (size[::-1], "RGB")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,7 @@ def test_pictures_have_the_size_asked_for(size: tuple[int, int]) -> None:
         ("num_places", 0),
         ("images_per_place", 0),
         ("image_size", (31, 100)),
+        ("image_size", (100, 31)),
         ("image_size", (100,)),
         ("difficulty", 1.5),
         ("difficulty", float("nan")),
@@ -140,7 +141,7 @@ def test_folders_with_files_are_refused_unless_overwritten(tmp_path: Path) -> No
     database, _ = write_evaluation_folders(TINY, tmp_path)
     (database / "mine.jpg").write_bytes(b"")
     before = sorted(database.iterdir())
-    other = CityConfig(num_places=1, images_per_place=2, image_size=(48, 36), seed=1)
+    other = CityConfig(num_places=1, images_per_place=2, image_size=(36, 48), seed=1)
     with pytest.raises(InputError, match="found .*--overwrite"):
         write_evaluation_folders(other, tmp_path)
     assert sorted(database.iterdir()) == before
@@ -210,8 +211,8 @@ def test_other_cities_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_command_tells_its_own_option(tmp_path: Path) -> None:
-    options = ["--num-places", "1", "--images-per-place", "2", "--image-size", "48", "36"]
-    command = [sys.executable, "-m", "mixvpr_jax.data.draw", str(tmp_path), *options]
+    options = ["--num-places", "1", "--images-per-place", "2", "--image-size", "36", "48"]
+    command = [sys.executable, "-m", "demo.draw", str(tmp_path), *options]
     command += ["--cities", "Avalon", "--workers", "1"]
     subprocess.run(command, check=True)
     again = subprocess.run(command, capture_output=True, text=True)

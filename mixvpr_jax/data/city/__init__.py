@@ -1,1 +1,0 @@
-"""The pieces that the generated town is drawn from."""
