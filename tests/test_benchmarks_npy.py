@@ -9,7 +9,7 @@ import pytest
 from benchmark_trees import object_array
 
 from mixvpr_jax.datasets.lists import read_indices, read_names, read_positives
-from mixvpr_jax.datasets.restricted_npy import read_array
+from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.errors import InputError
 
 RAGGED = object_array([np.array([3, 1]), [2], 0, np.array([]), np.array([4], np.uint16)])

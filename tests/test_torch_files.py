@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvpr_jax.conversion import pickles
 from mixvpr_jax.conversion.formats import read_checkpoint, read_file
 from mixvpr_jax.errors import InputError
 
@@ -222,17 +221,6 @@ def test_storages_that_begin_within_another(path):
     stream.write((8).to_bytes(8, "little") + np.arange(8, dtype=np.float32).tobytes())
     path.write_bytes(stream.getvalue())
     assert read_file(path)["a"].tolist() == [4, 5, 6]
-
-
-@pytest.mark.parametrize(("operations", "fits"), [(20, True), (19, False)])
-def test_operations_are_counted(monkeypatch, operations, fits):
-    monkeypatch.setattr(pickles, "MOST_OPERATIONS", operations)
-    stream = io.BytesIO(b"\x80\x02](" + 16 * b"N" + b"e.")
-    if fits:
-        assert pickles.walk(stream, None) == [None] * 16
-    else:
-        with pytest.raises(ValueError, match="a pickle of more than 19 operations"):
-            pickles.walk(stream, None)
 
 
 class Reach:

@@ -26,8 +26,9 @@ from mixvpr_jax.conversion.key_table import (
     official_names,
     text,
 )
-from mixvpr_jax.conversion.pickles import Code
-from mixvpr_jax.conversion.torch_files import TensorRecord, TorchFile, read_torch_file
+from mixvpr_jax.conversion.restricted_pickle import Code
+from mixvpr_jax.conversion.torch_files import TorchFile, read_torch_file
+from mixvpr_jax.conversion.torch_values import TensorRecord
 from mixvpr_jax.errors import InputError
 
 DROPPED = {

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found
+from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.datasets.places import Place
-from mixvpr_jax.datasets.restricted_npy import read_array
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import locate
 from mixvpr_jax.storage import AnyPath

@@ -1,7 +1,7 @@
 """MATLAB files of version 5 to 7 from strangers: structs, cells, text and numbers.
 
-What `scipy.io.loadmat` reads, too; but that one crashes on broken files, and takes whatever memory
-they ask for. (MathWorks, "MAT-File Format".)
+`scipy.io.loadmat` reads them, too, but ends the process with a segmentation fault on broken ones:
+tests/fuzz/seeds/crashed_scipy_0.mat. (MathWorks, "MAT-File Format".)
 """
 
 from __future__ import annotations
@@ -18,29 +18,13 @@ MAX_BYTES = 128 * 2**20  # of content, uncompressed; a split of Pittsburgh has s
 
 _BROKEN = "one that is broken"
 _MATRIX, _COMPRESSED = 14, 15  # kinds of elements
-_NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_NUMBERS |= {12: "i8", 13: "u8"}
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+_CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)  # classes of arrays
 _COMPLEX = 0x0800  # among an array's flags
 _DEEPEST = 8  # names in a cell in a struct are 3
 _NOTHING = np.empty((0, 0))
-
-
-class _Class:
-    """Classes of arrays."""
-
-    CELL, STRUCT, CHAR = 1, 2, 4
-    NUMBERS = range(6, 16)
 
 
 def read_variable(content: bytes, name: str) -> Any:
@@ -126,19 +110,18 @@ class _Reader:
         if len(shape) < 2 or min(shape) < 0:
             raise ValueError("an array of no possible shape")
         count = math.prod(shape)
-        match kind:
-            case _Class.CELL:
-                return [self.value(parts, depth) for _ in range(count)]
-            case _Class.STRUCT if count == 1:
-                length, names = (bytes(_following(parts)[1]) for _ in range(2))
-                width = int.from_bytes(length, "little" if self.order == "<" else "big")
-                starts = range(0, len(names), width)
-                fields = (names[start : start + width].split(b"\0")[0] for start in starts)
-                return {field.decode("latin-1"): self.value(parts, depth) for field in fields}
-            case _Class.CHAR:
-                return self.text(*_following(parts), shape)
-            case _ if kind in _Class.NUMBERS and not marks & _COMPLEX:
-                return self.numbers(*_following(parts), shape)
+        if kind == _CELL:
+            return [self.value(parts, depth) for _ in range(count)]
+        if kind == _STRUCT and count == 1:
+            length, names = (bytes(_following(parts)[1]) for _ in range(2))
+            width = int.from_bytes(length, "little" if self.order == "<" else "big")
+            starts = range(0, len(names), width)
+            fields = (names[start : start + width].split(b"\0")[0] for start in starts)
+            return {field.decode("latin-1"): self.value(parts, depth) for field in fields}
+        if kind == _CHAR:
+            return self.text(*_following(parts), shape)
+        if kind in _NUMERIC and not marks & _COMPLEX:
+            return self.numbers(*_following(parts), shape)
         return None
 
     def value(self, parts: Iterator[tuple[int, memoryview]], depth: int) -> Any:
