@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from timing import machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.evaluation.retrieval import Index  # noqa: E402
+from mixvpr_jax.evaluation.search import Index  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = ((50_000, 512), (20_000, 4096), (100_000, 512))

@@ -7,6 +7,7 @@ from mixvpr_jax.version import __version__
 
 if TYPE_CHECKING:
     from mixvpr_jax.errors import InputError
+    from mixvpr_jax.evaluation.search import Index
     from mixvpr_jax.models.config import (
         ConvAPConfig,
         CosPlaceConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "ConvAPConfig",
     "CosPlaceConfig",
     "GeMConfig",
+    "Index",
     "InputError",
     "MixVPRConfig",
     "ModelConfig",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULES = {
     "models.config": ("ConvAPConfig", "CosPlaceConfig", "GeMConfig", "MixVPRConfig", "ModelConfig"),
     "errors": ("InputError",),
+    "evaluation.search": ("Index",),
     "models.linen": ("to_linen",),
     "models.vpr": ("VPRModel", "create_model"),
     "preprocess": ("Preprocess",),

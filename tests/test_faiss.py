@@ -52,8 +52,8 @@ def test_indices_that_cannot_be(factory, reason):
 def test_too_few_neighbours():
     index = FaissIndex(descriptors(60), "IVF8,Flat")
     with pytest.raises(InputError, match=r"expected 40 .*, found fewer .* --faiss-nprobe"):
-        index.search(descriptors(5), 40)
-    indices, distances = index.search_some(descriptors(5), 40)
+        raise index.too_few(40)
+    indices, distances = index.search(descriptors(5), 40)
     assert ((indices < 0) == np.isinf(distances)).all()
     assert (indices[:, 0] >= 0).all() and (indices[:, -1] < 0).any()
 

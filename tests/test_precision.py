@@ -12,8 +12,7 @@ from flax import nnx
 
 from mixvpr_jax.data.device_augmentation import resize
 from mixvpr_jax.distributed import data_mesh
-from mixvpr_jax.evaluation import cpu_search
-from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
+from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, MixVPRConfig, ModelConfig
@@ -78,10 +77,7 @@ def test_resize():
 
 
 def test_search():
-    known = Candidates(floats(1, 4, 8), integers(1, 4, 8), floats(1))
-    limits = np.int32(0), np.int32(0), np.int32(256)
     mesh = data_mesh(jax.devices()[:1])
-    arguments = known, floats(4, 16), floats(256, 16), *limits, mesh, None
-    assert products(better_of_chunk, *arguments) == {("HIGHEST", "HIGHEST")}
-    arguments = floats(4, 16), floats(64, 16), floats(64)
-    assert products(cpu_search.scores_of, *arguments) == {("HIGHEST", "HIGHEST")}
+    arguments = floats(1, 4, 8), integers(1, 4, 8), floats(4, 16), floats(256, 16)
+    limits = np.int32(0), np.int32(256)
+    assert products(better, *arguments, *limits, mesh, None) == {("HIGHEST", "HIGHEST")}

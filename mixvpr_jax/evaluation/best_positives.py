@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.evaluation.result import BestPositives
+from mixvpr_jax.evaluation.search import nearest, rounding_of_scores, squared_distances
 
 QUERIES_AT_ONCE = 256
 ROWS_AT_ONCE = 16384
@@ -50,58 +51,44 @@ def best_positives(
     lost = np.flatnonzero(~right.any(1) & np.array([len(some) > 0 for some in positives]))
     for start in range(0, len(lost), QUERIES_AT_ONCE):
         some = lost[start : start + QUERIES_AT_ONCE]
-        nearest = [_nearest(queries[row], database, positives[row]) for row in some]
-        found.indices[some] = [index for index, _ in nearest]
-        found.distances[some] = [squared**0.5 for _, squared in nearest]
-        found.ranks[some] = 1 + _count_nearer(queries[some], database, nearest)
+        best = [nearest(queries[row], database, np.sort(positives[row]), 1) for row in some]
+        indices, squared = (np.concatenate(part) for part in zip(*best, strict=True))
+        found.indices[some], found.distances[some] = indices, np.sqrt(squared)
+        found.ranks[some] = 1 + _count_nearer(queries[some], database, indices, squared)
         if len(left_out):
             found.ranks[some] -= [
-                _count_nearer_of(queries[row], database, left_out[row], best)
-                for row, best in zip(some.tolist(), nearest, strict=True)
+                _are_nearer(queries[row], database[left_out[row]], left_out[row], *one).sum()
+                for row, *one in zip(some, indices, squared, strict=True)
             ]
     return found
 
 
-def _count_nearer_of(
-    query: np.ndarray, database: np.ndarray, indices: np.ndarray, nearest: tuple[int, float]
-) -> int:
-    """How many of some descriptors are nearer to a query than one of them all."""
-    index, best = nearest
-    squared = _squared_distances(query, database[indices])
-    return int(((squared < best) | ((squared == best) & (indices < index))).sum())
-
-
-def _nearest(query: np.ndarray, database: np.ndarray, indices: np.ndarray) -> tuple[int, float]:
-    """The nearest of some descriptors, and its squared distance."""
-    indices = np.sort(indices)
-    squared = _squared_distances(query, database[indices])
-    best = int(squared.argmin())
-    return int(indices[best]), float(squared[best])
+def _are_nearer(
+    query: np.ndarray, rows: np.ndarray, indices: np.ndarray, index: np.integer, squared: float
+) -> np.ndarray:
+    """Which rows, of those indices, come before the row `index` at that squared distance."""
+    found = squared_distances(query, rows)
+    return (found < squared) | ((found == squared) & (indices < index))
 
 
 def _count_nearer(
-    queries: np.ndarray, database: np.ndarray, nearest: Sequence[tuple[int, float]]
+    queries: np.ndarray, database: np.ndarray, indices: np.ndarray, squared: np.ndarray
 ) -> np.ndarray:
-    """How many descriptors are nearer to each query than one of them, whose distance is given."""
-    exact = queries.astype(np.float64)
-    squared = np.array([squared for _, squared in nearest])
-    targets = (exact**2).sum(1) - squared  # as scores: 2 qd - |d|²
+    """How many descriptors come before each query's row `indices` at that squared distance."""
+    lengths = (queries.astype(np.float64) ** 2).sum(1)
+    targets = lengths - squared  # as scores: 2 qd - |d|²
     counts = np.zeros(len(queries), np.int32)
     placed = jnp.asarray(queries, jnp.float32)
     for start in range(0, len(database), ROWS_AT_ONCE):
         chunk = database[start : start + ROWS_AT_ONCE].astype(np.float32)
         scores = np.asarray(_scores(placed, jnp.asarray(chunk)))
-        # d + 2 roundings of at most half a unit in the last place of |d|² + 2 |q| |d|.
-        largest = float((chunk.astype(np.float64) ** 2).sum(1).max())
-        lengths = np.linalg.norm(exact, axis=1)
-        slack = (exact.shape[1] + 2) * 2.0**-24 * (largest + 2 * lengths * largest**0.5)
+        slack = rounding_of_scores(queries, float(np.vecdot(chunk, chunk).max()))
         counts += (scores > (targets + slack)[:, None]).sum(1, dtype=np.int32)
         doubtful = np.abs(scores - targets[:, None]) <= slack[:, None]
         for row in np.flatnonzero(doubtful.any(1)).tolist():
             columns = np.flatnonzero(doubtful[row])
-            found = _squared_distances(queries[row], chunk[columns])
-            index, best = nearest[row]
-            counts[row] += ((found < best) | ((found == best) & (start + columns < index))).sum()
+            best = indices[row], squared[row]
+            counts[row] += _are_nearer(queries[row], chunk[columns], start + columns, *best).sum()
     return counts
 
 
@@ -109,7 +96,3 @@ def _count_nearer(
 def _scores(queries: Float[Array, "q d"], rows: Float[Array, "n d"]) -> Float[Array, "q n"]:
     products = jnp.matmul(queries, rows.T, precision=lax.Precision.HIGHEST)
     return 2 * products - jnp.sum(rows**2, axis=1)[None]
-
-
-def _squared_distances(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return ((rows.astype(np.float64) - query.astype(np.float64)) ** 2).sum(1)

@@ -51,8 +51,8 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
 )
 from mixvpr_jax.evaluation.result import Evaluation, Recalls
-from mixvpr_jax.evaluation.retrieval import Index, search_together
 from mixvpr_jax.evaluation.saliency import compile_saliency
+from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
@@ -168,7 +168,6 @@ class Evaluator:
         if data.positives is not None:
             both = queries.descriptors, database.descriptors
             best = best_positives(*both, data.positives, *found, data.left_out)
-        search = index.search_some if isinstance(index, FaissIndex) else index.search
         return Evaluation(
             data,
             database.descriptors,
@@ -176,7 +175,7 @@ class Evaluator:
             *found,
             recalls=measure_recall(data, found[0], ks),
             best_positives=best,
-            latency=self.latency(data, partial(search, k=found[0].shape[1])),
+            latency=self.latency(data, partial(index.search, k=found[0].shape[1])),
             saliency=self.saliency(data, found[0]),
             unreadable=unreadable,
             num_turned=(database.num_turned, queries.num_turned),
@@ -224,7 +223,7 @@ class Evaluator:
         is_challenge = self.config.dataset == "msls-test"
         needed = min(max(MOST_PREDICTIONS if is_challenge else 1, *ks), candidates)
         wanted = min(max(needed, *RECALL_VALUES), candidates)
-        found = search_together(index, queries, wanted + len(data.database) - candidates)
+        found = search_on_all_processes(index, queries, wanted + len(data.database) - candidates)
         found = without_left_out(found, data.left_out, wanted)
         if found[0].shape[1] < needed:
             assert isinstance(index, FaissIndex)

@@ -1,4 +1,4 @@
-"""FAISS's indices, for those who want them."""
+"""Indices of FAISS: approximate, compressed, or for a robot that runs FAISS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.ordering import MOST_ROWS, require_finite
+from mixvpr_jax.evaluation.search import check_descriptors
 
 Metric = Literal["l2", "ip"]
 ROWS_AT_ONCE = 65536
@@ -31,7 +31,7 @@ def build_index(
         InputError: Descriptors that are not finite; faiss is not installed, does not know or
             cannot train such an index, or it has no cells.
     """
-    require_finite("database", database)
+    check_descriptors("database", database)
     try:
         import faiss
     except ImportError:
@@ -61,16 +61,12 @@ def build_index(
 
 
 class FaissIndex:
-    """Descriptors to search in, by an index of FAISS."""
+    """Database descriptors, ready to be searched by an index of FAISS."""
 
     def __init__(
         self, database: np.ndarray, factory: str = "Flat", nprobe: int | None = None
     ) -> None:
         """Builds an index over [n, d], see `build_index`."""
-        if len(database) > MOST_ROWS:
-            raise InputError(
-                f"database: expected at most {MOST_ROWS:,} rows, found {len(database):,}"
-            )
         self.database, self.factory = database, factory
         self._index = build_index(database, factory, nprobe=nprobe)
 
@@ -82,24 +78,14 @@ class FaissIndex:
             k: How many, at most n.
 
         Returns:
-            Indices [q, k] int32, nearest first, and L2 distances [q, k] float32.
-
-        Raises:
-            InputError: Queries that are not finite, or the index finds fewer than k for some.
-        """
-        indices, distances = self.search_some(queries, k)
-        if (indices < 0).any():
-            raise self.too_few(k)
-        return indices, distances
-
-    def search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same, where fewer will do: index -1 at an infinite distance where it finds no more.
+            Indices [q, k] int32, nearest first, and L2 distances [q, k] float32; index -1 at an
+            infinite distance where the index finds no more.
 
         Raises:
             InputError: Queries that are not finite.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        require_finite("queries", queries)
+        check_descriptors("queries", queries)
         squared, indices = self._index.search(queries, k)
         distances = np.where(indices < 0, np.inf, np.sqrt(np.maximum(squared, 0)))
         return indices.astype(np.int32), distances.astype(np.float32)

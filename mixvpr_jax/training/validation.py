@@ -26,7 +26,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import data_folder
 from mixvpr_jax.evaluation.describe import Encoder, describe_images
 from mixvpr_jax.evaluation.recall import recall_at_k
-from mixvpr_jax.evaluation.retrieval import Index, search_together
+from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
 from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
@@ -145,8 +145,8 @@ class Validation:
         except InputError as error:
             raise InputError(f"{error}; {name} was not measured: {GOES_ON}") from error
         split = len(data.database)
-        index = Index(described[:split], keep=False)
-        found, _ = search_together(index, described[split:], max(RECALL_VALUES))
+        index = Index(described[:split])
+        found, _ = search_on_all_processes(index, described[split:], max(RECALL_VALUES))
         assert data.positives is not None
         return recall_at_k(found, data.positives, RECALL_VALUES)
 

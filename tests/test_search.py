@@ -9,50 +9,73 @@ from recipe import GOLDEN
 from mixvpr_jax import InputError
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.distributed import AXIS, data_mesh
-from mixvpr_jax.evaluation import cpu_search, retrieval
+from mixvpr_jax.evaluation import search
 from mixvpr_jax.evaluation.recall import recall_at_k
-from mixvpr_jax.evaluation.retrieval import Index, nearest_neighbours
-from mixvpr_jax.evaluation.selection import Candidates, better_of_chunk
+from mixvpr_jax.evaluation.search import Index, better
 
 
 def brute_force(queries, database, k):
-    squared = ((queries[:, None].astype(np.float64) - database[None]) ** 2).sum(2)
+    queries, database = (rows.astype(np.float64) for rows in (queries, database))
+    squared = np.stack([((database - query) ** 2).sum(1) for query in queries])
     order = np.argsort(squared, axis=1, kind="stable")[:, :k]
     return order, np.sqrt(np.take_along_axis(squared, order, 1))
 
 
+def unit_vectors(count, size, seed):
+    rows = np.random.default_rng(seed).standard_normal((count, size), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def one_device():
+    return data_mesh(jax.devices()[:1])
+
+
+def check(queries, database, k, **options):
+    """On one device and on three."""
+    expected, expected_distances = brute_force(queries, database, k)
+    for mesh in (one_device(), data_mesh(jax.devices()[:3])):
+        indices, distances = Index(database, mesh=mesh, **options).search(queries, k)
+        assert np.array_equal(indices, expected)
+        assert np.allclose(distances, expected_distances, rtol=4e-6, atol=0)
+        assert (indices.dtype, distances.dtype) == (np.int32, np.float32)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of one block, and few queries at a time."""
+    monkeypatch.setattr(search, "CPU_CHUNK_BYTES", 1)
+    monkeypatch.setattr(search, "QUERIES", 8)
+
+
 def test_official_neighbours_and_recall():
     golden = np.load(GOLDEN / "retrieval.npz")
-    indices, distances = nearest_neighbours(golden["queries"], golden["database"], 20)
+    indices, distances = Index(golden["database"]).search(golden["queries"], 20)
     assert np.array_equal(indices, golden["predictions"])
     assert np.allclose(distances**2, golden["squared_distances"], atol=1e-6)
     positives = np.split(golden["positives_flat"], golden["positives_offsets"][1:-1])
     assert any(len(found) == 0 for found in positives)
     ks = golden["k_values"].tolist()
-    hundred, _ = nearest_neighbours(golden["queries"], golden["database"], max(ks))
+    hundred, _ = Index(golden["database"]).search(golden["queries"], max(ks))
     recall = recall_at_k(hundred, positives, ks)
     official = golden["recall"] * (100 if golden["recall"].max() <= 1 else 1)
     assert np.allclose(list(recall.values()), official)
 
 
 @pytest.mark.parametrize("num_database", [1, 7, 64, 65])
-def test_chunks_and_padding_change_nothing(monkeypatch, num_database):
-    monkeypatch.setattr(retrieval, "QUERIES", 8)
-    monkeypatch.setattr(retrieval, "CPU_ROWS", 16)
+def test_chunks_and_padding_change_nothing(small_chunks, num_database):
     random = np.random.default_rng(num_database)
     queries = random.standard_normal((19, 5)).astype(np.float32)
     database = random.standard_normal((num_database, 5)).astype(np.float32)
-    indices, distances = nearest_neighbours(queries, database, 10)
+    indices, distances = Index(database).search(queries, 10)
     expected, expected_distances = brute_force(queries, database, 10)
     assert indices.shape == (19, min(10, num_database))
     assert np.array_equal(indices, expected)
     assert np.allclose(distances, expected_distances, atol=1e-6)
 
 
-def test_equal_distances_come_in_index_order(monkeypatch):
-    monkeypatch.setattr(retrieval, "CPU_ROWS", 4)
+def test_equal_distances_come_in_index_order(small_chunks):
     database = np.tile(np.eye(3, dtype=np.float32), (4, 1))
-    indices, distances = nearest_neighbours(np.eye(3, dtype=np.float32)[:1], database, 6)
+    indices, distances = Index(database).search(np.eye(3, dtype=np.float32)[:1], 6)
     assert indices.tolist() == [[0, 3, 6, 9, 1, 2]]
     assert distances[0, :4].tolist() == [0, 0, 0, 0]  # exactly: no cancellation
 
@@ -66,7 +89,7 @@ def test_near_duplicates_are_found_in_order(noise):
     database = (database / np.linalg.norm(database, axis=1, keepdims=True)).astype(np.float32)
     queries = base + noise * random.standard_normal((10, 64))
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
-    indices, distances = nearest_neighbours(queries, database, 20)
+    indices, distances = Index(database).search(queries, 20)
     expected, expected_distances = brute_force(queries, database, 20)
     assert np.array_equal(indices, expected)
     assert np.allclose(distances, expected_distances, rtol=1e-5)
@@ -89,18 +112,13 @@ def test_positives_are_within_the_radius_inclusive():
     assert [indices.tolist() for indices in found] == [[0, 1, 3], []]
 
 
-def unit_vectors(count, size, seed):
-    rows = np.random.default_rng(seed).standard_normal((count, size), np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize("num_database", [3, 1000, 12807])
 def test_devices_share_the_database(devices, num_database):
     queries, database = unit_vectors(13, 16, 0), unit_vectors(num_database, 16, 1)
     database[num_database // 2 :: 97] = database[num_database // 3]  # copies on every device
     mesh = data_mesh(jax.devices()[:devices])
-    indices, distances = nearest_neighbours(queries, database, 20, mesh=mesh)
+    indices, distances = Index(database, mesh=mesh).search(queries, 20)
     expected, expected_distances = brute_force(queries, database, 20)
     assert np.array_equal(indices, expected)
     assert np.allclose(distances, expected_distances, rtol=1e-6)
@@ -113,7 +131,7 @@ def test_what_faiss_finds(count, size):
     index = faiss.IndexFlatL2(size)
     index.add(database)
     squared, theirs = index.search(queries, 20)
-    indices, distances = nearest_neighbours(queries, database, 20)
+    indices, distances = Index(database).search(queries, 20)
     assert np.array_equal(indices, theirs)
     assert np.allclose(distances**2, squared, atol=1e-5)
 
@@ -127,24 +145,23 @@ def test_more_that_are_as_near_than_candidates(copies, spread):
     chosen = random.choice(1000, copies, replace=False)
     database[chosen] = database[7] + spread * random.standard_normal((copies, 64))
     queries = np.concatenate([database[7:8] + np.float32(1e-3), unit_vectors(3, 64, 1)])
-    indices, _ = nearest_neighbours(queries, database, 20)
+    indices, _ = Index(database).search(queries, 20)
     assert np.array_equal(indices, brute_force(queries, database, 20)[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_searched_as_it_is(dtype):
     queries, database = unit_vectors(9, 32, 0), unit_vectors(700, 32, 1).astype(dtype)
-    indices, _ = nearest_neighbours(queries, database, 5)
+    indices, _ = Index(database).search(queries, 5)
     assert np.array_equal(indices, brute_force(queries, database.astype(np.float32), 5)[0])
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_database_on_disk_is_read_chunk_by_chunk(tmp_path, monkeypatch, devices):
+def test_a_database_on_disk_is_read_chunk_by_chunk(tmp_path, small_chunks, devices, monkeypatch):
     database = unit_vectors(1000, 8, 1)
     np.save(tmp_path / "database.npy", database)
     mapped = np.load(tmp_path / "database.npy", mmap_mode="r")
-    monkeypatch.setattr(retrieval, "CPU_ROWS", 64)
-    monkeypatch.setattr(cpu_search, "CACHED_BYTES", 2**17)
+    monkeypatch.setattr(search, "CHECKED_ROWS", 100)
     read = []
 
     class Watched(np.memmap):
@@ -155,45 +172,46 @@ def test_a_database_on_disk_is_read_chunk_by_chunk(tmp_path, monkeypatch, device
 
     mesh = data_mesh(jax.devices()[:devices])
     queries = unit_vectors(5, 8, 0)
-    indices, _ = nearest_neighbours(queries, mapped.view(Watched), 3, mesh=mesh)
+    indices, _ = Index(mapped.view(Watched), mesh=mesh, memory_bytes=2**15).search(queries, 3)
     assert np.array_equal(indices, brute_force(queries, database, 3)[0])
     assert max(read) <= 128
 
 
-@pytest.mark.parametrize("megabytes", [1, 8, 64])
+@pytest.mark.parametrize("megabytes", [1, 4, 16, 64])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_the_budget_is_kept(megabytes, dtype, monkeypatch):
-    """By what XLA says that the program takes, and two chunks in memory."""
-    monkeypatch.setattr(retrieval, "CPU_ROWS", 10**9)
-    mesh = data_mesh(jax.devices()[:1])
+@pytest.mark.parametrize("count", [32, 256])
+def test_the_budget_is_kept(megabytes, dtype, count, monkeypatch):
+    """By what XLA says that the program takes, two chunks in memory, and those that stay."""
+    monkeypatch.setattr(search, "CPU_CHUNK_BYTES", 10**9)
+    mesh = one_device()
     database = np.zeros((200_000, 64), dtype)
-    search = retrieval._Search(database, 20, mesh, megabytes << 20, None)
-    rows, block = search._cut(500, 32)
+    rows, batch = Index(database, mesh=mesh, memory_bytes=megabytes << 20)._sizes(500, count)
     assert rows == len(database) or rows > 64  # no more is cut than must be
     divided = NamedSharding(mesh, P(AXIS))
-    shape = (1, block, 32)
-    known = Candidates(
-        jax.ShapeDtypeStruct(shape, np.float32, sharding=divided),
-        jax.ShapeDtypeStruct(shape, np.int32, sharding=divided),
-        jax.ShapeDtypeStruct((1,), np.float32, sharding=divided),
-    )
-    queries = jax.ShapeDtypeStruct((block, 64), np.float32)
+    known = [
+        jax.ShapeDtypeStruct((1, batch, count), dtype, sharding=divided)
+        for dtype in (np.float32, np.int32)
+    ]
+    queries = jax.ShapeDtypeStruct((batch, 64), np.float32)
     chunk = jax.ShapeDtypeStruct((rows, 64), dtype, sharding=divided)
-    limits = (np.int32(0), np.int32(0), np.int32(len(database)))
-    compiled = better_of_chunk.lower(known, queries, chunk, *limits, mesh, None).compile()
-    taken = compiled.memory_analysis().temp_size_in_bytes + 2 * rows * 64 * database.itemsize
-    print(rows, block, taken / 2**20, megabytes)
-    assert taken <= megabytes << 20
+    limits = np.int32(0), np.int32(len(database))
+    compiled = better.lower(*known, queries, chunk, *limits, mesh, None).compile()
+    chunks = 2 * rows * 64 * database.itemsize
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    taken = analysis.temp_size_in_bytes + chunks
+    kept = min(database.nbytes, megabytes << 18)
+    assert taken + kept <= megabytes << 20, (rows, batch, taken / 2**20)
 
 
 def test_a_budget_too_small():
-    with pytest.raises(InputError, match=r"memory: expected room for 64 descriptors of 4096"):
-        nearest_neighbours(np.ones((2, 4096)), np.ones((99, 4096), np.float32), 1, memory_bytes=999)
+    with pytest.raises(InputError, match=r"memory: expected room for 32 descriptors of 4096"):
+        Index(np.ones((99, 4096), np.float32), memory_bytes=999).search(np.ones((2, 4096)), 1)
 
 
 def test_approximate_neighbours():
     queries, database = unit_vectors(20, 16, 0), unit_vectors(3000, 16, 1)
-    indices, distances = nearest_neighbours(queries, database, 10, recall_target=0.9)
+    indices, distances = Index(database, recall_target=0.9).search(queries, 10)
     exact = brute_force(queries, database, 10)[0]
     pairs = zip(indices, exact, strict=True)
     assert np.mean([np.isin(found, right).mean() for found, right in pairs]) >= 0.85
@@ -217,7 +235,7 @@ def test_approximate_neighbours():
 )
 def test_what_cannot_be_searched(queries, database, k, message):
     with pytest.raises(InputError, match=message):
-        nearest_neighbours(queries, database, k)
+        Index(database).search(queries, k)
 
 
 def spoilt(rows, places, value):
@@ -229,33 +247,29 @@ def spoilt(rows, places, value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("keep", [True, False])
-def test_what_is_not_finite_is_refused(value, devices, keep, monkeypatch):
-    monkeypatch.setattr(cpu_search, "CACHED_BYTES", 2**15)  # several chunks
-    monkeypatch.setattr(retrieval, "CPU_ROWS", 64)
+def test_what_is_not_finite_is_refused(value, devices, monkeypatch):
+    monkeypatch.setattr(search, "CHECKED_ROWS", 64)
     queries, database = unit_vectors(30, 16, 0), unit_vectors(500, 16, 1)
     mesh = data_mesh(jax.devices()[:devices])
     broken = spoilt(queries, [3, 29], value)
     with pytest.raises(InputError, match=r"queries: expected finite descriptors, .* row 3, 29$"):
-        Index(database, mesh=mesh, keep=keep).search(broken, 5)
+        Index(database, mesh=mesh).search(broken, 5)
     for place in (0, 257, 499):
         broken = spoilt(database, [place], value)
         with pytest.raises(InputError, match=rf"database: expected finite .* row {place}$"):
-            Index(broken, mesh=mesh, keep=keep).search(queries, 5)
+            Index(broken, mesh=mesh)
     with pytest.raises(InputError, match=r"row 1, 2, 3, 4, 5 and 2 more$"):
-        nearest_neighbours(queries, spoilt(database, range(1, 8), value), 5, mesh=mesh)
+        Index(spoilt(database, range(1, 8), value), mesh=mesh)
 
 
 def test_half_precision_that_is_not_finite():
     database = unit_vectors(50, 8, 0).astype(np.float16)
     with pytest.raises(InputError, match=r"database: expected finite descriptors, .* row 7$"):
-        nearest_neighbours(unit_vectors(2, 8, 1), spoilt(database, [7], np.inf), 3)
+        Index(spoilt(database, [7], np.inf))
     with pytest.raises(InputError, match=r"queries: expected finite descriptors, .* row 1$"):
-        nearest_neighbours(spoilt(np.ones((2, 8)), [1], 1e300), database, 3)
+        Index(database).search(spoilt(np.ones((2, 8)), [1], 1e300), 3)
     with pytest.raises(InputError, match=r"database: .* row 8,200$"):  # of several pieces
-        nearest_neighbours(
-            np.ones((1, 2)), spoilt(np.ones((9000, 2), np.float32), [8200], np.nan), 1
-        )
+        Index(spoilt(np.ones((9000, 2), np.float32), [8200], np.nan))
 
 
 def test_more_rows_than_indices():
@@ -270,7 +284,7 @@ def test_very_near_ones_come_in_order(scale):
     steps = np.array([3, 1, 2, 0, 5, 4], np.float64) * scale
     database = np.zeros((6, 2), np.float32)
     database[:, 0] = steps
-    indices, distances = nearest_neighbours(np.zeros((1, 2)), database, 6)
+    indices, distances = Index(database).search(np.zeros((1, 2)), 6)
     assert indices.tolist() == [[3, 1, 2, 0, 5, 4]]
     assert np.allclose(distances[0], np.sort(steps), rtol=1e-6, atol=0)
 
@@ -279,5 +293,106 @@ def test_very_near_ones_come_in_order(scale):
 def test_descriptors_without_a_length(devices):
     """Nothing rounds there, so that all scores are as large as their bounds."""
     zeros, mesh = np.zeros((40, 4), np.float32), data_mesh(jax.devices()[:devices])
-    indices, distances = nearest_neighbours(zeros[:2], zeros, 3, mesh=mesh)
+    indices, distances = Index(zeros, mesh=mesh).search(zeros[:2], 3)
     assert indices.tolist() == [[0, 1, 2]] * 2 and not distances.any()
+
+
+@pytest.mark.parametrize("size", [1, 5, 64, 100])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1000])
+def test_sizes(count, size):
+    rng = np.random.default_rng(size)
+    queries = rng.standard_normal((7, size), np.float32)
+    check(queries, rng.standard_normal((count, size), np.float32), min(count, 10))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("memory_bytes", [2**30, 2**17])
+def test_many_chunks_and_batches(small_chunks, memory_bytes, dtype):
+    queries, database = unit_vectors(100, 24, 0), unit_vectors(3001, 24, 1).astype(dtype)
+    check(queries, database, 20, memory_bytes=memory_bytes)
+
+
+@pytest.mark.parametrize("spread", [0, 1e-7, 1e-4, 1e-2])
+@pytest.mark.parametrize("copies", [40, 400])
+def test_neighbours_that_rounding_cannot_tell_apart(copies, spread):
+    rng = np.random.default_rng(copies)
+    database = unit_vectors(1000, 64, 0)
+    chosen = rng.choice(1000, copies, replace=False)
+    database[chosen] = database[7] + spread * rng.standard_normal((copies, 64))
+    beside = database[7] + np.float32(0.3) * unit_vectors(5, 64, 2)
+    queries = np.concatenate([database[7:8] + np.float32(1e-3), beside, unit_vectors(3, 64, 1)])
+    check(queries, database, 20)
+
+
+def test_rounding_that_goes_the_same_way_in_every_value():
+    """A bound that took roundings for random would miss neighbours here."""
+    steps = np.float32(1) + np.arange(600, dtype=np.float32) / 4096  # bfloat16 tells 19 apart
+    database = np.repeat(np.random.default_rng(0).permutation(steps)[:, None], 256, axis=1)
+    queries = np.full((3, 256), 1.0625, np.float32)
+    queries[1], queries[2] = 1.003, 1.1
+    check(queries, database, 5)
+
+
+def test_lengths_and_scales_of_all_kinds():
+    rng = np.random.default_rng(3)
+    database = unit_vectors(2000, 48, 1) * rng.lognormal(0, 1, (2000, 1)).astype(np.float32)
+    queries = unit_vectors(20, 48, 2) * np.float32(2)
+    check(queries, database, 10)
+    check(1000 * queries, 1000 * database, 10)
+    check(queries / 1000, database / 1000, 10)
+    check(queries + 5, database + 5, 10)
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-21])
+def test_squares_that_float32_cannot_hold(scale):
+    queries, database = unit_vectors(9, 24, 0), unit_vectors(500, 24, 1)
+    check(np.float32(scale) * queries, np.float32(scale) * database, 10)
+
+
+def test_neighbours_that_get_better_and_better(monkeypatch):
+    """Each chunk pushes out what was found before."""
+    near = unit_vectors(1, 16, 0)
+    away = unit_vectors(1500, 16, 1) * np.linspace(2, 0.01, 1500, dtype=np.float32)[:, None]
+    check(near, near + away, 20)
+
+
+@pytest.mark.parametrize("count", [4000, 40_000])
+def test_more_candidates_than_there_is_memory_for(count):
+    """Where all are equally near, the whole database is measured, in little memory."""
+    database = np.ones((count, 8), np.float32)
+    index = Index(database, memory_bytes=2**18)
+    indices, distances = index.search(np.zeros((64, 8)), 3)
+    assert np.array_equal(indices, np.tile([0, 1, 2], (64, 1)))
+    assert np.allclose(distances, 8**0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_the_whole_database_in_float64(monkeypatch, dtype):
+    monkeypatch.setattr(search, "MAX_CANDIDATES", 1)
+    monkeypatch.setattr(search, "VALUES_AT_ONCE", 100)
+    database = unit_vectors(1000, 16, 0).astype(dtype)
+    database[100:900] = database[5]
+    queries = unit_vectors(5, 16, 1)
+    queries[0] = database[5].astype(np.float32)
+    check(queries, database, 20)
+
+
+def test_more_neighbours_than_candidates_are_tried():
+    check(unit_vectors(3, 8, 0), unit_vectors(6000, 8, 1), 5000)
+
+
+def test_chunks_stay_where_there_is_memory():
+    database, queries = unit_vectors(4096, 64, 0), unit_vectors(10, 64, 1)
+    kept, streamed = (
+        Index(database, mesh=one_device(), memory_bytes=size) for size in (2**24, 2**20)
+    )
+    for _ in range(2):
+        found = kept.search(queries, 9), streamed.search(queries, 9)
+        assert kept._kept and not streamed._kept
+        for one, other in zip(*found, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_few_processors(monkeypatch):
+    monkeypatch.setattr(search, "num_processors", lambda: 3)
+    check(unit_vectors(2, 8, 0), unit_vectors(100, 8, 1), 5)
