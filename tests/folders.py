@@ -9,6 +9,7 @@ from PIL import Image
 from mixvpr_jax import GeMConfig, ModelConfig, create_model, save_pretrained
 from mixvpr_jax.evaluation import evaluate as evaluation
 from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.report import write_report
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,6 @@ def evaluate(tmp_path, weights):
         usual = {"output": tmp_path / "out", "batch_size": 2, "latency_queries": 0}
         folders = {"database": Path(database), "queries": Path(queries)}
         config = EvaluationConfig(**({"weights": str(weights)} | usual | folders | options))
-        return evaluation.evaluate(config)
+        return evaluation.evaluate(config, write_report)
 
     return run

@@ -22,6 +22,7 @@ from mixvpr_jax import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.evaluation.output import ALL_OUTPUTS, OUTPUTS
+from mixvpr_jax.report import write_report
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +32,7 @@ def run(weights, tmp_path):
     def evaluated(dataset, data_dir, **options):
         usual = {"output": tmp_path / "out", "batch_size": 4, "latency_queries": 0}
         config = {"dataset": dataset, "data_dir": data_dir} | usual | options
-        return evaluate(EvaluationConfig(str(weights), **config))
+        return evaluate(EvaluationConfig(str(weights), **config), write_report)
 
     return evaluated
 

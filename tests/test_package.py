@@ -33,6 +33,7 @@ LAYERS = (
     ("data",),
     ("datasets",),
     ("evaluation",),
+    ("report",),
     ("training",),
     ("cli",),
 )

@@ -1,5 +1,6 @@
 """The report in headless Chromium: quick, usable by keys, safe, and readable at every width."""
 
+import csv
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 from browser import CHROMIUM, evaluation, heat_maps, large_report, other_run, started_browser
 from PIL import Image
 
-from mixvpr_jax.evaluation.report import ReportData, write_report
+from mixvpr_jax.report.page import write_page
+from mixvpr_jax.report.reader import ReportData
 
 pytest.importorskip("playwright", reason="needs playwright")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs {CHROMIUM}")
@@ -130,14 +132,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 @pytest.fixture(scope="module")
 def report(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, data)
+    write_page(path, data)
     return path
 
 
 @pytest.fixture(scope="module")
 def comparison(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("comparison") / "report.html"
-    write_report(path, replace(data, other=other_run(data)))
+    write_page(path, replace(data, other=other_run(data)))
     return path
 
 
@@ -202,12 +204,12 @@ def test_only_rows_near_the_window_exist(opened: Any, large: Path) -> None:
     assert count(page) == "10,000 queries"
     assert listed(page)[0] == 1
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    page.wait_for_selector("#query-10000 img")
+    page.wait_for_selector("#query-100 img")
     rows = listed(page)
     assert len(rows) < 30
-    assert rows == list(range(rows[0], 10_001))
-    assert page.locator("#query-10000").get_attribute("aria-posinset") == "10000"
-    assert page.locator("#query-10000").get_attribute("aria-setsize") == "10000"
+    assert rows == list(range(rows[0], 101))
+    assert page.locator("#query-100").get_attribute("aria-posinset") == "100"
+    assert page.locator("#query-100").get_attribute("aria-setsize") == "10000"
     heights = {row.bounding_box()["height"] for row in page.locator(".query").all()}
     assert max(heights) - min(heights) < 1
 
@@ -220,12 +222,33 @@ def test_a_link_leads_to_its_query(opened: Any, large: Path) -> None:
     page.wait_for_selector("#query-12[aria-current]")
 
 
+def test_a_page_holds_a_hundred_rows(opened: Any, large: Path) -> None:
+    page = opened(large)
+    assert page.locator("#pages").text_content() == "1 – 100 of 10,000"
+    assert page.locator("#page-before").is_disabled()
+    page.click("#page-after")
+    page.wait_for_selector("#query-101")
+    assert page.locator("#query-101").bounding_box()["y"] < WIDE[1] / 2
+    assert page.evaluate("location.hash") == "#page=2"
+    assert listed(page)[0] == 101
+    # Keys go from page to page.
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert focused(page) == (100, 0)
+    page.keyboard.press("End")
+    assert focused(page) == (10_000, 0)
+    assert page.locator("#pages").text_content() == "9,901 – 10,000 of 10,000"
+    assert page.locator("#page-after").is_disabled()
+    page.click("#outcomes [data-value=lost]")
+    assert page.locator("#pages").text_content() == "1 – 100 of 2,500"
+
+
 def test_the_focus_outlives_scrolling(opened: Any, large: Path) -> None:
     page = opened(large)
     page.keyboard.press("j")
     page.keyboard.press("ArrowRight")
-    page.evaluate("scrollTo(0, 500000)")
-    wait_until(page, "document.querySelectorAll('.query')[1].dataset.query > 1000")
+    page.evaluate("scrollTo(0, 15000)")
+    wait_until(page, "document.querySelectorAll('.query')[1].dataset.query > 40")
     assert focused(page) == (1, 1)
     page.keyboard.press("ArrowDown")
     assert focused(page) == (2, 1)
@@ -289,6 +312,54 @@ def test_orders(opened: Any, report: Path, data: ReportData) -> None:
     first = page.locator(".query .metres").first.text_content()
     assert first == page.evaluate(
         "metresText(Math.max(...queries.metres.filter((_, at) => at % 5 === 0)))"
+    )
+
+
+def test_a_view_can_be_sent(opened: Any, report: Path, large: Path) -> None:
+    page = opened(report)
+    page.click("#outcomes [data-value=later]")
+    page.get_by_role("button", name="day", exact=True).click()
+    page.fill("#search", "queries")
+    page.select_option("#sort", "distance")
+    page.click("#reverse")
+    sent = page.evaluate("location.hash")
+    assert sent == "#outcome=later&label=light%3Aday&search=queries&sort=distance&reversed=1"
+    there = opened(report, hash=sent)
+    assert listed(there) == listed(page)
+    assert count(there) == count(page) == "6 of 24 queries"
+    there.evaluate("location.hash = '#outcome=later&search=no such'")
+    wait_until(there, "document.querySelector('#count').textContent === '0 of 24 queries'")
+    assert there.input_value("#search") == "no such"
+    assert listed(opened(large, hash="#page=3"))[0] == 201
+
+
+@pytest.mark.parametrize(
+    "hash",
+    ["#outcome=constructor&sort=toString&run=x", "#page=-1", "#page=1e9", "#label=<b>", "#%"],
+)
+def test_an_address_of_nobody_knows_what(opened: Any, report: Path, hash: str) -> None:
+    page = opened(report, hash=hash)
+    assert count(page) == "24 queries"
+    assert listed(page)[0] == 1
+
+
+def test_the_list_is_saved_as_it_is_shown(opened: Any, comparison: Path, data: ReportData) -> None:
+    page = opened(comparison)
+    page.click("#outcomes [data-value=later]")
+    page.select_option("#sort", "distance")
+    with page.expect_download() as download:
+        page.click("#save")
+    with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    order = [query for query in np.argsort(data.distances[:, 0]) if query % 4 == 1]
+    assert [row["query"] for row in rows[::10]] == [str(data.query_paths[q]) for q in order]
+    assert [row["run"] for row in rows[:10]] == ["nano on the line"] * 5 + ["ConvAP"] * 5
+    assert [row["rank"] for row in rows[:10]] == [*"12345"] * 2
+    assert rows[2]["correct"] == "1" and rows[2]["metres"] == "3"
+    paths = list(map(str, data.database_paths))
+    assert paths.index(rows[0]["prediction"]) == data.predictions[order[0], 0]
+    assert float(rows[0]["descriptor_distance"]) == pytest.approx(
+        data.distances[order[0], 0], abs=1e-4
     )
 
 
@@ -438,6 +509,7 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
     assert "ConvAP" in headline
     assert "−25.0" in headline
     assert page.locator("#query-1 .others .match").count() == 5
+    assert page.locator("#query-1 .others .distance").all_text_contents() == ["0.625"] * 5
     for key, first, step in (("8", 1, 4), ("7", 2, 4), ("9", 3, 1)):
         page.keyboard.press(key)
         assert listed(page)[:2] == [first, first + step]
@@ -447,6 +519,29 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
     assert listed(page) == []
 
 
+def test_latency_names_its_device(opened: Any, report: Path) -> None:
+    assert "on TPU v4" in opened(report).locator("#figures").text_content()
+
+
+def test_a_phone_is_told_that_the_map_moves(opened: Any, report: Path) -> None:
+    page = opened(report, PHONE)
+    page.click("#show-map")
+    assert "Drag" in page.locator("#map-hint").text_content()
+    assert page.locator("#map-hint").is_visible()
+    page.mouse.click(200, 400)
+    assert not page.locator("#map-hint").is_visible()
+
+
+def test_a_photo_that_is_gone_leaves_a_blank(opened: Any, data: ReportData, tmp_path: Path) -> None:
+    gone = [*data.query_paths[:1], tmp_path / "gone.jpg", *data.query_paths[2:]]
+    write_page(tmp_path / "report.html", replace(data, query_paths=gone))
+    page = opened(tmp_path / "report.html")
+    assert "1 photo could not be read" in page.locator("#note").text_content()
+    assert "gone.jpg" in page.locator("#note").text_content()
+    assert page.locator("#query-2 .asked img").get_attribute("src") is None
+    assert page.locator("#query-2 .match img").first.evaluate("(image) => image.naturalWidth") > 0
+
+
 # Whatever is missing, whatever it is called, wherever it is read
 
 
@@ -454,7 +549,7 @@ def test_without_ground_truth_or_coordinates(opened: Any, data: ReportData, tmp_
     bare = ReportData(
         "bare", {}, data.database_paths, data.query_paths, data.predictions, data.distances
     )
-    write_report(tmp_path / "report.html", bare)
+    write_page(tmp_path / "report.html", bare)
     page = opened(tmp_path / "report.html")
     assert "no ground truth" in page.locator("#outcome").text_content()
     for name in ("#outcomes", "#duels", "#show-map", "#show-heat"):
@@ -470,7 +565,7 @@ def test_a_subset_is_not_compared_with_published_figures(
 ) -> None:
     published = opened(report).locator(".recall tbody tr").nth(1)
     assert published.text_content() == "MixVPRtable 124.0+1.051.0−1.0––"
-    write_report(tmp_path / "report.html", replace(data, is_subset=True))
+    write_page(tmp_path / "report.html", replace(data, is_subset=True))
     page = opened(tmp_path / "report.html")
     assert page.locator(".recall tbody tr").nth(1).text_content() == "MixVPRtable 124.051.0––"
     assert "missing" in page.locator(".warning").text_content()
@@ -478,9 +573,9 @@ def test_a_subset_is_not_compared_with_published_figures(
 
 def test_without_queries(opened: Any, data: ReportData, tmp_path: Path) -> None:
     none = np.zeros((0, 5))
-    write_report(
+    write_page(
         tmp_path / "report.html",
-        ReportData("none", {}, data.database_paths, [], none.astype(int), none, positives=[]),
+        ReportData("none", {}, data.database_paths, [], none.astype(int), none, right=none > 0),
     )
     page = opened(tmp_path / "report.html")
     for key in ("1", "j", "m", "h"):

@@ -20,7 +20,7 @@ def run(arguments: list[str], prog: str) -> None:
 
 
 def parse(arguments: list[str], prog: str) -> None:
-    """The same, where errors are told by the caller."""
+    """The same, where errors are the caller's to tell."""
     ways = {"to-flax": to_flax, "to-torch": to_torch}
     if not arguments or arguments[0] in ("-h", "--help"):
         listed = "\n".join(

@@ -40,8 +40,9 @@ def command(
 def evaluate_and_tell(config: EvaluationConfig) -> None:
     """Evaluates, and prints what came of it."""
     from mixvpr_jax.evaluation.evaluate import evaluate
+    from mixvpr_jax.report import write_report
 
-    evaluation = evaluate(config)
+    evaluation = evaluate(config, write_report)
     if not is_main_process():
         return
     for reason in evaluation.unreadable:

@@ -36,7 +36,6 @@ from mixvpr_jax.evaluation.config import (
 from mixvpr_jax.evaluation.describe import Described, compile_encoder, describe_images
 from mixvpr_jax.evaluation.faiss_index import FaissIndex
 from mixvpr_jax.evaluation.latency import Latency, measure_latency
-from mixvpr_jax.evaluation.other_run import read_other_run
 from mixvpr_jax.evaluation.output import check_output, remove_stale, write_output
 from mixvpr_jax.evaluation.own_photos import (
     leave_out_own_photos,
@@ -44,6 +43,7 @@ from mixvpr_jax.evaluation.own_photos import (
     tell_copies,
     without_left_out,
 )
+from mixvpr_jax.evaluation.read_output import check_comparable, read_output
 from mixvpr_jax.evaluation.recall import (
     hits_by_rank,
     recall_by_condition,
@@ -66,8 +66,16 @@ APPROXIMATE_RECALL = 0.99
 _NO_CACHE = (OSError, RuntimeError, InputError)  # RuntimeError: there is no home
 
 
-def evaluate(config: EvaluationConfig) -> Evaluation:
+def evaluate(
+    config: EvaluationConfig,
+    write_report: Callable[[Path, AnyPath | None], object] | None = None,
+) -> Evaluation:
     """Describes all images, finds neighbours, counts recall and writes it all.
+
+    Args:
+        config: What is evaluated, and how.
+        write_report: Adds a report to the folder of the results, which it is given with the
+            other evaluation to compare with.
 
     Raises:
         InputError: Whatever is wrong with the model, the data or the output folder. Nothing is
@@ -77,7 +85,8 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         check_output(config)
         data = read_data(config)
         ks = _recall_values(config, data)
-        other = None if config.compare is None else read_other_run(config.compare, data)
+        if config.compare is not None:
+            check_comparable(read_output(config.compare), data.name, data.queries, data.database)
         model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
         if model.config.aggregator is None:
             raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
@@ -91,7 +100,9 @@ def evaluate(config: EvaluationConfig) -> Evaluation:
         evaluation = evaluator.evaluate(data, ks)
         with raise_on_all_processes(), named_when_full(config.output):
             if folder is not None:
-                write_output(folder, config, model.config, evaluation, other)
+                write_output(folder, config, model.config, evaluation)
+                if write_report is not None:
+                    write_report(folder, config.compare)
                 remove_stale(config.output, folder)
             stack.close()  # the results get their names: that may fail, too
     evaluator.prune_cache()

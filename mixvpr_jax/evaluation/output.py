@@ -12,14 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from mixvpr_jax.datasets.evaluation_set import Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig
-from mixvpr_jax.evaluation.other_run import OtherResults
-from mixvpr_jax.evaluation.report import ReportData, write_report
-from mixvpr_jax.evaluation.report_data import report_data
 from mixvpr_jax.evaluation.result import Evaluation
 from mixvpr_jax.evaluation.submission import write_submission
 from mixvpr_jax.models.config import ModelConfig
@@ -27,6 +23,7 @@ from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
+DETAILS = "report_data.npz"
 OUTPUTS = (
     "results.json",
     "predictions.csv",
@@ -35,6 +32,7 @@ OUTPUTS = (
     "database_images.csv",
     "query_images.csv",
     "timing.json",
+    DETAILS,
     "report.html",
 )
 """What every evaluation writes."""
@@ -66,9 +64,8 @@ def write_output(
     config: EvaluationConfig,
     model: ModelConfig,
     evaluation: Evaluation,
-    other: OtherResults | None,
 ) -> None:
-    """Writes everything into an empty folder.
+    """Writes everything but the report into an empty folder.
 
     results.json says what was measured and nothing else: the same evaluation gives the same bytes.
     """
@@ -79,7 +76,7 @@ def write_output(
     _write_predictions(folder / "predictions.csv", evaluation)
     if config.dataset == "msls-test":
         write_submission(folder / SUBMISSION, evaluation.data, evaluation.predictions)
-    _write_report(folder / "report.html", report_data(config, model, evaluation, other))
+    _write_details(folder / DETAILS, evaluation)
     _write_json(folder / "timing.json", _timing(evaluation))
     _write_json(folder / "results.json", results_of(config, model, evaluation))
 
@@ -92,15 +89,25 @@ def remove_stale(output: AnyPath, folder: Path) -> None:
                 (output / name).unlink()
 
 
-def _write_report(path: Path, data: ReportData) -> None:
-    """With a bar on terminals: ten thousand queries take a minute."""
-    with tqdm(unit="picture", desc="report", disable=None) as progress:
-
-        def tell(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done - progress.n)
-
-        write_report(path, data, on_progress=tell)
+def _write_details(path: Path, evaluation: Evaluation) -> None:
+    """What a report shows besides: docs/evaluate.md says what the arrays are."""
+    data, best, arrays = evaluation.data, evaluation.best_positives, {}
+    if data.positives is not None:
+        arrays["num_positives"] = np.array([len(found) for found in data.positives], np.int32)
+        arrays["positives"] = np.concatenate([np.zeros(0), *data.positives]).astype(np.int32)
+    if best is not None:
+        arrays |= {
+            "best_index": best.indices, "best_distance": best.distances, "best_rank": best.ranks
+        }  # fmt: skip
+    if data.database_utm is not None and data.queries_utm is not None:
+        arrays |= {"database_utm": data.database_utm, "queries_utm": data.queries_utm}
+    for name, labels in data.conditions.items():
+        arrays[f"labels of {name}"] = np.array([str(label) for label in labels])
+    if evaluation.saliency:
+        levels = np.rint(255 * np.clip(np.nan_to_num(list(evaluation.saliency.values())), 0, 1))
+        arrays["saliency"] = levels.astype(np.uint8)
+        arrays["saliency_queries"] = np.array(list(evaluation.saliency), np.int32)
+    np.savez_compressed(path, **arrays)
 
 
 def results_of(

@@ -138,7 +138,7 @@ def patched():
     def train(config, workdir, profile_steps):
         raise Parsed(config)
 
-    def evaluate(config):
+    def evaluate(config, write_report):
         raise Parsed(config)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,30 +1,66 @@
-/* The list: rows of one height, of which only those near the window exist. */
+/* The list: pages of rows of one height, of which only those near the window exist. */
 
+import {
+  QUERIES, byId, clamp, grouped, missedMatch, outcomes, pictures, queries, report,
+} from "./data.js";
+import { EVERYTHING, setView, view } from "./filters.js";
+import { queryRow } from "./rows.js";
+import { goToHash, rememberView } from "./state.js";
+
+const ROWS = 100; // a page
 const OVERSCAN = 600; // pixels above and below the window
-const list = {
+export const list = {
   box: byId("queries"),
   listed: new Int32Array(0), // queries in their order
   position: new Int32Array(QUERIES), // of a query in `listed`, -1 where it is not
+  page: 0,
   rows: new Map(), // query → its row
   height: 0,
   current: -1, // the query that a link, the map or the keys led to
 };
+
+/* Pages */
+
+export const firstOfPage = () => list.page * ROWS;
+export const rowsOfPage = () => Math.min(ROWS, list.listed.length - firstOfPage());
+const lastPage = () => Math.max(Math.ceil(list.listed.length / ROWS) - 1, 0);
+const topOf = (position) => (position - firstOfPage()) * list.height;
+
+function renderPager() {
+  byId("pager").hidden = lastPage() === 0;
+  byId("pages").textContent = `${grouped(firstOfPage() + 1)} – ${grouped(firstOfPage() + rowsOfPage())} of ${grouped(list.listed.length)}`;
+  byId("page-before").disabled = list.page === 0;
+  byId("page-after").disabled = list.page === lastPage();
+}
+
+function setPage(page) {
+  list.page = view.page = clamp(page, 0, lastPage());
+  clearRows();
+  renderPager();
+}
+
+function turnPage(by) {
+  setPage(list.page + by);
+  scrollToOffset(0);
+  renderRows();
+  rememberView();
+}
 
 /* Which rows exist */
 
 function nearbyPositions() {
   if (!list.listed.length) return [];
   const top = list.box.getBoundingClientRect().top;
-  const last = list.listed.length - 1;
-  const from = clamp(Math.floor((-top - OVERSCAN) / list.height), 0, last);
-  const to = clamp(Math.floor((innerHeight - top + OVERSCAN) / list.height), -1, last);
+  const [first, count] = [firstOfPage(), rowsOfPage()];
+  const from = first + clamp(Math.floor((-top - OVERSCAN) / list.height), 0, count - 1);
+  const to = first + clamp(Math.floor((innerHeight - top + OVERSCAN) / list.height), -1, count - 1);
   const positions = [];
   for (let position = from; position <= to; position++) positions.push(position);
   // The row that has the focus stays wherever it is, or the focus would be lost.
   const focused = focusedPhoto();
   const kept = focused ? list.position[focused.query] : -1;
-  if (kept >= 0 && kept < from) positions.unshift(kept);
-  if (kept > to) positions.push(kept);
+  if (kept >= first && kept < from) positions.unshift(kept);
+  if (kept > to && kept < first + count) positions.push(kept);
   return positions;
 }
 
@@ -47,7 +83,7 @@ function renderRows() {
 
 function newRow(query, position) {
   const row = queryRow(query);
-  row.style.top = `${position * list.height}px`;
+  row.style.top = `${topOf(position)}px`;
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", list.listed.length);
   if (query === list.current) row.setAttribute("aria-current", "true");
@@ -58,11 +94,11 @@ function newRow(query, position) {
 function clearRows() {
   list.box.replaceChildren();
   list.rows.clear();
-  list.box.style.height = `${list.listed.length * list.height}px`;
+  list.box.style.height = `${rowsOfPage() * list.height}px`;
 }
 
 // All rows are as high as a full one: photos have one shape, and every text is one line.
-function measureRow() {
+export function measureRow() {
   if (!QUERIES) return;
   const row = queryRow(Math.max(outcomes.findIndex((_, query) => missedMatch(query)), 0));
   row.style.visibility = "hidden";
@@ -84,12 +120,12 @@ function remeasure() {
 
 /* What is listed */
 
-function showListed(listed) {
+export function showListed(listed) {
   const focused = focusedPhoto();
   list.listed = listed;
   list.position.fill(-1);
   listed.forEach((query, position) => (list.position[query] = position));
-  clearRows();
+  setPage(view.page);
   if (focused && list.position[focused.query] >= 0) {
     focusPhoto(focused.query, focused.column);
   } else if (list.box.getBoundingClientRect().top < barBottom()) {
@@ -100,7 +136,7 @@ function showListed(listed) {
 
 /* Scrolling */
 
-function barBottom() {
+export function barBottom() {
   const bar = byId("bar");
   return getComputedStyle(bar).position === "sticky" ? bar.offsetHeight : 0;
 }
@@ -111,30 +147,38 @@ function scrollToOffset(offset) {
 }
 
 function scrollIntoSight(position) {
-  const top = list.box.getBoundingClientRect().top + position * list.height;
-  if (top < barBottom()) scrollToOffset(position * list.height);
+  const top = list.box.getBoundingClientRect().top + topOf(position);
+  if (top < barBottom()) scrollToOffset(topOf(position));
   else if (top + list.height > innerHeight) {
     const room = innerHeight - barBottom() - list.height;
-    scrollToOffset(position * list.height - Math.max(room, 0));
+    scrollToOffset(topOf(position) - Math.max(room, 0));
   }
 }
 
 /* Going to a query */
 
-function setCurrent(query) {
+export function setCurrent(query) {
   list.rows.get(list.current)?.removeAttribute("aria-current");
   list.current = query;
   list.rows.get(query)?.setAttribute("aria-current", "true");
 }
 
-function focusedPhoto() {
+export function focusedPhoto() {
   const photo = document.activeElement?.closest?.(".queries .photo, .queries .number, .queries .pin");
   if (!photo) return null;
   const query = Number(photo.closest(".query").dataset.query);
   return { query, column: Number(photo.dataset.column ?? 0) };
 }
 
-function focusPhoto(query, column) {
+function showPageOf(query) {
+  const page = Math.floor(list.position[query] / ROWS);
+  if (page === list.page) return;
+  setPage(page);
+  rememberView();
+}
+
+export function focusPhoto(query, column) {
+  showPageOf(query);
   scrollIntoSight(list.position[query]);
   renderRows();
   const photos = list.rows.get(query)?.querySelectorAll(".photo");
@@ -143,30 +187,22 @@ function focusPhoto(query, column) {
   photos[clamp(column, 0, photos.length - 1)].focus({ preventScroll: true });
 }
 
-function goTo(query) {
-  if (list.position[query] < 0) choose(EVERYTHING);
-  scrollToOffset(list.position[query] * list.height);
+export function goTo(query) {
+  if (list.position[query] < 0) setView(EVERYTHING);
+  showPageOf(query);
+  scrollToOffset(topOf(list.position[query]));
   focusPhoto(query, 0);
 }
 
-function goToHash() {
-  const number = Number(/^#query-(\d+)$/.exec(location.hash)?.[1]);
-  if (number >= 1 && number <= QUERIES) goTo(number - 1);
-}
-
-/* Paper takes the first of the listed queries, one below the other. */
-
-const PRINTED = 100;
+/* Paper takes the page that is shown, one row below the other. */
 
 function renderPrinted() {
-  if (list.listed.length > PRINTED) {
-    byId("count").textContent = `The first ${PRINTED} of ${countText()}`;
-  }
-  list.box.replaceChildren(...Array.from(list.listed.slice(0, PRINTED), queryRow));
+  const first = firstOfPage();
+  list.box.replaceChildren(...Array.from(list.listed.slice(first, first + ROWS), queryRow));
   list.rows.clear();
 }
 
-function bindList() {
+export function bindList() {
   let awaited = 0;
   const soon = () => {
     awaited ||= requestAnimationFrame(() => {
@@ -178,10 +214,9 @@ function bindList() {
   addEventListener("resize", soon);
   addEventListener("hashchange", goToHash);
   addEventListener("beforeprint", renderPrinted);
-  addEventListener("afterprint", () => {
-    byId("count").textContent = countText();
-    remeasure();
-  });
+  addEventListener("afterprint", remeasure);
+  byId("page-before").addEventListener("click", () => turnPage(-1));
+  byId("page-after").addEventListener("click", () => turnPage(1));
   let width = list.box.clientWidth;
   new ResizeObserver(() => {
     if (list.box.clientWidth === width) return;
@@ -191,7 +226,7 @@ function bindList() {
 }
 
 // The frames take the shape that most photos have, so that few of them need margins.
-function setAspect() {
+export function setAspect() {
   const shapes = queries.picture
     .map((picture) => pictures.width[picture] / pictures.height[picture])
     .sort((one, other) => one - other);

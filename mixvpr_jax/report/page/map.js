@@ -1,11 +1,17 @@
 /* A map: where the database and the listed queries are, and where the wrong ones were taken to be. */
 
+import {
+  QUERIES, byId, grouped, missedMatch, nearMatches, outcomes, queries, report,
+} from "./data.js";
+import { allMatches } from "./larger.js";
+import { list } from "./list.js";
+
 const metresOf = (column) => Float64Array.from(column, (value) => (value === null ? NaN : value / 10));
-const places = report.map && {
+export const places = report.map && {
   database: { east: metresOf(report.map.database[0]), north: metresOf(report.map.database[1]) },
   queries: { east: metresOf(report.map.queries[0]), north: metresOf(report.map.queries[1]) },
 };
-const atlas = {
+export const atlas = {
   dialog: byId("atlas"),
   // A map is a canvas and what it shows: its middle in metres, and pixels per metre.
   large: { canvas: byId("atlas-canvas"), east: 0, north: 0, scale: 1 },
@@ -17,8 +23,8 @@ const atlas = {
 
 /* From metres to pixels and back */
 
-const acrossOf = (map, east) => map.canvas.clientWidth / 2 + (east - map.east) * map.scale;
-const downOf = (map, north) => map.canvas.clientHeight / 2 - (north - map.north) * map.scale;
+export const acrossOf = (map, east) => map.canvas.clientWidth / 2 + (east - map.east) * map.scale;
+export const downOf = (map, north) => map.canvas.clientHeight / 2 - (north - map.north) * map.scale;
 
 function extent(points, indices, box) {
   for (const index of indices) {
@@ -45,14 +51,14 @@ function fitBox(map, box) {
 }
 
 // Everything, or what is listed where that is not everything.
-function fitListed(map) {
+export function fitListed(map) {
   const box = extent(places.queries, list.listed, emptyBox());
   if (list.listed.length === QUERIES) extent(places.database, places.database.east.keys(), box);
   else extent(places.database, Array.from(list.listed, firstDatabase).filter((index) => index >= 0), box);
   fitBox(map, box);
 }
 
-function fitQuery(map, query) {
+export function fitQuery(map, query) {
   const matches = allMatches(query).map((match) => match.database);
   fitBox(map, extent(places.database, matches, extent(places.queries, [query], emptyBox())));
   map.scale = Math.min(map.scale, 4);
@@ -102,7 +108,7 @@ function drawDatabase(context, map) {
   });
 }
 
-const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
+export const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
 
 function drawErrors(context, map) {
   context.beginPath();
@@ -196,7 +202,7 @@ function drawMaps() {
 // After the list, which is what is waited for; however often it is asked for, once a frame.
 let drawingSoon = false;
 
-function drawMapsSoon() {
+export function drawMapsSoon() {
   if (drawingSoon || !report.map) return;
   drawingSoon = true;
   requestAnimationFrame(() => setTimeout(() => {

@@ -1,5 +1,18 @@
 /* The page, from the top. */
 
+import { setUpMap } from "./atlas.js";
+import { renderCurve } from "./curve.js";
+import { byId, showAwaited } from "./data.js";
+import {
+  bindFilters, renderNote, setUpChoices, setUpColumns, setUpSorts, setView,
+} from "./filters.js";
+import { renderHeadline, renderTables } from "./headline.js";
+import { bindDialogs, bindKeys, setUpHelp } from "./keys.js";
+import { bindLarger } from "./larger.js";
+import { bindList, measureRow, setAspect } from "./list.js";
+import { HAS_HEAT, toggleHeat } from "./rows.js";
+import { goToHash } from "./state.js";
+
 renderHeadline();
 renderCurve();
 setUpMap();
@@ -20,7 +33,7 @@ setUpHelp();
 bindKeys();
 
 measureRow();
-choose(EVERYTHING);
+setView({});
 goToHash();
 
 // Pictures come after this script, block by block.

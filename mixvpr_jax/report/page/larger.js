@@ -1,8 +1,16 @@
 /* A query and one of its matches side by side, larger. */
 
+import { openMap } from "./atlas.js";
+import {
+  byId, clamp, distanceText, element, grouped, joined, metresText, missedMatch, nearMatches,
+  otherMatches, outcomeText, pictureOfDatabase, picturePath, queries, report,
+} from "./data.js";
+import { focusPhoto, list, setCurrent } from "./list.js";
+import { HAS_HEAT, matchWords, setHeat, setPhoto, setVerdict, toggleHeat } from "./rows.js";
+
 const larger = { dialog: byId("larger"), query: 0, place: 0 };
 
-function allMatches(query) {
+export function allMatches(query) {
   const missed = missedMatch(query);
   return [...nearMatches(query), ...(missed ? [missed] : []), ...otherMatches(query)];
 }
@@ -46,7 +54,7 @@ function renderLarger() {
   renderLargerHeat();
 }
 
-function renderLargerHeat() {
+export function renderLargerHeat() {
   if (!larger.dialog.open) return;
   setHeat(byId("pane-query").querySelector(".photo"), larger.query, 0);
   const match = byId("pane-match").querySelector(".photo");
@@ -62,13 +70,13 @@ function openLarger(query, place) {
   renderLarger();
 }
 
-function stepMatch(by) {
+export function stepMatch(by) {
   larger.place = clamp(larger.place + by, 0, allMatches(larger.query).length - 1);
   renderLarger();
 }
 
 // To the same match of the next query that is listed.
-function stepQuery(by) {
+export function stepQuery(by) {
   const position = clamp(list.position[larger.query] + by, 0, list.listed.length - 1);
   larger.query = list.listed[position];
   larger.place = Math.min(larger.place, allMatches(larger.query).length - 1);
@@ -76,7 +84,7 @@ function stepQuery(by) {
   renderLarger();
 }
 
-function bindLarger() {
+export function bindLarger() {
   byId("previous").addEventListener("click", () => stepMatch(-1));
   byId("next").addEventListener("click", () => stepMatch(1));
   byId("larger-heat").addEventListener("click", toggleHeat);

@@ -1,16 +1,26 @@
 /* Which queries are listed, in which order. */
 
-const EVERYTHING = { outcome: "all", duel: "any", label: null, search: "" };
-const view = { ...EVERYTHING, sort: "order", reversed: false };
+import {
+  HAS_TRUTH, QUERIES, byId, duels, element, grouped, outcomes, pictureName, pictureOfDatabase,
+  picturePath, pictures, plural, queries, report,
+} from "./data.js";
+import { list, showListed } from "./list.js";
+import { drawMapsSoon } from "./map.js";
+import { saveListed } from "./save.js";
+import { rememberView } from "./state.js";
 
-const OUTCOMES = [
+export const EVERYTHING = { outcome: "all", duel: "any", label: null, search: "" };
+export const UNSORTED = { sort: "order", reversed: false };
+export const view = { ...EVERYTHING, ...UNSORTED, page: 0 };
+
+export const OUTCOMES = [
   ["all", "All"],
   ["right", "Right at 1"],
   ["later", `Right in ${report.k}`],
   ["lost", "Lost"],
   ["none", "No positives"],
 ];
-const DUELS = [
+export const DUELS = [
   ["ours", "We win"],
   ["theirs", "Other wins"],
   ["both", "Both right"],
@@ -19,7 +29,7 @@ const DUELS = [
 
 /* Orders: a name, what is compared, and whether the largest comes first. */
 
-const SORTS = {
+export const SORTS = {
   order: ["Query order", (query) => query, false],
   distance: ["Distance of the first match", (query) => queries.distance[query * report.m], false],
   rank: ["Rank of the best positive", bestRank, true],
@@ -84,19 +94,25 @@ function selection() {
   return { listed, counts };
 }
 
-function choose(changes) {
+export function choose(changes) {
+  setView({ page: 0, ...changes });
+  rememberView();
+}
+
+export function setView(changes) {
   Object.assign(view, changes);
   if (byId("search").value !== view.search) byId("search").value = view.search;
   const { listed, counts } = selection();
   showListed(sorted(listed));
+  view.page = list.page;
   renderBar(counts);
   drawMapsSoon();
 }
 
 /* The bar */
 
-function countText() {
-  const [shown, total] = [list.listed.length, report.total_queries];
+export function countText() {
+  const [shown, total] = [list.listed.length, QUERIES];
   return shown === total
     ? plural(total, "query", "queries")
     : `${grouped(shown)} of ${plural(total, "query", "queries")}`;
@@ -144,7 +160,7 @@ function choiceButton([value, text], key, title, pick) {
 const chooseOutcome = (outcome) => choose({ outcome });
 const chooseDuel = (duel) => choose({ duel: view.duel === duel ? "any" : duel });
 
-function setUpChoices() {
+export function setUpChoices() {
   const present = new Set(outcomes);
   const titles = {
     all: "Every query",
@@ -174,7 +190,7 @@ function setUpChoices() {
   });
 }
 
-function setUpSorts() {
+export function setUpSorts() {
   const useful = Object.entries(SORTS).filter(([name]) =>
     (name !== "rank" || HAS_TRUTH) && (name !== "metres" || queries.metres) && (name === "order" || report.m));
   byId("sort").append(...useful.map(([name, [text]]) => {
@@ -188,7 +204,7 @@ function columnHead(text, className) {
   return element("span", text, className);
 }
 
-function setUpColumns() {
+export function setUpColumns() {
   const metres = queries.metres ? ", metres" : "";
   const head = [
     columnHead(`Nearest database photos: rank, descriptor distance${metres}`, "of-near"),
@@ -199,17 +215,19 @@ function setUpColumns() {
   document.body.classList.toggle("with-other", Boolean(report.other));
 }
 
-function bindFilters() {
+export function bindFilters() {
   byId("search").addEventListener("input", (event) => choose({ search: event.target.value }));
   byId("sort").addEventListener("change", (event) => choose({ sort: event.target.value, reversed: false }));
   byId("reverse").addEventListener("click", () => choose({ reversed: !view.reversed }));
   byId("label").addEventListener("click", () => choose({ label: null }));
+  byId("save").addEventListener("click", saveListed);
+  byId("save").hidden = !QUERIES;
 }
 
-function renderNote() {
-  if (QUERIES === report.total_queries) return;
+export function renderNote() {
+  const { problems } = pictures;
+  if (!problems.length) return;
   byId("note").textContent =
-    `First ${grouped(QUERIES)} of ${plural(report.total_queries, "query", "queries")}. ` +
-    "The figures above are of the whole evaluation.";
+    `${plural(problems.length, "photo", "photos")} could not be read and left a blank: ${problems[0]}`;
   byId("note").hidden = false;
 }

@@ -1,5 +1,8 @@
 /* recall@N over N */
 
+import { clamp, element, report } from "./data.js";
+import { figure } from "./headline.js";
+
 const CURVE = { width: 360, height: 210, left: 34, right: 12, top: 10, bottom: 26 };
 
 const published = report.is_subset ? [] : report.published; // what compares with this run
@@ -92,7 +95,7 @@ function bindReadout(picture, scale, readout) {
   });
 }
 
-function renderCurve() {
+export function renderCurve() {
   if (report.curve.length < 2) return;
   const scale = curveScale();
   const [first, last] = [report.curve[0], report.curve[report.curve.length - 1]];

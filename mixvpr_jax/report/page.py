@@ -10,66 +10,65 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixvpr_jax.evaluation.report.columns import columns_of, picture_columns
-from mixvpr_jax.evaluation.report.data import ReportData
-from mixvpr_jax.evaluation.report.shown import right_predictions, shown_photos
-from mixvpr_jax.evaluation.report.thumbnails import Thumbnail, make_thumbnails
+from tqdm import tqdm
+
+from mixvpr_jax.report.columns import columns_of, picture_columns, shown_photos
+from mixvpr_jax.report.reader import ReportData, read_report_data
+from mixvpr_jax.report.thumbnails import Thumbnail, make_thumbnails
 from mixvpr_jax.storage import AnyPath, atomic_write
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
-    *("data", "headline", "curve", "rows", "list", "filters", "larger", "map", "atlas"),
-    *("keys", "main"),
+    *("data", "headline", "curve", "rows", "list", "filters", "state", "save", "larger", "map"),
+    *("atlas", "keys", "main"),
 )
-"""In this order: each finds the values that it needs at once."""
+"""Modules, in this order: each finds the values that it needs at once."""
 
 BLOCK_CHARS = 1 << 20
 """A browser shows the first block's pictures while it still reads the others."""
 
 
-def write_report(
-    path: Path,
+def write_report(folder: AnyPath, compare: AnyPath | None = None) -> None:
+    """Writes report.html into an evaluation's output folder, from what is there.
+
+    The file appears whole or not at all: whatever fails, an older report stays as it was. A photo
+    that is not there any more leaves a blank, and the page says so.
+
+    Raises:
+        InputError: A folder holds no results, broken ones, or the runs are not comparable.
+    """
+    data = read_report_data(folder, compare)
+    # A bar on terminals: ten thousand queries take a minute.
+    with tqdm(unit="picture", desc="report", disable=None) as progress:
+
+        def tell(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done - progress.n)
+
+        write_page(folder / "report.html", data, on_progress=tell)
+
+
+def write_page(
+    path: AnyPath,
     data: ReportData,
     *,
     neighbours: int = 5,
-    max_queries: int | None = None,
     thumbnail_bytes: int = 48_000_000,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> None:
-    """Writes the report as one self-contained HTML file.
-
-    The file appears whole or not at all: whatever fails, an older report stays as it was.
+    """Writes one self-contained HTML file.
 
     Args:
-        path: The file to write, by habit `report.html`; its folder exists.
+        path: The file.
         data: The evaluation.
         neighbours: How many of the k predictions are shown for a query.
-        max_queries: How many queries are listed, from the first on; None for all. The page says
-            so.
         thumbnail_bytes: What the pictures may take in the file, about. Few photos are large and
             sharp, many are small; none is left out.
         on_progress: Told how many pictures are made, of how many.
-
-    Raises:
-        ValueError: The parts of `data` do not fit together, or a limit is below one.
-        InputError: A photo is missing, broken or no image.
-        OSError: The file cannot be written.
     """
-    limits = {
-        "neighbours": neighbours,
-        "max_queries": max_queries,
-        "thumbnail_bytes": thumbnail_bytes,
-    }
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name}: expected at least 1, found {limit}")
-    data.check()
-    total, data = len(data.query_paths), data.first(max_queries or len(data.query_paths))
-    right = right_predictions(data)
-    shown = shown_photos(data, right, neighbours)
+    shown = shown_photos(data, neighbours)
     thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4, on_progress)
-    value = columns_of(data, right, neighbours, shown) | {"total_queries": total}
-    page = assemble(value, shown.paths, thumbnails)
+    page = assemble(columns_of(data, neighbours, shown), shown.paths, thumbnails)
     with atomic_write(path) as temporary:
         temporary.write_bytes(page)
 
@@ -89,7 +88,7 @@ def assemble(
     pictures = picture_columns(paths, thumbnails, texts)
     pictures["blocks"] = [start for start, _ in blocks]
     style = _read("page.css")
-    script = '"use strict";\n' + "\n".join(_read(f"{name}.js") for name in SCRIPTS)
+    script = '"use strict";\n' + "\n".join(map(_bundled, SCRIPTS))
     parts = {
         "STYLE-HASH": _hash(style),
         "SCRIPT-HASH": _hash(script),
@@ -117,6 +116,12 @@ def _picture_script(number: int, text: str) -> str:
 
 def _read(name: str) -> str:
     return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _bundled(name: str) -> str:
+    """A module as a part of one script: all share one scope, where no name is declared twice."""
+    text = re.sub(r"^import [^;]*;\n", "", _read(f"{name}.js"), flags=re.MULTILINE)
+    return re.sub(r"^export ", "", text, flags=re.MULTILINE)
 
 
 def _hash(text: str) -> str:

@@ -1,5 +1,8 @@
 /* What was evaluated, how well it did, and by how much that differs from what is published. */
 
+import { HAS_TRUTH, byId, element, grouped, report } from "./data.js";
+import { choose } from "./filters.js";
+
 function usualRecall() {
   const usual = report.recall.filter(([k]) => [1, 5, 10, 20].includes(k));
   return usual.length ? usual : report.recall;
@@ -87,7 +90,7 @@ function factRow([name, value]) {
   return row;
 }
 
-function renderHeadline() {
+export function renderHeadline() {
   document.title = report.title;
   // Names of models may break after what joins their parts.
   const parts = report.title.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]);
@@ -98,7 +101,7 @@ function renderHeadline() {
 
 /* Figures beside each other: conditions and latency. */
 
-function figure(title, ...parts) {
+export function figure(title, ...parts) {
   const made = element("section", "", "figure");
   made.append(element("h2", title), ...parts);
   byId("figures").append(made);
@@ -158,12 +161,14 @@ function milliseconds(time) {
   return `${time < 1 ? time.toFixed(2) : time < 100 ? time.toFixed(1) : grouped(Math.round(time))} ms`;
 }
 
-function renderTables() {
+export function renderTables() {
   if (report.conditions.length && report.recall) {
     const tables = element("div", "", "scrolled");
     tables.tabIndex = 0;
     tables.append(...report.conditions.map(conditionTable));
     figure("Recall by condition", tables);
   }
-  if (report.latency.length) figure("Time for one query", latencyTable());
+  if (!report.latency.length) return;
+  const made = figure("Time for one query", latencyTable());
+  if (report.device) made.querySelector("h2").append(element("span", `on ${report.device}`, "readout"));
 }

@@ -1,24 +1,24 @@
 /* The report's value, and what is known of pictures, queries and matches. */
 
 // Data reaches the page as text, attributes and image sources only, never as markup.
-const byId = (id) => document.getElementById(id);
-const report = JSON.parse(byId("report-data").textContent);
-const { pictures, queries } = report;
-const QUERIES = queries.picture.length;
-const HAS_TRUTH = queries.positives !== null;
+export const byId = (id) => document.getElementById(id);
+export const report = JSON.parse(byId("report-data").textContent);
+export const { pictures, queries } = report;
+export const QUERIES = queries.picture.length;
+export const HAS_TRUTH = queries.right !== null;
 
-const grouped = (number) => number.toLocaleString("en");
-const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+export const grouped = (number) => number.toLocaleString("en");
+export const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
+export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-function element(tag, text = "", className = "") {
+export function element(tag, text = "", className = "") {
   const made = document.createElement(tag);
   made.textContent = text;
   if (className) made.className = className;
   return made;
 }
 
-function fromTemplate(id) {
+export function fromTemplate(id) {
   return byId(id).content.firstElementChild.cloneNode(true);
 }
 
@@ -45,36 +45,38 @@ function blockText(block) {
   return blockTexts[block];
 }
 
-function showPicture(image, picture) {
+export function showPicture(image, picture) {
   const text = blockText(pictureBlock[picture]);
   image.dataset.picture = picture;
   image.classList.toggle("awaited", text === null);
   if (text === null) return;
+  image.classList.toggle("gone", !pictures.chars[picture]);
+  if (!pictures.chars[picture]) return image.removeAttribute("src");
   const start = pictureStart[picture];
   image.src = `data:${pictures.mime};base64,${text.slice(start, start + pictures.chars[picture])}`;
 }
 
-function showAwaited() {
+export function showAwaited() {
   for (const image of document.querySelectorAll("img.awaited")) {
     showPicture(image, image.dataset.picture);
   }
 }
 
-const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];
+export const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];
 const pictureFolder = (picture) => pictures.folders[pictures.folder[picture]];
-const picturePath = (picture) => `${pictureFolder(picture)}/${pictures.file[picture]}`;
+export const picturePath = (picture) => `${pictureFolder(picture)}/${pictures.file[picture]}`;
 
 /* Queries */
 
 // "right" at 1, right "later" among the k nearest, "lost", or "none" to be found.
-const outcomes = Array.from({ length: QUERIES }, (_, query) => {
+export const outcomes = Array.from({ length: QUERIES }, (_, query) => {
   if (!HAS_TRUTH) return "";
-  if (queries.positives[query] === 0) return "none";
+  if (queries.positives?.[query] === 0) return "none";
   const first = queries.first[query];
   return first === 0 ? "lost" : first === 1 ? "right" : "later";
 });
 
-const duels = Array.from({ length: QUERIES }, (_, query) => {
+export const duels = Array.from({ length: QUERIES }, (_, query) => {
   if (!HAS_TRUTH || !report.other?.right) return "";
   const ours = queries.first[query] === 1;
   const theirs = report.other.right[query * report.other.m] === "1";
@@ -82,7 +84,7 @@ const duels = Array.from({ length: QUERIES }, (_, query) => {
   return ours ? "ours" : "theirs";
 });
 
-function outcomeText(query) {
+export function outcomeText(query) {
   const first = queries.first?.[query];
   return {
     "": "",
@@ -95,7 +97,7 @@ function outcomeText(query) {
 
 /* Matches: {group, place, rank, database, distance, metres, right}; null is what is not known. */
 
-const pictureOfDatabase = new Int32Array(report.database.count).fill(-1);
+export const pictureOfDatabase = new Int32Array(report.database.count).fill(-1);
 report.database.shown.forEach((index, at) => {
   pictureOfDatabase[index] = report.database.picture[at];
 });
@@ -113,18 +115,18 @@ function matchIn(columns, group, width, query, place) {
   };
 }
 
-function nearMatches(query) {
+export function nearMatches(query) {
   return Array.from({ length: report.m }, (_, place) =>
     matchIn(queries, "near", report.m, query, place));
 }
 
-function otherMatches(query) {
+export function otherMatches(query) {
   return Array.from({ length: report.other?.m ?? 0 }, (_, place) =>
     matchIn(report.other, "other", report.other.m, query, place));
 }
 
 // The nearest true positive, where another photo was nearer.
-function missedMatch(query) {
+export function missedMatch(query) {
   const missed = outcomes[query] === "later" || outcomes[query] === "lost";
   if (!missed || !report.best || report.best.index[query] < 0) return null;
   return {
@@ -138,17 +140,17 @@ function missedMatch(query) {
   };
 }
 
-const verdictOf = (match) => (match.right === null ? null : match.right ? "right" : "wrong");
+export const verdictOf = (match) => (match.right === null ? null : match.right ? "right" : "wrong");
 
-function distanceText(distance) {
+export function distanceText(distance) {
   return distance === null ? "" : distance.toFixed(3);
 }
 
-function metresText(metres) {
+export function metresText(metres) {
   if (metres === null) return "";
   if (metres < 10) return `${metres.toFixed(1)} m`;
   if (metres < 10000) return `${grouped(Math.round(metres))} m`;
   return `${grouped(Math.round(metres / 1000))} km`;
 }
 
-const joined = (...texts) => texts.filter(Boolean).join(" · ");
+export const joined = (...texts) => texts.filter(Boolean).join(" · ");

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, features
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import FORMATS, load_image, to_rgb
 from mixvpr_jax.storage import AnyPath
+from mixvpr_jax.workers import num_processors
 
 # A JPEG's tables alone take half of a very small picture; builds of Pillow without WebP are rare.
 FORMAT = "WEBP" if features.check("webp") else "JPEG"
@@ -42,12 +43,14 @@ class Thumbnail:
     Attributes:
         width: In pixels.
         height: In pixels.
-        data: The encoded file, of the type `MIME`.
+        data: The encoded file, of the type `MIME`; empty where the photo cannot be read.
+        problem: Why not.
     """
 
     width: int
     height: int
     data: bytes
+    problem: str = ""
 
 
 def make_thumbnails(
@@ -64,15 +67,12 @@ def make_thumbnails(
         paths: The photos.
         max_bytes: What the pictures may take together, about.
         on_progress: Told how many are done, of how many.
-
-    Raises:
-        InputError: A photo is missing, broken or no image.
     """
     # Pillow lets go of the interpreter while it reads, resizes and writes.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_processors()) as pool:
         side, quality = _choose_size(paths, max_bytes, pool)
         made = []
-        for thumbnail in pool.map(lambda path: make_thumbnail(path, side, quality), paths):
+        for thumbnail in pool.map(lambda path: _thumbnail_or_none(path, side, quality), paths):
             made.append(thumbnail)
             on_progress(len(made), len(paths))
     return made
@@ -83,10 +83,17 @@ def _choose_size(
 ) -> tuple[int, int]:
     sample = paths[:: max(len(paths) // SAMPLE, 1)][:SAMPLE]
     for side, quality in SIZES[:-1]:
-        made = pool.map(lambda path, s=side, q=quality: make_thumbnail(path, s, q), sample)
+        made = pool.map(lambda path, s=side, q=quality: _thumbnail_or_none(path, s, q), sample)
         if sum(len(one.data) for one in made) * len(paths) <= max_bytes * len(sample):
             return side, quality
     return SIZES[-1]
+
+
+def _thumbnail_or_none(path: AnyPath, side: int, quality: int) -> Thumbnail:
+    try:
+        return make_thumbnail(path, side, quality)
+    except (InputError, OSError) as error:
+        return Thumbnail(4, 3, b"", str(error))
 
 
 def make_thumbnail(path: AnyPath, side: int, quality: int) -> Thumbnail:

