@@ -40,7 +40,7 @@ def test_each_command_has_help_of_its_own_name(name):
 
 
 def test_a_mistyped_command():
-    line = "error: mixvpr: unknown name 'convrt'; closest: convert\n"
+    line = "error: mixvpr: unknown name 'convrt'; closest: convert, report\n"
     assert run("convrt", "a.ckpt") == (2, "", line)
 
 

@@ -17,10 +17,10 @@ from PIL import ExifTags, Image
 from recipe import GOLDEN, official_shapes, recipe_state
 from runs import small_disk
 
-from eval import run
 from mixvpr_jax import from_pretrained, save_pretrained, storage
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.datasets.folders import read_folder
+from mixvpr_jax.evaluation.command import evaluate_and_tell
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
 from mixvpr_jax.evaluation.output import OUTPUTS
@@ -181,7 +181,7 @@ def test_what_the_command_prints(weights, labelled, tmp_path, capsys):
         image.save(query, exif=exif)
     out = tmp_path / "results (my model's)"
     how = {"database": labelled[0], "queries": labelled[0].parent, "latency_queries": 0}
-    run(EvaluationConfig(str(weights), out, **how))
+    evaluate_and_tell(EvaluationConfig(str(weights), out, **how))
     lines = capsys.readouterr().out.splitlines()
     assert "1 images were turned upright by their EXIF orientation" in lines[0]
     assert "3 of 6 queries are files of the database: each is left out" in lines[-3]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixvpr_jax import InputError
-from mixvpr_jax.report import write_report as report
+from mixvpr_jax.report import write_report
 from mixvpr_jax.report.page import PAGE, SCRIPTS
 from mixvpr_jax.report.reader import read_report_data
 
@@ -52,14 +52,14 @@ def test_everything_that_was_evaluated_is_read(evaluate, labelled, weights, tmp_
 def test_the_same_report_again(out):
     before = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
-    report(out)
+    write_report(out)
     assert (out / "report.html").read_bytes() == before
 
 
 def test_elsewhere_without_the_photos(out, labelled):
     moved = out.rename(out.parent / "moved")
     shutil.rmtree(labelled[0].parent)
-    report(moved)
+    write_report(moved)
     assert "expected an image, found no such file" in (moved / "report.html").read_text()
 
 
@@ -70,11 +70,11 @@ def test_folders_of_earlier_versions(out):
     assert data.positives is data.best_positive is data.database_utm is None
     assert data.right.sum() == 2
     assert data.recall is not None
-    report(out)
+    write_report(out)
 
 
 def test_compared(out, evaluate, labelled):
-    report(out, out)
+    write_report(out, out)
     other = read_report_data(out, out).other
     assert np.array_equal(other.right, read_report_data(out).right)
     assert other.distances.shape == other.predictions.shape == (3, 3)
@@ -88,9 +88,9 @@ def test_compared_with_other_queries(out, evaluate, labelled):
     max(labelled[1].iterdir()).unlink()
     evaluate(*labelled, output=out.parent / "fewer")
     with pytest.raises(InputError, match=r"expected every query of town@7, found none for"):
-        report(out, out.parent / "fewer")
+        write_report(out, out.parent / "fewer")
     with pytest.raises(InputError, match=r"expected the queries of town@7 alone, found"):
-        report(out.parent / "fewer", out)
+        write_report(out.parent / "fewer", out)
 
 
 def _cut(path: Path) -> None:
@@ -106,7 +106,7 @@ def test_broken_files_are_named(out, name):
     _cut(out / name)
     broken = "predictions.csv" if name == "query_images.csv" else name
     with pytest.raises(InputError, match=rf"{broken}: expected what eval.py writes, found"):
-        report(out)
+        write_report(out)
     assert (out / "report.html").read_bytes() == before
 
 
@@ -115,7 +115,7 @@ def test_results_of_another_form(out, changes):
     results = json.loads((out / "results.json").read_text())
     (out / "results.json").write_text(json.dumps(results | changes))
     with pytest.raises(InputError, match=r"results.json: expected what eval.py writes"):
-        report(out)
+        write_report(out)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_results_of_another_form(out, changes):
 def test_arrays_of_another_evaluation(out, arrays):
     np.savez(out / "report_data.npz", **arrays)
     with pytest.raises(InputError, match=r"report_data.npz: expected what eval.py writes"):
-        report(out)
+        write_report(out)
 
 
 def test_no_results(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"results.json: expected the results of an eval"):
-            report(folder)
+            write_report(folder)
     assert list(tmp_path.iterdir()) == []
 
 
