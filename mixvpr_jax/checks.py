@@ -1,4 +1,4 @@
-"""What every configuration checks its values with."""
+"""Checks that configurations apply to their values."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mixvpr_jax.storage import AnyPath, as_path
 
 
 def closest(name: object, known: Iterable[str]) -> str:
-    """The known names nearest to a mistyped one, as the end of an error line."""
+    """The known names closest to a mistyped one, as the end of an error line."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
     return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
 
 
 def nearest(path: AnyPath) -> str:
-    """The folders whose names are nearest to that of one that is not there, as `closest` says it.
+    """The existing folders whose names are closest to a missing one's, as the end of an error line.
 
-    "" where there are none, and in an object store.
+    "" if there are none, and in an object store.
     """
     if not isinstance(path, Path) or path.exists():
         return ""
@@ -38,19 +38,19 @@ def nearest(path: AnyPath) -> str:
 
 
 def require_known(what: str, name: object, known: Iterable[str]) -> None:
-    """Raises InputError with the nearest names where this one is not known."""
+    """Raises InputError with the closest names if this one is unknown."""
     known = list(known)
     if name not in known:
         raise InputError(f"{what}: unknown name {name!r}{closest(name, known)}")
 
 
 def is_finite(number: float) -> bool:
-    """Whether a number is neither infinite nor NaN, nor so large that no float holds it."""
+    """Whether a number is neither infinite nor NaN, and no integer beyond the range of floats."""
     return abs(number) <= sys.float_info.max
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raises InputError where one of these fields is no finite number above 0."""
+    """Raises InputError unless each of these fields is finite and above 0."""
     for name in names:
         value = getattr(config, name)
         if not (is_finite(value) and value > 0):
@@ -58,7 +58,7 @@ def require_positive(config: object, *names: str) -> None:
 
 
 def require_not_negative(config: object, *names: str) -> None:
-    """Raises InputError where one of these fields is no finite number from 0 on; None passes."""
+    """Raises InputError unless each of these fields is finite and at least 0, or None."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not (is_finite(value) and value >= 0):
@@ -66,10 +66,10 @@ def require_not_negative(config: object, *names: str) -> None:
 
 
 def to_plain_numbers(config: Any) -> None:
-    """Makes Python's numbers of the int and float fields of a dataclass, whatever kind they are.
+    """Converts the int and float fields of a dataclass to Python's numbers.
 
     Raises:
-        InputError: A field that is no such number.
+        InputError: A field of another type.
     """
     for each in fields(config):
         kind = {"int": numbers.Integral, "float": numbers.Real}.get(str(each.type))
@@ -85,10 +85,10 @@ def to_plain_numbers(config: Any) -> None:
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Makes a tuple of whole numbers of this field, whatever kind of sequence was given.
+    """Converts a field that holds any sequence of integers to a tuple.
 
     Raises:
-        InputError: It is none.
+        InputError: The field holds anything else.
     """
     value = getattr(config, name)
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
@@ -98,10 +98,10 @@ def to_whole_numbers(config: object, name: str, expected: str) -> None:
 
 
 def to_paths(config: object, *names: str) -> None:
-    """Makes paths of these fields, whatever kind of path was given; None passes.
+    """Converts addresses in these fields to paths, see `as_path`; None passes.
 
     Raises:
-        InputError: An address that is none of a disk or of a store.
+        InputError: An address of unknown kind.
     """
     for name in names:
         if (value := getattr(config, name)) is not None:
@@ -112,15 +112,15 @@ def to_paths(config: object, *names: str) -> None:
 def checked_fields(
     cls: type, values: object, defaults: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any]:
-    """JSON values for each field of a dataclass, none missing, none surplus, each of its type.
+    """Checks that a JSON object holds exactly the fields of a dataclass, each of its type.
 
     Args:
         cls: The dataclass.
-        values: What JSON holds.
-        defaults: Values of the fields that may be missing.
+        values: The decoded JSON.
+        defaults: Values of fields that may be missing.
 
     Raises:
-        InputError: The line names the fields that are not as expected.
+        InputError: The line names missing, unknown or ill-typed fields.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{cls.__name__}: expected an object, found {values!r}")
@@ -145,7 +145,7 @@ def _are_ints(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_int, value))
 
 
-# How JSON holds each type of field: what json.loads may give for it.
+# Whether a value of json.loads fits a field of this type.
 _JSON_TYPES = {
     "int": _is_int,
     "float": lambda value: _is_int(value) or isinstance(value, float),

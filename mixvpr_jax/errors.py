@@ -1,7 +1,7 @@
-"""What a user can mend, in one line; and how a command ends, whatever ends it.
+"""Errors that a user can fix, in one line, and the exit status of every command.
 
-Exit status 2 is an error that one line explains, 130 is Ctrl-C, 143 SIGTERM, 141 a closed pipe;
-1 comes with a traceback and is a fault of this code.
+2 is an error that one line explains, 130 Ctrl-C, 143 SIGTERM, 141 a closed pipe; 1 is a bug and
+comes with a traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TWICE_SECONDS = 1.0  # a signal that comes again sooner is the same: timeout(1) sends it twice
+TWICE_SECONDS = 1.0  # a repeat within it is ignored: timeout(1) sends signals twice
 MEMORY = "take smaller batches, or a machine with more of it"
 
 
@@ -29,11 +29,10 @@ class InputError(Exception):
     """Wrong input, in one line: what was expected, what was found, what to do.
 
     Attributes:
-        details: What a list is wanted of, a line each; a command writes it before the one line.
+        details: Individual problems, one a line, which a command writes before the message.
     """
 
     def __init__(self, message: str, *, details: Sequence[str] = ()) -> None:
-        """The line, and what it counts."""
         super().__init__(one_line(message))
         self.details = tuple(map(one_line, details))
 
@@ -43,16 +42,16 @@ class Terminated(KeyboardInterrupt):
 
 
 def one_line(text: str) -> str:
-    r"""Text with `\n`, `\x1b` and their like spelt out: names in files may hold any of them."""
+    r"""Text with unprintable characters escaped: names in files may hold `\n`, `\x1b` and more."""
     return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
 @contextmanager
 def starting(name: str = "__main__") -> Iterator[None]:
-    """Wraps a command's imports, which take seconds: whatever ends them ends in one line.
+    """Wraps a command's imports, which take seconds, so that they end with one line, too.
 
     Args:
-        name: `__name__` of the command's module; nothing happens where it is merely imported.
+        name: `__name__` of the command's module; unless it is "__main__", nothing happens.
     """
     if name != "__main__":
         yield
@@ -60,14 +59,14 @@ def starting(name: str = "__main__") -> Iterator[None]:
     for number in SIGNALS:
         signal.signal(number, _end_now)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names in another encoding
-    logging.raiseExceptions = False  # a message that nobody reads any more is no error
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names in another encoding
+    logging.raiseExceptions = False  # a closed stderr is no error
     with _explained():
         yield
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Runs a command; all but faults of this code end it with one line and an exit status."""
+    """Runs a command; anything but a bug ends it with one line and an exit status."""
     with _explained(), _signals_raised():
         command()
         if sys.stdout is not None:
@@ -75,11 +74,11 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
-    """Exit status and the line to write; None for a fault of this code, which a traceback shows."""
+    """Exit status and the line to write; None for a bug, which needs a traceback."""
     if isinstance(error, KeyboardInterrupt):
         return (143, "terminated") if isinstance(error, Terminated) else (130, "interrupted")
     if isinstance(error, BrokenPipeError) and _is_stdout_closed():
-        return 141, ""  # as of every command before `| head`
+        return 141, ""  # as other commands do in `… | head`
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         return 2, f"error: expected room for the output of this command, found: {error.strerror}"
     if isinstance(error, InputError | OSError):
@@ -92,12 +91,12 @@ def explain(error: BaseException) -> tuple[int, str] | None:
 
 
 def platform_error() -> str | None:
-    """What keeps JAX from the devices that JAX_PLATFORMS asks for, in a line; None if nothing."""
+    """Why JAX lacks the devices that JAX_PLATFORMS asks for, in one line; None if it has them."""
     if (jax := sys.modules.get("jax")) is None or not (wanted := jax.config.jax_platforms):
         return None
     try:
         jax.devices()
-    except Exception as error:  # RuntimeError, or AssertionError without a word
+    except Exception as error:  # RuntimeError, or an empty AssertionError
         found = _joined(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
         return (
             f"JAX_PLATFORMS={wanted}: expected devices that JAX can use here, found: {found}; "
@@ -122,14 +121,14 @@ def _explained() -> Iterator[None]:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Around imports: Ctrl-C and SIGTERM end the process there; some swallow an exception."""
+    """For imports: Ctrl-C and SIGTERM end the process, since some modules swallow exceptions."""
     with _handled_by(_end_now):
         yield
 
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Ctrl-C and SIGTERM as exceptions, so that nothing half-written is left."""
+    """Raises Ctrl-C and SIGTERM as exceptions, so that temporary files are removed."""
     first: float | None = None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -137,7 +136,7 @@ def _signals_raised() -> Iterator[None]:
         if first is None:
             first = time.monotonic()
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        if time.monotonic() - first > TWICE_SECONDS:  # it was too slow for somebody
+        if time.monotonic() - first > TWICE_SECONDS:  # the user insists
             _end_now(number, frame)
 
     with _handled_by(interrupt):
@@ -165,7 +164,7 @@ def _end_now(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _flush_for_the_last_time() -> None:
-    """What cannot be written is given up: Python would try again at exit, and tell of it."""
+    """Discards output that cannot be written: Python would retry at exit and print an error."""
     try:
         sys.stdout.flush()
     except (AttributeError, ValueError):
@@ -182,15 +181,15 @@ def _say(line: str) -> None:
 
 
 def _joined(error: Any) -> str:
-    """An error's text, whatever other libraries put into it; its type where there is none."""
+    """An error's text on one line, or its type if there is none."""
     return one_line(" ".join(str(error).split())) or type(error).__name__
 
 
 def _is_stdout_closed() -> bool:
-    """Whether nobody reads this process's output any more."""
+    """Whether the reader of this process's output is gone."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
         return any(event & select.POLLERR for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # no such file, or no poll on this system
+    except (AttributeError, OSError, ValueError):  # no file descriptor, or no poll on this system
         return False

@@ -1,4 +1,4 @@
-"""The kernel's lock on a file: whoever ends, however, lets go of it."""
+"""The kernel's lock on a file, released however its process ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ except ImportError:  # Windows
 
 
 def _machine() -> str:
-    """One kernel, whatever its containers call themselves."""
+    """Identifies the kernel, which containers on one machine share."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()
@@ -24,20 +24,20 @@ MACHINE = _machine()
 
 
 class Flock:
-    """An open file, with the kernel's lock on it where that can be had.
+    """An open file and, if possible, the kernel's lock on it.
 
     Attributes:
-        held: Whether it is locked here; False where another has it, None where the file system
-            knows no such locks.
+        held: Whether this object holds the lock; False if another process does, None if the file
+            system does not support locks.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        """Opens a file, or makes it anew, and tries to lock it."""
+        """Opens a file, or creates one that must not exist, and tries to lock it."""
         self.path = path
         flags = os.O_CREAT | os.O_EXCL if create else 0
         try:
             self._file = os.open(path, os.O_RDWR | flags, 0o666)
-        except PermissionError:  # another user's; NFS alone wants more to lock it
+        except PermissionError:  # another user's; only NFS needs write access to lock it
             if create:
                 raise
             self._file = os.open(path, os.O_RDONLY)
@@ -61,24 +61,24 @@ class Flock:
         self.close()
 
     def is_current(self) -> bool:
-        """Whether the file is still the one of that name."""
+        """Whether the path still leads to the open file."""
         try:
             return os.path.samestat(self.path.stat(), os.fstat(self._file))
         except FileNotFoundError:
             return False
 
     def read(self) -> str:
-        """The text in it."""
+        """The first 4 KiB as text."""
         return os.pread(self._file, 4096, 0).decode("utf-8", "replace")
 
     def write(self, text: str) -> None:
-        """Puts a text into it, where it was empty."""
+        """Writes text into the empty file."""
         os.write(self._file, text.encode())
 
     def touch(self) -> None:
-        """Changes its time, which asks for no room on the disk."""
+        """Updates the modification time, which works on a full disk."""
         os.utime(self._file)
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Closes the file and releases the lock."""
         os.close(self._file)

@@ -1,4 +1,8 @@
-"""What lies in a folder of images, by one request: on a disk or in an object store."""
+"""Listing folders of images and finding the images of a list in them.
+
+In this order: image suffixes, listings (one request a folder, on a disk or in an object store), the
+bounds of links, and the images of a list of names.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import FORMATS
 from mixvpr_jax.storage import AnyPath, is_local, reaching
 
-# The usual endings of the formats that are read.
+# Usual suffixes of the supported formats.
 _ENDINGS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
@@ -26,7 +30,7 @@ _ENDINGS = {
     "WEBP": (".webp",),
 }
 IMAGE_SUFFIXES = frozenset(ending for name in FORMATS for ending in _ENDINGS.get(name, ()))
-# Photos all the same: of phones, of cameras (raw), and of newer or rarer formats.
+# Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
 UNREAD_SUFFIXES = (
     frozenset({
         ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
@@ -37,16 +41,18 @@ UNREAD_SUFFIXES = (
     - IMAGE_SUFFIXES
 )  # fmt: skip
 
-# There is no folder of that name, and there can be none.
+# No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+VARIABLE = "MIXVPR_LINKED_FOLDERS"
+_SAMPLE = 64  # names that decide which folder a list is relative to
 
 
 def links_in(folder: AnyPath) -> Mapping[str, bool]:
-    """What lies in a folder, by name: whether it is a link; nothing where there is no such folder.
+    """Name → whether it is a link, for every entry of a folder; empty if there is no such folder.
 
     Raises:
-        InputError: An object store whose library is not installed.
-        OSError: It cannot be listed.
+        InputError: The object store's library is not installed.
+        OSError: The folder cannot be listed.
     """
     try:
         if not is_local(folder):
@@ -60,10 +66,10 @@ def links_in(folder: AnyPath) -> Mapping[str, bool]:
 
 
 def sizes_in(folder: AnyPath) -> Mapping[str, int]:
-    """The bytes of each file in a folder, by name.
+    """Name → size in bytes, for every file in a folder.
 
     Raises:
-        InputError: An object store whose library is not installed.
+        InputError: The object store's library is not installed.
         FileNotFoundError: No such folder.
     """
     if is_local(folder):
@@ -74,7 +80,7 @@ def sizes_in(folder: AnyPath) -> Mapping[str, int]:
 
 
 def stamps_in(folder: AnyPath) -> Mapping[str, str]:
-    """What tells one state of each object in a folder of a store from another, by name."""
+    """Name → a text that changes with the content, for every object in a folder of a store."""
     with reaching(folder):
         found = _remote(folder)
     return {
@@ -83,17 +89,17 @@ def stamps_in(folder: AnyPath) -> Mapping[str, str]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """The folders in a folder, by name; none where it cannot be listed."""
+    """Names of the folders in a folder; empty if it cannot be listed."""
     return _of_type(folder, "directory")
 
 
 def files_in(folder: AnyPath) -> list[str]:
-    """The files in a folder, by name; none where it cannot be listed."""
+    """Names of the files in a folder; empty if it cannot be listed."""
     return _of_type(folder, "file")
 
 
 def files_below(folder: AnyPath) -> list[str]:
-    """The objects in a folder of a store at any depth, by names relative to it."""
+    """Relative names of the objects below a folder of a store, at any depth."""
     store, path = _store(folder)
     with reaching(folder):
         return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
@@ -118,7 +124,7 @@ def _store(folder: AnyPath) -> tuple[Any, str]:
     import fsspec
 
     try:
-        # Kept listings would take a gigabyte for the images of GSV-Cities.
+        # Cached listings of GSV-Cities would take a gigabyte.
         return fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
     except ImportError as error:
         raise InputError(f"{folder}: {error}") from None
@@ -128,15 +134,11 @@ def _last(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-VARIABLE = "MIXVPR_LINKED_FOLDERS"
-_SAMPLE = 64  # names that tell which folder a list is relative to
-
-
 def inside(name: str, source: object) -> PurePosixPath:
-    """A listed name as a path that stays in the folder it is relative to, links aside.
+    """A listed name as a relative path that stays inside its folder, unless through links.
 
     Raises:
-        InputError: It is absolute, goes up by `..`, is no name of a file, or none that can be.
+        InputError: It is absolute, contains `..` or cannot be the name of a file.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
@@ -150,21 +152,21 @@ def inside(name: str, source: object) -> PurePosixPath:
 def _can_be(name: str) -> bool:
     try:
         return len(os.fsencode(name)) < 4096
-    except UnicodeEncodeError:  # half of a character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
 
 
 class Fence:
-    """Around the folders that a list's names are relative to, wherever those really lie."""
+    """The folders that links of a list's images may lead to."""
 
     def __init__(self, bases: Iterable[AnyPath], source: object) -> None:
-        """Around these folders, for an error that begins with what lists the names."""
+        """Allows the real paths of `bases` and of MIXVPR_LINKED_FOLDERS; errors name `source`."""
         linked = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
         self.source = source
         self.allowed = {Path(os.path.realpath(folder)) for folder in (*bases, *linked)}
 
     def require(self, link: AnyPath) -> None:
-        """Refuses an image that is a link out of these folders and of the one that it lies in.
+        """Refuses a link that leads out of the allowed folders and its own.
 
         Raises:
             InputError: The line says where it leads and how to allow that.
@@ -179,11 +181,11 @@ class Fence:
 
 @dataclass(frozen=True)
 class Located:
-    """Files for a list of names.
+    """Paths for a list of n names.
 
     Attributes:
-        paths: n files; where one is missing, what it would be called.
-        present: [n] bool.
+        paths: n files, existing or expected.
+        present: [n] bool, whether each exists.
     """
 
     paths: tuple[AnyPath, ...]
@@ -191,9 +193,9 @@ class Located:
 
 
 def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> Located:
-    """Finds the images of a list, below that of several folders which holds most of them.
+    """Finds the images of a list below whichever base folder holds most of them.
 
-    An image of another type counts: Tokyo 24/7 lists .jpg and is made of .png.
+    An image in another format counts: Tokyo 24/7 lists .jpg but contains .png.
 
     Args:
         bases: Folders that the names may be relative to, the likeliest first.
@@ -201,7 +203,7 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
         source: The file that lists them, for the error line.
 
     Raises:
-        InputError: A name is no path inside the folder, or an image is a link that leads outside.
+        InputError: A name or a link leads out of the folder.
     """
     relative = [inside(name, source) for name in names]
     folders = _Folders(Fence(bases, source))
@@ -209,12 +211,12 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
     hits = [sum(folders.find(base / path) is not None for path in sample) for base in bases]
     base = bases[int(np.argmax(hits))]
     found = [folders.find(base / path) for path in relative]
-    paths = tuple(there or base / path for there, path in zip(found, relative, strict=True))
-    return Located(paths, np.array([there is not None for there in found], bool))
+    paths = tuple(file or base / path for file, path in zip(found, relative, strict=True))
+    return Located(paths, np.array([file is not None for file in found], bool))
 
 
 class _Folders:
-    """What folders hold: one listing costs less than a look at each of its images."""
+    """Cached listings: one listing costs less than a stat of each image."""
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
@@ -222,11 +224,13 @@ class _Folders:
         self._by_stem: dict[AnyPath, dict[str, list[str]]] = {}
 
     def find(self, path: AnyPath) -> AnyPath | None:
-        """The image of this name, or else the first of the same name in another format."""
+        """The image of this name, or else the first with the same stem in another format."""
         folder = path.parent
         if folder not in self._listed:
             self._listed[folder] = links_in(folder)
-            self._by_stem[folder] = _names_by_stem(self._listed[folder])
+            by_stem = self._by_stem[folder] = {}
+            for name in self._listed[folder]:
+                by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
         names = self._by_stem[folder].get(path.stem, [])
         if path.name not in names:
             others = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
@@ -236,10 +240,3 @@ class _Folders:
         if self._listed[folder][path.name]:
             self._fence.require(path)
         return path
-
-
-def _names_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    by_stem: dict[str, list[str]] = {}
-    for name in names:
-        by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-    return by_stem

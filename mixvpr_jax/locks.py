@@ -1,9 +1,9 @@
-"""A folder that one process at a time may write to, on disks, network disks and object stores.
+"""Exclusive write access to a folder on a disk, a network disk or an object store.
 
-A file or object `.lock` in it names the owner. On a disk the owner holds it with flock(2), which
-the kernel lets go however the process ends. Where the kernel cannot tell (another machine, a file
-system without such locks, an object store) the owner shows every `BEAT_SECONDS` that it lives,
-and is dead once it has not for `DEAD_SECONDS`.
+A file or object `.lock` in the folder names the owner. On a disk the owner holds flock(2) on it,
+which the kernel releases however the process ends. Where the kernel cannot tell (another machine, a
+file system without locks, an object store) the owner renews the lock every `BEAT_SECONDS` and
+counts as dead after `DEAD_SECONDS` without a renewal.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class _OnDisk:
-    """A lock file, see the module."""
+    """A lock file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: Flock | None = None
 
     def create(self, text: str) -> bool:
-        """Whether it could be made, and is this process's."""
+        """Whether this process created the lock and owns it."""
         try:
             lock = Flock(self.path, create=True)
         except FileExistsError:
@@ -57,12 +57,12 @@ class _OnDisk:
         finally:
             if self._lock is None:
                 lock.close()
-        return self._lock is not None  # or whoever looked at it first goes on
+        return self._lock is not None  # another process locked it first
 
     def sign(self) -> tuple[str, object] | None:
-        """The text, and what changes while the owner lives; None where there is no file."""
+        """The text, and a value that changes while the owner lives; None if there is no file."""
         try:
-            with self.path.open("rb") as file:  # opening makes network disks ask anew
+            with self.path.open("rb") as file:  # opening revalidates on NFS
                 found = os.fstat(file.fileno())
                 text = file.read(4096).decode("utf-8", "replace")
                 return text, (text, found.st_ino, found.st_mtime_ns)
@@ -70,12 +70,12 @@ class _OnDisk:
             return None
 
     def remove_if_dead(self) -> bool | None:
-        """Removes it, where the kernel says that the owner has ended; None where it cannot say."""
+        """Removes the lock if the owner has ended; None if the kernel cannot tell."""
         try:
             with Flock(self.path) as lock:
                 if lock.held is False:
                     return False
-                text = lock.read()  # written once it was locked
+                text = lock.read()  # written after locking
                 if not lock.held or (text and _owner(text).get("machine") != MACHINE):
                     return None
                 if lock.is_current():
@@ -100,7 +100,7 @@ class _OnDisk:
 
 
 class _InStore:
-    """A lock object: made where there is none, which the store decides; then written anew."""
+    """A lock object: the store creates it atomically; its owner rewrites it as a heartbeat."""
 
     def __init__(self, path: AnyPath) -> None:
         import fsspec
@@ -114,7 +114,7 @@ class _InStore:
                 self._store.pipe_file(self._name, _beating(text), mode="create")
             except FileExistsError:
                 found = self.sign()
-                return found is not None and found[0] == text  # asked twice, answered once
+                return found is not None and found[0] == text  # a retried request that succeeded
         return True
 
     def sign(self) -> tuple[str, object] | None:
@@ -144,10 +144,10 @@ def _beating(text: str) -> bytes:
 
 
 class FolderLock:
-    """This process's right to write to a folder."""
+    """This process's exclusive access to a folder."""
 
     def __init__(self, place: _OnDisk | _InStore, folder: AnyPath, text: str) -> None:
-        """Takes a lock that has been made; `locked` does both."""
+        """Keeps a lock that was just created alive; use `locked`."""
         self._place, self._folder, self._text = place, folder, text
         self._taken_by: str | None = None
         self._done = threading.Event()
@@ -155,10 +155,10 @@ class FolderLock:
         self._thread.start()
 
     def require(self) -> None:
-        """Makes sure that no other has taken this process for dead.
+        """Checks that the lock is still this process's.
 
         Raises:
-            InputError: One has, and writes to the folder now.
+            InputError: Another process considered this one dead and took over the folder.
         """
         if self._taken_by is not None:
             raise InputError(
@@ -168,13 +168,13 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Lets another have the folder; does not wait for a store that is out of reach."""
+        """Releases the folder; does not wait for an unreachable store."""
         self._done.set()
         self._thread.join(RELEASE_SECONDS)
 
     def _hold(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
-            with suppress(Exception):  # the run itself will tell of a disk or store that is away
+            with suppress(Exception):  # the run itself reports an unreachable disk or store
                 found = self._place.sign()
                 if found is not None and found[0] != self._text:
                     self._taken_by = found[0]
@@ -186,16 +186,19 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
-    """Keeps other processes from a folder, which is made where it is not there.
+    """Locks a folder for this process, creating it if need be; removes it again if still empty.
 
     Args:
-        folder: What only one may write to.
-        what: What it does there, for the line: "run".
+        folder: The folder to lock.
+        what: What the owner is, for the error line: "run".
 
     Raises:
-        InputError: Another one is at it; or it cannot be written there.
+        InputError: Another process holds the lock, or the folder is not writable.
     """
-    made = _make(folder)
+    created = []
+    if isinstance(folder, Path):
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         place = _OnDisk(folder / NAME) if isinstance(folder, Path) else _InStore(folder / NAME)
         text = json.dumps(_self())
@@ -207,22 +210,17 @@ def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
         finally:
             lock.release()
     finally:
-        for empty in made:
+        for empty in created:  # innermost first
             with suppress(OSError):
                 empty.rmdir()
 
 
-def _make(folder: AnyPath) -> list[Path]:
-    """Makes a folder; those that were not there, the innermost first."""
-    if not isinstance(folder, Path):
-        return []
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) -> None:
-    """Returns once the lock is gone; at once where the kernel knows that its owner has ended."""
+    """Returns once the lock is gone: at once if the kernel knows that its owner has ended.
+
+    Raises:
+        InputError: The owner is alive.
+    """
     dead = place.remove_if_dead()
     if dead or (before := place.sign()) is None:
         return

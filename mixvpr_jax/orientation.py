@@ -1,8 +1,8 @@
-"""Which way up a photo is, read without fail, and its file without all else that is said of it.
+"""A photo's orientation, and its file without metadata.
 
-Cameras and editors write EXIF, XMP and more around the pixels, and Pillow refuses a whole photo
-for a fault in any of it (python-pillow/Pillow#8965). Only the orientation matters here. What is
-malformed says nothing, and the decoder is given a file in which it finds no metadata.
+Pillow refuses a whole photo for a fault in its EXIF, XMP or other metadata
+(python-pillow/Pillow#8965). So only the orientation is read, malformed metadata is ignored, and the
+decoder gets a file without any.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-TURNED = "mixvpr_jax_turned"  # in the `info` of an image that was turned
+TURNED = "mixvpr_jax_turned"  # marks a turned image in Pillow's `info`
 STATEMENTS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # in Pillow's `info`
-MAX_TEXT_BYTES = 2**20  # of a compressed text
+MAX_TEXT_BYTES = 2**20  # of an inflated text
 XMP_TAG = 700
 ORIENTATION_IN_XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
 
-# JPEG's markers that nothing follows, and the shortest APP segments that a decoder heeds.
+# JPEG's markers without a segment, and the APP segments that a decoder reads: name, least size.
 STANDALONE = {0x00, 0x01, *range(0xD0, 0xDA)}
 START_OF_SCAN, APP_1 = 0xDA, 0xE1
 HEEDED = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
@@ -39,23 +39,19 @@ HEEDED = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 # Ancillary chunks of PNG that pixels depend on: transparency, and the frames of an animation.
 PNG_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 
-# Tags of TIFF that say how pixels are stored; 48129 is of a format that Pillow refuses by it.
+# Tags of TIFF that describe how pixels are stored; Pillow refuses a format by 48129.
 TIFF_PIXELS = {
     *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324),
     *(325, 332, 334, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532),
     *(*range(32995, 32999), 48129, 50674),
 }
-INTEGER_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # by a tag's type
+INTEGER_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # by type of tag
 
 
 def separate(data: bytes) -> tuple[int, bytes | bytearray]:
-    """What a file says of its orientation, and the file as a decoder should see it.
+    """Splits a file of any format into its orientation and the same pixels without metadata.
 
-    Args:
-        data: Of a file of any format.
-
-    Returns:
-        EXIF's 1 to 8, where 1 is upright or unknown; the same pixels without metadata.
+    The orientation is EXIF's 1 to 8; 1 is upright or unknown.
     """
     if data.startswith(b"\xff\xd8"):
         return _separate_jpeg(data)
@@ -69,10 +65,10 @@ def separate(data: bytes) -> tuple[int, bytes | bytearray]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The same of an image that somebody opened, once its pixels are loaded."""
+    """The orientation (1 to 8) of an opened image whose pixels are loaded."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    except Exception:  # any that Pillow's readers of metadata raise
+    except Exception:  # Pillow's metadata readers raise many kinds
         value = None
     if isinstance(value, int):
         return value if value in TURNS else UPRIGHT
@@ -81,7 +77,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """An image turned from an orientation, which it then says no more."""
+    """Turns an image of this orientation upright and removes the orientation from its `info`."""
     if orientation not in TURNS:
         return image
     turned = image.transpose(TURNS[orientation])
@@ -97,7 +93,7 @@ def was_turned(image: Image.Image) -> bool:
 
 
 def _stated(exif: bytes, xmp: bytes) -> int:
-    """What EXIF says, or else XMP."""
+    """The orientation that EXIF states, or else XMP."""
     exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
     for entry in _entries(exif):
         if entry.tag == ExifTags.Base.Orientation and (value := _integer(exif, entry)) is not None:
@@ -107,7 +103,7 @@ def _stated(exif: bytes, xmp: bytes) -> int:
 
 
 class _Entry(NamedTuple):
-    """Of a directory of TIFF: where it lies, what it is of, and where its values are."""
+    """An entry of a TIFF directory: its offset, tag, type, number of values and their offset."""
 
     at: int
     tag: int
@@ -118,7 +114,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(tiff: bytes) -> Iterator[_Entry]:
-    """The first directory of a TIFF file, which an EXIF block is, too; as far as it goes."""
+    """The entries of the first directory of a TIFF file or EXIF block, up to where it is cut."""
     order, version = {b"II": "<", b"MM": ">"}.get(tiff[:2]), tiff[2:4].strip(b"\0")
     if order is None or version not in (b"*", b"+"):
         return
@@ -139,7 +135,7 @@ def _entries(tiff: bytes) -> Iterator[_Entry]:
 
 
 def _integer(tiff: bytes, entry: _Entry) -> int | None:
-    """An entry's first value; None where it is no integer, or lies outside."""
+    """An entry's first value; None if it is no integer or lies outside the data."""
     size = INTEGER_BYTES.get(entry.type)
     if size is None or not entry.length:
         return None
@@ -147,14 +143,14 @@ def _integer(tiff: bytes, entry: _Entry) -> int | None:
 
 
 def _number(kind: str, data: bytes, at: int | None) -> int | None:
-    """One number; None where the data end before it."""
+    """One number; None if the data end before it."""
     if at is None or at + struct.calcsize(kind) > len(data):
         return None
     return struct.unpack_from(kind, data, at)[0]
 
 
 def _separate_tiff(data: bytes) -> tuple[int, bytes | bytearray]:
-    """Every reader passes over entries of a type that there is not."""
+    """Gives metadata entries the invalid type 0, which every reader skips."""
     xmp, blank = b"", bytearray(data)
     for entry in _entries(data):
         if entry.tag == XMP_TAG and INTEGER_BYTES.get(entry.type) == 1:
@@ -165,7 +161,7 @@ def _separate_tiff(data: bytes) -> tuple[int, bytes | bytearray]:
 
 
 def _separate_jpeg(data: bytes) -> tuple[int, bytes | bytearray]:
-    """Segments that begin with nothing known are passed over."""
+    """Blanks the names of metadata segments, so that every reader skips them."""
     exif, xmp, unheeded, at = [], b"", [], 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
@@ -193,7 +189,7 @@ def _separate_jpeg(data: bytes) -> tuple[int, bytes | bytearray]:
 
 
 def _separate_png(data: bytes) -> tuple[int, bytes]:
-    """Chunks that pixels do not depend on are left out."""
+    """Drops the chunks that pixels do not depend on."""
     said: dict[bytes, bytes] = {}
     view, at = memoryview(data), 8
     kept = [view[:at]]
@@ -211,7 +207,7 @@ def _separate_png(data: bytes) -> tuple[int, bytes]:
 
 
 def _said_by_chunk(kind: bytes, content: bytes) -> dict[bytes, bytes]:
-    """A chunk's text by its keyword, or its EXIF block."""
+    """A chunk's keyword → text, or b"exif" → EXIF block."""
     if kind == b"eXIf":
         return {b"exif": content}
     keyword, _, text = content.partition(b"\0")
@@ -233,13 +229,13 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """A block as ImageMagick writes it: a line, its name, its length, and lines of digits."""
+    """An EXIF block as ImageMagick writes it: an empty line, name, length, lines of hex digits."""
     digits = re.sub(rb"[^0-9A-Fa-f]", b"", b"".join(text.split(b"\n")[3:]))
     return bytes.fromhex(digits[: len(digits) // 2 * 2].decode())
 
 
 def _orientation_of_webp(data: bytes) -> int:
-    """Of a file whose header announces EXIF or XMP; Pillow does not look into either."""
+    """The orientation in EXIF or XMP that the header announces; Pillow ignores both on opening."""
     announced, said, at = data[20:21] if data[12:16] == b"VP8X" else b"", {}, 12
     while announced and at + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, at)

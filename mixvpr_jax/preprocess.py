@@ -1,4 +1,4 @@
-"""The official evaluation transform: resize by Pillow, [0, 1], ImageNet mean and std."""
+"""The official evaluation transform: decode, resize with Pillow, normalise as for ImageNet."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from mixvpr_jax.storage import as_path, reaching
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-# The formats that photos of data sets are in. Pillow knows more, among them EPS, a program that it
-# would have Ghostscript run.
+# The formats of benchmark photos. Pillow knows more, such as EPS, a program that Ghostscript runs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 89_478_485  # beyond which Pillow, too, suspects a decompression bomb
+MAX_PIXELS = 89_478_485  # above which Pillow suspects a decompression bomb
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 WHITE_IS_ZERO, SIGNED = 0, 2
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
@@ -35,11 +34,11 @@ ImageLike = Image.Image | np.ndarray | str | os.PathLike
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns images into what a model takes.
+    """Turns images into a model's input.
 
     Attributes:
-        image_size: Height and width in pixels that every image is resized to.
-        interpolation: Pillow's filter that resizes them.
+        image_size: Height and width in pixels after resizing.
+        interpolation: Pillow's resize filter.
     """
 
     image_size: tuple[int, int]
@@ -52,14 +51,13 @@ class Preprocess:
         """Resizes and normalises one image, several, or a batch.
 
         Args:
-            images: An image, any iterable of images (their sizes may differ), or a uint8 array
-                [b, h, w, 3].
+            images: An image, an iterable of images of any sizes, or a uint8 array [b, h, w, 3].
 
         Returns:
             [b, height, width, 3] float32, normalised; a single image is a batch of one.
 
         Raises:
-            InputError: An array that is not uint8 or not an image, a file that cannot be read.
+            InputError: An unreadable file, or an array that is no uint8 image.
         """
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
@@ -74,14 +72,14 @@ class Preprocess:
         return normalize(np.stack(resized))
 
     def resize(self, image: ImageLike) -> np.ndarray:
-        """One image as uint8 [height, width, 3], resized by Pillow's antialiased filter."""
+        """One image as uint8 [height, width, 3], resized with antialiasing."""
         height, width = self.image_size
         resampling = Image.Resampling[self.interpolation.upper()]
         return np.asarray(to_rgb(image).resize((width, height), resampling))
 
 
 def normalize(images: np.ndarray) -> np.ndarray:
-    """uint8 [..., 3] → float32, (x / 255 - mean) / std, each step rounded as torchvision's is."""
+    """uint8 [..., 3] → float32, (x / 255 - mean) / std, rounded step by step as in torchvision."""
     scaled = images.astype(np.float32)
     scaled /= 255
     scaled -= IMAGENET_MEAN
@@ -90,10 +88,10 @@ def normalize(images: np.ndarray) -> np.ndarray:
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """Reads an image file as the viewer of a photo would see it, in mode RGB.
+    """Reads an image file, upright and in mode RGB; see `to_rgb`.
 
     Raises:
-        InputError: The file is missing, empty, cut short or no image.
+        InputError: The file is missing, empty, truncated or no image.
     """
     path = as_path(path)
     try:
@@ -107,10 +105,10 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
-    """The same of a file's bytes; its name stands in errors.
+    """Decodes the bytes of an image file, upright and in mode RGB; errors start with `name`.
 
     Raises:
-        InputError: The file is empty, cut short, no image or too large a one.
+        InputError: The data are empty, truncated, no image or above MAX_PIXELS.
     """
     if not data:
         raise InputError(f"{name}: expected an image, found an empty file")
@@ -133,26 +131,24 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
 
 
 def to_rgb(image: ImageLike) -> Image.Image:
-    """An image in mode RGB, upright.
+    """Converts an image to mode RGB, upright as EXIF or XMP states.
 
-    The orientation that EXIF or XMP states is applied; grey is repeated over the channels; palettes
-    are looked up; transparent pixels lie on white; 12 and 16 bits are scaled to 8 by what so many
-    bits hold, 65535 to 255.
+    Transparent pixels are composited on white; 12 and 16 bits are scaled linearly to 8.
 
     Raises:
-        InputError: An array that is no image; floats, signed or 32-bit integers, whose range nobody
-            knows; a file that cannot be read.
+        InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
+            integers, whose range is unknown.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
     if not isinstance(image, Image.Image):
         image = _from_array(np.asarray(image))
-    image.load()  # which itself turns a TIFF upright
+    image.load()  # turns a TIFF upright
     return upright(_to_rgb(image), orientation_of(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The same, as it lies in its file."""
+    """Converts an image to mode RGB without turning it."""
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.mode == "F":
@@ -167,8 +163,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 12 or 16 bits as 8: from black to the most that so many bits hold."""
-    if image.mode == "I" and image.format != "PPM":  # whose values Pillow has scaled to 16 bits
+    """Scales grey of 12 or 16 bits to 8 over the full range."""
+    if image.mode == "I" and image.format != "PPM":  # Pillow scales PPM to 16 bits
         raise InputError(
             f"expected {DEPTHS}, found signed or 32-bit integers of unknown range; scale them to "
             "0 … 255 or 0 … 65535, and save them as 8 or 16 bits"
@@ -178,8 +174,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = stored.astype(np.int32)
     values *= 255
     values += most // 2
-    values //= most  # to the nearest; in place, for an image may be large
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits
+    values //= most  # rounds to nearest; in place to save memory
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts up to 8 bits only
         values = 255 - values
     values[stored == image.info.get("transparency", -1)] = 255
     return Image.fromarray(values.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Models as folders: model.safetensors, config.json and a README.md that says what they are."""
+"""Loading and saving models as folders of model.safetensors, config.json and README.md."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ FILES = ("config.json", "model.safetensors")
 def from_pretrained(
     name: str | os.PathLike[str], *, dtype: Dtype | None = None
 ) -> tuple[VPRModel, Preprocess]:
-    """A model with its weights, in evaluation mode, and the preprocessing of its images.
+    """Loads a model in evaluation mode, and the preprocessing of its images.
 
     Args:
-        name: A folder that `save_pretrained` wrote or a finished run's, a released name
-            ("resnet50_4096", "resnet50_512", "resnet50_128"), "hf://organisation/repository" or
-            gs://bucket/folder.
-        dtype: What to compute in, if not what the model's configuration says.
+        name: A folder on a disk or gs://bucket/folder that `save_pretrained` or a finished run
+            wrote, a released name ("resnet50_4096", "resnet50_512", "resnet50_128") or
+            "hf://organisation/repository".
+        dtype: Overrides the configuration's dtype of computation.
 
     Raises:
-        InputError: No such model, or one whose files do not fit each other.
+        InputError: There is no such model, or its files do not match.
 
     Example:
         >>> model, preprocess = from_pretrained("resnet50_4096")
@@ -58,10 +58,7 @@ def from_pretrained(
 
 
 def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
-    """Writes model.safetensors, config.json and README.md into a folder, all or nothing.
-
-    In an object store (gs://bucket/folder) one after another, each whole.
-    """
+    """Writes model.safetensors, config.json and README.md into a folder, see `atomic_folder`."""
     with atomic_folder(as_path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
@@ -72,7 +69,7 @@ def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _folder(name: str) -> Iterator[Path]:
-    """A model's folder on a disk, for as long as it is read."""
+    """Yields the model's folder on a disk; objects of a store are downloaded temporarily."""
     if not name.startswith("gs://"):
         yield _find(name)
         return
@@ -104,20 +101,20 @@ def _find(name: str) -> Path:
 
 
 def _model_in(folder: AnyPath) -> AnyPath:
-    """The model's folder: the one that is named, or that of a run that has ended."""
+    """The model's folder: `folder` itself, or that of the finished run in it."""
     with reaching(folder):
         if (folder / "model.safetensors").exists() or not (folder / "checkpoints").is_dir():
             return folder
         if not (folder / "model" / "config.json").exists():
             raise InputError(
-                f"{folder}: expected a model's folder, found a run that has not ended; its model "
-                "appears in it when the same training command has gone on to the end"
+                f"{folder}: expected a model's folder, found an unfinished run; repeat the "
+                "training command to finish it and write its model"
             )
     return folder / "model"
 
 
 def _released_folder(name: str) -> Path:
-    """The converted weights of a released name, made on first use."""
+    """The folder of a released model, converted on first use."""
     folder = cache_folder() / name
     if not (folder / "config.json").is_file():
         checkpoint = released_checkpoint(name)
@@ -126,7 +123,7 @@ def _released_folder(name: str) -> Path:
             raise InputError(f"{checkpoint}: expected the weights of {name}, found {model.config}")
         try:
             save_pretrained(model, folder)
-        except AppearedMeanwhile:  # another process's first use: the same weights
+        except AppearedMeanwhile:  # another process converted the same weights
             if not (folder / "config.json").is_file():
                 raise
     return folder
@@ -142,8 +139,10 @@ def _hub_folder(name: str) -> Path:
         raise InputError(f"{name}: pip install huggingface_hub to fetch it") from None
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except Exception as error:  # the hub's own, requests' and the file system's errors
-        raise InputError(f"{name}: the hub did not give it ({error})".replace("\n", " ")) from error
+    except Exception as error:  # from the hub, requests or the file system
+        raise InputError(
+            f"{name}: the download from the hub failed ({error})".replace("\n", " ")
+        ) from error
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -157,7 +156,7 @@ def _read_config(path: Path) -> ModelConfig:
         raise InputError(f"{path}: expected the model's configuration, found {foreign}")
     try:
         return ModelConfig.from_dict(json.loads(content))
-    except (InputError, ValueError, RecursionError) as error:  # the configuration's and JSON's
+    except (InputError, ValueError, RecursionError) as error:  # from the configuration or JSON
         raise InputError(f"{path}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""The authors' released weights: what they are, and getting them once."""
+"""The authors' released checkpoints and their download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixvpr_jax.storage import atomic_write
 
 @dataclass(frozen=True)
 class Released:
-    """A checkpoint of amaralibey/MixVPR: its model, its file's name and its Google Drive id."""
+    """A checkpoint of amaralibey/MixVPR on Google Drive."""
 
     config: ModelConfig
     file_name: str
@@ -42,7 +42,7 @@ RELEASED = {
 
 
 def cache_folder() -> Path:
-    """Where released weights are kept: $MIXVPR_HOME, else the user's cache directory.
+    """The folder of cached files: $MIXVPR_HOME, else mixvpr_jax in the user's cache directory.
 
     Raises:
         InputError: Neither is known.
@@ -51,7 +51,7 @@ def cache_folder() -> Path:
         return Path(home)
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a container's user without a name
+    except RuntimeError:  # no home directory, as in some containers
         raise InputError(
             "expected a home directory for released weights and descriptors, found none; set "
             "MIXVPR_HOME to a folder that can be written to"
@@ -60,10 +60,10 @@ def cache_folder() -> Path:
 
 
 def released_checkpoint(name: str) -> Path:
-    """The PyTorch checkpoint of a released name, fetched from Google Drive if need be.
+    """The PyTorch checkpoint of a released name, downloaded on first use.
 
     Raises:
-        InputError: It is absent and cannot be fetched; the line holds the two commands to run.
+        InputError: The download failed; the line gives the commands that replace it.
     """
     path = cache_folder() / RELEASED[name].file_name
     if not path.exists():
@@ -82,12 +82,14 @@ def _download(name: str, path: Path) -> None:
     with atomic_write(path) as partial:
         try:
             gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
-        except Exception as error:  # gdown raises its own, requests' and the file system's errors
+        except Exception as error:  # from gdown, requests or the file system
             raise InputError(
-                f"{name}: Google Drive did not give it ({error}); run: {_commands(name, path)}"
+                f"{name}: the Google Drive download failed ({error}); run: {_commands(name, path)}"
             ) from error
-        if not partial.exists():  # gdown may say so, and raise nothing
-            raise InputError(f"{name}: Google Drive did not give it; run: {_commands(name, path)}")
+        if not partial.exists():  # gdown does not always raise
+            raise InputError(
+                f"{name}: the Google Drive download failed; run: {_commands(name, path)}"
+            )
         if _is_html_file(partial):
             raise InputError(f"{path}: {_refused(name, path)}")
 

@@ -1,7 +1,8 @@
-"""Folders on a disk, or in Google's object store: one address for either.
+"""Paths on a disk or in Google's object store, and atomic writes to either.
 
-An object appears whole or not at all, and cannot be added to or renamed. What these files do not
-touch (arrays of checkpoints, ArrayRecord) is read and written by tensorstore and array_record.
+In this order: errors, paths, access to objects, atomic writes, temporary folders. An object appears
+whole or not at all; nothing can append to it. Arrays of checkpoints and ArrayRecord files do not
+pass through here: tensorstore and array_record read and write them.
 """
 
 from __future__ import annotations
@@ -25,24 +26,43 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.flock import MACHINE, Flock
 
 AnyPath = epath.Path | Path
-"""In an object store, or on a disk."""
+"""A path in an object store or on a disk."""
 
-# Of what tensorstore says: the store is there no more, or does not let us; retries were in vain.
+# tensorstore's errors when the store is unreachable or refuses access, after its own retries.
 _UNREACHABLE = re.compile(
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED"
     r"|http_response_code='(401|403|408|429|5\d\d)'"
 )
 
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial", re.DOTALL)
+FORGOTTEN_SECONDS = 7 * 86400.0  # age at which other machines remove temporary folders
+_LOCK = "lock"  # held by the writer; contains its machine
+
 
 class OutOfReach(InputError):
-    """An object store that could not be asked, or that refused."""
+    """An object store that is unreachable or refuses access."""
+
+
+class NoRoom(InputError):
+    """A disk is full."""
+
+    def __init__(self, path: AnyPath, reason: str) -> None:
+        super().__init__(
+            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
+            "command again"
+        )
+        self.reason = reason
+
+
+class AppearedMeanwhile(InputError):
+    """Another process created the folder first."""
 
 
 def as_path(address: str | os.PathLike[str]) -> AnyPath:
-    """A path on a disk, or one in an object store for `gs://bucket/name`.
+    """The path of an address: on a disk, or in an object store for `gs://bucket/name`.
 
     Raises:
-        InputError: Another kind of address, or the store's library is not installed.
+        InputError: Any other scheme, or the store's library is not installed.
     """
     text = os.fspath(address)
     if not text.startswith("gs://"):
@@ -51,7 +71,7 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
         return Path(text)
     import fsspec.config
 
-    for protocol in ("gs", "gcs"):  # other hosts and libraries write, too: no list may be kept
+    for protocol in ("gs", "gcs"):  # other hosts write, too: a cached listing goes stale
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
     try:
         fsspec.get_filesystem_class("gs")
@@ -61,31 +81,31 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
 
 
 def is_local(path: AnyPath) -> bool:
-    """Whether a path lies on a disk, not in an object store."""
+    """Whether a path is on a disk."""
     return "://" not in os.fspath(path)
 
 
 def resolved(path: AnyPath) -> AnyPath:
-    """The absolute path; an address is one already."""
+    """The absolute path; an object store's paths always are."""
     return path.resolve() if isinstance(path, Path) else path
 
 
 @contextmanager
 def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]:
-    """Tells in one line what a store's library says where it cannot do what is asked.
+    """Turns errors of an object store's libraries into one line; those of a disk pass unchanged.
 
     Args:
-        path: What is read or written. Of a disk, what goes wrong is raised as it is.
-        but: What is raised as it is in any case.
+        path: What is read or written.
+        but: An exception to pass unchanged in either case.
 
     Raises:
-        OutOfReach: The line.
+        OutOfReach: The store is unreachable, refuses access or lacks the object.
     """
     try:
         yield
     except (InputError, but):
         raise
-    except Exception as error:  # OSError, the library's, HTTP's and the credentials' own
+    except Exception as error:  # from the OS, the library, HTTP or the credentials
         of_store = isinstance(error, FileNotFoundError) or unreachable(error)
         if is_local(path) or not of_store:
             raise
@@ -96,9 +116,9 @@ def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]
 
 
 def unreachable(error: Exception) -> str | None:
-    """What a store's libraries say where it could not be asked, in a line.
+    """The one-line reason when an object store could not be reached, otherwise None.
 
-    None of anything else, such as an object that is not there, or not what was written.
+    A missing or corrupt object is not such a reason.
     """
     line = _in_a_line(error)
     of_library = type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
@@ -112,10 +132,10 @@ def _in_a_line(error: Exception) -> str:
 
 
 def check_writable(folder: AnyPath) -> None:
-    """Writes an object into a folder of a store, and takes it away again.
+    """Writes an object into a folder of an object store and deletes it.
 
     Raises:
-        OutOfReach: It may not be written there, or the bucket is not there.
+        OutOfReach: Writing is refused, or there is no such bucket.
     """
     probe = folder / f".{uuid.uuid4().hex}"
     with reaching(folder):
@@ -125,10 +145,10 @@ def check_writable(folder: AnyPath) -> None:
 
 @contextmanager
 def local_copy(file: AnyPath) -> Iterator[Path]:
-    """Gives a file on a disk: the one that is meant, or a copy of an object for the time being.
+    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object.
 
     Raises:
-        OutOfReach: The store cannot be reached.
+        OutOfReach: The object cannot be read.
     """
     if isinstance(file, Path):
         yield file
@@ -141,17 +161,17 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
 
 
 def put_file(file: Path, target: AnyPath) -> None:
-    """Makes a file on a disk an object of a store.
+    """Uploads a file to an object store.
 
     Raises:
-        OutOfReach: The store cannot be reached.
+        OutOfReach: The object cannot be written.
     """
     with reaching(target):
         target.write_bytes(file.read_bytes())
 
 
 def move_folder(source: AnyPath, target: AnyPath) -> None:
-    """Renames a folder; in a store, one after another of its objects."""
+    """Renames a folder; in an object store, object by object."""
     if isinstance(source, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
@@ -164,36 +184,12 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
             store.mv(name, os.fspath(target) + name.removeprefix(path))
 
 
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial", re.DOTALL)
-FORGOTTEN_SECONDS = 7 * 86400.0  # after which another machine removes them
-_LOCK = "lock"  # names the machine of the writer, who holds it
-
-
-class NoRoom(InputError):
-    """A disk is full."""
-
-    def __init__(self, path: AnyPath, reason: str) -> None:
-        """What was being written, and what the system said."""
-        super().__init__(
-            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
-            "command again"
-        )
-        self.reason = reason
-
-
-class AppearedMeanwhile(InputError):
-    """A folder that was to be made has been made by another process."""
-
-
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[Path]:
-    """Gives a temporary path on a disk, which becomes `path` at the end; removed on failure.
-
-    It lies in a folder next to `path` and is renamed to it, or its content becomes the object of
-    that name.
+    """Yields a temporary path on a disk and moves the file to `path` on success.
 
     Raises:
-        InputError: The disk is full.
+        InputError: The disk is full or the store is unreachable.
     """
     with named_when_full(path):
         if not isinstance(path, Path):
@@ -209,16 +205,15 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: AnyPath) -> Iterator[Path]:
-    """Gives an empty folder on a disk whose files are moved into `folder` at the end.
+    """Yields an empty folder on a disk and moves its files into `folder` on success.
 
-    A `folder` that does not exist appears whole, by one renaming. Into one that exists the files
-    are renamed one by one, from a temporary folder inside it (it may be a mount point, or the only
-    place where one may write); into an object store they are copied one by one. On failure nothing
-    is left behind.
+    A new `folder` appears whole, by one rename. Files are moved one by one into an existing folder
+    (from a temporary folder inside it: it may be a mount point, or its parent read-only) or into an
+    object store.
 
     Raises:
-        AppearedMeanwhile: Another process has made `folder` since.
-        InputError: The disk is full.
+        AppearedMeanwhile: Another process created `folder` first.
+        InputError: The disk is full or the store is unreachable.
     """
     with named_when_full(folder):
         if not isinstance(folder, Path):
@@ -242,12 +237,12 @@ def atomic_folder(folder: AnyPath) -> Iterator[Path]:
 
 @contextmanager
 def named_when_full(path: AnyPath) -> Iterator[None]:
-    """Names what is being written where a disk is full: errors of open files do not say.
+    """Adds the path to errors of a full disk, which often lack it.
 
-    Where one is inside of another, the outer one names it: the inner may be a temporary file.
+    When nested, the outermost path is named: the inner one may be a temporary file.
 
     Raises:
-        NoRoom: The disk of `path` is full.
+        NoRoom: The disk is full.
     """
     try:
         yield
@@ -262,12 +257,12 @@ def named_when_full(path: AnyPath) -> Iterator[None]:
 
 
 def _full(error: Exception) -> str | None:
-    """What is said of a disk that is full; None of any other error."""
+    """The message of an error that means a full disk, otherwise None."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return text if error.filename else error.strerror
-        if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy's words
+        if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy's message
             return text
     return text if "No space left on device" in text else None
 
@@ -286,17 +281,17 @@ def _rename_folder(source: Path, target: Path) -> None:
 
 @contextmanager
 def _temporary_folder(where: Path, name: str) -> Iterator[Path]:
-    """A new folder in `where`, removed at the end; those of writers who were killed go, too.
+    """Yields a new folder in `where`, then removes it; also removes those of killed writers.
 
-    The system applies the umask. A writer holds the lock inside for as long as it lives: what can
-    be locked is dead.
+    A living writer holds the lock inside its folder, so a folder whose lock is free is abandoned.
+    Plain mkdir, unlike tempfile, applies the umask.
     """
     _remove_dead(where)
     folder, lock = _make_locked(where, name)
     try:
         yield folder
     finally:
-        try:  # sooner done than rmtree, which counts for many small files
+        try:  # faster than rmtree, which matters for many small files
             lock.path.unlink()
             folder.rmdir()
         except OSError:
@@ -306,7 +301,7 @@ def _temporary_folder(where: Path, name: str) -> Iterator[Path]:
 
 def _make_locked(where: Path, name: str) -> tuple[Path, Flock]:
     while True:
-        # Shortened: with what is added the name must not become too long for file systems.
+        # Truncated to stay within the length limit of file names.
         folder = where / f".{name[:48]}.{secrets.token_hex(8)}.partial"
         folder.mkdir()
         try:
@@ -316,7 +311,7 @@ def _make_locked(where: Path, name: str) -> tuple[Path, Flock]:
                 return folder, lock
             lock.close()
         except FileNotFoundError:
-            continue  # taken for dead, just before it could be locked
+            continue  # removed as abandoned before it was locked
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -324,18 +319,18 @@ def _make_locked(where: Path, name: str) -> tuple[Path, Flock]:
 
 @cache
 def _remove_dead(where: Path) -> None:
-    """Removes what killed processes have left in a folder; once in the life of a process."""
-    with suppress(OSError):  # a folder that may be written to, and not listed
+    """Removes the temporary folders of killed processes; once per process and folder."""
+    with suppress(OSError):  # the folder may be writable but not listable
         for folder in where.iterdir():
             if _TEMPORARY.fullmatch(folder.name) and not folder.is_symlink():
                 _remove_if_dead(folder)
 
 
 def _remove_if_dead(folder: Path) -> None:
-    with suppress(OSError):  # there is something in it
+    with suppress(OSError):  # not empty
         folder.rmdir()
     with suppress(OSError), Flock(folder / _LOCK) as lock:
-        # On some network disks, locks are those of one machine alone.
+        # On some network disks, other machines do not see a lock.
         is_old = time.time() - folder.stat().st_mtime > FORGOTTEN_SECONDS
         if lock.held and lock.is_current() and (lock.read() in ("", MACHINE) or is_old):
             shutil.rmtree(folder, ignore_errors=True)

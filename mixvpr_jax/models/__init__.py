@@ -1,1 +1,1 @@
-"""The model: a cut ResNet backbone and an aggregator, one descriptor an image."""
+"""The model: a ResNet backbone and an aggregator that give each image a descriptor."""

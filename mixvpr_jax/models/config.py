@@ -1,4 +1,4 @@
-"""What a model is: a backbone, an aggregator and how images are resized for them."""
+"""The model's configuration: shapes of the backbones, aggregators, and the whole model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,54 @@ from mixvpr_jax.checks import (
 )
 from mixvpr_jax.errors import InputError
 
-DEEPEST = 128  # mixers: each takes its time to build, and the official models have 4
+DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """The layout of a torchvision ResNet (V1).
+
+    Attributes:
+        blocks: Residual blocks in each of stages 1-4.
+        bottleneck: Whether blocks are 1x1, 3x3, 1x1 convolutions instead of two 3x3.
+        groups: Groups of the 3x3 convolutions of bottleneck blocks.
+        base_width: Channels of a group in stage 1.
+    """
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+    groups: int = 1
+    base_width: int = 64
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block as a multiple of its planes."""
+        return 4 if self.bottleneck else 1
+
+    def out_channels(self, stage: int) -> int:
+        """Channels that leave `stage` (1-4)."""
+        return 64 * 2 ** (stage - 1) * self.expansion
+
+    def inner_channels(self, stage: int) -> int:
+        """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
+        return 2 ** (stage - 1) * self.base_width * self.groups
+
+
+BACKBONES: Mapping[str, BackboneShape] = {
+    "resnet18": BackboneShape((2, 2, 2, 2), bottleneck=False),
+    "resnet34": BackboneShape((3, 4, 6, 3), bottleneck=False),
+    "resnet50": BackboneShape((3, 4, 6, 3), bottleneck=True),
+    "resnet101": BackboneShape((3, 4, 23, 3), bottleneck=True),
+    "resnet152": BackboneShape((3, 8, 36, 3), bottleneck=True),
+    "resnext50_32x4d": BackboneShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
+    "resnext101_32x8d": BackboneShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
+    "wide_resnet50_2": BackboneShape((3, 4, 6, 3), bottleneck=True, base_width=128),
+    "wide_resnet101_2": BackboneShape((3, 4, 23, 3), bottleneck=True, base_width=128),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +119,7 @@ class CosPlaceConfig:
 
 @dataclass(frozen=True)
 class GeMConfig:
-    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is where its exponent starts."""
+    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent."""
 
     name: ClassVar[str] = "GeM"
     p: float = 3.0
@@ -94,17 +137,17 @@ AGGREGATORS: Mapping[str, type[AggregatorConfig]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A backbone, an aggregator and how images are resized for them.
+    """A backbone, an aggregator and the preprocessing of their images.
 
     Attributes:
-        arch: The backbone, by torchvision's name; one of `BACKBONES`.
+        arch: The backbone's name in torchvision; one of `BACKBONES`.
         layers_to_crop: Stages cut off the backbone's end: (4,), (3, 4) or ().
-        aggregator: What turns the feature map into a descriptor; None is the bare backbone.
-        image_size: Height and width in pixels to which images are resized.
-        dtype: What is computed in. Parameters and descriptors are float32, except that with
-            "float64" (for parity checks, under `jax_enable_x64`) everything is float64.
-        interpolation: Pillow's filter that resizes images: MixVPR and gsv-cities are trained with
-            "bilinear", OpenVPRLab's models with "bicubic".
+        aggregator: Turns the feature map into a descriptor; None for a bare backbone.
+        image_size: Height and width in pixels after resizing.
+        dtype: Dtype of computation. Parameters and descriptors are float32, or float64 with
+            "float64" (for parity checks, under `jax_enable_x64`).
+        interpolation: Pillow's resize filter: MixVPR and gsv-cities train with "bilinear",
+            OpenVPRLab with "bicubic".
     """
 
     arch: str = "resnet50"
@@ -133,12 +176,12 @@ class ModelConfig:
 
     @property
     def num_stages(self) -> int:
-        """Stages that the backbone keeps, 2 to 4."""
+        """Stages of the backbone that are kept, 2 to 4."""
         return 4 - len(self.layers_to_crop)
 
     @property
     def stride(self) -> int:
-        """Pixels of the image to a position of the feature map."""
+        """Pixels of the image per position of the feature map."""
         return 4 * 2 ** (self.num_stages - 1)
 
     @property
@@ -168,7 +211,7 @@ class ModelConfig:
                 return self.feature_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """This configuration as plain JSON values; `from_dict` reads it back."""
+        """This configuration as JSON values."""
         values = asdict(self)
         if self.aggregator is not None:
             values["aggregator"] = {"name": self.aggregator.name, **values["aggregator"]}
@@ -178,9 +221,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads what `to_dict` gives.
-
-        A configuration that was written before `interpolation` was a field says "bilinear".
+        """The inverse of `to_dict`; `interpolation`, which older files lack, is "bilinear" then.
 
         Raises:
             InputError: Unknown, missing or ill-typed fields; the line names them.
@@ -200,46 +241,3 @@ class ModelConfig:
         values["layers_to_crop"] = tuple(values["layers_to_crop"])
         values["image_size"] = tuple(values["image_size"])
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class BackboneShape:
-    """The layout of a torchvision ResNet (V1): what tells one architecture from another.
-
-    Attributes:
-        blocks: Number of residual blocks of stages 1-4.
-        bottleneck: Blocks of 1x1, 3x3, 1x1 convolutions (else two 3x3).
-        groups: Groups of the 3x3 convolutions of bottleneck blocks.
-        base_width: Channels of a group where a stage has 64 planes.
-    """
-
-    blocks: tuple[int, int, int, int]
-    bottleneck: bool
-    groups: int = 1
-    base_width: int = 64
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block as a multiple of its planes."""
-        return 4 if self.bottleneck else 1
-
-    def out_channels(self, stage: int) -> int:
-        """Channels that leave `stage` (1-4)."""
-        return 64 * 2 ** (stage - 1) * self.expansion
-
-    def inner_channels(self, stage: int) -> int:
-        """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
-        return 2 ** (stage - 1) * self.base_width * self.groups
-
-
-BACKBONES: Mapping[str, BackboneShape] = {
-    "resnet18": BackboneShape((2, 2, 2, 2), bottleneck=False),
-    "resnet34": BackboneShape((3, 4, 6, 3), bottleneck=False),
-    "resnet50": BackboneShape((3, 4, 6, 3), bottleneck=True),
-    "resnet101": BackboneShape((3, 4, 23, 3), bottleneck=True),
-    "resnet152": BackboneShape((3, 8, 36, 3), bottleneck=True),
-    "resnext50_32x4d": BackboneShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
-    "resnext101_32x8d": BackboneShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
-    "wide_resnet50_2": BackboneShape((3, 4, 6, 3), bottleneck=True, base_width=128),
-    "wide_resnet101_2": BackboneShape((3, 4, 23, 3), bottleneck=True, base_width=128),
-}

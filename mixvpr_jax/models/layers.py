@@ -1,4 +1,4 @@
-"""Layers with PyTorch's conventions: convolution, batch normalisation, Linear, a row of modules."""
+"""Layers with PyTorch's conventions: Linear, convolution, batch normalisation, sequence."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-# torch.nn.Linear and Conv2d by default: uniform within 1/sqrt(fan_in).
+# The default of torch.nn.Linear and Conv2d: uniform within 1/sqrt(fan_in).
 torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def param_dtype(dtype: str) -> Dtype:
-    """What parameters are stored in: float32, or float64 for a float64 model."""
+    """Dtype of parameters: float64 for a float64 model, otherwise float32."""
     return "float64" if dtype == "float64" else "float32"
 
 
 def precision(dtype: str) -> lax.Precision:
-    """Real float32 products: GPUs and TPUs would round them to TF32 or bfloat16 by default."""
+    """Full float32 products, which GPUs and TPUs round to TF32 or bfloat16 by default."""
     return lax.Precision.DEFAULT if dtype == "bfloat16" else lax.Precision.HIGHEST
 
 
 def linear(
     in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, **options: object
 ) -> nnx.Linear:
-    """A Linear layer that starts as torch.nn.Linear does, bias included."""
+    """A Linear layer with the initialisation of torch.nn.Linear."""
 
     def bias_init(key: Array, shape: tuple[int, ...], kind: str) -> Array:
         bound = in_features**-0.5
@@ -50,12 +50,11 @@ def linear(
 
 
 class Conv(nnx.Module):
-    """Convolution of NHWC images without bias, padded by (size - 1) / 2 on every side.
+    """NHWC convolution without bias, padded by (size - 1) / 2 on every side.
 
-    PyTorch's padding is symmetric also where a stride makes "SAME" lopsided. A 1x1 convolution is
-    a matrix product, and is written as one: XLA's CPU convolution takes 2 to 5 times as long.
-    `channels_at_once` bounds float32 rounding on CPUs: so many input channels are summed in one
-    run, and the runs are then added up.
+    Unlike "SAME", this is symmetric for every stride. 1x1 convolutions are matrix products, 2 to 5
+    times as fast as XLA's convolution on CPUs. `channels_at_once` bounds float32 rounding on CPUs:
+    it sums runs of that many input channels, then the runs.
     """
 
     def __init__(
@@ -111,13 +110,13 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, as torch.nn.BatchNorm2d computes it.
 
-    Not `nnx.BatchNorm`, which rounds the statistics to a half-precision `dtype` and keeps the
-    biased batch variance where PyTorch keeps the unbiased one. Statistics and arithmetic are
-    float32 or wider. `use_running_average` follows `model.train()` and `model.eval()`; with
-    `axis_name` (`nnx.view(model, axis_name="data")`) the batch is that of all devices together.
+    `nnx.BatchNorm` rounds its batch_stats to a half-precision `dtype` and stores the biased
+    variance; here batch_stats and arithmetic are float32 or wider and the stored variance is
+    unbiased. `model.train()` and `model.eval()` set `use_running_average`; with `axis_name`
+    (`nnx.view(model, axis_name="data")`) the global batch is normalised.
     """
 
-    momentum = 0.9  # the share of the old statistics: PyTorch calls this 0.1
+    momentum = 0.9  # weight of the old value; PyTorch's momentum of 0.1
     epsilon = 1e-5
 
     def __init__(self, channels: int, *, dtype: Dtype) -> None:
@@ -143,12 +142,7 @@ class BatchNorm(nnx.Module):
     def set_view(
         self, use_running_average: bool | None = None, axis_name: str | None = None
     ) -> None:
-        """What `flax.nnx.view` calls.
-
-        Args:
-            use_running_average: Whether the view normalises by the running statistics.
-            axis_name: The mesh axis over whose devices the batch is taken together.
-        """
+        """Sets the attributes of a view; called by `flax.nnx.view`."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
         if axis_name is not None:
@@ -157,10 +151,7 @@ class BatchNorm(nnx.Module):
     def _batch_statistics(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None
     ) -> tuple[Array, Array]:
-        """Mean and variance of the valid images, and the running ones moved towards them.
-
-        Where there is padding alone, as in a chunk or on a device, the running ones stay.
-        """
+        """Mean and variance of the valid images; updates batch_stats unless all is padding."""
         weights = jnp.ones(len(x), x.dtype) if valid is None else valid.astype(x.dtype)
         weights = weights[:, None, None, None]
         images = total(weights.sum(), self.axis_name)
@@ -176,10 +167,7 @@ class BatchNorm(nnx.Module):
 
 
 class Sequence(nnx.Module):
-    """Modules applied one after another, named "0", "1" and so on.
-
-    Not `nnx.List`, whose integer keys would end up in the names of Linen's variables.
-    """
+    """Modules "0", "1", … in sequence; `nnx.List` has integer keys, which Linen does not allow."""
 
     def __init__(self, modules: Iterable[nnx.Module]) -> None:
         self.length = 0
@@ -194,9 +182,6 @@ class Sequence(nnx.Module):
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Scales the last axis to unit norm; zero stays zero, with a gradient that is finite.
-
-    As torch.nn.functional.normalize, whose norm is at least 1e-12.
-    """
+    """Scales the last axis to unit norm, as torch.nn.functional.normalize; zero stays zero."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(squared, 1e-24))

@@ -1,4 +1,4 @@
-"""The way out to Flax Linen, for code bases that are built on it."""
+"""Export to Flax Linen."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mixvpr_jax.models.vpr import VPRModel
 def to_linen(
     model: VPRModel, *, train: bool = False
 ) -> tuple[flax.linen.Module, dict[str, dict[str, Any]]]:
-    """The same model as a Linen module, and its variables.
+    """Converts a model to a Linen module and its variables.
 
     Args:
-        model: The model to take over; its weights are shared, not copied.
-        train: Whether the module normalises by the batch and updates `batch_stats` (apply it with
-            `mutable=["batch_stats"]`).
+        model: The model; its weights are shared, not copied.
+        train: Whether the module normalises by the batch and updates `batch_stats`; apply it with
+            `mutable=["batch_stats"]`.
 
     Returns:
         The module and {"params": …, "batch_stats": …}, nested dictionaries of plain arrays.

@@ -1,4 +1,4 @@
-"""The aggregators that the official repositories train beside MixVPR: ConvAP, CosPlace, GeM.
+"""The other aggregators of the official repositories: ConvAP, CosPlace and GeM.
 
 Official files: models/aggregators/{convap,cosplace,gem}.py of amaralibey/MixVPR and gsv-cities.
 """
@@ -17,7 +17,7 @@ from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype
 class GeMPool(nnx.Module):
     """Generalised mean over the map's positions, with a learned exponent: [b, h, w, c] → [b, c].
 
-    Powers are taken in float32: in half precision x**p overflows or loses its digits.
+    Powers are float32, since x**p overflows or loses precision in half precision.
     """
 
     epsilon = 1e-6
@@ -75,7 +75,7 @@ class ConvAP(nnx.Module):
 
 
 def cell_weights(size: int, cells: int) -> np.ndarray:
-    """What each of `size` positions adds to each cell's average, [cells, size].
+    """Weight of each position in each cell's average, [cells, size].
 
     Cell i covers floor(i * size / cells) up to ceil((i + 1) * size / cells), as
     torch.nn.AdaptiveAvgPool2d divides an axis; neighbouring cells may share a position.

@@ -1,4 +1,4 @@
-"""torchvision's ResNet (V1) without its classifier, cut after stage 2, 3 or 4.
+"""The backbone: torchvision's ResNet (V1) without its classifier, cut after stage 2, 3 or 4.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al., "Aggregated
 Residual Transformations", CVPR 2017; Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016.
@@ -72,16 +72,16 @@ class Block(nnx.Module):
         return jax.nn.relu(y + shortcut)
 
     def _channels_at_once(self) -> int | None:
-        """Short sums for descriptors of basic blocks, all of whose products are in 3x3 kernels.
+        """Short sums for inference with basic blocks, which are 3x3 convolutions only.
 
-        Their float32 maps are then nearer to the exact ones than PyTorch's, for 1.4 times the time
-        of a convolution on a CPU; training, which mining makes jump anyway, goes without.
+        Feature maps are then closer to exact than PyTorch's, at 1.4 times the time of a convolution
+        on a CPU. Training does without: mining amplifies any rounding there.
         """
         return 8 if not self.bottleneck and self.bn1.use_running_average else None
 
 
 class ResNet(nnx.Module):
-    """The backbone: normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
+    """Normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         shape, dtype = BACKBONES[config.arch], config.dtype
@@ -111,9 +111,9 @@ class ResNet(nnx.Module):
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3x3 maximum with stride 2, padded by one on every side.
 
-    Its derivative is that of `_max_of_shifts`: XLA's own takes three times as long on a CPU. Where
-    several values are the largest they share it, whereas PyTorch gives it to the first; behind a
-    ReLU those are zeros, whose gradient is zero in any case.
+    Its derivative is that of `_max_of_shifts`, as XLA's takes three times as long on a CPU. Tied
+    maxima share the gradient, which PyTorch gives to the first; after a ReLU, ties in practice are
+    zeros, whose gradient is zero anyway.
     """
     return lax.reduce_window(
         x,
@@ -126,7 +126,7 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def _max_of_shifts(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The same, of three shifted rows and then of three shifted columns."""
+    """The same maximum, over three shifted rows and then three shifted columns."""
     height, width = (2 * ((size - 1) // 2) + 1 for size in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
     first, second, third = (padded[:, start : start + height : 2] for start in range(3))
@@ -137,7 +137,7 @@ def _max_of_shifts(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 @max_pool.defjvp
 def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    @jax.checkpoint  # the backward pass compares again, and keeps nothing but the input
+    @jax.checkpoint  # recomputes the comparisons in the backward pass
     def derivative(x: Array, direction: Array) -> Array:
         return jax.jvp(_max_of_shifts, (x,), (direction,))[1]
 

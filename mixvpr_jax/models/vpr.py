@@ -1,4 +1,4 @@
-"""The whole model: backbone, aggregator, descriptor."""
+"""The whole model: backbone and aggregator."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Aggregator = MixVPR | ConvAP | CosPlace | GeM
 class VPRModel(nnx.Module):
     """Normalised images [b, h, w, 3] → descriptors [b, d] of unit norm, float32.
 
-    A model starts in evaluation mode: BatchNorm uses its running statistics. `model.train()` and
-    `model.eval()` switch. Without an aggregator it gives the feature map [b, h2, w2, c].
+    A bare backbone gives the feature map [b, h2, w2, c]. A new model is in evaluation mode;
+    `model.train()` and `model.eval()` switch.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -47,11 +47,11 @@ class VPRModel(nnx.Module):
 
         Args:
             images: Normalised images.
-            valid: Which images are no padding; in training mode only they make statistics.
+            valid: Marks images that are not padding; only they update batch_stats.
 
         Raises:
-            InputError: Images of another layout, or of a size whose feature map the aggregator
-                was not made for; the line names the sizes that fit.
+            InputError: Another layout, or a size whose feature map does not fit the aggregator;
+                the line names the sizes that do.
         """
         check_images(self.config, np.shape(images), str(images.dtype))
         features = self.backbone(jnp.asarray(images, self.config.dtype), valid)
@@ -59,14 +59,10 @@ class VPRModel(nnx.Module):
 
 
 def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
-    """A model with fresh weights, initialised as the official one is before any training.
-
-    Args:
-        config: What to build.
-        seed: Of the weights; the same seed gives the same weights on every platform.
+    """A model with the official initialisation; a seed gives the same weights on every platform.
 
     Raises:
-        InputError: What is given is no configuration.
+        InputError: `config` is no ModelConfig.
     """
     if not isinstance(config, ModelConfig):
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
@@ -74,7 +70,7 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
 
 
 def check_images(config: ModelConfig, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises InputError where images of this shape and dtype cannot go into the model."""
+    """Raises InputError unless images of this shape and dtype fit the model."""
     if len(shape) != 4 or shape[3] != 3:
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if "float" not in dtype:
