@@ -28,7 +28,7 @@ from mixvpr_jax.errors import InputError, run_command  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
 from mixvpr_jax.storage import atomic_write  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
-from mixvpr_jax.training.loop import Trainer  # noqa: E402
+from mixvpr_jax.training.loop import Setup  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 
 
@@ -55,23 +55,23 @@ def train(config: TrainConfig, output: Path) -> None:
     on_host = replace(config.data.augmentation, on="host")  # batches as PyTorch takes them
     config = replace(config, data=replace(config.data, augmentation=on_host))
     with TemporaryDirectory() as unused:
-        trainer = Trainer(config, Path(unused))
+        setup = Setup(config, Path(unused))
     model = official_model(config.model.architecture)
-    start = {name: torch.tensor(array) for name, array in to_state_dict(trainer.model).items()}
+    start = {name: torch.tensor(array) for name, array in to_state_dict(setup.model).items()}
     model.load_state_dict(start)
     training = ReferenceTraining(model, config.optimizer)
-    rates, best, since = trainer.learning_rates(), -1.0, time.perf_counter()
-    for step, batch in enumerate(trainer.batches()):
+    rates, best, since = setup.learning_rates(), -1.0, time.perf_counter()
+    for step, batch in enumerate(setup.batches()):
         real = batch.labels >= 0
         images = torch.from_numpy(normalize(batch.images[real])).permute(0, 3, 1, 2)
         training.step(images, torch.from_numpy(batch.labels[real]), float(rates[step]))
-        if (step + 1) % trainer.steps_per_epoch:
+        if (step + 1) % setup.steps_per_epoch:
             continue
-        recalls = trainer.validation.recalls(lambda images: describe(model, images))
-        epoch = (step + 1) // trainer.steps_per_epoch
+        recalls = setup.validation.recalls(lambda images: describe(model, images))
+        epoch = (step + 1) // setup.steps_per_epoch
         shown = ", ".join(f"{name} {value:.1f}" for name, value in recalls.items())
         print(f"epoch {epoch} of {config.epochs}: {shown}", flush=True)
-        metric = trainer.selection.metric
+        metric = setup.selection.metric
         if metric is None or recalls[metric] >= best:
             best = recalls.get(str(metric), best)
             with atomic_write(output) as temporary:

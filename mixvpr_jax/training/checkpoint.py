@@ -1,4 +1,4 @@
-"""Checkpoints of a run: model, optimizer, step and data position in one, by way of Orbax."""
+"""Orbax checkpoints of a run: model, optimizer, step and data position."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 class DamagedCheckpoint(InputError):
-    """A checkpoint that cannot be read, or is not what was saved."""
+    """A checkpoint that is not what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints of a run, by step; written in the background, each whole or not at all."""
+    """The checkpoints of a run by step, each written atomically in the background."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Checkpoints:
         *,
         only_read: bool = False,
     ) -> None:
-        """Opens a folder of checkpoints, and makes it where there is none.
+        """Opens or creates a folder of checkpoints.
 
         Args:
-            folder: Where they lie.
-            best_steps: Tells, at each save, which of the earlier ones to keep beside the last.
-            only_read: Whether to leave all as it is. Otherwise what was not saved to its end is
-                removed; where another process is just saving, that would be its checkpoint.
+            folder: The folder.
+            best_steps: Called at each save: the steps to keep besides the last.
+            only_read: Change nothing. Otherwise temporary files are removed, even those that
+                another process is just writing.
         """
         self._manager = ocp.CheckpointManager(
             folder.absolute() if isinstance(folder, Path) else folder,
@@ -65,19 +65,19 @@ class Checkpoints:
 
     @property
     def steps(self) -> Sequence[int]:
-        """The steps of the whole checkpoints."""
+        """The steps of the complete checkpoints."""
         return self._manager.all_steps()
 
     @property
     def last_step(self) -> int | None:
-        """The step of the last whole checkpoint."""
+        """The step of the last complete checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
-        """Starts to save; the state may be donated as soon as this returns.
+        """Saves in the background; the state may be donated as soon as this returns.
 
         Raises:
-            InputError: This checkpoint, or the one before, could not be written.
+            InputError: This checkpoint or the one before could not be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_named(state)),
@@ -88,20 +88,23 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and data position of a step.
+        """The state and data position of a saved step.
 
         Args:
-            step: One that was saved.
-            like: Arrays of the same shapes, on the devices where these shall go.
+            step: The step.
+            like: A state of the same shapes, on the devices to restore to.
 
         Raises:
-            InputError: The checkpoint is of another model or optimizer; the line says where. Or
-                this machine could not read it: open files, memory, permissions, a failing disk.
-            DamagedCheckpoint: It was read, and is not what was saved.
+            InputError: The checkpoint is of another model or optimizer, or this machine could not
+                read it (open files, memory, permissions, a failing disk).
+            DamagedCheckpoint: It was read and is not what was saved.
         """
-        wanted = {name: _abstract(array) for name, array in _named(like).items()}
+        wanted = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+            for name, array in _named(like).items()
+        }
         damage, found = "", None
-        with raise_on_all_processes():  # what keeps one process from its share ends all
+        with raise_on_all_processes():
             try:
                 with self._reading(step):
                     self._check(step, wanted)
@@ -115,12 +118,12 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), arrays), found.position
 
     def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
-        """Step, state and position of the last checkpoint that is whole; None if none was saved.
+        """Step, state and position of the last undamaged checkpoint; None if none was saved.
 
-        Those after it, which are damaged, are moved aside: their steps will be saved again.
+        Damaged ones after it are moved aside, as their steps will be saved again.
 
         Raises:
-            InputError: As `restore`; or none of them is whole.
+            InputError: As `restore`; or all are damaged.
         """
         damaged: list[int] = []
         for step in sorted(self.steps, reverse=True):
@@ -130,7 +133,8 @@ class Checkpoints:
                 logger.warning("%s: going on from the one before", error)
                 damaged.append(step)
                 continue
-            self._move_aside(damaged)
+            if damaged:
+                self._move_aside(damaged)
             return step, state, position
         if damaged:
             raise InputError(
@@ -140,17 +144,15 @@ class Checkpoints:
         return None
 
     def _move_aside(self, steps: Sequence[int]) -> None:
-        if not steps:
-            return
         if is_main_process():
             for step in steps:
                 target = self.folder.with_name("damaged_checkpoints") / f"{step}_{time.time_ns()}"
                 move_folder(self.folder / str(step), target)
-        gather_text("moved")
+        gather_text("moved")  # a barrier
         self._manager.reload()
 
     def weights(self, step: int) -> dict[str, np.ndarray]:
-        """Parameters and running statistics of a step by name, for a model of whatever shape.
+        """Parameters and batch_stats of a step by name, for a model of any shape.
 
         Raises:
             InputError: As `restore`.
@@ -165,28 +167,28 @@ class Checkpoints:
         return {name.split(".", 1)[1]: np.asarray(array) for name, array in arrays.items()}
 
     def finish(self) -> None:
-        """Waits until everything is on disk; raises InputError where it cannot be."""
+        """Waits until everything is written; raises InputError if it cannot be."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def abandon(self) -> None:
-        """Waits for nothing any more: where a store is out of reach, that may take long."""
+        """Makes `close` wait for nothing: with a store out of reach, that may take long."""
         self._failed = True
 
     def close(self) -> None:
-        """Waits, and lets go of the folder; raises InputError as `finish` does, but once."""
+        """Waits and closes the folder; raises InputError as `finish` does, but only once."""
         if not self._failed:  # what is left of a failed save may wait for minutes
             with self._writing():
                 self._manager.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns what went wrong in the background into one line, and removes what is half there."""
+        """Turns a failed save into one line and removes its temporary files."""
         try:
             yield
         except Exception as error:
             told = of_machine if is_local(self.folder) else unreachable
-            of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # perhaps another process's end
+            of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # another process may have died
             if of_jax or (reason := told(error)) is None:
                 raise
             self._failed = True
@@ -200,20 +202,19 @@ class Checkpoints:
 
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Tells what is wrong with a checkpoint from what keeps this machine from reading it.
+        """Tells a damaged checkpoint from a machine that cannot read it.
 
         Raises:
-            DamagedCheckpoint: It was read, and its content does not fit, or a file is missing.
-            InputError: Anything else: the checkpoint may be whole.
+            DamagedCheckpoint: Its content does not fit, or a file is missing.
+            InputError: Anything else: the checkpoint may be undamaged.
         """
         folder = self.folder / str(step)
         try:
-            # A store that is out of reach is no damage; an object that is not there is.
-            with reaching(folder, but=FileNotFoundError):
+            with reaching(folder, but=FileNotFoundError):  # a missing object is damage
                 yield
         except InputError:
             raise
-        except Exception as error:  # Orbax raises many kinds, and that one, too
+        except Exception as error:  # Orbax raises many kinds, Exception among them
             reason = of_machine(error, reading=True) or unreadable(folder)
             if reason is None:
                 raise DamagedCheckpoint(f"{folder}: damaged ({in_a_line(error)})") from error
@@ -224,7 +225,7 @@ class Checkpoints:
             ) from error
 
     def _stored(self, step: int) -> Mapping[str, Any]:
-        """The description of each array; the manager's own way would hide why it is not there."""
+        """The metadata of each array; the manager's own way hides why it is missing."""
         folder = self._manager.directory / str(step) / "state"
         return ocp.PyTreeCheckpointHandler().metadata(folder).tree
 
@@ -254,7 +255,7 @@ class Checkpoints:
 
 
 def last_step(workdir: AnyPath) -> int:
-    """The step of the last checkpoint; 0 where there is none."""
+    """The step of a run's last checkpoint, 0 without one."""
     folder = workdir / "checkpoints"
     return max(checkpoint_steps(folder), default=0) if folder.is_dir() else 0
 
@@ -271,7 +272,7 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
         *,
         context: checkpoint_managers.PreservationContext,
     ) -> Sequence[bool]:
-        """Says of each checkpoint, in order of steps, whether it is kept."""
+        """Whether to keep each checkpoint, by ascending step."""
         del context
         kept = {checkpoints[-1].step, *self.best_steps()}
         return [checkpoint.step in kept for checkpoint in checkpoints]
@@ -282,9 +283,5 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        named[name.removesuffix(".value")] = leaf  # where a Flax variable's path ends
+        named[name.removesuffix(".value")] = leaf  # of a Flax variable
     return named
-
-
-def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)

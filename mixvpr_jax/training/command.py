@@ -15,18 +15,18 @@ from mixvpr_jax.errors import ending_at_once
 from mixvpr_jax.training.config import RENAMED, TrainConfig
 from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 
-PROFILE = "FIRST:LAST: steps to trace; TensorBoard's profile page shows them (--logdir WORKDIR)."
-WORKDIR = "The run's folder, a path or gs://bucket/folder; it is gone on with if it is there."
+PROFILE = "FIRST:LAST: steps to trace, for TensorBoard's profile page (--logdir WORKDIR)."
+WORKDIR = "Run directory (path or gs://…); an existing run is resumed."
 USAGE = "usage: {0} NAME --workdir DIR [options]; {0} NAME --help lists them"
 
 
 def run(arguments: list[str], prog: str) -> NoReturn:
-    """Trains as the command line says, and ends the process."""
+    """Trains and ends the process; see `parse`."""
     run_and_leave(lambda: parse(arguments, prog))
 
 
 def parse(arguments: list[str], prog: str) -> None:
-    """Trains as the command line says, and prints where the model lies."""
+    """Trains as the command line says and prints the model's path."""
     name, *options = arguments or ["--help"]
     if name in ("-h", "--help"):
         sys.stdout.write(f"{USAGE.format(prog)}\n\nrecipes:\n")
@@ -43,7 +43,7 @@ def parse(arguments: list[str], prog: str) -> None:
         profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
     ) -> None:
         with ending_at_once():
-            import mixvpr_jax.training.loop  # noqa: F401 (after --help has had its say)
+            import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
 
         with joined(processes, preemption=True):
             train_and_tell(config, workdir, profile_steps)
@@ -58,7 +58,7 @@ def parse(arguments: list[str], prog: str) -> None:
 
 
 def _renamed(word: str) -> str:
-    """An option by its present name."""
+    """An option by its present name; see `RENAMED`."""
     option, equals, value = word.partition("=")
     present = RENAMED.get(option.removeprefix("--").removeprefix("no-").replace("-", "_"))
     if not option.startswith("--") or present is None:
@@ -68,7 +68,7 @@ def _renamed(word: str) -> str:
 
 
 def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
-    """Trains, and tells how it went."""
+    """Trains and prints how it went."""
     from mixvpr_jax.training.loop import train
     from mixvpr_jax.training.monitor import steps_to_profile
 
@@ -95,7 +95,7 @@ def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -
 
 
 def mute_background() -> None:
-    """Keeps quiet what fails in other threads: the main one learns of it and tells it in a line."""
+    """Mutes what fails in other threads: the main one reports it in a line."""
     for library in ("absl", "gcsfs"):  # absl is Orbax's
         logging.getLogger(library).setLevel(logging.CRITICAL)
     tell, tell_ignored = threading.excepthook, sys.unraisablehook

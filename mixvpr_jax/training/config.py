@@ -1,7 +1,4 @@
-"""What a training run is: model, data, optimizer, validation; defaults are the official recipe.
-
-The recipe is that of main.py of amaralibey/MixVPR.
-"""
+"""Settings of a training run; the defaults are the official recipe (amaralibey/MixVPR main.py)."""
 
 from __future__ import annotations
 
@@ -10,12 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from mixvpr_jax.checks import (
-    require_known,
-    require_not_negative,
-    require_positive,
-    to_paths,
-)
+from mixvpr_jax.checks import require_known, require_not_negative, require_positive, to_paths
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
@@ -37,37 +29,37 @@ MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMin
 
 @dataclass(frozen=True)
 class StartConfig(ModelConfig):
-    """A model to train, and what its weights start from.
+    """A model to train and its initial weights.
 
     Attributes:
         init: torchvision's ImageNet weights for the backbone, a PyTorch checkpoint of the whole
-            model, a model's folder or another run's, each also on gs://, or a released name; None
-            starts from random weights.
+            model, a model or run directory (each a path or gs://…), or a released name; None:
+            random weights.
     """
 
     init: str | None = None
 
     @property
     def architecture(self) -> ModelConfig:
-        """The model alone."""
-        own = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
-        return ModelConfig(**own)
+        """The model without its initial weights."""
+        return ModelConfig(**{f.name: getattr(self, f.name) for f in fields(ModelConfig)})
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The official optimizer and its learning rate.
+    """The optimizer and its learning rate schedule.
 
     Attributes:
         name: SGD with coupled weight decay, or AdamW.
-        learning_rate: Its full height, after warm-up.
-        momentum: Of SGD.
-        weight_decay: On every trained parameter.
-        warmup_steps: Steps over which the learning rate rises from nearly 0.
-        milestones: Epochs at whose start it falls; one that begins during warm-up has no effect.
-        factor: What it is multiplied by then.
-        layers_to_freeze: The last frozen stage of the backbone (0: the stem alone), None for none.
-            Frozen BatchNorms still normalise by the batch and move their running statistics.
+        learning_rate: Peak learning rate, after warm-up.
+        momentum: SGD momentum.
+        weight_decay: Applied to every trained parameter.
+        warmup_steps: Steps of linear warm-up.
+        milestones: Epochs at whose start the learning rate falls; those during warm-up have no
+            effect.
+        factor: What each milestone multiplies the learning rate by.
+        layers_to_freeze: Last frozen stage of the backbone (0: the stem alone); None freezes none.
+            Frozen BatchNorms still use the batch's statistics and update their batch_stats.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -88,24 +80,25 @@ class OptimizerConfig:
         if any(epoch < 0 for epoch in self.milestones):
             raise InputError(f"milestones: expected epochs from 0 on, found {self.milestones}")
         if self.layers_to_freeze not in (None, 0, 1, 2, 3):
-            found = self.layers_to_freeze
-            raise InputError(f"layers_to_freeze: expected None or 0 to 3, found {found}")
+            raise InputError(
+                f"layers_to_freeze: expected None or 0 to 3, found {self.layers_to_freeze}"
+            )
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """What is measured after each epoch.
+    """Recall measured after each epoch.
 
     Attributes:
-        sets: Benchmarks by their names (pitts30k-val, …), and folders that each hold `database` and
-            `queries` (see eval.py), named by their last part.
-        data_dir: Where the benchmarks lie; None is the folder that MIXVPR_DATA names.
-        ground_truth: Where the authors' .mat or .npy files lie, if not there.
-        select_by: The metric whose best three checkpoints are kept and whose best becomes the
-            model; None is recall@1 of the first set.
-        positive_radius_m: How near, in metres, a database image of a folder shows a query's place.
+        sets: Benchmarks (pitts30k-val, …) and folders that hold `database` and `queries`, which
+            metrics name by their last part.
+        data_dir: Folder of the benchmarks; by default $MIXVPR_DATA.
+        ground_truth: Folder of the authors' .mat or .npy files, if they lie elsewhere.
+        select_by: Metric that ranks checkpoints: the best three are kept, the best becomes the
+            model. By default recall@1 of the first set.
+        positive_radius_m: Largest distance of a positive in folders, in metres.
         batch_size: Images described at a time, over all devices.
-        before_training: Whether to measure once before the first step, too.
+        before_training: Also validate before the first step.
     """
 
     sets: tuple[AnyPath, ...] = ()
@@ -125,7 +118,7 @@ class ValidationConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the sets are called in metrics."""
+        """The last part of each set's path."""
         return tuple(resolved(folder).name for folder in self.sets)
 
 
@@ -142,22 +135,20 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        model: What is trained, and what it starts from.
-        data: On what.
-        optimizer: How.
-        validation: What is measured after each epoch.
-        loss: By the name that the official configuration knows it by.
-        miner: What the loss looks at; None is every pair.
-        epochs: How often each place is seen.
-        seed: Of fresh weights and of the order of the data.
-        freeze_batch_stats: Whether BatchNorm normalises by its running statistics, held still.
-        batch_stats_per_device: Whether BatchNorm takes the statistics of each device's own images,
-            not of the whole batch.
-        grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes
-            its images chunk by chunk. The gradient is the same, with BatchNorm's batch statistics
-            taken over each chunk.
-        log_every_steps: How often a line goes into metrics.jsonl.
-        checkpoint_every_steps: How often to save within an epoch, besides at its end.
+        model: Model and initial weights.
+        data: Training images.
+        optimizer: Optimizer and learning rate.
+        validation: Recall measured after each epoch.
+        loss: Loss, by its official name.
+        miner: Miner of the pairs that the loss uses; None: every pair.
+        epochs: Times each place is seen.
+        seed: Seed of the initial weights and the order of the data.
+        freeze_batch_stats: BatchNorm normalises by its batch_stats and never updates them.
+        batch_stats_per_device: BatchNorm normalises by each device's images, not the global batch.
+        grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes its
+            images chunk by chunk. The gradient is the same, but BatchNorm normalises by chunk.
+        log_every_steps: Steps between entries of metrics.jsonl.
+        checkpoint_every_steps: Steps between checkpoints within an epoch; its end saves one anyway.
     """
 
     model: StartConfig = field(default_factory=StartConfig)
@@ -181,11 +172,9 @@ class TrainConfig:
         if self.loss == "CentroidTripletLoss" and self.miner is not None:
             raise InputError(f"miner: expected None with CentroidTripletLoss, found {self.miner}")
         if self.model.aggregator is None:
-            raise InputError(
-                "model.aggregator: expected one to train, found none (a bare backbone)"
-            )
-        counts = ("epochs", "grad_cache_chunks", "log_every_steps", "checkpoint_every_steps")
-        require_positive(self, *counts)
+            raise InputError("model.aggregator: expected one to train, found none (bare backbone)")
+        require_positive(self, "epochs", "grad_cache_chunks")
+        require_positive(self, "log_every_steps", "checkpoint_every_steps")
         require_not_negative(self, "seed")
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,7 +185,7 @@ class TrainConfig:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The fields in which two configurations differ, as plain JSON values, a line each."""
+    """A line for each field in which two configurations, as plain JSON values, differ."""
     lines = []
     for name in sorted(there.keys() | here.keys()):
         old, new = there.get(name), here.get(name)

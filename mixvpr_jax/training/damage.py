@@ -1,8 +1,7 @@
-"""Whether a checkpoint is damaged, or this machine cannot read it just now.
+"""Tells a damaged checkpoint from one that this machine cannot read just now.
 
-Damaged is what was read and does not fit: a checksum, a file that is missing or cut short, content
-that cannot be decoded. Anything else (open files, memory, permissions, a disk that fails or went
-away) may be mended, after which the checkpoint is as whole as ever.
+Damage is a checksum that differs, a file that is missing or cut short, content that cannot be
+decoded. The rest (open files, memory, permissions, a failing disk) can be mended.
 """
 
 from __future__ import annotations
@@ -20,25 +19,23 @@ import numpy as np
 
 from mixvpr_jax.storage import AnyPath
 
-# What reading raises where a file is not what was written …
+# What reading raises if a file is not what was written …
 _OF_CONTENT = (ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError)
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-# … and where the machine fails, besides the system's errors, which have a number.
+# … and if the machine fails, besides errors with a number.
 _OF_MACHINE = (MemoryError, TimeoutError, ConnectionError)
 _STATUS = re.compile(
     "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED"
 )
-_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # how tensorstore tells the number
+_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # as tensorstore writes the number
 
 
 def of_machine(error: BaseException, *, reading: bool = False) -> str | None:
-    """What kept this machine from it, in a line; None where it is the content of files.
+    """The machine's fault in a line; None if the content of files is at fault.
 
     Args:
-        error: Whatever was raised. What it was raised from counts, too: libraries wrap what the
-            system told them.
-        reading: Then a file that is not there is missing content, and a kind of error that nobody
-            knows is the machine's.
+        error: What was raised; its causes count too, as libraries wrap the system's errors.
+        reading: Then a missing file is missing content, and an unknown error is the machine's.
     """
     known, cause = False, error
     while cause is not None:
@@ -58,7 +55,7 @@ def of_machine(error: BaseException, *, reading: bool = False) -> str | None:
 
 
 def unreadable(folder: AnyPath) -> str | None:
-    """What keeps this machine from files that are there: libraries take such for missing."""
+    """Why this machine cannot read existing files, which libraries take for missing."""
     if not isinstance(folder, Path):
         return None
 
@@ -78,7 +75,7 @@ def unreadable(folder: AnyPath) -> str | None:
 
 
 def checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
-    """The CRC-32 of each array's bytes by its name, and of the position."""
+    """The CRC-32 of each array's bytes by name, and of the position."""
     parts = {
         name: np.ascontiguousarray(array).tobytes()
         for name, array in jax.device_get(dict(arrays)).items()
@@ -88,11 +85,11 @@ def checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> d
 
 
 def difference(saved: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """What is not as it was saved, in a line; "" if all is."""
+    """What differs from what was saved, in a line; "" if nothing does."""
     other = [name for name, checksum in found.items() if saved.get(name) != checksum]
     return f"{', '.join(other[:3])}: not what was saved" if other else ""
 
 
 def in_a_line(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing."""
+    """An error's message in a line, or its class if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The model that a run starts from: fresh, or with the weights of something that exists."""
+"""The model that a run starts from, with random or given weights."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
     """The model before the first step.
 
     Args:
-        config: What it is and where its weights come from. Those of a bare backbone (torchvision's)
-            fill the backbone, and stages that the model cuts off are left out; any others must fit
-            the model name by name.
-        seed: Of fresh weights.
+        config: The model and the source of its weights. Those of a bare backbone (torchvision's)
+            fill the backbone, without the stages that the model crops; all others must fit the
+            model name by name.
+        seed: Seed of random weights.
 
     Raises:
-        InputError: No such weights, or those of another model.
+        InputError: No such weights, or weights of another model.
     """
     architecture = config.architecture
     if config.init is None:
@@ -56,8 +56,7 @@ def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.n
         is_file, is_run = path.is_file(), (path / "checkpoints").is_dir()
         has_model = (path / "model").is_dir()
     if is_file:
-        # What the shapes in a file leave open is taken to be as wanted.
-        size = wanted.image_size
+        size = wanted.image_size  # the shapes in a file leave this open
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
         model = convert_checkpoint(path, image_size=size, pool_size=pool_size).model
     elif is_run:
@@ -70,7 +69,7 @@ def _read(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.n
 
 
 def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """The last checkpoint of a run that has not ended."""
+    """The last checkpoint of an unfinished run."""
     try:
         values = json.loads((workdir / "config.json").read_text())["model"]
     except (OSError, ValueError, KeyError, TypeError) as error:

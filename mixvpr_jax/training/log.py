@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard events and the progress bar."""
+"""metrics.jsonl, TensorBoard events, curves and the progress bar of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Entry = dict[str, Any]
 
 
 def read_log(path: AnyPath) -> list[Entry]:
-    """The entries of a metrics.jsonl; a last line cut short by a kill is left out.
+    """The entries of a metrics.jsonl, without a last line that a kill cut short.
 
     Raises:
         InputError: A line that is no entry.
@@ -47,17 +47,17 @@ def read_log(path: AnyPath) -> list[Entry]:
 
 
 class Log:
-    """Writes entries to metrics.jsonl and TensorBoard, and shows them beside a progress bar.
+    """Writes entries to metrics.jsonl and TensorBoard and shows a progress bar.
 
-    Of several processes the first does; the others only know what the entries are.
+    Only process 0 writes; the others just hold the entries.
     """
 
     def __init__(self, workdir: AnyPath, step: int, total_steps: int) -> None:
         """Opens a run's log at a step.
 
         Args:
-            workdir: The run's folder.
-            step: Where the run goes on: what an earlier process told of later steps is forgotten.
+            workdir: Run directory.
+            step: Where the run resumes; entries of later steps are dropped.
             total_steps: Steps of the whole run.
         """
         entries = read_log(workdir / "metrics.jsonl")
@@ -69,14 +69,13 @@ class Log:
             with atomic_write(path) as temporary:
                 temporary.write_text("".join(map(_line, self.entries)))
             self._file = path.open("a")
-            # max_queue=0: no bound. Once its thread died of a full disk, a full queue would block.
+            # max_queue=0 is no bound: after a full disk killed its thread, a bounded one blocks.
             self._board = SummaryWriter(str(path.parent), purge_step=step + 1, max_queue=0)
-        # disable=None: a bar on terminals alone.
-        hidden = None if is_main_process() else True
+        hidden = None if is_main_process() else True  # None: a bar on terminals only
         self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=hidden)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds an entry: on a disk, it is in the file when this returns; see also `keep`."""
+        """Adds an entry, on a disk at once, in an object store with the next `keep`."""
         entry = {"step": step, **values}
         self.entries.append(entry)
         if self._mirror is None or self._file is None or self._board is None:
@@ -88,11 +87,7 @@ class Log:
         self._mirror.copy_if_due()
 
     def keep(self) -> None:
-        """Makes sure that all entries are in the run's folder, wherever that is.
-
-        Raises:
-            OutOfReach: It is in an object store that cannot be reached.
-        """
+        """Makes sure that the workdir holds all entries; raises OutOfReach if its store is away."""
         if self._mirror is not None:
             self._mirror.copy()
 
@@ -102,7 +97,7 @@ class Log:
         self._bar.update()
 
     def describe(self, doing: str) -> None:
-        """Says before the bar what is being done."""
+        """Labels the bar."""
         self._bar.set_description(doing)
 
     def close(self) -> None:
@@ -122,7 +117,7 @@ def _line(entry: Entry) -> str:
 
 
 def measured_sets(workdir: AnyPath) -> set[str]:
-    """The sets that the run has measured before: all of their images could be read."""
+    """The sets that the run has measured, whose images could thus all be read."""
     entries = read_log(workdir / "metrics.jsonl")
     return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}
 
@@ -131,12 +126,7 @@ STYLES = {1: "-", 5: "--", 10: ":"}
 
 
 def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
-    """Draws the loss with the batch accuracy, and the recalls of each set, over the steps.
-
-    Args:
-        entries: Those of metrics.jsonl.
-        path: Where the PNG goes.
-    """
+    """Draws loss, batch accuracy and the recalls of each set over the steps, as a PNG."""
     recalls = sorted({name for entry in entries for name in entry if "/recall@" in name}, key=_rank)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, *right = figure.subplots(1, 2 if recalls else 1, squeeze=False)[0]
@@ -176,20 +166,19 @@ def _rank(name: str) -> tuple[str, int]:
     return dataset, int(k)
 
 
-SECONDS = 30.0  # between copies of what grows all the time
+SECONDS = 30.0  # between copies of a growing file
 
 
 class Mirror:
-    """A folder on a disk: the run's own, or one whose files are copied to the run's object store.
+    """A local folder: the run's own, or one that is copied to the run's object store.
 
-    An object cannot be added to. So what grows is copied whole, now and then.
+    Objects cannot be appended to, so growing files are copied whole now and then.
 
     Attributes:
         folder: Where to write.
     """
 
     def __init__(self, target: AnyPath) -> None:
-        """Takes the run's folder."""
         self._target = target
         own = isinstance(target, Path)
         self.folder = target if own else Path(tempfile.mkdtemp(prefix="mixvpr_jax."))
@@ -198,16 +187,12 @@ class Mirror:
         self._last = time.monotonic()
 
     def copy_if_due(self) -> None:
-        """Copies what is new, but not all the time."""
+        """Copies what is new, at most every `SECONDS`."""
         if time.monotonic() - self._last >= SECONDS:
             self.copy()
 
     def copy(self) -> None:
-        """Copies what is new: it is in the run's folder when this returns.
-
-        Raises:
-            OutOfReach: The store cannot be reached.
-        """
+        """Copies what is new to the run's folder; raises OutOfReach if the store is away."""
         if self.folder == self._target:
             return
         for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
@@ -221,7 +206,7 @@ class Mirror:
         self._last = time.monotonic()
 
     def close(self) -> None:
-        """Copies what is new, unless that failed before; removes what was only on the way."""
+        """Copies what is new, unless that failed before, and removes the temporary folder."""
         if self.folder == self._target:
             return
         try:

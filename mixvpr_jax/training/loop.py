@@ -1,8 +1,6 @@
-"""A training run, from a configuration and a folder to a model; the same call again resumes it.
+"""A training run, from a configuration to a model; the same call again resumes it.
 
-In the working folder config.json says what is trained, metrics.jsonl what was measured, and
-checkpoints/ holds where it stands. A checkpoint is saved before the validation of its epoch:
-whatever ends the process, the next one goes on with what was still to do.
+Each epoch saves its checkpoint before it validates, so a killed run resumes with the validation.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ from mixvpr_jax.training.step import TrainState, create_state, make_step
 from mixvpr_jax.training.validation import Selection, Validation, rename_former
 from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
-NUM_BEST = 3
+NUM_BEST = 3  # checkpoints kept besides the last
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +53,11 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-        step: How many steps were taken, those of earlier calls included.
-        total_steps: How many the run has.
-        model: The folder of the best model; None where the run was asked to stop before its end.
+        step: Steps taken, those of earlier calls included.
+        total_steps: Steps of the whole run.
+        model: Folder of the best model; None if the run was stopped before its end.
         metrics: What validation measured of that model.
-        metrics_before: What it measured before training, where that was wanted.
+        metrics_before: What it measured before training, if asked to.
     """
 
     step: int
@@ -72,51 +70,54 @@ class Outcome:
 def train(
     config: TrainConfig, workdir: str | os.PathLike[str], *, profiled: range = range(0)
 ) -> Outcome:
-    """Trains until the end, or until SIGTERM or Ctrl-C, from wherever the folder stands.
+    """Trains to the end, or until SIGTERM or Ctrl-C, from the workdir's last checkpoint.
 
-    Where several processes run, each calls this; the first one writes.
+    Every process of a run calls this; process 0 writes.
 
     Args:
-        config: What is trained.
-        workdir: Where, a path or gs:// address; all processes see the same folder.
-        profiled: Steps of which a trace is written into the folder.
+        config: What to train.
+        workdir: Run directory, a path or gs:// address, the same for all processes.
+        profiled: Steps to trace.
 
     Raises:
-        InputError: Wrong data, weights or folder, before anything is written; or a step whose loss,
-            gradient or parameters are not finite.
+        InputError: Wrong data, weights or workdir, before anything is written; or a step whose
+            loss, gradient or parameters are not finite.
     """
     folder = as_path(workdir)
     with ExitStack() as stack:
         with raise_on_all_processes():
             require_lock = stack.enter_context(locked_workdir(folder))
-        stop = stack.enter_context(StopRequest())  # from the start: compiling takes its time
+        stop = stack.enter_context(StopRequest())  # before compilation, which takes long
         with raise_on_all_processes():
             check_workdir(config, folder)
-            trainer = Trainer(config, folder)
+            setup = Setup(config, folder)
         with raise_on_all_processes():
             claim_workdir(config, folder)
-        trainer.open(stack, stop, require_lock)
-        trainer.profiler = stack.enter_context(closing(Profiler(folder, profiled)))
-        return trainer.run()
+        run = Run(setup, stack, stop, require_lock)
+        profiler = stack.enter_context(closing(Profiler(folder, profiled)))
+        try:
+            run.validate_if_due()
+            run.take_steps(profiler)
+            done = run.step == setup.total_steps
+        except _Stopped:
+            done = False
+        except OutOfReach:
+            run.checkpoints.abandon()
+            raise
+        run.checkpoints.finish()
+        if run.log.entries and is_main_process():
+            draw_curves(run.log.entries, folder / "curves.png")
+        return run.write_best_model() if done else Outcome(run.step, setup.total_steps)
 
 
 class _Stopped(Exception):
-    """A validation that was asked to stop."""
+    """A stop request reached a validation."""
 
 
-class Trainer:
-    """What a run is made of; see `train`."""
-
-    require_lock: Callable[[], None]
-    checkpoints: Checkpoints
-    log: Log
-    stop: StopRequest
-    profiler: Profiler
-    state: TrainState
-    step: int
+class Setup:
+    """All that a run reads and builds before it writes anything."""
 
     def __init__(self, config: TrainConfig, workdir: AnyPath) -> None:
-        """Reads and builds everything, and writes nothing."""
         self.config, self.workdir = config, workdir
         self.selection = Selection.of(config.validation)
         self.source = open_source(config.data)
@@ -151,43 +152,13 @@ class Trainer:
             grad_cache_chunks=config.grad_cache_chunks,
         )
 
-    def open(self, stack: ExitStack, stop: StopRequest, require_lock: Callable[[], None]) -> None:
-        """Opens checkpoints and log at the last checkpoint; the stack closes them."""
-        checkpoints = Checkpoints(self.workdir / "checkpoints", self.best_steps)
-        self.checkpoints = stack.enter_context(closing(checkpoints))
-        everywhere = NamedSharding(self.mesh, P())
-        self.state = jax.device_put(create_state(self.model, self.optimizer), everywhere)
-        self.step = 0
-        if (found := self.checkpoints.restore_last(self.state)) is not None:
-            self.step, self.state, position = found
-            if position != self._position(self.step):
-                raise InputError(
-                    f"{self.config.data.folder}: expected the images of the run so far, found "
-                    "others; choose another --workdir"
-                )
-        with raise_on_all_processes():
-            self.log = stack.enter_context(closing(Log(self.workdir, self.step, self.total_steps)))
-        rename_former(self.log.entries, self.config.validation)
-        self.stop, self.require_lock = stop, require_lock
-
-    def run(self) -> Outcome:
-        """Takes the steps that are left."""
-        try:
-            self._validate_if_due()
-            self._take_steps()
-            done = self.step == self.total_steps
-        except _Stopped:
-            done = False
-        except OutOfReach:
-            self.checkpoints.abandon()
-            raise
-        self.checkpoints.finish()
-        if self.log.entries and is_main_process():
-            draw_curves(self.log.entries, self.workdir / "curves.png")
-        return self._finish() if done else Outcome(self.step, self.total_steps)
+    def first_state(self) -> TrainState:
+        """The state before the first step, replicated on all devices."""
+        state = create_state(self.model, self.optimizer)
+        return jax.device_put(state, NamedSharding(self.mesh, P()))
 
     def batches(self, start: int = 0) -> Generator[Batch]:
-        """This process's share of the steps from `start` on, padded to fit the devices."""
+        """This process's share of each batch from `start` on, padded to divide over the devices."""
         data, parts = self.config.data, self.mesh.size * self.config.grad_cache_chunks
         batches = Batches(
             self.source,
@@ -203,55 +174,86 @@ class Trainer:
         return read_batches(batches, start, num_workers=data.num_workers, prefetch=data.prefetch)
 
     def learning_rates(self) -> np.ndarray:
-        """The learning rate of every step."""
+        """[total_steps] the learning rate of each step."""
         schedule = learning_rate_schedule(self.config.optimizer, self.steps_per_epoch)
         return np.asarray(jax.vmap(schedule)(jnp.arange(self.total_steps)))
 
-    def best_steps(self) -> list[int]:
-        """Of the checkpoints that are there the best, the best first."""
-        there = set(self.checkpoints.steps)
-        ranked = self.selection.ranked(self.log.entries)
-        return [step for step in ranked if step in there][:NUM_BEST]
+    def position(self, step: int) -> dict[str, Any]:
+        """Where in the data a step begins, and a checksum of the image names."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        return {"epoch": epoch, "batch": batch, "images": self._checksum}
 
-    def _take_steps(self) -> None:
-        monitor = Monitor(self.log, self.learning_rates(), self.config.log_every_steps)
-        augmentation, saved = self.config.data.augmentation, self.step
-        model = self.model.config
-        place = make_input(augmentation, model.image_size, self.mesh, model.interpolation)
-        with closing(self.batches(self.step)) as batches:
+    @cached_property
+    def _checksum(self) -> str:
+        return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
+
+
+class Run:
+    """The state of a run as it trains, with its checkpoints and log."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        stack: ExitStack,
+        stop: StopRequest,
+        require_lock: Callable[[], None],
+    ) -> None:
+        """Restores the last checkpoint and opens the log; `stack` closes both."""
+        self.setup, self.stop, self.require_lock = setup, stop, require_lock
+        checkpoints = Checkpoints(setup.workdir / "checkpoints", self._best_steps)
+        self.checkpoints = stack.enter_context(closing(checkpoints))
+        self.step, self.state = 0, setup.first_state()
+        if (found := self.checkpoints.restore_last(self.state)) is not None:
+            self.step, self.state, position = found
+            if position != setup.position(self.step):
+                raise InputError(
+                    f"{setup.config.data.folder}: expected the images of the run so far, found "
+                    "others; choose another --workdir"
+                )
+        with raise_on_all_processes():
+            log = Log(setup.workdir, self.step, setup.total_steps)
+            self.log = stack.enter_context(closing(log))
+        rename_former(self.log.entries, setup.config.validation)
+
+    def take_steps(self, profiler: Profiler) -> None:
+        """Trains to the last step or a stop request; saves, and validates after each epoch."""
+        setup, config, model = self.setup, self.setup.config, self.setup.model.config
+        monitor = Monitor(self.log, setup.learning_rates(), config.log_every_steps)
+        place = make_input(
+            config.data.augmentation, model.image_size, setup.mesh, model.interpolation
+        )
+        saved = self.step
+        with closing(setup.batches(self.step)) as batches:
             for batch in batches:
                 if self.stop.after(self.step):
                     break
-                self.profiler.before(self.step + 1)
-                self.state, metrics = self.take_step(self.state, *place(batch))
+                profiler.before(self.step + 1)
+                self.state, metrics = setup.take_step(self.state, *place(batch))
                 self.step += 1
-                self.profiler.after(self.step, metrics)
+                profiler.after(self.step, metrics)
                 monitor.add(self.step, metrics)
-                if self._is_time_to_save():
+                every = setup.steps_per_epoch, config.checkpoint_every_steps
+                if any(self.step % steps == 0 for steps in every):
                     saved = self._save(monitor)
-                    self._validate_if_due()
+                    self.validate_if_due()
                     monitor.restart_clock()
         if self.step > saved:
             self._save(monitor)
 
-    def _is_time_to_save(self) -> bool:
-        every = self.config.checkpoint_every_steps
-        return self.step % self.steps_per_epoch == 0 or self.step % every == 0
-
     def _save(self, monitor: Monitor) -> int:
-        """Saves the state, which is known to be finite once the monitor has read all metrics."""
+        """Saves the state, which is finite if the monitor accepts all metrics."""
         self.require_lock()
         monitor.drain()
         self.log.keep()
-        self.checkpoints.save(self.step, self.state, self._position(self.step))
+        self.checkpoints.save(self.step, self.state, self.setup.position(self.step))
         return self.step
 
-    def _validate_if_due(self) -> None:
-        """Validates after each epoch, where wanted also before the first, but no state twice."""
-        due = self.step > 0 or self.config.validation.before_training
-        if not due or self.step % self.steps_per_epoch or not self.validation.sets:
-            return
-        if self.validation.metrics <= self._validated(self.step).keys():
+    def validate_if_due(self) -> None:
+        """Validates at the end of an epoch, if asked to also before the first; no state twice."""
+        config, validation = self.setup.config, self.setup.validation
+        epoch, batch = divmod(self.step, self.setup.steps_per_epoch)
+        due = self.step > 0 or config.validation.before_training
+        if not due or batch or validation.metrics <= self._validated(self.step).keys():
             return
 
         def check_stop(_: int) -> None:
@@ -259,33 +261,33 @@ class Trainer:
                 raise _Stopped
 
         self.log.describe("validating")
-        metrics = self.validation(self.state, check_stop)
-        self.log.write(self.step, self.selection.entry(metrics))
+        metrics = validation(self.state, check_stop)
+        self.log.write(self.step, self.setup.selection.entry(metrics))
         self.log.keep()
         self.log.describe("training")
-        epoch = self.step // self.steps_per_epoch
         shown = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
-        logger.info("epoch %d of %d: %s", epoch, self.config.epochs, shown)
+        logger.info("epoch %d of %d: %s", epoch, config.epochs, shown)
 
-    def _finish(self) -> Outcome:
-        """Writes the best model."""
+    def write_best_model(self) -> Outcome:
+        """Writes the best model to `model/`."""
         best, state = self._best()
+        setup, folder = self.setup, self.setup.workdir / "model"
         with raise_on_all_processes():
             if is_main_process():
-                params, statistics = jax.device_get((state.params, state.statistics))
-                nnx.update(self.model, params, statistics)
-                save_pretrained(self.model, self.workdir / "model")
-        model, found = self.workdir / "model", self._validated
-        return Outcome(self.step, self.total_steps, model, found(best), found(0))
+                nnx.update(setup.model, *jax.device_get((state.params, state.statistics)))
+                save_pretrained(setup.model, folder)
+        metrics, before = self._validated(best), self._validated(0)
+        return Outcome(self.step, setup.total_steps, folder, metrics, before)
 
     def _best(self) -> tuple[int, TrainState]:
-        """The best step and its state; the last one's, where no checkpoint of a better is whole."""
-        best, ranked = self.best_steps(), self.selection.ranked(self.log.entries)
+        """The best step with a whole checkpoint, and its state; else the last step."""
+        selection, best = self.setup.selection, self._best_steps()
+        ranked = selection.ranked(self.log.entries)
         if ranked and ranked[0] not in best:
             logger.warning(
                 "note: the checkpoint of step %d, the best by %s, is no longer there: taking "
                 "another one",
-                *(ranked[0], self.selection.metric),
+                *(ranked[0], selection.metric),
             )
         for step in best:
             if step == self.step:
@@ -296,16 +298,12 @@ class Trainer:
                 logger.warning("%s: taking another one", error)
         return self.step, self.state
 
+    def _best_steps(self) -> list[int]:
+        """The best steps that have a checkpoint, best first."""
+        there = set(self.checkpoints.steps)
+        ranked = self.setup.selection.ranked(self.log.entries)
+        return [step for step in ranked if step in there][:NUM_BEST]
+
     def _validated(self, step: int) -> dict[str, float]:
         """What validation measured after a step."""
-        return self.selection.measured(self.log.entries, step)
-
-    def _position(self, step: int) -> dict[str, Any]:
-        """Where in the data a step begins, and a checksum of what the data are."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        return {"epoch": epoch, "batch": batch, "images": self._checksum}
-
-    @cached_property
-    def _checksum(self) -> str:
-        """Of the names of all images, in order."""
-        return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
+        return self.setup.selection.measured(self.log.entries, step)

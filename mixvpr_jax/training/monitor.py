@@ -1,4 +1,4 @@
-"""Reads what steps report without stalling the device, logs it, and stops a run that diverges."""
+"""Logs the metrics of steps without stalling the device, and stops a run that diverges."""
 
 from __future__ import annotations
 
@@ -18,16 +18,10 @@ from mixvpr_jax.training.step import Metrics
 
 
 class Monitor:
-    """Looks at each step's metrics once the next step has been started."""
+    """Reads each step's metrics once the next step has started."""
 
     def __init__(self, log: Log, rates: np.ndarray, log_every_steps: int) -> None:
-        """Starts the clock.
-
-        Args:
-            log: Where entries go.
-            rates: The learning rate of each step.
-            log_every_steps: How often an entry is written.
-        """
+        """Starts the clock; `rates` [total_steps] holds the learning rate of each step."""
         self._log = log
         self._rates = rates
         self._log_every_steps = log_every_steps
@@ -35,23 +29,21 @@ class Monitor:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves out of the speed whatever was done since the last step."""
+        """Restarts the measurement of images per second."""
         self._images, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step that was started, and reads those of the one before.
-
-        Its `images` count for the speed: those of all processes, padding left out.
+        """Queues the metrics of a step that has started, and reads those of the step before.
 
         Raises:
-            InputError: That one's loss, gradient or parameters were not finite.
+            InputError: The loss, gradient or parameters of that step were not finite.
         """
         self._waiting.append((step, metrics))
         if len(self._waiting) > 1:
             self._read()
 
     def drain(self) -> None:
-        """Reads all that is waiting."""
+        """Reads all queued metrics."""
         while self._waiting:
             self._read()
 
@@ -106,23 +98,23 @@ class Profiler:
     """Traces steps; each process writes what its own devices and threads did."""
 
     def __init__(self, folder: AnyPath, steps: range) -> None:
-        """Takes the folder, which gets plugins/profile/…, and the steps, none in an empty range."""
+        """Traces `steps`, perhaps none, into plugins/profile/… of `folder`."""
         self._folder, self._steps, self._mirror = folder, steps, None
 
     def before(self, step: int) -> None:
-        """Starts the trace, if it begins with this step."""
+        """Starts the trace if this is its first step."""
         if step in self._steps and self._mirror is None:
             self._mirror = Mirror(self._folder)
             jax.profiler.start_trace(self._mirror.folder)
 
     def after(self, step: int, result: Any) -> None:
-        """Ends the trace, if this step was the last of it, once its result is there."""
+        """Ends the trace after its last step, once the step's result is there."""
         if self._mirror is not None and step + 1 not in self._steps:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """Ends the trace, if it is still on."""
+        """Ends a trace that is still on."""
         if self._mirror is not None:
             jax.profiler.stop_trace()
             self._mirror.close()

@@ -1,4 +1,4 @@
-"""The official optimizers and their learning rate, on optax: PyTorch's updates to rounding."""
+"""The official optimizers and learning rate schedule on optax: PyTorch's updates to rounding."""
 
 from __future__ import annotations
 
@@ -14,16 +14,10 @@ NEVER = 2**31 - 1  # the last step that an int32 counts
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of each step, from 0.
+    """The learning rate of each step, counted from 0.
 
-    Over `warmup_steps` it rises to its full height, whatever milestones pass meanwhile; from then
-    on it is multiplied by `factor` at the start of each epoch in `milestones`. That is what the
-    official loop does: its warm-up sets the rate at every step, and so overwrites what PyTorch's
-    MultiStepLR made of it before (main.py of amaralibey/MixVPR).
-
-    Args:
-        config: The optimizer's settings.
-        steps_per_epoch: Steps of an epoch, its last short batch included.
+    Milestones during warm-up have no effect: the official loop sets the rate at every step of
+    warm-up, which overwrites what PyTorch's MultiStepLR did (main.py of amaralibey/MixVPR).
     """
     falls = [epoch * steps_per_epoch for epoch in config.milestones]
     falls = [min(step, NEVER) for step in falls if step >= config.warmup_steps]
@@ -42,12 +36,7 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with coupled weight decay, or AdamW; frozen parameters get neither update nor decay.
 
-    Weight decay falls on every trained parameter, biases and norms included, as in the official
-    training: with SGD it is added to the gradient before momentum, with AdamW it is decoupled.
-
-    Args:
-        config: The optimizer's settings.
-        steps_per_epoch: Steps of an epoch, for the schedule.
+    As in the official training, biases and norms decay too.
     """
     schedule = learning_rate_schedule(config, steps_per_epoch)
     if config.name == "sgd":
@@ -64,12 +53,11 @@ def make_optimizer(
 
 
 def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
-    """Says "trained" or "frozen" for each leaf of a tree of parameters named as the model's.
+    """Labels each leaf "trained" or "frozen", of parameters below `backbone` and `aggregator`.
 
     Args:
-        params: Parameters below `backbone` and `aggregator`.
-        layers_to_freeze: The backbone's last frozen stage, with all before it; 0 is the
-            stem alone, None freezes nothing (models/backbones/resnet.py of amaralibey/MixVPR).
+        params: A tree named as the model's parameters.
+        layers_to_freeze: See `OptimizerConfig`.
     """
     stages = [] if layers_to_freeze is None else range(1, layers_to_freeze + 1)
     frozen = {"conv1", "bn1", *(f"layer{stage}" for stage in stages)}

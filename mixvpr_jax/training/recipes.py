@@ -1,4 +1,4 @@
-"""Recipes: files that each hold one training configuration, `config`, and tell of it on top."""
+"""Recipes: files that each hold a training configuration, `config`, described in the docstring."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     """A recipe and its description.
 
     Args:
-        name: A file of the folder, without .py; or the path of a file, which ends in .py.
-        folder: Where recipes are kept.
+        name: A file of the folder, without .py; or the path of a .py file.
+        folder: The folder of recipes.
 
     Raises:
-        InputError: No such recipe, with the closest ones; or a file that holds none.
+        InputError: No such recipe, or a file without one.
     """
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     known = list_recipes(folder)

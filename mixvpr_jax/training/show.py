@@ -1,4 +1,4 @@
-"""Shows what a training run will see.
+"""Draws what a training run sees.
 
 python -m mixvpr_jax.training.show --config NAME --output FOLDER
 """
@@ -38,18 +38,18 @@ logger = logging.getLogger(__name__)
 
 
 def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
-    """Draws a step's batch as training sees it, and what the data set holds.
+    """Draws a step's batch as training sees it, and statistics of the data set.
 
     Args:
         config: The run.
-        output: A folder for `contact_sheet.jpg`, `statistics.png` and `statistics.json`.
-        step: Which batch, counted from the first of all.
+        output: Folder of `contact_sheet.jpg`, `statistics.png` and `statistics.json`.
+        step: Step of the run, from 0.
 
     Returns:
-        What is in statistics.json.
+        The content of statistics.json.
 
     Raises:
-        InputError: Wrong data, or a step that the run does not have.
+        InputError: Wrong data, or no such step.
     """
     source = open_source(config.data)
     sampler = Sampler(source.places, config.data, config.seed)
@@ -75,7 +75,7 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
 
 
 def statistics(places: Places) -> dict[str, Any]:
-    """Places and images, in all and by city, and how many places have how many images."""
+    """Numbers of places and images, in all and by city, and a histogram of images per place."""
     cities = {}
     for index, name in enumerate(places.cities):
         counts = places.counts[places.city == index]
@@ -91,13 +91,7 @@ def statistics(places: Places) -> dict[str, Any]:
 
 
 def contact_sheet(images: np.ndarray, sampler: Sampler, step: int) -> Image.Image:
-    """A batch, place by place.
-
-    Args:
-        images: [b, h, w, 3] uint8, as the step is given them.
-        sampler: Says whose they are.
-        step: Which step.
-    """
+    """A step's images [b, h, w, 3] uint8, place by place."""
     places, count = sampler.places, sampler.config.images_per_place
     _, labels = sampler.batch(step)
     height, width = images.shape[1:3]
@@ -120,7 +114,7 @@ def contact_sheet(images: np.ndarray, sampler: Sampler, step: int) -> Image.Imag
 
 
 def draw_statistics(found: dict[str, Any], path: Path) -> None:
-    """Places by city, and places by their number of images."""
+    """Draws places by city, and places by number of images."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     cities, counts = figure.subplots(1, 2, width_ratios=(3, 2))
     names = list(found["cities"])
@@ -139,17 +133,17 @@ def draw_statistics(found: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    """Shows what the command line says, and tells where."""
+    """Draws as the command line says and prints where."""
     recipe = _recipe(sys.argv[1:])
 
     def command(config: str, output: Path, step: int = 0, data: DataConfig = recipe.data) -> None:
-        """Draws a batch as training sees it, place by place, and what the data set holds.
+        """Draws a batch as training sees it, place by place, and statistics of the data set.
 
         Args:
-            config: A recipe: a file of configs/ without .py.
-            output: A folder for contact_sheet.jpg, statistics.png and statistics.json.
-            step: Which batch of the run.
-            data: What the recipe reads.
+            config: Recipe: a file of configs/ without .py.
+            output: Folder of contact_sheet.jpg, statistics.png and statistics.json.
+            step: Step of the run, from 0.
+            data: Training images.
         """
         del config
         found = show(replace(recipe, data=data), output, step)
@@ -162,7 +156,7 @@ def main() -> None:
 
 
 def _recipe(arguments: list[str]) -> TrainConfig:
-    """The recipe that a command line names; its other options change it."""
+    """The recipe that a command line names, whose values are the defaults of its other options."""
     words = " ".join(arguments).replace("--config=", "--config ").split()
     if "--config" not in words[:-1]:
         return TrainConfig()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request, not an accident."""
+"""SIGTERM and Ctrl-C as a request to stop."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mixvpr_jax.errors import TWICE_SECONDS
 
 
 class StopRequest:
-    """While entered, SIGTERM and Ctrl-C only ask to stop; a second one acts as ever.
+    """While entered, SIGTERM and Ctrl-C only request a stop; a second one acts as usual.
 
-    Of several processes one is asked, and all stop after the same step: JAX notes SIGTERM then
-    (its preemption sync point), and Ctrl-C is passed on to it.
+    If one of several processes is asked, all stop after the same step: JAX's preemption sync point
+    handles SIGTERM then, and Ctrl-C is passed on as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
-        self._together = jax.process_count() > 1
+        self._distributed = jax.process_count() > 1
         self._noted_at: float | None = None
 
     def __enter__(self) -> StopRequest:
-        noted = (signal.SIGINT,) if self._together else (signal.SIGTERM, signal.SIGINT)
+        noted = (signal.SIGINT,) if self._distributed else (signal.SIGTERM, signal.SIGINT)
         for number in noted:
             self._before[number] = signal.signal(number, self._note)
         return self
@@ -37,8 +37,8 @@ class StopRequest:
         self._restore()
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked by every process at every step."""
-        if self._together:
+        """Whether to stop after this step; every process must ask at every step."""
+        if self._distributed:
             self.requested |= multihost_utils.reached_preemption_sync_point(step)
         return self.requested
 
@@ -46,7 +46,7 @@ class StopRequest:
         del frame
         if self._noted_at is None:
             self._noted_at = time.monotonic()
-            if self._together:
+            if self._distributed:
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 self.requested = True

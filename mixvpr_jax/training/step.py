@@ -1,10 +1,10 @@
 """One training step: a pure function of state and batch, one program on every device.
 
-Each device describes its share of the images; descriptors and labels are gathered, so that mining
-and loss see the whole batch, of which each device computes the rows of its own anchors. BatchNorm's
-statistics are those of the whole batch. Each device differentiates its share of the loss by its own
-copy of the parameters, and these gradients are summed: so the program is right under
-`jax.shard_map`, whose types know what is the same everywhere, and under `jax.pmap`, which does not.
+Each device describes its share of the images. Descriptors and labels are all-gathered, so mining
+and loss see the global batch, and each device computes the rows of its own anchors. Each device
+differentiates its share of the loss by its own copy of the parameters, and the gradients are
+summed: this is right under `jax.shard_map`, which tracks what is replicated, and under `jax.pmap`,
+which does not.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class TrainState:
 
     Attributes:
         params: The model's parameters.
-        statistics: BatchNorm's running statistics.
+        statistics: The model's batch_stats; checkpoints on disk hold them by this name.
         optimizer: The optimizer's state.
-        step: How many steps were taken.
+        step: Steps taken.
     """
 
     params: Any
@@ -51,7 +51,7 @@ class TrainState:
 
 
 def create_state(model: VPRModel, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. It shares the model's arrays; a step consumes them."""
+    """The state before the first step. It shares the model's arrays, which a step donates."""
     params, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
     return TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -67,18 +67,18 @@ def make_step(
     """The compiled step over a mesh: (state, images, labels) → (state, metrics).
 
     Args:
-        model: What is trained; its weights are in the state, not here.
-        optimizer: Of `make_optimizer`.
+        model: Model to train; its weights come with the state.
+        optimizer: From `make_optimizer`.
         loss: One of `mixvpr_jax.losses`.
         miner: One of `mixvpr_jax.losses.mining`, or None for every pair.
-        mesh: Of `data_mesh`; the batch is divided evenly over it.
+        mesh: From `data_mesh`; the batch is divided evenly over it.
         options: Those of `make_device_step`.
 
     Returns:
-        A function of the state, which is donated, of images [b, h, w, 3], normalised or uint8, and
-        labels [b]; a negative label marks padding, which changes neither loss nor gradient nor
-        statistics. Its metrics are `loss`, `batch_accuracy`, `images` (how many were real),
-        `gradient_norm` and `parameter_norm` (L2, the latter after the step).
+        A function of the state, which is donated, images [b, h, w, 3], normalised or uint8, and
+        labels [b]; a negative label marks padding, which affects nothing. Its metrics are `loss`,
+        `batch_accuracy`, `images` (without padding), `gradient_norm` and `parameter_norm` (L2, the
+        latter after the step).
     """
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
@@ -100,21 +100,20 @@ def make_device_step(
     layers_to_freeze: int | None = None,
     grad_cache_chunks: int = 1,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
-    """The step as each device runs it, on its own images, inside the axis `data`.
+    """The step as each device runs it on its own images, inside the axis `data`.
 
     Args:
         model: See `make_step`.
         optimizer: See `make_step`.
         loss: See `make_step`.
         miner: See `make_step`.
-        freeze_batch_stats: Normalise by the running statistics and hold them still.
-        batch_stats_per_device: Normalise by the statistics of the device's own images; the running
-            ones are averaged over devices.
-        layers_to_freeze: The optimizer's: what it does not move is not differentiated either.
-        grad_cache_chunks: Chunks that a device divides its images into, to save memory (gradient
-            caching, Gao et al., 2021): all are described without gradient for one loss, then each
-            chunk is described again for its gradient. The gradient is the same, except that
-            BatchNorm normalises by the statistics of a chunk.
+        freeze_batch_stats: Normalise by batch_stats and leave them unchanged.
+        batch_stats_per_device: Normalise by the device's own images; batch_stats are averaged over
+            devices.
+        layers_to_freeze: The optimizer's; frozen parameters are not differentiated.
+        grad_cache_chunks: Chunks of a device's images for gradient caching (Gao et al., 2021): all
+            are described without gradient for one loss, then each chunk again for its gradient.
+            The gradient is the same, except that BatchNorm normalises by chunk.
     """
     axis_name = None if batch_stats_per_device else AXIS
     training = nnx.view(model, use_running_average=freeze_batch_stats, axis_name=axis_name)
@@ -152,7 +151,7 @@ def _describe(
     images: Num[Array, "b h w 3"],
     labels: Int[Array, " b"],
 ) -> tuple[Float[Array, "b d"], Any]:
-    """Descriptors of a device's own images, and the running statistics after them."""
+    """Descriptors of a device's own images, and the batch_stats after them."""
     if images.dtype == jnp.uint8:
         images = _normalized(images)
     groups = parameter_groups(params, layers_to_freeze)
@@ -164,7 +163,7 @@ def _describe(
 
 
 def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """What `mixvpr_jax.preprocess.normalize` computes, on the device: bytes travel, not floats."""
+    """`preprocess.normalize` on the device, so that bytes travel, not floats."""
     mean, std = (jnp.asarray(value)[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
@@ -172,7 +171,7 @@ def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 def _objective(
     loss: Loss, miner: Miner | None, descriptors: Float[Array, "b d"], labels: Int[Array, " b"]
 ) -> tuple[Array, Metrics]:
-    """A device's share of the loss, and metrics of the whole batch, from its own descriptors."""
+    """A device's share of the loss, and metrics of the global batch, from its own descriptors."""
     everything = lax.all_gather(descriptors, AXIS, tiled=True)
     all_labels = lax.all_gather(labels, AXIS, tiled=True)
     rows = lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels), dtype=jnp.int32)
@@ -187,7 +186,7 @@ def _objective(
 
 
 def _sum_of_trained(gradient: Any, layers_to_freeze: int | None) -> Any:
-    """The gradient of all devices together; of what is frozen it is zero, and is not sent."""
+    """The gradient summed over devices; zero, and not sent, where frozen."""
 
     def add(group: str, leaf: Array) -> Array:
         return lax.psum(leaf, AXIS) if group == "trained" else jnp.zeros(leaf.shape, leaf.dtype)
@@ -196,7 +195,7 @@ def _sum_of_trained(gradient: Any, layers_to_freeze: int | None) -> Any:
 
 
 def _over_devices(statistics: Any, labels: Int[Array, " b"]) -> Any:
-    """Running statistics, averaged over those devices that have any images."""
+    """batch_stats averaged over the devices that have any images."""
     weight = (labels >= 0).any()
     count = lax.psum(weight.astype(jnp.int32), AXIS)
 
@@ -214,7 +213,7 @@ def _gradient(
     images: Array,
     labels: Array,
 ) -> tuple[Any, Any, Metrics]:
-    """Gradient of the device's share, running statistics and metrics."""
+    """Gradient of the device's share of the loss, batch_stats and metrics."""
 
     def whole(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
         descriptors, moved = describe(params, statistics, images, labels)
@@ -234,7 +233,7 @@ def _cached_gradient(
     images: Array,
     labels: Array,
 ) -> tuple[Any, Any, Metrics]:
-    """The same, a chunk of the images at a time."""
+    """`_gradient`, one chunk of the images at a time."""
     parts = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in (images, labels))
     cached = lax.map(lambda part: describe(params, statistics, *part)[0], parts)
     objective_of = jax.grad(objective, has_aux=True)

@@ -1,4 +1,4 @@
-"""Recall of a model in training, on benchmarks and labelled folders."""
+"""Recall of a model in training on benchmarks and labelled folders."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.checks import closest, nearest
-from mixvpr_jax.datasets import (
-    BENCHMARKS,
-    read_benchmark,
-    read_folder_pair,
-    unlike_benchmarks,
-)
+from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair, unlike_benchmarks
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.errors import InputError
@@ -42,16 +37,15 @@ logger = logging.getLogger(__name__)
 
 
 class Validation:
-    """Measures recall on the sets of a configuration; compiled once for all epochs."""
+    """Measures recall on the sets of a configuration; compiles once for all epochs."""
 
     def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh | None = None) -> None:
         """Lists the images of all sets.
 
         Args:
-            config: Which sets, and how.
-            model: What is measured; its weights come with each call.
-            mesh: The devices of this process that describe its share of the images, by default
-                all.
+            config: The sets and settings.
+            model: The model; its weights come with each call.
+            mesh: Devices of this process to describe with, by default all.
 
         Raises:
             InputError: A set that is missing, empty or without ground truth.
@@ -76,17 +70,17 @@ class Validation:
         """Recall of a state: `<set>/recall@<k>` → percent.
 
         Args:
-            state: Whose weights are measured.
-            on_progress: Told the number of images done, after each batch.
+            state: Holds the weights.
+            on_progress: Called after each batch with the number of images done.
         """
         weights = state.params, state.statistics
-        if jax.process_count() > 1:  # those of this process, whose images are its own
+        if jax.process_count() > 1:  # each process describes images of its own
             own = jax.tree.map(lambda array: array.addressable_data(0), weights)
             weights = jax.device_put(own, self._weights)
 
         def encode(images: np.ndarray) -> jax.Array:
             full = np.zeros((self.batch_size, *images.shape[1:]), images.dtype)
-            full[: len(images)] = images  # a small set gives small batches; devices share evenly
+            full[: len(images)] = images  # a small set's batch must divide over the devices too
             placed = jax.device_put(full, self._images)
             return self._encode(*weights, placed)
 
@@ -94,19 +88,17 @@ class Validation:
 
     @property
     def metrics(self) -> set[str]:
-        """The names of what is measured."""
+        """The names of the metrics."""
         return {f"{name}/recall@{k}" for name in self.sets for k in RECALL_VALUES}
 
     def require_readable(self, *, besides: Container[str] = ()) -> None:
-        """Decodes every image once: a broken one is told before the first step, not after an epoch.
-
-        Several processes share the images.
+        """Decodes every image once, each process its share, to report broken ones before step 1.
 
         Args:
-            besides: Sets that need not be looked at.
+            besides: Sets to skip.
 
         Raises:
-            InputError: Images that cannot be read; all of them are in `details`.
+            InputError: Images that cannot be read; `details` lists all.
         """
         for name, data in self.sets.items():
             if name in besides:
@@ -123,7 +115,7 @@ class Validation:
     def recalls(
         self, encode: Encoder, on_progress: Callable[[int], object] = lambda images: None
     ) -> dict[str, float]:
-        """Recall of whatever encodes normalised images [b, h, w, 3] as descriptors [b, d]."""
+        """Recall of an encoder of normalised images [b, h, w, 3] as descriptors [b, d]."""
         metrics = {}
         for name in self.sets:
             for k, percent in self._recall(encode, name, on_progress).items():
@@ -152,7 +144,7 @@ class Validation:
 
 
 def set_names(config: ValidationConfig) -> tuple[str, ...]:
-    """What the sets are called in metrics: a folder never as a benchmark is."""
+    """The names of the sets in metrics; no folder is named like a benchmark."""
     return tuple(
         name if str(path) in BENCHMARKS else unlike_benchmarks(name)
         for name, path in zip(config.names, config.sets, strict=True)
@@ -160,18 +152,18 @@ def set_names(config: ValidationConfig) -> tuple[str, ...]:
 
 
 def metrics_of(config: ValidationConfig) -> list[str]:
-    """What is measured of the sets, by name."""
+    """The names of the metrics that a validation gives."""
     return [f"{name}/recall@{k}" for name in set_names(config) for k in RECALL_VALUES]
 
 
 def former_metrics(config: ValidationConfig) -> dict[str, str]:
-    """Metrics by the names that earlier versions gave them → what they are called now."""
+    """Names that earlier versions gave to metrics → present names."""
     former = [f"{name}/recall@{k}" for name in config.names for k in RECALL_VALUES]
     return {a: b for a, b in zip(former, metrics_of(config), strict=True) if a != b}
 
 
 def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
-    """Calls what earlier versions measured as it is called now, in a log's entries."""
+    """Renames metrics of earlier versions in a log's entries."""
     renamed = former_metrics(config)
     for entry in entries:
         for former in renamed.keys() & entry.keys():
@@ -179,11 +171,11 @@ def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
 
 
 def _why_unreadable(image: AnyPath) -> str:
-    """The line that says why, "" for an image that can be read."""
+    """The error line; "" for an image that can be read."""
     try:
         load_image(image)
     except OutOfReach:
-        raise  # as would those of all others, each after half a minute
+        raise  # all others would fail too, each after half a minute
     except InputError as error:
         return str(error)
     return ""
@@ -215,16 +207,16 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     return data
 
 
-RADIUS_M = ValidationConfig.positive_radius_m  # unless an entry says another
+RADIUS_M = ValidationConfig.positive_radius_m  # of entries that name no other
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is compared, and over which entries of the log: those measured by the same radius.
+    """Ranks steps by a metric, among the log entries measured with the same radius.
 
     Attributes:
-        metric: The metric that says which is best; None without validation.
-        radius_m: How near a positive is in folders, in metres.
+        metric: The metric; None without validation.
+        radius_m: Largest distance of a positive in folders, in metres.
     """
 
     metric: str | None
@@ -232,11 +224,7 @@ class Selection:
 
     @classmethod
     def of(cls, config: ValidationConfig) -> Selection:
-        """As a configuration says.
-
-        Raises:
-            InputError: A metric that no validation set gives.
-        """
+        """The selection of a configuration; raises InputError for an unknown metric."""
         known = metrics_of(config)
         wanted = former_metrics(config).get(str(config.select_by), config.select_by)
         if wanted is not None and wanted not in known:
@@ -245,20 +233,20 @@ class Selection:
         return cls(wanted or next(iter(known), None), config.positive_radius_m)
 
     def ranked(self, entries: Iterable[Entry]) -> list[int]:
-        """The steps that were validated, the best first; of equal ones the later."""
+        """The validated steps, best first, and the later first among equals."""
         values = values_of(self._own(entries), self.metric) if self.metric else {}
         trained = [step for step in values if step > 0]
         return sorted(trained, key=lambda step: (values[step], step), reverse=True)
 
     def measured(self, entries: Iterable[Entry], step: int) -> dict[str, float]:
-        """What validation measured after a step."""
+        """The metrics of a step's validation."""
         own = [entry for entry in self._own(entries) if entry["step"] == step]
         return {name: entry[name] for entry in own for name in entry if "/" in name}
 
     def entry(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """What the log keeps of a validation."""
-        usual = self.radius_m == RADIUS_M
-        return {**metrics, **({} if usual else {"positive_radius_m": self.radius_m})}
+        """A validation's log entry, with the radius if it is not the default."""
+        radius = {} if self.radius_m == RADIUS_M else {"positive_radius_m": self.radius_m}
+        return {**metrics, **radius}
 
     def _own(self, entries: Iterable[Entry]) -> list[Entry]:
         return [e for e in entries if e.get("positive_radius_m", RADIUS_M) == self.radius_m]

@@ -1,4 +1,4 @@
-"""The working folder of a run: one configuration to a folder."""
+"""The workdir of a run: one configuration, one run at a time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from mixvpr_jax.storage import (
 )
 from mixvpr_jax.training.config import RENAMED, TrainConfig, ValidationConfig, differences
 
-# What changes no step that was taken: how fast batches come and where from (of what is in them
-# checkpoints hold a checksum), what is measured, how often something is written, when to end.
+# Fields that change no step already taken. Checkpoints hold a checksum of what lies in data.root.
 _OF_DATA = ("root", "num_workers", "prefetch", "max_unreadable", "timeout_seconds")
 MAY_CHANGE = {
     *(f"data.{name}" for name in _OF_DATA),
@@ -33,7 +32,7 @@ MAY_CHANGE = {
 
 
 def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
-    """Raises InputError where a folder cannot be that of this run; the line lists differences."""
+    """Raises InputError if a workdir cannot be that of this run; the line lists differences."""
     path, checkpoints = workdir / "config.json", workdir / "checkpoints"
     with reaching(workdir):
         _require_folder(workdir, "the run")
@@ -48,7 +47,7 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 
 def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
-    """Writes a run's configuration into its folder, where that does not hold it; process 0 does."""
+    """Writes config.json, by process 0, unless the workdir holds the same."""
     if not is_main_process():
         return
     path, text = workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n"
@@ -61,13 +60,13 @@ def claim_workdir(config: TrainConfig, workdir: AnyPath) -> None:
 
 @contextmanager
 def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
-    """Keeps other runs from a run's folder, and names it where its disk is full.
+    """Locks a workdir against other runs, by process 0, and names it in errors of a full disk.
 
-    Of the processes of a run the first one does. Gives what raises InputError once another run has
-    taken this one for dead, see `FolderLock.require`.
+    Yields a function that raises InputError once another run has taken this one for dead; see
+    `FolderLock.require`.
 
     Raises:
-        InputError: Another run is there, or it may not be written there.
+        InputError: Another run holds the lock, or the workdir is not writable.
     """
     if not is_main_process():
         yield lambda: None
@@ -88,7 +87,7 @@ def _check_config(config: TrainConfig, workdir: AnyPath, path: AnyPath) -> None:
         raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
     there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
     if isinstance(there.get("model"), dict):
-        there["model"].setdefault("interpolation", "bilinear")  # all that there was before
+        there["model"].setdefault("interpolation", "bilinear")  # earlier versions had no other
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(
@@ -105,7 +104,7 @@ def _require_folder(folder: AnyPath, what: str) -> None:
 
 
 def _check_writable(folder: AnyPath) -> None:
-    """Makes a file that has no name and leaves nothing, there or where the folder will be made."""
+    """Creates an unnamed file in the folder or its nearest existing parent, and leaves nothing."""
     if not is_local(folder):
         check_writable(folder)
         return
