@@ -18,14 +18,14 @@ from PIL import Image
 from stores import put
 from tables import names_of, row, write_city, write_table
 
-from mixvpr_jax.data import tfds_builder
+from mixvpr_jax.data import records, tfds_builder
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.data.prepared import import_tfds
+from mixvpr_jax.data.records import City
 from mixvpr_jax.data.sampling import Sampler
 from mixvpr_jax.data.sources import FolderSource, PreparedSource, open_source
-from mixvpr_jax.data.tfds_builder import City
 from mixvpr_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +104,7 @@ def test_any_reader_of_tfds_understands_it(prepared, folder):
 
 
 def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_builder, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(records, "SHARD_BYTES", 3000)
     made = prepare_gsv_cities(folder, tmp_path)
     assert len(list(made.folder.glob("*Rome.array_record*"))) > 3
     _, (plain, stored) = open_both(folder, tmp_path)

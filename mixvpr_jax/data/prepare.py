@@ -26,8 +26,8 @@ with starting(__name__):
 
     from mixvpr_jax.data.config import GSV_CITIES
     from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
+    from mixvpr_jax.data.records import CHECKSUMS, City, read_city
     from mixvpr_jax.data.sources import open_folder
-    from mixvpr_jax.data.tfds_builder import CHECKSUMS, City, read_city
     from mixvpr_jax.locks import locked
     from mixvpr_jax.storage import named_when_full
 
