@@ -19,29 +19,36 @@ from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES
 from mixvpr_jax.released import RELEASED
+from mixvpr_jax.training.config import RENAMED
 from mixvpr_jax.training.recipes import list_recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 README = (ROOT / "README.md").read_text()
-# command: the function that tyro calls, or None where `main` calls it
+MODELS = (ROOT / "docs" / "models.md").read_text()
+# commands of `mixvpr`, and scripts that stand for them: the room, and words before the options
+ROOMS = {
+    "mixvpr train": ("training", ["demo"]),
+    "mixvpr eval": ("evaluation", []),
+    "mixvpr convert to-flax": ("conversion", ["to-flax"]),
+    "mixvpr convert to-torch": ("conversion", ["to-torch"]),
+    "mixvpr report": ("report", []),
+}
+ROOMS |= {
+    "train.py": ROOMS["mixvpr train"],
+    "eval.py": ROOMS["mixvpr eval"],
+    "convert.torch_to_flax": ROOMS["mixvpr convert to-flax"],
+    "convert.flax_to_torch": ROOMS["mixvpr convert to-torch"],
+}
+# command: the function that tyro calls, or None where a function of the module calls it
 COMMANDS = {
-    "train.py": None,
-    "eval.py": None,
-    "convert.torch_to_flax": None,
-    "convert.flax_to_torch": None,
+    **dict.fromkeys(ROOMS),
     "demo.draw": "draw",
     "mixvpr_jax.evaluation.export_index": "export_index",
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
     **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate")},
-}
-SCRIPTS = {  # which stand for words of `mixvpr`
-    "train": ("training", ["demo"]),
-    "eval": ("evaluation", []),
-    "convert.torch_to_flax": ("conversion", ["to-flax"]),
-    "convert.flax_to_torch": ("conversion", ["to-torch"]),
 }
 FOREIGN = {  # of gcloud, pip, docker, sha256sum, tensorboard, SLURM, XLA and other people's scripts
     *("--check", "--command", "--cpus-per-task", "--exclude-editable", "--gpus-per-node"),
@@ -60,8 +67,8 @@ def options_of(name):
         patch.setattr(sys, "argv", [name, "--help"])
         patch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit):
-            if module in SCRIPTS:
-                room, words = SCRIPTS[module]
+            if name in ROOMS:
+                room, words = ROOMS[name]
                 command = importlib.import_module(f"mixvpr_jax.{room}.command")
                 command.parse([*words, "--help"], name)
             else:
@@ -76,11 +83,16 @@ def options():
 
 
 def commands_in(text):
-    """Our commands in the shell blocks of a page: the script or module, and its options."""
+    """Our commands in the shell blocks of a page: script, module or `mixvpr …`, and options."""
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found = re.search(r"python (?:-m )?([\w./]+)(.*)", line)
-            if found and (found[1].startswith(("mixvpr_jax", "convert")) or "/" not in found[1]):
+            ours = found and (found[1].startswith(("mixvpr_jax", "convert")) or "/" not in found[1])
+            if not ours:
+                found = re.search(
+                    r"(?:^|\s|')(mixvpr (?:convert )?[a-z-]+)(.*)", line.split(" #")[0]
+                )
+            if found:
                 yield found[1], re.findall(r"(--[a-z][\w.-]*)", found[2].split(" #")[0])
 
 
@@ -88,15 +100,27 @@ def test_commands_have_the_options_that_pages_give_them(options):
     seen = set()
     for path in PAGES:
         for name, used in commands_in(path.read_text()):
+            assert name in COMMANDS or not name.startswith("mixvpr "), f"{path.name}: {name}"
             if name in COMMANDS:
                 seen.add(name)
                 assert set(used) <= options[name] | {"--help"}, f"{path.name}: {name}"
-    assert {"train.py", "eval.py", "mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen
+    told = ("train", "eval", "convert to-flax", "convert to-torch")
+    assert {f"mixvpr {name}" for name in told} <= seen
+    assert {"mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen
+
+
+def test_scripts_are_the_installed_commands(options):
+    for name in ("train.py", "eval.py", "convert.torch_to_flax", "convert.flax_to_torch"):
+        [command] = [
+            other for other, room in ROOMS.items() if room == ROOMS[name] and other != name
+        ]
+        assert options[command] == options[name]
 
 
 @page
 def test_options_that_are_named_exist(path, options):
-    known = set().union(*options.values(), FOREIGN)
+    former = {f"--{name.replace('_', '-')}" for name in RENAMED}
+    known = set().union(*options.values(), FOREIGN, former)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", path.read_text()))
     assert named <= known, sorted(named - known)
 
@@ -119,11 +143,11 @@ def test_links_and_paths_lead_somewhere(path):
         assert (ROOT / name).exists(), name
 
 
-def test_readme_names_what_there_is():
-    section = README[README.index("## Benchmarks") : README.index("## Any configuration")]
-    listed = re.sub(r"\([^)]*\)", "", section.split("each from")[0].partition("\n\n")[2])
-    assert sorted(re.findall(r"[a-z][\w-]+", listed)) == sorted(BENCHMARKS)
-    section = README[README.index("- Backbones:") : README.index("cut after stage")]
+def test_pages_name_the_benchmarks_and_backbones():
+    text = (ROOT / "docs" / "datasets.md").read_text()
+    section = text[text.index("## What each name stands for") : text.index("**MSLS.**")]
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == sorted(BENCHMARKS)
+    section = MODELS[MODELS.index("- Backbones:") : MODELS.index("cut after stage")]
     spoken = re.sub(r"\s+", " ", section.replace(" and ", ", ")).removeprefix("- Backbones: ")
     spoken = spoken.rstrip(", ").replace("Wide-ResNet ", "wide_resnet").replace("ResNet ", "resnet")
     found = spoken.split(", ")
@@ -134,7 +158,7 @@ def test_readme_names_what_there_is():
 
 
 def test_figures_of_released_weights():
-    rows = re.findall(r"^\| `(resnet50_\d+)` \| (\d+) \| [\d,]+ \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(resnet50_\d+)` \| (\d+) \| [\d,]+ \| (.*) \|$", MODELS, re.MULTILINE)
     assert {name for name, *_ in rows} == set(RELEASED)
     for name, size, recalls in rows:
         assert RELEASED[name].config.descriptor_dim == int(size)
@@ -145,6 +169,32 @@ def test_figures_of_released_weights():
                 p for p in BENCHMARKS[protocol].published if p.method == f"MixVPR {size}"
             ]
             assert list(published.recall.values()) == [float(part) for part in cell.split(" / ")]
+    section = README[README.index("## Evaluate") :]
+    [(name, protocol)] = re.findall(r"--weights (\w+) --dataset ([\w-]+)", section)
+    size = RELEASED[name].config.descriptor_dim
+    [published] = [p for p in BENCHMARKS[protocol].published if p.method == f"MixVPR {size}"]
+    headline = ", ".join(f"R@{k}: {percent:.1f}" for k, percent in published.recall.items())
+    assert f"`{headline}`" in section
+
+
+def table(text, head):
+    """The cells of a table's rows; `head` begins its first line."""
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_design_names_each_room_once():
+    text, package = (ROOT / "docs" / "design.md").read_text(), ROOT / "mixvpr_jax"
+    rows = table(text, "| in `mixvpr_jax` |")
+    there = [path.name for path in package.glob("*.py")]
+    there += [f"{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    assert sorted(name.strip("`") for name, _ in rows) == sorted(there)
+    for name, subject in rows:
+        for module in re.findall(r"`([a-z_]+)`", subject) if name.endswith("/`") else ():
+            assert (package / name.strip("`") / f"{module}.py").exists(), f"{name}: {module}"
+    for names, _ in table(text, "| in a checkout |"):
+        for name in re.findall(r"`([^`]+)`", names):
+            assert (ROOT / name).exists(), name
 
 
 def test_pages_of_training_name_what_there_is():
@@ -156,14 +206,14 @@ def test_pages_of_training_name_what_there_is():
         assert name in text, name
 
 
-def test_readme_code_runs(weights, tmp_path, monkeypatch):
+def test_code_of_pages_runs(weights, tmp_path, monkeypatch):
     """The blocks of Python, one after another; a small model stands in for the released one."""
     shutil.copytree(weights, tmp_path / "resnet50_4096")
     monkeypatch.setenv("MIXVPR_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     shutil.copy(GOLDEN / "street.jpg", tmp_path)
     found = {"jax": jax}
-    first, second = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", README + MODELS, re.DOTALL)
     exec(first, found)
     assert found["descriptors"].shape == (1, 128)
     assert found["descriptors"].dtype == np.float32
@@ -172,7 +222,7 @@ def test_readme_code_runs(weights, tmp_path, monkeypatch):
     written = {path.name for path in (tmp_path / "my_model").iterdir()}
     assert written == {"model.safetensors", "config.json", "README.md"}
     assert set(found["variables"]) == {"params", "batch_stats"}
-    [line] = re.findall(r"`(describe = .*)`", README)
+    [line] = re.findall(r"`(describe = .*)`", MODELS)
     exec(line, found)
     images = jax.ShapeDtypeStruct((1, 240, 320, 3), np.float32)
     assert jax.eval_shape(found["describe"], images).shape == (1, 256)
