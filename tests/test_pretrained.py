@@ -168,7 +168,7 @@ def test_a_run_in_place_of_its_model(model, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(TrainConfig().to_dict()))
-    with pytest.raises(InputError, match="run: expected a model's folder, found a run that has n"):
+    with pytest.raises(InputError, match="run: expected a model's folder, found an unfinished run"):
         from_pretrained(run)
     save_pretrained(model, run / "model")
     assert from_pretrained(str(run))[0].config == SMALL
