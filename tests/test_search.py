@@ -47,6 +47,16 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(search, "QUERIES", 8)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_descriptors_as_a_model_gives_them(dtype):
+    """JAX's arrays."""
+    database = unit_vectors(70, 16, 0).astype(dtype)
+    queries = unit_vectors(3, 16, 1)
+    expected = Index(database).search(queries, 5)
+    found = Index(jax.numpy.asarray(database)).search(jax.numpy.asarray(queries), 5)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 def test_official_neighbours_and_recall():
     golden = np.load(GOLDEN / "retrieval.npz")
     indices, distances = Index(golden["database"]).search(golden["queries"], 20)

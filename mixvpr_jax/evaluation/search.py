@@ -55,7 +55,7 @@ class Index:
 
     def __init__(
         self,
-        database: np.ndarray,
+        database: np.ndarray | Array,
         *,
         mesh: Mesh | None = None,
         memory_bytes: int = 2**30,
@@ -75,6 +75,7 @@ class Index:
         Raises:
             InputError: Another shape or dtype, too many rows, NaN or infinity.
         """
+        database = np.asanyarray(database)  # a model gives JAX's arrays
         if database.dtype.name not in DTYPES:
             known = ", ".join(DTYPES)
             raise InputError(f"database: expected one of {known}, found {database.dtype}")
@@ -83,7 +84,7 @@ class Index:
         self._largest = check_descriptors("database", database)
         self._kept: dict[int, list[tuple[int, Any]]] = {}  # rows on a device → `_chunks`
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search(self, queries: np.ndarray | Array, k: int) -> Neighbours:
         """The k nearest database descriptors of each query, as float64 arithmetic finds them.
 
         Args:
