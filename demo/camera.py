@@ -18,7 +18,7 @@ LEAF_SHARES = [0.05, 0.05, 0.3, 0.7, 1.0, 1.0, 1.0, 1.0, 1.0, 0.9, 0.45, 0.1]  #
 
 
 class Camera:
-    """A pin-hole camera: where it stands, how it is turned and what its pictures measure."""
+    """A pinhole camera: position, orientation and image size."""
 
     def __init__(self, place: Place, conditions: Conditions, size_px: tuple[int, int]) -> None:
         heading, pitch, roll = np.radians(

@@ -77,7 +77,7 @@ def test_msls_val_in_every_layout(tmp_path, images, names, queries, chosen, pref
 
 
 def test_msls_lists_of_two_repositories_in_one_folder(tmp_path):
-    """Which queries are asked is told by qIdx of the one, and by the list itself of the other."""
+    """One layout selects its queries by qIdx, the other lists only those that count."""
     root = msls_tree(write_msls_lists(tmp_path))
     np.save(root / "msls_val_gt_25m.npy", object_array([np.array([2])] * 4))
     assert listed(small("msls-val", root).positives) == [[0, 1], [1], [3]]

@@ -1,4 +1,4 @@
-"""Descriptors of many files: over devices and processes, by workers, kept and gone on with."""
+"""Describing many files: over devices, processes and workers, with a cache that resumes."""
 
 import subprocess
 import sys

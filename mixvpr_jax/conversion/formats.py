@@ -143,7 +143,7 @@ def _weights_in(content: Mapping[Any, Any], key: str | None) -> tuple[str, ...]:
     if key is not None:
         return _keys_of(content, key)
     places = _places(content)
-    if ("state_dict",) in places or not places:  # whatever it holds then, it is told of that
+    if ("state_dict",) in places or not places:  # an error names what it holds
         return ("state_dict",) if isinstance(content.get("state_dict"), Mapping) else ()
     found = {id(_at(content, place)) for place in places}
     if len(found) > 1:

@@ -61,7 +61,7 @@ def prepare_gsv_cities(
     skip_missing: bool = False,
     progress: bool = False,
 ) -> Prepared:
-    """Stores GSV-Cities as ArrayRecord, tables beside; goes on where an earlier call broke off.
+    """Stores GSV-Cities as ArrayRecord, with its tables; resumes an interrupted call.
 
     Args:
         data_dir: GSV-Cities' folder, or its address in an object store.

@@ -1,6 +1,6 @@
 """Finding a benchmark below the folder that the user gave.
 
-Every dataset lies under a name of its own, its ground truth beside the images or in another
+Each dataset has its own folder name, its ground truth beside the images or in another
 repository. `Place` knows where to look; it opens no image.
 """
 

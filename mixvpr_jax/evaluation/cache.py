@@ -47,7 +47,7 @@ class Part:
 
 
 class OneWarning:
-    """Warns once that the cache cannot be used: an evaluation goes on without it."""
+    """Warns once that the cache is unusable; the evaluation continues without it."""
 
     def __init__(self) -> None:
         """Nothing has gone wrong yet."""
