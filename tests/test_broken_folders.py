@@ -111,11 +111,14 @@ def test_output_that_is_a_file_is_refused(evaluate, labelled, tmp_path):
         evaluate(*labelled)
 
 
-def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "written", ["mixvpr_jax.evaluation.evaluate.write_output", "folders.write_report"]
+)
+def test_full_disk_leaves_nothing(evaluate, labelled, tmp_path, monkeypatch, written):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mixvpr_jax.evaluation.output.write_report", full)
+    monkeypatch.setattr(written, full)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match="expected room on the disk, found: No space left"):
         evaluate(*labelled)
