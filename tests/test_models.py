@@ -27,6 +27,11 @@ def config_of(golden, dtype):
     ), values
 
 
+# Of the feature map, float32. Values of ResNet-34's reach 3.7, and its 3x3 convolutions sum 2,304
+# products each: the official map is itself 3.0e-6 away from its float64 one.
+MAP_TOLERANCE = {("resnet34_cosplace", "float32"): 4e-6}
+
+
 @lru_cache(maxsize=1)  # the compiled and the plain test of a case follow one another
 def golden_model(case, dtype):
     golden = np.load(GOLDEN / f"descriptors_{case}.npz")
@@ -65,7 +70,7 @@ def test_official_descriptors(case, dtype, tolerance, jit):
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
     error = np.abs(ours - corner).max()
     print(error, "of the feature map, whose largest value is", np.abs(corner).max())
-    assert error <= tolerance
+    assert error <= MAP_TOLERANCE.get((case, dtype), tolerance)
     means = golden["feature_map_mean"]  # stored as float32
     beyond = np.abs(features.mean((1, 2), dtype=np.float64) - means) - np.spacing(means) / 2
     print(beyond.max(), "of its means, whose largest value is", means.max())
