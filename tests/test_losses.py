@@ -29,15 +29,16 @@ CASES = sorted({tuple(name.split("/")[:2]) for name in GOLD.files if name.count(
 
 @pytest.mark.parametrize("loss, miner", CASES)
 @pytest.mark.parametrize("bits, tolerance", [("f64", 1e-9), ("f32", 1e-5)])
-def test_official_values_and_gradients(loss, miner, bits, tolerance):
+def test_official_values_and_gradients(loss, miner, bits, tolerance, parity):
     value, gradient = on_golden_inputs(loss, miner, bits)
     expected = GOLD[f"{loss}/{miner}/{bits}/loss"]
     expected_gradient = GOLD[f"{loss}/{miner}/{bits}/grad"]
-    print(loss, miner, bits, abs(value - expected) / expected)
-    assert abs(value - expected) <= tolerance * expected
-    scale = np.abs(expected_gradient).max()
-    print(np.abs(gradient - expected_gradient).max() / scale)
-    assert np.abs(gradient - expected_gradient).max() <= tolerance * scale
+    dtype = {"f64": "float64", "f32": "float32"}[bits]
+    parity(
+        f"losses with each miner, {dtype}, relative", abs(value - expected) / expected, tolerance
+    )
+    error = np.abs(gradient - expected_gradient).max() / np.abs(expected_gradient).max()
+    parity(f"their gradients, {dtype}, relative to the largest", error, tolerance)
 
 
 @cache

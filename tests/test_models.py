@@ -54,7 +54,7 @@ def describe(model, images):
 @pytest.mark.parametrize("jit", [True, False])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("float64", 1e-12)])
-def test_official_descriptors(case, dtype, tolerance, jit):
+def test_official_descriptors(case, dtype, tolerance, jit, parity):
     # Flax's LayerNorm widens float64 "to at least float32", which strict promotion refuses.
     promotion = "standard" if dtype == "float64" else "strict"
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
@@ -64,14 +64,12 @@ def test_official_descriptors(case, dtype, tolerance, jit):
         features = np.asarray(features)
         assert descriptors.dtype == dtype
         error = np.abs(np.asarray(descriptors) - golden["descriptors"]).max()
-        print(case, dtype, error)
-        assert error <= tolerance
+    parity(f"descriptors of ten models, {dtype}", error, tolerance)
     corner = golden["feature_map_corner"]
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
-    error = np.abs(ours - corner).max()
-    print(error, "of the feature map, whose largest value is", np.abs(corner).max())
-    assert error <= MAP_TOLERANCE.get((case, dtype), tolerance)
+    deep = (case, dtype) in MAP_TOLERANCE
+    row = f"feature map of ResNet-34, {dtype}" if deep else f"their feature maps, {dtype}"
+    parity(row, np.abs(ours - corner).max(), MAP_TOLERANCE.get((case, dtype), tolerance))
     means = golden["feature_map_mean"]  # stored as float32
     beyond = np.abs(features.mean((1, 2), dtype=np.float64) - means) - np.spacing(means) / 2
-    print(beyond.max(), "of its means, whose largest value is", means.max())
     assert beyond.max() <= tolerance
