@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from mixvpr_jax import ConvAPConfig, MixVPRConfig, ModelConfig, create_model
-from mixvpr_jax.evaluation.saliency import compile_saliency
+from mixvpr_jax.evaluation.describe import compile_saliency
 
 AGGREGATORS = [MixVPRConfig(8, 1, 1, 2), ConvAPConfig(8, 2, 2)]
 

@@ -26,7 +26,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import num_processors
 
 if TYPE_CHECKING:
-    from mixvpr_jax.evaluation.faiss_index import FaissIndex
+    from mixvpr_jax.evaluation.export_index import FaissIndex
 
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_ROWS = 2**31 - 1  # whose indices are int32
