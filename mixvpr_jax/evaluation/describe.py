@@ -57,11 +57,8 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
 
     The weights are constants of the program, so that the compiler folds what follows from them
     alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments. It is
-    compiled in the JAX settings of the first call, and then runs in any thread.
-
-    Args:
-        model: Whose descriptors.
-        mesh: The devices that share each batch, which must then divide evenly; by default one.
+    compiled in the JAX settings of the first call, and then runs in any thread. The devices of
+    `mesh`, by default one, share each batch, which must divide evenly.
     """
     divided = None if mesh is None else NamedSharding(mesh, P(AXIS))
     traced = jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)
@@ -76,15 +73,13 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
     return encode
 
 
-def compile_saliency(
-    model: VPRModel,
-) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A compiled function of a query and its match, normalised [h, w, 3] each → a map of each.
+def compile_saliency(model: VPRModel) -> Callable[[np.ndarray], jax.Array]:
+    """A compiled function of a query and its match, normalised [2, h, w, 3] → their [2, h2, w2].
 
     A cell's weight is the change of the descriptors' similarity with the cell's features, to first
     order: |Σ_c feature_c · d similarity / d feature_c|, "gradient times input" (Shrikumar et al.,
     2016; Selvaraju et al.'s Grad-CAM without its mean over cells, which the mixer's positions are
-    no copies of). The maps [h2, w2] are scaled to a largest value of 1.
+    no copies of). Both maps are scaled to a largest value of 1.
     """
     graph, state = nnx.split(model)
 
@@ -97,11 +92,7 @@ def compile_saliency(
         largest = weights.max(axis=(1, 2), keepdims=True)
         return (weights / jnp.maximum(largest, 1e-30)).astype(jnp.float32)
 
-    def of_pair(query: np.ndarray, match: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        query_map, match_map = np.asarray(maps(np.stack([query, match])))
-        return query_map, match_map
-
-    return of_pair
+    return maps
 
 
 def describe_images(

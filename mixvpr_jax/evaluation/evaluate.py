@@ -157,7 +157,6 @@ class Evaluator:
     """A model and how it is evaluated; see `evaluate`."""
 
     def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
-        """Takes the model; nothing is computed yet."""
         self.config, self.model, self.preprocess = config, model, preprocess
         self.mesh = data_mesh(jax.local_devices())
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
@@ -199,7 +198,7 @@ class Evaluator:
             look = compile_saliency(self.model)
             for query, path in enumerate(data.queries[: config.saliency_queries]):
                 pair = self.preprocess([path, data.database[found[0][query, 0]]])
-                saliency[query] = look(*pair)
+                saliency[query] = np.asarray(look(pair))
         return Evaluation(
             data,
             database.descriptors,
@@ -260,11 +259,7 @@ class Evaluator:
     def neighbours(
         self, index: Index | FaissIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances [q, m] of the nearest; more than recall needs, if they are found.
-
-        Raises:
-            InputError: The index finds too few.
-        """
+        """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
         candidates = num_candidates(data)
         is_challenge = self.config.dataset == "msls-test"
         needed = min(max(SUBMITTED if is_challenge else 1, *ks), candidates)
@@ -313,16 +308,10 @@ def measure_latency(
     search: Callable[[np.ndarray], object],
     paths: Sequence[AnyPath],
 ) -> dict[str, dict[str, float]]:
-    """Times queries one by one, as a robot asks them.
-
-    Args:
-        encode: Normalised images [1, h, w, 3] → descriptors [1, d].
-        preprocess: The model's preprocessing; decoding counts as part of it.
-        search: Finds the neighbours of descriptors [1, d].
-        paths: The queries. The first is asked once more beforehand, to compile.
+    """Times queries one by one, as a robot asks them; the first once more beforehand, to compile.
 
     Returns:
-        "preprocessing", "model" and "search" → `median_ms` and `p95_ms` of what they took.
+        "preprocessing" (with decoding), "model" and "search" → their `median_ms` and `p95_ms`.
     """
     search(np.asarray(encode(preprocess(paths[0])), np.float32))
     times = np.zeros((len(paths), 4))

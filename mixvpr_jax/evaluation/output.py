@@ -49,7 +49,7 @@ class Evaluation:
         recalls: None without ground truth.
         best_positives: None without ground truth.
         latency: Stage → `median_ms` and `p95_ms` of a query; empty where it was not measured.
-        saliency: Query → where the model looks in it and in its first match, [h, w] each.
+        saliency: Query → where the model looks in it and in its first match, [2, h, w].
         unreadable: What was skipped, a line each.
         num_turned: How many images of the database, and queries, their EXIF orientation turned.
         weights_hash: SHA-256 of the model's weights.
@@ -63,7 +63,7 @@ class Evaluation:
     recalls: Recalls | None = None
     best_positives: BestPositives | None = None
     latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    saliency: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    saliency: Mapping[int, np.ndarray] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
     num_turned: tuple[int, int] = (0, 0)
     weights_hash: str = ""
@@ -127,15 +127,8 @@ def write_output(
 def write_submission(path: Path, data: EvaluationSet, predictions: np.ndarray) -> None:
     """Writes a line a query: its key, then those of its nearest images, separated by spaces.
 
-    `evaluate.py` of mapillary_sls reads it with `--prediction`.
-
-    Args:
-        path: Where to.
-        data: Whose images are named by their keys, as msls-test's are.
-        predictions: [q, k] database indices, nearest first; 25 of them are written at most.
-
-    Raises:
-        InputError: A name that the format cannot hold: a comma is a sequence, "#" a comment.
+    `evaluate.py` of mapillary_sls reads it with `--prediction`. Keys are the images' names, in
+    which a comma would be a sequence there and "#" a comment.
     """
     for image in data.queries + data.database:
         if not image.stem or any(sign.isspace() or sign in ",#" for sign in image.stem):

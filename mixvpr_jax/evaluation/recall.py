@@ -59,12 +59,7 @@ class BestPositives:
 
 
 def hits_by_rank(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
-    """Which predictions are right: [q, m] bool.
-
-    Args:
-        predictions: [q, m] database indices, nearest first.
-        positives: For each query the indices of its positives, perhaps none.
-    """
+    """Which predictions [q, m] are right, by each query's positives (perhaps none): [q, m] bool."""
     if len(predictions) != len(positives) or not len(positives):
         raise ValueError(f"{len(predictions)} rows of predictions, {len(positives)} queries")
     pairs = zip(predictions, positives, strict=True)
@@ -100,11 +95,6 @@ def recall_intervals(
 
     Queries are found or not, like draws of a binomial distribution. Unlike a bootstrap's, the
     interval has a width where all of them are found, or none.
-
-    Args:
-        recall: k → percent.
-        num_queries: How many queries it was measured on.
-        level: The confidence.
     """
     intervals = {}
     for k, percent in recall.items():
@@ -118,13 +108,7 @@ def recall_intervals(
 def recall_by_condition(
     hits: np.ndarray, conditions: Mapping[str, Sequence[str]], ks: Sequence[int]
 ) -> dict[str, dict[str, tuple[int, dict[int, float]]]]:
-    """Condition → label, in sorted order → the number of its queries, and k → percent of them.
-
-    Args:
-        hits: [q, m] bool, from `hits_by_rank`.
-        conditions: A condition, such as "light" → a label a query.
-        ks: The values of k.
-    """
+    """Condition → label, in sorted order → the number of its queries, and k → percent of them."""
     found: dict[str, dict[str, tuple[int, dict[int, float]]]] = {}
     for condition, labels in conditions.items():
         groups = {label: hits[np.asarray(labels) == label] for label in sorted(set(labels))}
@@ -146,7 +130,7 @@ def best_positives(
     whole database, in float64 where float32 leaves a doubt.
 
     Args:
-        queries: [q, d].
+        queries: [q, d] descriptors.
         database: [n, d].
         positives: For each query the indices of its positives, perhaps none.
         predictions: [q, m] database indices, nearest first, of equal ones the lower index first.
@@ -213,12 +197,8 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     """Leaves each query that is a file of the database out of its neighbours and positives.
 
     It would find itself, at a distance of 0. A file is the same under all its names: links count,
-    copies do not.
-
-    Args:
-        data: Database and queries.
-        frames: How many frames before and after the query to leave out as well: those of its
-            folder, in the order of their names, in which numbers count by value.
+    copies do not. So many frames before and after it are left out as well: those of its folder, in
+    the order of their names, in which numbers count by value.
 
     Raises:
         InputError: Frames to leave out, and no query of the database, or none is left of it.
@@ -270,15 +250,12 @@ def num_candidates(data: EvaluationSet) -> int:
 def without_left_out(
     found: tuple[np.ndarray, np.ndarray], left_out: Sequence[np.ndarray], most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest that count.
+    """The nearest that count, at most so many, fewer where some query has fewer.
 
     Args:
         found: Indices [q, c], nearest first, -1 where an index found no more; and distances.
         left_out: For each query the database indices that do not count; () for none.
         most: How many to keep of each query.
-
-    Returns:
-        Both as [q, m]; m is at most `most`, less where some query has fewer.
     """
     indices, distances = found
     counts = indices >= 0
