@@ -114,7 +114,11 @@ def evaluate(
                         if not (folder / name).exists() and (output / name).exists():
                             (output / name).unlink()
             stack.close()  # the results get their names: that may fail, too
-    evaluator.prune_cache()
+    if evaluator.cached is not None:
+        try:
+            prune(evaluator.cached, 1e9 * config.cache_gigabytes)
+        except OSError as error:
+            evaluator.warn(error)
     return evaluation
 
 
@@ -186,9 +190,13 @@ class Evaluator:
         data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
         index = self.index(database.descriptors)
         found = self.neighbours(index, data, queries.descriptors, ks)
-        both = queries.descriptors, database.descriptors
-        best, latency, saliency = None, {}, {}
+        recalls, best, latency, saliency = None, None, {}, {}
         if data.positives is not None:
+            right = hits_by_rank(found[0], data.positives)
+            recall = recall_of(right, ks)
+            by_condition = recall_by_condition(right, data.conditions, ks)
+            recalls = Recalls(recall, recall_intervals(recall, len(right)), by_condition, right)
+            both = queries.descriptors, database.descriptors
             best = best_positives(*both, data.positives, *found, data.left_out)
         if is_main and config.latency_queries:
             search = partial(index.search, k=found[0].shape[1])
@@ -204,7 +212,7 @@ class Evaluator:
             database.descriptors,
             queries.descriptors,
             *found,
-            recalls=measure_recall(data, found[0], ks),
+            recalls=recalls,
             best_positives=best,
             latency=latency,
             saliency=saliency,
@@ -280,26 +288,6 @@ class Evaluator:
                 *(copies, len(queries)),
             )
         return found
-
-    def prune_cache(self) -> None:
-        """Keeps the cache within its limit."""
-        if self.cached is not None:
-            try:
-                prune(self.cached, 1e9 * self.config.cache_gigabytes)
-            except OSError as error:
-                self.warn(error)
-
-
-def measure_recall(
-    data: EvaluationSet, predictions: np.ndarray, ks: Sequence[int]
-) -> Recalls | None:
-    """Recall of predictions [q, m], with what belongs to it; None without ground truth."""
-    if data.positives is None:
-        return None
-    right = hits_by_rank(predictions, data.positives)
-    recall = recall_of(right, ks)
-    intervals = recall_intervals(recall, len(right))
-    return Recalls(recall, intervals, recall_by_condition(right, data.conditions, ks), right)
 
 
 def measure_latency(
