@@ -141,8 +141,7 @@ def describe_images(
         batches = [tuple(paths[batch]) for chunk in todo for batch in _cut(chunk, batch_size)]
         with closing(_describe(encode, preprocess, batches, batch_size, num_workers)) as described:
             for chunk, part in zip(own, known, strict=True):
-                some = []
-                count = len(_cut(chunk, batch_size))
+                some, count = [], len(_cut(chunk, batch_size))
                 for batch in [part] if part else islice(described, count):
                     if not skip_unreadable and any(batch.reasons):
                         raise InputError(next(filter(None, batch.reasons)))
