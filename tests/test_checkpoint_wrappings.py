@@ -295,6 +295,9 @@ def test_other_heads_and_backbones_behind_those_names(path):
     other = {n.replace("aggregation.1.p", "aggregation.conv.weight"): t for n, t in state.items()}
     with pytest.raises(InputError, match="left unfilled: aggregator.gem.p; entries left over"):
         convert_checkpoint(saved(path, other))
+    twice = state | {"aggregation.1.weight": state["aggregation.3.weight"]}
+    with pytest.raises(InputError, match="found both aggregation.3.weight and aggregation.1.weig"):
+        convert_checkpoint(saved(path, twice))
     vgg = {f"backbone.{i}.weight": torch.ones(64, 3, 3, 3) for i in (0, 2, 5)}
     with pytest.raises(InputError, match="backbone: expected stages"):
         convert_checkpoint(saved(path, vgg))

@@ -15,7 +15,7 @@ from flax import nnx
 from mixvpr_jax.checks import require_known
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
-from mixvpr_jax.conversion.key_table import to_flax, to_openvprlab, to_torch, torch_name
+from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
@@ -46,8 +46,7 @@ class Conversion:
             f"parameters: {count:,}",
         ]
         for reason, names in checkpoint.dropped.items():
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            lines.append(f"dropped: {len(names)} {reason} ({shown})")
+            lines.append(f"dropped: {len(names)} {reason} ({few(names)})")
         return "\n".join(lines + [f"note: {note}" for note in checkpoint.notes])
 
 
@@ -62,9 +61,7 @@ def convert_checkpoint(
     """Reads a PyTorch checkpoint of any known kind into a Flax model.
 
     Args:
-        path: A released checkpoint, a Lightning one of MixVPR or gsv-cities, one of OpenVPRLab,
-            CosPlace or EigenPlaces, torchvision's ImageNet weights, or a `.safetensors` file of
-            the same names; on a disk or gs://.
+        path: The file, on a disk or gs://; the kinds are those of `mixvpr convert to-flax`.
         image_size: Height and width of images in pixels, where the file tells none or others.
         in_size: Height and width of the feature map, where shapes alone do not tell.
         pool_size: ConvAP's cells, where the file does not tell.
@@ -100,11 +97,8 @@ def write_checkpoint(
 ) -> None:
     """Writes a PyTorch checkpoint of a model, or a `.safetensors` file of its names.
 
-    Args:
-        model: The model.
-        path: The file.
-        layout: Whose names to write: those of MixVPR and gsv-cities, or OpenVPRLab's.
-        unfrozen_blocks: OpenVPRLab's `num_unfrozen_blocks`, on which its names depend.
+    The names are those of MixVPR and gsv-cities, or OpenVPRLab's, which depend on its
+    `num_unfrozen_blocks`.
 
     Raises:
         InputError: More blocks than there are, or PyTorch is not installed.
@@ -142,13 +136,9 @@ def build_model(
     source: str = "weights",
     rename: Callable[[str], str | None] = lambda name: name,
 ) -> VPRModel:
-    """The model of a configuration, filled with these weights; nothing is initialised in vain.
+    """The model of a configuration, filled with weights by name, without initialising it first.
 
-    Args:
-        config: The model's configuration.
-        weights: An array for each parameter and each of the batch_stats, by name.
-        source: Where the weights are from, for errors.
-        rename: Gives the name under which an error reports a parameter.
+    Errors name the source, and parameters as `rename` gives them.
 
     Raises:
         InputError: A parameter left unfilled, an entry left over, another shape than expected, or

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -36,27 +36,21 @@ DROPPED = {
 }
 _DEPTH = 2  # dictionaries in which weights may lie within that of the file
 _Keys = tuple[str, ...]  # lead to a dictionary within that of the file
+_Entries = Mapping[Any, Any]
+# What a file holds, the keys of its weights, these as arrays, counts of other values by type.
+_Content = tuple[_Entries, _Keys, _Entries, Mapping[str, int]]
 
 
 @dataclass
 class Checkpoint:
-    """A PyTorch checkpoint, understood.
+    """A PyTorch checkpoint, understood."""
 
-    Attributes:
-        kind: What it is, for people.
-        layout: Whose names it has.
-        state: Official names and arrays, float32, in PyTorch's layout; only what is used.
-        dropped: What was left out on purpose: reason → names.
-        notes: What was assumed or changed while reading.
-        settings: Its hyper-parameters and those of its data module, as a stranger wrote them.
-    """
-
-    kind: str
+    kind: str  # for people
     layout: Layout
-    state: Weights
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    settings: tuple[Any, Any] = (None, None)
+    state: Weights  # official names and arrays in PyTorch's layout; floats as float32
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # on purpose: reason → names
+    notes: list[str] = field(default_factory=list)  # what was assumed or changed
+    settings: tuple[Any, Any] = (None, None)  # hyper-parameters, and those of the data module
 
     def drop(self, reason: str, pattern: str) -> None:
         """Moves the entries that a pattern fits from `state` to `dropped`."""
@@ -67,19 +61,10 @@ class Checkpoint:
             self.dropped[reason] = names
 
 
-class _Content(NamedTuple):
-    whole: Mapping[Any, Any]  # what the file holds
-    keys: _Keys  # lead to its weights
-    entries: Mapping[Any, Any]  # lie there, tensors as arrays
-    aside: Mapping[str, int]  # how many other values there are, by type
-
-
 def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads `.ckpt`, `.pth`, `.pt` (any pickle that holds data alone) or `.safetensors`.
 
-    Args:
-        path: The file.
-        key: Where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
+    `key` says where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
 
     Raises:
         InputError: A file that is missing, cut short, HTML, not a checkpoint, or holds code.
@@ -117,13 +102,10 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
         checkpoint.dropped["entries that are no tensors"] = list(others)
     for reason, pattern in DROPPED.items():
         checkpoint.drop(reason, pattern)
-    if wrong := [
-        f"{n}: expected floats, found {a.dtype}" for n, a in state.items() if not is_float(a.dtype)
-    ]:
-        raise InputError(wrong[0])
-    if kinds := sorted({str(array.dtype) for array in state.values()} - {"float32"}):
+    floats = {name: array for name, array in state.items() if is_float(array.dtype)}
+    if kinds := sorted({str(array.dtype) for array in floats.values()} - {"float32"}):
         checkpoint.notes.append(f"{', '.join(kinds)} weights stored as float32")
-    checkpoint.state = {n: array.astype(np.float32, copy=False) for n, array in state.items()}
+    state.update({name: array.astype(np.float32, copy=False) for name, array in floats.items()})
     return checkpoint
 
 
@@ -148,12 +130,8 @@ def _holds_tensors(value: Any) -> bool:
 # Where the weights lie ----------------------------------------------------------------------------
 
 
-def _keys_of_weights(content: Mapping[Any, Any], key: str | None) -> _Keys:
-    """The keys that lead to the dictionary of the weights.
-
-    Raises:
-        InputError: There are several, or none under `key`.
-    """
+def _keys_of_weights(content: _Entries, key: str | None) -> _Keys:
+    """The keys that lead to the dictionary of the weights."""
     if key is not None:
         return _keys_of(content, key)
     places = _places(content)
@@ -167,7 +145,7 @@ def _keys_of_weights(content: Mapping[Any, Any], key: str | None) -> _Keys:
     return next(iter(places))
 
 
-def _keys_of(content: Mapping[Any, Any], key: str) -> _Keys:
+def _keys_of(content: _Entries, key: str) -> _Keys:
     """The keys of which a dotted name consists; the keys may have dots of their own."""
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, Mapping):
@@ -178,9 +156,9 @@ def _keys_of(content: Mapping[Any, Any], key: str) -> _Keys:
     raise InputError(f"--key {key}: expected a dictionary in the file, found keys {few(content)}")
 
 
-def _places(content: Mapping[Any, Any]) -> dict[_Keys, Mapping[Any, Any]]:
+def _places(content: _Entries) -> dict[_Keys, _Entries]:
     """The dictionaries that hold a network's weights, by the keys that lead there."""
-    places, level = dict[_Keys, Mapping[Any, Any]](), [((), content)]
+    places, level = dict[_Keys, _Entries](), [((), content)]
     checked: dict[int, bool] = {}  # one dictionary may lie in many places
     for _ in range(_DEPTH + 1):
         deeper = []
@@ -213,20 +191,16 @@ def _read(path: Path, key: str | None) -> _Content:
         if key is not None:
             raise InputError(f"{path}: --key {key}: expected none of a safetensors file")
         arrays = read_safetensors(path)
-        return _Content(arrays, (), arrays, {})
+        return arrays, (), arrays, {}
     try:
         return _read_torch(path, key)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except Code as error:
-        raise InputError(
-            f"{path}: expected a checkpoint of tensors and plain values, found {error}"
-        ) from None
     except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{path}: expected a PyTorch checkpoint, found a truncated or foreign file ({reason})"
-        ) from error
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        if not isinstance(error, Code):
+            found = f"a truncated or foreign file ({found})"
+        raise InputError(f"{path}: expected a PyTorch checkpoint, found {found}") from error
 
 
 def _read_torch(path: Path, key: str | None) -> _Content:
@@ -238,7 +212,7 @@ def _read_torch(path: Path, key: str | None) -> _Content:
         keys = _keys_of_weights(entries, key)
         for name in keys:
             entries = entries[name]
-        return _Content(file.content, keys, file.arrays(entries), file.aside)
+        return file.content, keys, file.arrays(entries), file.aside
 
 
 def what_else(head: bytes) -> str | None:
@@ -256,11 +230,7 @@ def is_html(head: bytes) -> bool:
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Weights:
-    """The arrays of a `.safetensors` file.
-
-    Raises:
-        InputError: The file is cut short or is no safetensors file.
-    """
+    """The arrays of a `.safetensors` file; InputError if it is cut short or none."""
     import safetensors.numpy
 
     path = Path(path)

@@ -43,14 +43,8 @@ def infer_config(
 ) -> ModelConfig:
     """The configuration whose weights these are; stages that it cuts move to `dropped`.
 
-    Args:
-        checkpoint: What `read_checkpoint` gave; its state, dropped and notes are amended.
-        image_size: Height and width that images are resized to, in pixels. By default what the
-            hyper-parameters say, else the largest with the feature map, else the usual, noted.
-        in_size: Height and width of the feature map; of MixVPR's the weights tell only the
-            product. By default what the hyper-parameters say, else a square, noted.
-        pool_size: ConvAP's cells (s1, s2), which no weight tells. By default what the
-            hyper-parameters say, else the official 2 x 2, noted.
+    Each size, of images (pixels), feature map and ConvAP's cells, is what is given, else what the
+    hyper-parameters tell, else assumed and noted. MixVPR's weights tell the map's product alone.
 
     Raises:
         InputError: No known backbone or aggregator; a size that is needed or does not fit.
@@ -83,24 +77,14 @@ def infer_config(
 
 @dataclass(frozen=True)
 class Told:
-    """What hyper-parameters tell; None is what they do not.
-
-    Attributes:
-        arch: The backbone.
-        num_cropped: How many of its stages are cut off.
-        aggregator: What the repository calls the aggregator.
-        map_size: Height and width of the feature map that MixVPR was made for.
-        pool_size: ConvAP's cells.
-        image_size: Height and width in pixels that images are resized to for evaluation.
-        notes: What was passed over, or taken in some way.
-    """
+    """What hyper-parameters tell; None is what they do not."""
 
     arch: str | None
-    num_cropped: int | None
-    aggregator: str | None
-    map_size: Size | None
-    pool_size: Size | None
-    image_size: Size | None
+    num_cropped: int | None  # stages of the backbone
+    aggregator: str | None  # as the repository calls it
+    map_size: Size | None  # of the feature map that MixVPR was made for
+    pool_size: Size | None  # ConvAP's cells
+    image_size: Size | None  # pixels, for evaluation
     notes: list[str]
 
 
@@ -310,7 +294,6 @@ def _largest_images(
 def _require_map(
     checkpoint: Checkpoint, config: ModelConfig, where: str, given: Size | None, told: Size | None
 ) -> None:
-    """Raises InputError where an image size makes another feature map than there must be."""
     found, positions = config.feature_size, _positions(checkpoint, config)
     must = [
         f"{name} say {_by(size)}"

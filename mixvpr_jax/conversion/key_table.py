@@ -71,9 +71,7 @@ def torch_name(flax_name: str) -> str | None:
 def to_flax(state: Mapping[str, np.ndarray]) -> Weights:
     """Renames and transposes an official state_dict (without `num_batches_tracked`).
 
-    Returns:
-        Flax names (joined by dots) and contiguous arrays in Flax's layout. An entry that the table
-        does not hold stays as it is, for the strict check to refuse.
+    An entry that the table does not hold stays as it is, for the strict check to refuse.
 
     Raises:
         InputError: An array with another number of axes than its layer has.
@@ -98,7 +96,10 @@ _Rows = list[tuple[re.Pattern[str], str, _Change]]  # a name, the other side's, 
 def _convert(arrays: Mapping[str, np.ndarray], rows: _Rows) -> Weights:
     converted = {}
     for name, array in arrays.items():
-        new_name, change = _lookup(name, rows) or (name, np.asarray)
+        if (found := _lookup(name, rows)) is None:
+            converted[name] = array
+            continue
+        new_name, change = found
         try:
             converted[new_name] = np.ascontiguousarray(change(array))
         except (ValueError, IndexError):
@@ -136,23 +137,14 @@ _WRAPPERS = ("module", "_orig_mod")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a repository names weights, and how it resizes images.
-
-    Attributes:
-        name: Whose it is, for people.
-        anchor: What it calls the stem's convolution.
-        modules: Of all names, the first parts of its own and the official ones in their place.
-        interpolation: The filter that its images are resized by.
-        image_size: Height and width that it evaluates at, unless a checkpoint tells.
-        prefix: What may precede the names, where the network is a part of something larger.
-    """
+    """How a repository names weights, and how it resizes images."""
 
     name: str
-    anchor: str
-    modules: Callable[[Iterable[str]], Mapping[str, str]]
+    anchor: str  # the stem's convolution
+    modules: Callable[[Iterable[str]], Mapping[str, str]]  # of all names, its prefix → official
     interpolation: Interpolation = "bilinear"
-    image_size: tuple[int, int] = (320, 320)
-    prefix: str = ".*"
+    image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
+    prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
         """What precedes the anchor in a name that ends with it; None for other names."""
@@ -162,9 +154,7 @@ class Layout:
 
 
 def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
-    """Tells the layout of a state_dict and renames its entries to the official names.
-
-    Names of no known module stay as they are.
+    """The layout of a state_dict and its entries under official names; unknown names stay.
 
     Raises:
         InputError: No known layout, or more than one set of weights.
@@ -174,9 +164,7 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
         prefixes = [p for p in map(layout.prefix_of, inner) if p is not None]
         if len(prefixes) > 1:
             several = " and ".join(prefix + layout.anchor for prefix in prefixes[:4])
-            raise InputError(
-                f"expected one set of weights, found {several}; save one of them alone"
-            )
+            raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
             own = _renamed(inner, partial(_replaced, {prefix: ""}))
             return layout, _renamed(own, partial(_replaced, layout.modules(own)))
@@ -212,7 +200,7 @@ def holds_weights(names: Iterable[object]) -> bool:
 def few(names: Iterable[object]) -> str:
     """The first of several names, as a part of a line."""
     texts = list(map(text, names))
-    return f"{', '.join(texts[:3])}{', …' if len(texts) > 3 else ''}" or "none"
+    return ", ".join([*texts[:3], *(["…"] if len(texts) > 3 else [])]) or "none"
 
 
 def text(value: object) -> str:
@@ -224,15 +212,10 @@ def text(value: object) -> str:
 
 
 def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weights:
-    """A state_dict under the names of OpenVPRLab's modules.
+    """An official state_dict under OpenVPRLab's names, given its `num_unfrozen_blocks`.
 
-    Args:
-        state: Official names and arrays.
-        unfrozen_blocks: OpenVPRLab's `num_unfrozen_blocks`: how many of the stem and the stages,
-            counted from the end, are trained there; frozen ones have other names.
-
-    Raises:
-        InputError: More blocks than there are.
+    That many of the stem and the stages, counted from the end, are trained there; InputError if
+    there are fewer.
     """
     stages = (re.match(r"backbone\.model\.layer(\d)\.", name) for name in state)
     num_blocks = 1 + max((int(match[1]) for match in stages if match), default=0)

@@ -26,7 +26,6 @@ _OPERATIONS = re.compile(
 )
 _BROKEN_BY = (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError)
 _BROKEN_BY += (AssertionError, OverflowError, RecursionError)
-_FRAME_BYTES = 9
 _FILLING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")
 _HASHABLE = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 _MADE = 0  # the weight of what a call made; plain values weigh 1 or more
@@ -57,11 +56,9 @@ class DType(Inert):
         self.code, self.order = code if isinstance(code, str) else "", "="
 
     def __setstate__(self, state: Any) -> None:
-        match state:
-            case (_, ("<" | ">" | "|" | "=") as order, *_):
-                self.order = order
-            case _:
-                raise ValueError(BROKEN)
+        self.order = state[1]
+        if self.order not in ("<", ">", "|", "="):
+            raise ValueError(BROKEN)
 
     def to_numpy(self) -> np.dtype:
         """The type itself; its code is the caller's to check."""
@@ -83,10 +80,8 @@ def name_of(value: Any) -> str | None:
 def load(stream: io.BytesIO, find: Find, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Loads the pickle that begins here; the stream is left at its end.
 
-    Args:
-        stream: The file's content.
-        find: Gives stand-ins. What they are called with is of any type, and may contain itself.
-        persistent: Gives what lies elsewhere in the file.
+    `find` gives stand-ins, which are called with values of any type that may contain themselves;
+    `persistent` gives what lies elsewhere in the file.
 
     Raises:
         ValueError: A pickle that is broken or needs more than data do, or what `find` raises.
@@ -143,17 +138,17 @@ def _scanned(stream: io.BytesIO, find: Find) -> bytes:
                 taken = _take(operation.stack_before, stack, marks)
                 if name == "FRAME":
                     pieces.append(content[begin:place])
-                    begin = place + _FRAME_BYTES
+                    begin = place + 9  # after its length
                 elif name == "GLOBAL":
                     find(argument)
+                elif name == "BUILD" and taken[0] != _MADE:
+                    raise ValueError(BROKEN)
+                elif name in ("REDUCE", "NEWOBJ", "BUILD"):
+                    weight = _MADE
                 elif name in _HASHABLE:
                     weight += sum(taken)
                 elif name in _FILLING:
                     weight = taken[0]
-                elif name in ("REDUCE", "NEWOBJ", "BUILD"):
-                    if name == "BUILD" and taken[0] != _MADE:
-                        raise ValueError(BROKEN)
-                    weight = _MADE
                 elif isinstance(argument, int) and argument.bit_length() > 64:
                     weight = 16 * argument.bit_length()  # such may all have the same hash
                 stack.extend(weight for _ in operation.stack_after)
@@ -163,10 +158,9 @@ def _scanned(stream: io.BytesIO, find: Find) -> bytes:
 
 
 def _take(before: list[pickletools.StackObject], stack: list[int], marks: list[int]) -> list[int]:
+    place = len(stack) - len(before)
     if pickletools.markobject in before:
         place = marks.pop() - before.index(pickletools.markobject)
-    else:
-        place = len(stack) - len(before)
     if place < (marks[-1] if marks else 0):
         raise ValueError(BROKEN)
     taken = stack[place:]

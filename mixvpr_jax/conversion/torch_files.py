@@ -48,10 +48,8 @@ _STORAGES = {
 }  # fmt: skip
 _STORAGES["torch.storage UntypedStorage"] = np.dtype(np.uint8)
 _DTYPES = {f"torch {dtype.name}": dtype for dtype in _STORAGES.values()}
-_DTYPES |= {f"torch {name}": np.dtype(name) for name in ("uint16", "uint32", "uint64")}
-_DTYPES |= {
-    f"torch {name}": np.dtype(getattr(ml_dtypes, name)) for name in ("float8_e4m3fn", "float8_e5m2")
-}
+for _name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"):
+    _DTYPES[f"torch {_name}"] = np.dtype(_name)  # of ml_dtypes, too
 # Called, and read: tensors and what may hold a model's settings.
 _READ = re.compile(
     r"torch\._utils _rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)"
@@ -86,20 +84,12 @@ _MOST_AXES = 64  # of NumPy's arrays
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A file that `torch.save` wrote, open for reading.
+    """A file that `torch.save` wrote, open for reading."""
 
-    Attributes:
-        content: Dictionaries, lists, plain values and, of tensors, `TensorRecord`s.
-        aside: How many other values there are, by the names of their types.
-        sizes: Bytes of storages, by key.
-        storage: Reads the storage of a key.
-        num_bytes: The file's size.
-    """
-
-    content: Any
-    aside: Mapping[str, int]
-    sizes: Mapping[str, int]
-    storage: Callable[[str], memoryview]
+    content: Any  # dictionaries, lists, plain values, and a `TensorRecord` for each tensor
+    aside: Mapping[str, int]  # how many other values there are, by the names of their types
+    sizes: Mapping[str, int]  # bytes of storages, by key
+    storage: Callable[[str], memoryview]  # reads that of a key
     num_bytes: int
 
     def arrays(self, state: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -230,12 +220,10 @@ class _Dictionary(dict):
     """A dictionary whose attributes, such as a state_dict's `_metadata`, are passed over."""
 
     __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    __setstate__ = _Aside.__setstate__
 
 
-class _Namespace(_Dictionary):
+class _Namespace(dict):
     """Settings that were attributes."""
 
     def __init__(self, once: Callable[[dict], dict]) -> None:
