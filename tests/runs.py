@@ -19,7 +19,7 @@ from compiled import COMPILED
 
 from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax import from_pretrained
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig, ValidationConfig

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 from recipe import CASES, GOLDEN, official_shapes, recipe_images, recipe_state
 
+from mixvpr_jax.conversion import build_model
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.models.config import AGGREGATORS, ModelConfig
 
 

@@ -13,8 +13,7 @@ from runs import command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import write_checkpoint
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights, write_checkpoint
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.datasets import read_benchmark

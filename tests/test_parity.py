@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import in_float64, numpy_state, torch_model
 
-from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.conversion import build_model, convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.models.config import (
     BACKBONES,
     ConvAPConfig,

@@ -9,8 +9,7 @@ import torch
 from runs import tiny_config
 
 from mixvpr_jax import create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import to_state_dict, write_checkpoint
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights, to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.training.checkpoint import last_step

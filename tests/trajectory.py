@@ -5,8 +5,8 @@ import numpy as np
 from flax import nnx
 from recipe import official_shapes, recipe_state, trajectory_batch
 
+from mixvpr_jax.conversion import build_model
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.losses import multi_similarity, triplet_margin
 from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig

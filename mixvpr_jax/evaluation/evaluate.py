@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.conversion import convert_checkpoint
-from mixvpr_jax.conversion.weights import build_model, get_weights
+from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
