@@ -243,7 +243,7 @@ def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
             except Empty:
                 raise InputError(
                     f"no batch came for {seconds:g} s: a process that decodes hangs, or the disk; "
-                    "the same command goes on (--data.timeout-seconds says how long to wait)"
+                    "run the same command to resume (--data.timeout-seconds sets how long to wait)"
                 ) from None
             if isinstance(found, BaseException):
                 raise found

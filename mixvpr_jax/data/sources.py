@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -15,48 +16,35 @@ from etils import epath
 
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
-from mixvpr_jax.data.prepared import (
-    check_shards,
-    find_prepared,
-    import_tfds,
-    refuse_other_versions,
-)
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import Fence, links_in
+from mixvpr_jax.listing import Fence, links_in, sizes_in
 from mixvpr_jax.storage import as_path
+
+NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"
+CHECKSUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files of the folder as it is distributed.
-
-    Attributes:
-        root: The folder, or an object store's address.
-        places: Which images.
-    """
+    """Image files of the folder, or object store, as it is distributed."""
 
     root: str
     places: Places
 
     def read(self, image: int) -> bytes:
         """An image's file."""
-        return (self._root / self.places.name(image)).read_bytes()
+        return (self._folder / self.places.name(image)).read_bytes()
 
     @cached_property
-    def _root(self) -> epath.Path:
+    def _folder(self) -> epath.Path:
         return epath.Path(self.root)
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
-    """The same files out of ArrayRecord, by way of tensorflow-datasets.
-
-    Attributes:
-        root: The folder of the prepared version.
-        places: Which images.
-    """
+    """The same files out of the ArrayRecord of a prepared version's folder."""
 
     root: str
     places: Places
@@ -65,13 +53,10 @@ class PreparedSource:
         """An image's file."""
         place = np.searchsorted(self.places.bounds, image, side="right") - 1
         city = self.places.cities[self.places.city[place]]
-        return self._split(city)[int(self.places.row[image])]["image"]
-
-    def _split(self, city: str) -> Any:
         if city not in self._splits:
             raw = {"image": import_tfds().decode.SkipDecoding()}
             self._splits[city] = self._builder.as_data_source(city, decoders=raw)
-        return self._splits[city]
+        return self._splits[city][int(self.places.row[image])]["image"]
 
     @cached_property
     def _builder(self) -> Any:
@@ -92,31 +77,28 @@ def open_source(config: DataConfig) -> Source:
     """The images that a configuration names.
 
     Raises:
-        InputError: Those of `read_places`; images that are in a table and not on disk, all of them
-            listed, unless they are to be skipped; a prepared data set of another version, or
-            without all of its files; a single place, which has nothing to be told from.
+        InputError: Those of `read_places`; images in a table that are not on disk, each listed,
+            unless they are to be skipped; a prepared data set of another version, or incomplete;
+            fewer than two places.
     """
-    source = _open(config)
+    as_path(config.folder)  # refuses addresses of unknown kind
+    root, least = epath.Path(config.folder), config.min_images_per_place
+    if (prepared := find_prepared(root)) is not None:
+        source = PreparedSource(
+            str(prepared), read_places(prepared, config.cities, min_images=least)
+        )
+        _check_shards(prepared, source.places)
+    else:
+        _refuse_other_versions(root)
+        options = {"min_images": least, "skip_missing": config.skip_missing}
+        source, num_skipped = open_folder(root, config.cities, **options)
+        if num_skipped:
+            logger.warning("note: %s: %d missing images left out", root, num_skipped)
     if (found := len(source.places)) < 2:
         raise InputError(
             f"{config.folder}: expected 2 places or more, found {found}: there are no negatives; "
             "add to data.cities, or lower data.min-images-per-place"
         )
-    return source
-
-
-def _open(config: DataConfig) -> Source:
-    as_path(config.folder)  # refuses what is no address
-    root, least = epath.Path(config.folder), config.min_images_per_place
-    if (prepared := find_prepared(root)) is not None:
-        places = read_places(prepared, config.cities, min_images=least)
-        check_shards(prepared, places)
-        return PreparedSource(str(prepared), places)
-    refuse_other_versions(root)
-    options = {"min_images": least, "skip_missing": config.skip_missing}
-    source, num_skipped = open_folder(root, config.cities, **options)
-    if num_skipped:
-        logger.warning("note: %s: %d missing images left out", root, num_skipped)
     return source
 
 
@@ -196,3 +178,72 @@ class _Files:
         if not self.absent:
             return np.ones(len(places.names), bool)
         return np.array([name not in self.absent for name in places.names.tolist()])
+
+
+def find_prepared(root: epath.Path) -> epath.Path | None:
+    """The folder of the prepared version, in a folder or the folder itself."""
+    for folder in (root / NAME / VERSION, root / VERSION, root):
+        if folder.name == VERSION and (folder / INFO).exists():
+            return folder
+    return None
+
+
+def _refuse_other_versions(root: epath.Path) -> None:
+    others = [root] if (root / INFO).exists() else []
+    for folder in (root / NAME, root):
+        if not others and not (root / "Dataframes").exists():
+            others = [info.parent for info in folder.glob(f"*/{INFO}")]
+    if others:
+        raise InputError(
+            f"{others[0].parent}: expected version {VERSION} of the prepared data set, found "
+            f"{', '.join(sorted(other.name for other in others))}; prepare it again "
+            "(python -m mixvpr_jax.data.prepare)"
+        )
+
+
+def _check_shards(root: epath.Path, places: Places) -> None:
+    """Checks that each city's files are there, in full size."""
+    import_tfds()
+    path = root / INFO
+    try:
+        splits = {split["name"]: split for split in json.loads(path.read_text())["splits"]}
+        records = {name: sum(map(int, split["shardLengths"])) for name, split in splits.items()}
+        num_bytes = {name: int(split["numBytes"]) for name, split in splits.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected what tfds writes, found {error!r}") from None
+    sizes = sizes_in(root)
+    for index, city in enumerate(places.cities):
+        num_rows = int(places.row[places.images_of(index)].max()) + 1
+        if num_rows > records.get(city, 0):
+            found = f"{records.get(city, 0):,} in {path.name}"
+            raise InputError(f"{root}: expected {num_rows:,} records of {city}, found {found}")
+        count = len(splits[city]["shardLengths"])
+        stem = f"{NAME}-{city}.array_record"
+        files = [f"{stem}-{shard:05d}-of-{count:05d}" for shard in range(count)]
+        there = sum(sizes.get(name, 0) for name in files)
+        if missing := [name for name in files if name not in sizes]:
+            wrong = f"{count} files of {city}, found no {', '.join(missing)}"
+        elif there != num_bytes[city]:
+            wrong = f"{num_bytes[city]:,} bytes of {city}, found {there:,}"
+        else:
+            continue
+        raise InputError(
+            f"{root}: expected {wrong}; copy it again (sha256sum --check {CHECKSUMS} names the "
+            "broken files)"
+        )
+
+
+def import_tfds() -> Any:
+    """tensorflow-datasets, which only prepared data sets need.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise InputError(
+            f"prepared data sets: expected tensorflow-datasets, found {error}; "
+            "pip install 'mixvpr-jax[tfds]'"
+        ) from None
+    return tensorflow_datasets
