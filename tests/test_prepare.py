@@ -22,8 +22,7 @@ from mixvpr_jax.data import prepare, tfds_builder
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.prepare import City, prepare_gsv_cities
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import FolderSource, PreparedSource, import_tfds, open_source
+from mixvpr_jax.data.sources import FolderSource, PreparedSource, Sampler, import_tfds, open_source
 from mixvpr_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
