@@ -23,8 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.data.sources import Sampler, open_source
 from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import LOSSES

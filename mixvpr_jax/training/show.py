@@ -25,8 +25,7 @@ with starting(__name__):
     from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
     from mixvpr_jax.data.gsv_cities import Places
     from mixvpr_jax.data.loader import Batches
-    from mixvpr_jax.data.sampling import Sampler
-    from mixvpr_jax.data.sources import open_source
+    from mixvpr_jax.data.sources import Sampler, open_source
     from mixvpr_jax.distributed import data_mesh
     from mixvpr_jax.storage import atomic_folder
     from mixvpr_jax.training.config import TrainConfig
