@@ -20,9 +20,9 @@ from mixvpr_jax.datasets import read_benchmark
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.storage import as_path
-from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.log import Mirror
 from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.start import initial_model
 
 
 def names_in(folder):
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint(town, trained, caplog):
         outcome = train(tiny_config(town, epochs=2), trained)
     assert outcome.step == 8
     assert "checkpoints/8: damaged" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "restoring the one before" in caplog.text
     (moved,) = (trained / "damaged_checkpoints").iterdir()
     assert moved.name.startswith("8_")
     assert (moved / "commit_success.txt").exists()

@@ -29,12 +29,13 @@ from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training.config import OptimizerConfig
-from mixvpr_jax.training.optimizer import (
+from mixvpr_jax.training.step import (
+    create_state,
     learning_rate_schedule,
     make_optimizer,
+    make_step,
     parameter_groups,
 )
-from mixvpr_jax.training.step import create_state, make_step
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def damaged_checkpoint(bench: Bench) -> str:
         data[at] ^= 1 << bench.random.randrange(8)
         chosen.write_bytes(data)
     output = goes_on(bench)
-    return "the one before was taken" if "going on from the one before" in output else "no effect"
+    return "the one before was taken" if "restoring the one before" in output else "no effect"
 
 
 def broken_image(bench: Bench) -> str:
