@@ -242,7 +242,7 @@ def test_none_is_whole(saved, tmp_path):
     for step in (1, 2):
         for path in files_of(folder / str(step) / "state"):
             cut(path)
-    none = pytest.raises(InputError, match="expected a whole checkpoint, found 2 that are damaged")
+    none = pytest.raises(InputError, match="expected an undamaged checkpoint, found 2 damaged")
     with closing(Checkpoints(folder, keep_both)) as checkpoints, none:
         checkpoints.restore_last(state_of(0))
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]  # left as they are

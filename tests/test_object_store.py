@@ -128,7 +128,7 @@ def test_what_may_not_be_written(part, town, bucket, store):
     status, _, errors = finish(start(command(town, bucket / "run")))
     assert status == 2
     (line,) = [line for line in errors.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
-    assert re.match(r"error: gs://bucket/run/.*: expected to .*, found: .*; mend it, and the", line)
+    assert re.match(r"error: gs://bucket/run/.*: expected to .*, found: .*; fix that and run", line)
     store.forbidden = ("", "")
     status, _, errors = finish(start(command(town, bucket / "run")))
     assert status == 0, errors
