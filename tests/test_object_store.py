@@ -123,7 +123,7 @@ def test_a_store_that_goes_away(town, monkeypatch):
 
 @pytest.mark.parametrize("part", ["checkpoints/3/state/", "metrics.jsonl", "checkpoints/3/commit"])
 def test_what_may_not_be_written(part, town, bucket, store):
-    """In the middle of a run: one line, and the same command goes on."""
+    """A save that fails during a run ends it in one line; the same command resumes it."""
     store.forbidden = ("POST", f"run/{part}")
     status, _, errors = finish(start(command(town, bucket / "run")))
     assert status == 2

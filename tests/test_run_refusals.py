@@ -190,7 +190,7 @@ def test_settings_that_make_no_sense(make, message):
 
 
 def test_where_the_data_lie_and_how_many_decode_may_change(finished, town, tmp_path):
-    """A run that began on the folder goes on with what was prepared of it, and is the same."""
+    """A run that began on a folder resumes on its prepared copy, with the same result."""
     prepare_gsv_cities(town / "train", tmp_path / "prepared")
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "12")

@@ -71,7 +71,7 @@ def unreadable_disk(bench: Bench) -> str:
 
 
 def too_few_open_files(bench: Bench) -> str:
-    """A run that was stopped goes on where few files may be open at once (EMFILE)."""
+    """A stopped run resumes with a low limit of open files (EMFILE)."""
     checkpoints = stopped_with_checkpoints(bench)
     limit = bench.random.randrange(12, 40)
 
