@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, as_path
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -21,7 +20,7 @@ def closest(name: object, known: Iterable[str]) -> str:
     return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
 
 
-def nearest(path: AnyPath) -> str:
+def nearest(path: object) -> str:
     """The existing folders whose names are closest to a missing one's, as the end of an error line.
 
     "" if there are none, and in an object store.
@@ -95,18 +94,6 @@ def to_whole_numbers(config: object, name: str, expected: str) -> None:
     if values is None or not all(map(_is_int, values)):
         raise InputError(f"{name}: expected {expected}, found {value!r:.100}")
     object.__setattr__(config, name, tuple(map(int, values)))
-
-
-def to_paths(config: object, *names: str) -> None:
-    """Converts addresses in these fields to paths, see `as_path`; None passes.
-
-    Raises:
-        InputError: An address of unknown kind.
-    """
-    for name in names:
-        if (value := getattr(config, name)) is not None:
-            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
-            object.__setattr__(config, name, path)
 
 
 def checked_fields(

@@ -120,6 +120,8 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
                     f"expected an image of at most {MAX_PIXELS:,} pixels, found "
                     f"{image.width:,} x {image.height:,}"
                 )
+            if image.format == "WEBP":  # opened with its metadata
+                orientation = orientation_of(image)
             return upright(_to_rgb(image), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
