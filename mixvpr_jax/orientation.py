@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -25,7 +26,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 TURNED = "mixvpr_jax_turned"  # marks a turned image in Pillow's `info`
-STATEMENTS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # in Pillow's `info`
+STATEMENTS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # in Pillow's `info`
 MAX_TEXT_BYTES = 2**20  # of an inflated text
 XMP_TAG = 700
 ORIENTATION_IN_XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
@@ -64,11 +65,19 @@ def separate(data: bytes) -> tuple[int, bytes | bytearray]:
 
 def orientation_of(image: Image.Image) -> int:
     """The orientation (1 to 8) of an opened image whose pixels are loaded."""
-    if image.format == "TIFF":
-        return UPRIGHT  # Pillow turns it on loading
-    found = (image.info.get(name, b"") for name in STATEMENTS)
-    exif, profile, text, xmp = (x.encode() if isinstance(x, str) else x for x in found)
-    return _stated(exif or _raw_profile(profile), text or xmp)
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except Exception:  # Pillow's metadata readers raise many kinds
+        value = None
+    if isinstance(value, int):
+        return value if value in TURNS else UPRIGHT
+    return orientation_in(image.info)
+
+
+def orientation_in(info: Mapping[Any, Any]) -> int:
+    """The orientation (1 to 8) that EXIF or XMP in Pillow's `info` state, malformed or not."""
+    exif, xmp = (info.get(name) for name in ("exif", "xmp"))
+    return _stated(*(said if isinstance(said, bytes) else b"" for said in (exif, xmp)))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
