@@ -14,7 +14,7 @@ import pytest
 import tyro
 from recipe import GOLDEN
 
-from mixvpr_jax.datasets.protocols import BENCHMARKS
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES

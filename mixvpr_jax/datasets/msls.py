@@ -18,10 +18,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found
-from mixvpr_jax.datasets.folders import ImageFolder
-from mixvpr_jax.datasets.labelled import downloader_layout, read_labelled_folders
-from mixvpr_jax.datasets.lists import Lists, read_indices, read_names, read_positives
-from mixvpr_jax.datasets.places import Place
+from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
+from mixvpr_jax.datasets.ground_truth import Lists, Place, read_indices, read_names, read_positives
 from mixvpr_jax.datasets.positions import Placed, on_one_plane, place, positives_of, require_metres
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate

@@ -14,10 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found, Protocol
-from mixvpr_jax.datasets.folders import ImageFolder, read_folder
-from mixvpr_jax.datasets.labelled import downloader_layout
-from mixvpr_jax.datasets.lists import read_lists
-from mixvpr_jax.datasets.places import Place, subfolders
+from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder
+from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import locate
 from mixvpr_jax.storage import AnyPath

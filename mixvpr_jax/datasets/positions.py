@@ -9,9 +9,10 @@ import numpy as np
 from scipy.spatial import KDTree
 from utm import to_latlon
 
-from mixvpr_jax.datasets.folders import BANDS, FARTHEST_M, fits_band
 from mixvpr_jax.errors import InputError
 
+FARTHEST_M = 1e9  # more than any position has, in metres
+BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
 EQUATOR_M = 6_378_137.0  # the Earth's radius there, and its flattening, by WGS 84
 ECCENTRICITY_SQUARED = 0.00669437999014
@@ -246,3 +247,10 @@ def _far(side: np.ndarray, together: np.ndarray) -> bool:
         return False
     low, high = side.min(0) - 1e4, side.max(0) + 1e4
     return int(((together >= low) & (together <= high)).all(1).sum()) == len(side)
+
+
+def fits_band(band: str, north: float) -> bool:
+    """Whether a northing, in metres, lies in a latitude band, to half a degree."""
+    latitude = (north if band >= "N" else north - 1e7) / 110_900
+    lowest = 8 * BANDS.index(band) - 80
+    return lowest - 0.5 <= latitude <= lowest + (12 if band == "X" else 8) + 0.5
