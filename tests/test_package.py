@@ -28,7 +28,7 @@ LAYERS = (
     ("models",),
     ("orientation", "preprocess"),
     ("conversion",),
-    ("released", "pretrained", "distributed"),
+    ("pretrained", "distributed"),
     ("listing",),
     ("data",),
     ("datasets",),
