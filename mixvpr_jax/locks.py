@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mixvpr_jax.errors import InputError, one_line
-from mixvpr_jax.storage import MACHINE, AnyPath, Flock, reaching
+from mixvpr_jax.storage import MACHINE, AnyPath, Flock, reaching, store_of
 
 BEAT_SECONDS = 15.0
 DEAD_SECONDS = 60.0
@@ -84,10 +84,8 @@ class _InStore:
     """A lock object: the store creates it atomically; its owner rewrites it as a heartbeat."""
 
     def __init__(self, path: AnyPath, text: str) -> None:
-        import fsspec
-
         self.path, self.text = path, text
-        self._store, self._name = fsspec.url_to_fs(os.fspath(path))
+        self._store, self._name = store_of(path)
 
     def create(self) -> bool:
         with reaching(self.path, but=FileExistsError):

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -65,11 +66,7 @@ class AppearedMeanwhile(InputError):
 
 
 def as_path(address: str | os.PathLike[str]) -> AnyPath:
-    """The path of an address: on a disk, or in an object store for `gs://bucket/name`.
-
-    Raises:
-        InputError: Any other scheme, or the store's library is not installed.
-    """
+    """The path of an address: on a disk, or in an object store for `gs://bucket/name`."""
     text = os.fspath(address)
     if not text.startswith("gs://"):
         if re.match(r"[a-z0-9+]{2,}:/", text):
@@ -97,6 +94,13 @@ def to_paths(config: object, *names: str) -> None:
 def is_local(path: AnyPath) -> bool:
     """Whether a path is on a disk."""
     return "://" not in os.fspath(path)
+
+
+def store_of(path: AnyPath) -> tuple[Any, str]:
+    """The object store of a path, as fsspec opens it, and the name there."""
+    import fsspec
+
+    return fsspec.url_to_fs(os.fspath(path))
 
 
 def resolved(path: AnyPath) -> AnyPath:
@@ -165,9 +169,7 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
         return
-    import fsspec
-
-    store, path = fsspec.url_to_fs(os.fspath(source))
+    store, path = store_of(source)
     with reaching(source):
         for name in store.find(path):
             store.mv(name, os.fspath(target) + name.removeprefix(path))
@@ -185,12 +187,9 @@ def atomic_write(path: AnyPath) -> Iterator[Path]:
 def atomic_folder(folder: AnyPath) -> Iterator[Path]:
     """Yields an empty folder on a disk and moves its files into `folder` on success.
 
-    A new `folder` appears whole, by one rename. Files are moved one by one into an existing folder
-    (from a temporary folder inside it: it may be a mount point, or its parent read-only) or into an
-    object store.
-
-    Raises:
-        AppearedMeanwhile: Another process created `folder` first.
+    A new `folder` appears whole, by one rename, or AppearedMeanwhile is raised. Files are moved one
+    by one into an existing folder (from a temporary folder inside it: it may be a mount point, or
+    its parent read-only) or into an object store.
     """
     exists = isinstance(folder, Path) and folder.is_dir()
     where = folder if exists else folder.parent

@@ -21,7 +21,7 @@ from mixvpr_jax.datasets.mat_files import read_variable
 from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.datasets.positions import positives_within, require_metres
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import files_in, folders_in, locate
+from mixvpr_jax.listing import locate, names_in
 from mixvpr_jax.storage import AnyPath
 
 
@@ -85,7 +85,7 @@ def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     """The folders in a folder that have one of these names, in any case, by rank."""
     ranks = {name.lower(): rank for rank, name in reversed(list(enumerate(names)))}
     return sorted(
-        (folder / name for name in folders_in(folder) if name.lower() in ranks),
+        (folder / name for name in names_in(folder, "directory") if name.lower() in ranks),
         key=lambda path: (ranks[path.name.lower()], path.name),
     )
 
@@ -93,7 +93,7 @@ def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
 def _file_in(folder: AnyPath, name: str) -> AnyPath | None:
     if (folder / name).is_file():
         return folder / name
-    found = [other for other in files_in(folder) if other.lower() == name.lower()]
+    found = [other for other in names_in(folder, "file") if other.lower() == name.lower()]
     return folder / min(found) if found else None
 
 
