@@ -153,12 +153,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Located:
-    """Paths for a list of n names.
-
-    Attributes:
-        paths: n files, existing or expected.
-        present: [n] bool, whether each exists.
-    """
+    """The n images of a list, existing or expected; `present` [n] bool says which exist."""
 
     paths: tuple[AnyPath, ...]
     present: np.ndarray

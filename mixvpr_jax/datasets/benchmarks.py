@@ -10,13 +10,13 @@ from itertools import takewhile
 
 from mixvpr_jax.checks import nearest, require_known
 from mixvpr_jax.datasets import msls, nordland
-from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet, Found
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet
 from mixvpr_jax.datasets.folders import read_labelled
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, read_struct
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
-Reader = Callable[[Place], Found]
+Reader = Callable[[Place], EvaluationSet]
 
 # Where the names in ground truth may be relative to, below the dataset's folder.
 _TOKYO_QUERIES = "247query_subset_v2"
@@ -34,23 +34,23 @@ _BASES = {
 _TIMES = {"D": "day", "S": "sunset", "N": "night"}
 
 
-def _pittsburgh(place: Place) -> Found:
+def _pittsburgh(place: Place) -> EvaluationSet:
     name = place.protocol.name
     return _read_netvlad(place, name.replace("-", "_"), name.split("-")[1], *_BASES["pittsburgh"])
 
 
-def _tokyo247(place: Place) -> Found:
+def _tokyo247(place: Place) -> EvaluationSet:
     """Tokyo 24/7, whose struct says .jpg for files that are .png."""
     found = _read_netvlad(place, "tokyo247", "test", *_BASES["tokyo247"])
-    times = list(takewhile(bool, map(_time, found.whole.queries)))
-    if len(times) < len(found.whole.queries):
-        return found
-    return replace(found, whole=replace(found.whole, conditions={"light": times}))
+    times = list(takewhile(bool, map(_time, found.queries)))
+    return (
+        replace(found, conditions={"light": times}) if len(times) == len(found.queries) else found
+    )
 
 
 def _read_netvlad(
     place: Place, stem: str, split: str, databases: Sequence[str], queries: Sequence[str]
-) -> Found:
+) -> EvaluationSet:
     """The authors' layout, where images of it are there; else VPR-datasets-downloader's."""
     file, pair = place.truth(f"{stem}.mat"), place.pair(split)
     of_database = [root / base for root in place.roots() for base in databases]
@@ -60,7 +60,7 @@ def _read_netvlad(
         found = read_struct(file).find(place.protocol, of_database, of_queries)
     elif lists := read_lists(place, stem):
         found = lists.find(place, of_database, [*place.roots(), *of_queries])
-    if found is not None and (pair is None or found.database_present.any()):
+    if found is not None and not (pair and found.is_absent):
         return found
     if pair is not None:
         return read_labelled(place.protocol, pair)
@@ -84,12 +84,12 @@ def _time(query: AnyPath) -> str:
 def _vpr_bench(*stems: str) -> Reader:
     """A reader of the lists, images in `ref` and `query`; of SPED the downloader's layout, too."""
 
-    def read(place: Place) -> Found:
+    def read(place: Place) -> EvaluationSet:
         if lists := read_lists(place, *stems):
             return lists.find(place, place.roots())
         is_sped = stems == ("SPED",)
         if is_sped and (pair := place.pair("test")):
-            return read_labelled(place.protocol, pair, mock=True)
+            return read_labelled(place.protocol, pair)
         raise place.nothing(
             f"{stems[0]}_dbImages.npy, {stems[0]}_qImages.npy and {stems[0]}_gt.npy of the "
             "authors' repository, here, in datasets or in the folder given as ground truth",
@@ -156,7 +156,7 @@ def read_benchmark(
     reader, names = _READERS[name]
     place = Place(protocol, folder, ground_truth, names)
     found = reader(place)
-    _require_counts(place, found.whole, allow_subset)
+    _require_counts(place, found, allow_subset)
     return _present(place, found, allow_subset)
 
 
@@ -181,9 +181,9 @@ def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> N
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 
 
-def _present(place: Place, found: Found, allow_subset: bool) -> EvaluationSet:
+def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> EvaluationSet:
     """Only the images that are there, if those are all or a subset is allowed."""
-    whole, missing, total = found.whole, found.missing(), sum(_counts(found.whole))
+    missing, total = whole.missing(), sum(_counts(whole))
     if missing and (not allow_subset or len(missing) == total):
         hint = "" if len(missing) == total else "; --allow-subset does without them and marks it"
         raise InputError(
@@ -191,14 +191,13 @@ def _present(place: Place, found: Found, allow_subset: bool) -> EvaluationSet:
             f"{missing[0]}{hint}",
             details=[f"missing: {path}" for path in missing],
         )
-    kept = whole.select(found.database_present, found.queries_present) if missing else whole
+    kept = whole.select(*whole.present) if missing and whole.present else whole
     counts = _counts(kept)
     if 0 in counts:
         raise InputError(_wrong_counts(place, counts))
     pairs = zip(counts, place.protocol.counts, strict=True)
-    return replace(
-        kept, is_subset=bool(missing) or any(due not in (None, has) for has, due in pairs)
-    )
+    is_subset = bool(missing) or any(due not in (None, has) for has, due in pairs)
+    return replace(kept, is_subset=is_subset, present=None)
 
 
 def _wrong_counts(place: Place, found: tuple[int, int]) -> str:

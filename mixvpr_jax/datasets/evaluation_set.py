@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.listing import Located
 from mixvpr_jax.storage import AnyPath
 
 
@@ -67,6 +69,7 @@ class EvaluationSet:
         is_subset: Whether images of the protocol are missing, as the user allowed.
         left_out: For each query the database images to leave out of its neighbours: the query
             itself and adjacent frames. Empty where nothing is left out.
+        present: [n] and [q] bool, which images are there; None if all are.
     """
 
     protocol: Protocol
@@ -79,6 +82,28 @@ class EvaluationSet:
     conditions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     is_subset: bool = False
     left_out: Sequence[np.ndarray] = ()
+    present: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def of(
+        cls, protocol: Protocol, layout: str, database: Located, queries: Located, **known: Any
+    ) -> EvaluationSet:
+        """The images that were listed, some of which may be missing, and what is known of them."""
+        present = database.present, queries.present
+        return cls(protocol, layout, database.paths, queries.paths, present=present, **known)
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether no database image is there."""
+        return self.present is not None and not self.present[0].any()
+
+    def missing(self) -> list[AnyPath]:
+        """The images that are not there, database first."""
+        if self.present is None:
+            return []
+        there = np.concatenate(self.present).tolist()
+        images = (*self.database, *self.queries)
+        return [path for path, is_there in zip(images, there, strict=True) if not is_there]
 
     @property
     def num_own_queries(self) -> int:
@@ -125,6 +150,7 @@ class EvaluationSet:
             queries_utm=None if self.queries_utm is None else self.queries_utm[queries],
             conditions={name: _kept(labels, queries) for name, labels in self.conditions.items()},
             left_out=kept_indices(self.left_out) if len(self.left_out) else (),
+            present=None,
         )
 
 
@@ -237,26 +263,3 @@ _ALL = (
 )
 
 BENCHMARKS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A benchmark with every image that its lists have, and which of them are there.
-
-    `database_present` is [n] bool, `queries_present` [q] bool.
-    """
-
-    whole: EvaluationSet
-    database_present: np.ndarray
-    queries_present: np.ndarray
-
-    @classmethod
-    def complete(cls, whole: EvaluationSet) -> Found:
-        """Images that were listed from the disk: none can be missing."""
-        return cls(whole, np.ones(len(whole.database), bool), np.ones(len(whole.queries), bool))
-
-    def missing(self) -> list[AnyPath]:
-        """The images that are not there, database first."""
-        images = (*self.whole.database, *self.whole.queries)
-        present = np.concatenate([self.database_present, self.queries_present])
-        return [path for path, there in zip(images, present, strict=True) if not there]

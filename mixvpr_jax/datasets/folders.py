@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet, Found, Protocol
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet, Protocol
 from mixvpr_jax.datasets.positions import (
     BANDS,
     FARTHEST_M,
@@ -27,10 +27,9 @@ from mixvpr_jax.datasets.positions import (
     place,
     positives_of,
     positives_within,
-    require_metres,
 )
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, files_below, locate
+from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 logger = logging.getLogger(__name__)
@@ -41,21 +40,18 @@ _DOWNLOADERS = 15  # fields of a name by VPR-datasets-downloader, at least
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """The images below a folder, sorted by path, or as a list beside it has them.
+class ImageFolder(Located):
+    """The images at any depth below `root`, sorted by path or in the order of a list beside it.
 
     Attributes:
-        root: The folder.
-        paths: Every image below it, at any depth.
         utm: [n, 2] float64, east and north in metres; None where no name holds a position.
         zones: [n] text, the UTM zone and latitude band of each position ("17T"), the zone alone
             ("17"), or nothing; None without positions.
     """
 
     root: AnyPath
-    paths: tuple[AnyPath, ...]
     utm: np.ndarray | None
-    zones: np.ndarray | None = None
+    zones: np.ndarray | None
 
 
 def read_folder(root: AnyPath) -> ImageFolder:
@@ -72,7 +68,7 @@ def read_folder(root: AnyPath) -> ImageFolder:
         if not root.is_dir():
             raise InputError(f"{root}: expected a folder of images, found no such folder")
         paths = _listed(root) or _found(root)
-    return ImageFolder(root, paths, *_positions(root, paths))
+    return ImageFolder(paths, np.ones(len(paths), bool), root, *_positions(root, paths))
 
 
 def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
@@ -228,7 +224,7 @@ def read_folder_pair(
             "note: no recall is measured, as %s has no %s, though the other folder has",
             without[0], LABELS,
         )  # fmt: skip
-    return _evaluation_set(protocol, "two folders", pair, radius_m)
+    return _evaluation_set(protocol, "two folders", pair)
 
 
 def unlike_benchmarks(name: str) -> str:
@@ -240,34 +236,19 @@ def unlike_benchmarks(name: str) -> str:
     return f"{name}{FOLDER_MARK}" if plain(name) in map(plain, BENCHMARKS) else name
 
 
-def read_labelled(
-    protocol: Protocol, pair: tuple[AnyPath, AnyPath], *, mock: bool = False
-) -> Found:
-    """A benchmark as VPR-datasets-downloader lays it out.
+def read_labelled(protocol: Protocol, pair: tuple[AnyPath, AnyPath]) -> EvaluationSet:
+    """A benchmark's folders of database and queries, as VPR-datasets-downloader lays them out.
 
-    Args:
-        protocol: Which, with its radius.
-        pair: The folders of database and queries.
-        mock: Whether the positions are made up, so that the right images lie within 25 m: then
-            they make positives, and no map.
-
-    Raises:
-        InputError: The names hold no positions.
+    Where the protocol has no radius, positions are made up, so that the right images lie within
+    25 m: then they make positives, and no map.
     """
-    folders = read_labelled_folders(pair)
-    radius_m = 25.0 if mock or protocol.radius_m is None else protocol.radius_m
-    layout = downloader_layout(pair)
-    truth = f"{LABELS}, made up" if mock else LABELS
+    truth = LABELS if protocol.radius_m is not None else f"{LABELS}, made up"
     protocol = replace(protocol, ground_truth=truth)
-    return Found.complete(_evaluation_set(protocol, layout, folders, radius_m, mock=mock))
+    return _evaluation_set(protocol, downloader_layout(pair), read_labelled_folders(pair))
 
 
 def read_labelled_folders(pair: tuple[AnyPath, AnyPath]) -> tuple[ImageFolder, ImageFolder]:
-    """Both folders, with positions in metres.
-
-    Raises:
-        InputError: The names hold no positions.
-    """
+    """Both folders; InputError if the names hold no positions."""
     folders = read_folder(pair[0]), read_folder(pair[1])
     for folder in folders:
         if folder.utm is None:
@@ -281,25 +262,19 @@ def downloader_layout(pair: tuple[AnyPath, AnyPath]) -> str:
 
 
 def _evaluation_set(
-    protocol: Protocol,
-    layout: str,
-    pair: tuple[ImageFolder, ImageFolder],
-    radius_m: float,
-    *,
-    mock: bool = False,
+    protocol: Protocol, layout: str, pair: tuple[ImageFolder, ImageFolder]
 ) -> EvaluationSet:
-    database, queries = pair
-    images = protocol, layout, database.paths, queries.paths
+    found, (database, queries) = EvaluationSet.of(protocol, layout, *pair), pair
     if database.utm is None or queries.utm is None:
-        return EvaluationSet(*images)
-    if mock:
-        return EvaluationSet(*images, positives_within(queries.utm, database.utm, radius_m))
-    source, sides = f"{database.root} and {queries.root}", (database.utm, queries.utm)
-    require_metres(source, *sides)
+        return found
+    if protocol.radius_m is None:
+        return replace(found, positives=positives_within(queries.utm, database.utm, 25.0))
     assert database.zones is not None and queries.zones is not None
-    placed = place(source, sides, (database.zones, queries.zones))
-    positives = positives_of(placed[1], placed[0], radius_m)
-    return EvaluationSet(*images, positives, *on_one_plane(*placed))
+    source = f"{database.root} and {queries.root}"
+    placed = place(source, (database.utm, queries.utm), (database.zones, queries.zones))
+    positives = positives_of(placed[1], placed[0], protocol.radius_m)
+    database_utm, queries_utm = on_one_plane(*placed)
+    return replace(found, positives=positives, database_utm=database_utm, queries_utm=queries_utm)
 
 
 def _pair_name(database: AnyPath, queries: AnyPath) -> str:

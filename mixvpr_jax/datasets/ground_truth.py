@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found, Protocol
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Protocol
 from mixvpr_jax.datasets.mat_files import read_variable
 from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.datasets.positions import positives_within, require_metres
@@ -115,7 +115,7 @@ class Lists:
         place: Place,
         database_bases: Sequence[AnyPath],
         query_bases: Sequence[AnyPath] | None = None,
-    ) -> Found:
+    ) -> EvaluationSet:
         """The benchmark, with its images below these folders."""
         database = locate(database_bases, self.database, self.file)
         queries = locate(query_bases or database_bases, self.queries, self.file)
@@ -125,8 +125,7 @@ class Lists:
                 protocol, ground_truth=f"{truth}, a list", positives="as listed for each query"
             )
         layout = f"lists: {self.file}, {truth} and what lies beside them"
-        whole = EvaluationSet(protocol, layout, database.paths, queries.paths, self.positives)
-        return Found(whole, database.present, queries.present)
+        return EvaluationSet.of(protocol, layout, database, queries, positives=self.positives)
 
 
 def read_lists(place: Place, *stems: str) -> Lists | None:
@@ -232,19 +231,24 @@ class DbStruct:
     queries_utm: np.ndarray
     radius_m: float
 
-    def find(self, protocol: Protocol, database: list[AnyPath], queries: list[AnyPath]) -> Found:
+    def find(
+        self, protocol: Protocol, databases: Sequence[AnyPath], queries: Sequence[AnyPath]
+    ) -> EvaluationSet:
         """The benchmark, with its images below these folders."""
         if self.radius_m != protocol.radius_m:
             raise InputError(
                 f"{self.file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, "
                 f"found {self.radius_m:g}"
             )
-        of_database = locate(database, self.database, self.file)
-        of_queries = locate(queries, self.queries, self.file)
-        positives = positives_within(self.queries_utm, self.database_utm, self.radius_m)
-        images = f"the authors': {self.file}", of_database.paths, of_queries.paths, positives
-        whole = EvaluationSet(protocol, *images, self.database_utm, self.queries_utm)
-        return Found(whole, of_database.present, of_queries.present)
+        return EvaluationSet.of(
+            protocol,
+            f"the authors': {self.file}",
+            locate(databases, self.database, self.file),
+            locate(queries, self.queries, self.file),
+            positives=positives_within(self.queries_utm, self.database_utm, self.radius_m),
+            database_utm=self.database_utm,
+            queries_utm=self.queries_utm,
+        )
 
 
 def read_struct(file: AnyPath) -> DbStruct:

@@ -17,10 +17,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
 from mixvpr_jax.datasets.ground_truth import Lists, Place, read_indices, read_names, read_positives
-from mixvpr_jax.datasets.positions import Placed, on_one_plane, place, positives_of, require_metres
+from mixvpr_jax.datasets.positions import Placed, on_one_plane, place, positives_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
@@ -59,7 +59,7 @@ _Shots = Sequence[Shot]
 _Keys = list[tuple[str, str]]  # city and key of each image
 
 
-def read_msls_val(place: Place) -> Found:
+def read_msls_val(place: Place) -> EvaluationSet:
     """The official 740 queries, their images in Mapillary's folders or in the downloader's."""
     lists = _read_lists(place)
     if lists is None:
@@ -72,19 +72,17 @@ def read_msls_val(place: Place) -> Found:
         )
     found = lists.find(place, _parents(place))
     keys = _keys(lists.file, lists.database), _keys(lists.file, lists.queries)
-    cities = {"city": [city for city, _ in keys[1]]}
-    found = replace(found, whole=replace(found.whole, conditions=cities))
-    pair = None if found.database_present.any() else place.pair("val")
-    if pair is not None:
+    found = replace(found, conditions={"city": [city for city, _ in keys[1]]})
+    if found.is_absent and (pair := place.pair("val")):
         return _moved(found, keys, pair)
-    return replace(found, whole=_with_shots(found.whole, keys, _official_shots(place)))
+    return _with_shots(found, keys, _official_shots(place))
 
 
-def read_msls_val_all(place: Place) -> Found:
+def read_msls_val_all(place: Place) -> EvaluationSet:
     """Every query of both cities; positives within the radius, city by city."""
     parent = next((root for root in _parents(place) if (root / VAL_CITIES[0]).is_dir()), None)
     found, pair = None if parent is None else _read_tables(place, parent), place.pair("val")
-    if found is not None and (pair is None or found.database_present.any()):
+    if found is not None and not (pair and found.is_absent):
         return found
     if pair is None:
         raise place.nothing(
@@ -94,10 +92,10 @@ def read_msls_val_all(place: Place) -> Found:
     database, queries = read_labelled_folders(pair)
     shots = named_shots(database), named_shots(queries)
     layout = downloader_layout(pair)
-    return Found.complete(_by_city(place, layout, database.paths, queries.paths, *shots))
+    return _by_city(place, layout, database, queries, *shots)
 
 
-def read_msls_test(place: Place) -> Found:
+def read_msls_test(place: Place) -> EvaluationSet:
     """Six cities, by their `subtask_index.csv`; no ground truth."""
     tests = [root / "test" for root in place.roots()]
     parent = next((test for test in tests if (test / TEST_CITIES[0]).is_dir()), None)
@@ -106,14 +104,9 @@ def read_msls_test(place: Place) -> Found:
             f"{place.title}: expected Mapillary's test/miami and five more cities, found none"
         )
     database, queries = (_subtask(parent, part) for part in ("database", "query"))
-    whole = EvaluationSet(
-        place.protocol,
-        f"Mapillary's: {parent}, with subtask_index.csv",
-        database.paths,
-        queries.paths,
-        conditions={"city": [path.parts[-4] for path in queries.paths]},
-    )
-    return Found(whole, database.present, queries.present)
+    layout = f"Mapillary's: {parent}, with subtask_index.csv"
+    cities = {"city": [path.parts[-4] for path in queries.paths]}
+    return EvaluationSet.of(place.protocol, layout, database, queries, conditions=cities)
 
 
 def _parents(place: Place) -> list[AnyPath]:
@@ -158,7 +151,9 @@ def _keys(file: AnyPath, names: Sequence[str]) -> _Keys:
     return keys
 
 
-def _moved(found: Found, keys: tuple[_Keys, _Keys], pair: tuple[AnyPath, AnyPath]) -> Found:
+def _moved(
+    found: EvaluationSet, keys: tuple[_Keys, _Keys], pair: tuple[AnyPath, AnyPath]
+) -> EvaluationSet:
     """The same images where VPR-datasets-downloader moved them, by the keys in their new names."""
     located, by_key = [], dict[str, Shot]()
     for of, folder in zip(keys, read_labelled_folders(pair), strict=True):
@@ -168,10 +163,10 @@ def _moved(found: Found, keys: tuple[_Keys, _Keys], pair: tuple[AnyPath, AnyPath
         present = np.array([key in path_of for _, key in of], bool)
         paths = (path_of.get(key, folder.root / f"@*@{key}@*.jpg") for _, key in of)
         located.append(Located(tuple(paths), present))
-    database, queries = located
-    layout = f"{found.whole.layout}; images in {downloader_layout(pair)}"
-    whole = replace(found.whole, layout=layout, database=database.paths, queries=queries.paths)
-    return Found(_with_shots(whole, keys, by_key), database.present, queries.present)
+    known = {"positives": found.positives, "conditions": found.conditions}
+    layout = f"{found.layout}; images in {downloader_layout(pair)}"
+    moved = EvaluationSet.of(found.protocol, layout, *located, **known)
+    return _with_shots(moved, keys, by_key)
 
 
 def _official_shots(place: Place) -> dict[str, Shot]:
@@ -204,7 +199,7 @@ def _with_shots(
 _PARTS, _TABLES = ("database", "query"), ("raw.csv", "postprocessed.csv")
 
 
-def _read_tables(place: Place, parent: AnyPath) -> Found:
+def _read_tables(place: Place, parent: AnyPath) -> EvaluationSet:
     shots, located = [], []
     for part in _PARTS:
         here = [read_shots(parent / city / part, city) for city in VAL_CITIES]
@@ -212,22 +207,30 @@ def _read_tables(place: Place, parent: AnyPath) -> Found:
         names = [f"{shot.city}/{part}/images/{shot.key}.jpg" for shot in shots[-1]]
         located.append(locate([parent], names, parent))
     layout = f"Mapillary's: {parent}, with postprocessed.csv"
-    whole = _by_city(place, layout, located[0].paths, located[1].paths, *shots)
-    return Found(whole, located[0].present, located[1].present)
+    return _by_city(place, layout, *located, *shots)
 
 
 def _by_city(
     place: Place,
     layout: str,
-    database: tuple[AnyPath, ...],
-    queries: tuple[AnyPath, ...],
+    database: Located,
+    queries: Located,
     of_database: _Shots,
     of_queries: _Shots,
 ) -> EvaluationSet:
     placed = _positions(place.title, of_database, of_queries)
     positives = positives_of(placed[1], placed[0], place.protocol.radius_m or 25.0)
-    images = place.protocol, layout, database, queries, positives
-    return EvaluationSet(*images, *on_one_plane(*placed), _conditions(of_queries))
+    utm = on_one_plane(*placed)
+    return EvaluationSet.of(
+        place.protocol,
+        layout,
+        database,
+        queries,
+        positives=positives,
+        database_utm=utm[0],
+        queries_utm=utm[1],
+        conditions=_conditions(of_queries),
+    )
 
 
 def _subtask(parent: AnyPath, part: str) -> Located:
@@ -305,7 +308,6 @@ def _conditions(shots: _Shots) -> Mapping[str, Sequence[str]]:
 def _positions(source: object, database: _Shots, queries: _Shots) -> tuple[Placed, Placed]:
     lists = database, queries
     utm = [np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2) for shots in lists]
-    require_metres(source, *utm)
     zones = [np.array([shot.zone for shot in shots], str) for shots in lists]
     return place(source, (utm[0], utm[1]), (zones[0], zones[1]))
 

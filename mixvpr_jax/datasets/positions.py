@@ -81,6 +81,7 @@ def place(
         InputError: Images of several zones, of which some are not said, hemispheres in place of
             latitude bands, or positions outside of any zone.
     """
+    require_metres(source, *sides)
     found = sorted({str(zone) for side in zones for zone in np.unique(side)})
     said = [zone for zone in found if zone]
     numbers = {zone.rstrip(BANDS) for zone in said}
