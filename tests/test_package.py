@@ -23,12 +23,12 @@ FORBIDDEN = (
 
 # A layer may import those before it, and no layer may import tests, configs, convert or demo.
 LAYERS = (
-    ("errors", "version", "workers", "flock", "storage", "locks", "checks"),
+    ("errors", "version", "workers", "storage", "locks", "checks"),
     ("losses",),
     ("models",),
     ("orientation", "preprocess"),
     ("conversion",),
-    ("released", "pretrained", "distributed"),
+    ("pretrained", "distributed"),
     ("listing",),
     ("data",),
     ("datasets",),
