@@ -18,25 +18,19 @@ from typing import Any, Literal
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from accelerators import ACCELERATORS  # noqa: E402
 from hlo import bytes_by_class, collective_counts  # noqa: E402
 
 ENVIRONMENTS = ROOT / "out" / "compilers"
-Target = Literal["v5e", "v5p", "v6e", "h100"]
+Target = Literal["v5e", "v6e", "h100"]
 Program = Literal["describe", "step", "search"]
 TOPOLOGIES = {
     ("v5e", 8): "v5e:2x4",
     ("v5e", 64): "v5e:8x8",
     ("v5e", 256): "v5e:16x16",
-    ("v5p", 8): "v5p:2x2x2",
     ("v6e", 8): "v6e:2x4",
 }
-# FLOP/s in bfloat16, bytes/s and bytes of memory; docs/scaling.md names the sources.
-DEVICES = {
-    "v5e": (197e12, 819e9, 16e9),
-    "v5p": (459e12, 2765e9, 95e9),
-    "v6e": (918e12, 1638e9, 32e9),
-    "h100": (989e12, 3350e9, 80e9),
-}
+PUBLISHED = dict(zip(("v5e", "v6e", "h100"), ACCELERATORS, strict=True))
 IMAGES = 480
 # What the compiler asks a driver for; jax issue 23971 has the rest.
 H100 = """
@@ -114,7 +108,7 @@ TITLES = (
 
 def _line(row: dict[str, Any]) -> str:
     """A row of the table; GPUs' compilers count no operations."""
-    flops, bandwidth, memory = DEVICES[row["target"]]
+    published = PUBLISHED[row["target"]]
     work, moved = row["flops"], row["bytes"]
     classes = (row["bytes_by_class"].get(name, 0) for name in ("products", "reductions", "copies"))
     parts = [f"{value / 1e9:.1f}" for value in (*classes, row["bytes_by_class"].get("other", 0))]
@@ -124,10 +118,10 @@ def _line(row: dict[str, Any]) -> str:
         f"{work / 1e9:,.0f}" if work else "",
         f"{moved / 1e9:.1f}",
         ", ".join(parts),
-        f"{row['temporary'] / 1e9:.1f} of {memory / 1e9:.0f}",
+        f"{row['temporary'] / 1e9:.1f} of {published.memory / 1e9:.0f}",
         f"{row['collectives']}, {row['in_turn']}" if row["collectives"] else "",
-        f"{1e3 * work / flops:.1f}" if work else "",
-        f"{1e3 * moved / bandwidth:.1f}",
+        f"{1e3 * work / published.bfloat16:.1f}" if work else "",
+        f"{1e3 * moved / published.bandwidth:.1f}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -150,7 +144,9 @@ def _in_environment(target: Target, program: Program, size: int) -> dict[str, An
     kind = _environment(target)
     python = ENVIRONMENTS / kind / "bin" / "python"
     if not python.exists():
-        raise SystemExit(f"{python}: no such compiler yet; add --install")
+        raise SystemExit(
+            f"{python}: expected the compiler's environment, found none; add --install"
+        )
     command = [python, __file__, "--one", target, program, str(size)]
     environment = {**os.environ, **SETTINGS[kind], "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -279,7 +275,7 @@ def _search(mesh: Any, _: int) -> Any:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(compile_one(*sys.argv[2:4], int(sys.argv[4]))))  # pyright: ignore
+        print(json.dumps(compile_one(*sys.argv[2:4], int(sys.argv[4]))))  # pyright: ignore[reportCallIssue]
     else:
         import tyro
 

@@ -58,8 +58,8 @@ class BatchNorm(nnx.Module):
         Args:
             shape: Of the values, [b, h, w, c].
             valid: Marks images that are not padding.
-            sums: The sums [c] of value - origin and of its square over a device's valid images, of
-                an origin [c].
+            sums: Maps an origin [c] to the sums [c] of value - origin and of its square, over a
+                device's valid images.
         """
         mean, var = self.mean[...], self.var[...]
         if not self.use_running_average:
