@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import jax
-from compiled import COMPILED
+from compiled import COMPILED, HALF_WRITTEN
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -16,7 +16,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 PACKAGE = Path(__file__).parent.parent / "mixvpr_jax"
 # Configurations check their own values, and say what is wrong in a line.
 CHECKED = [
@@ -38,3 +38,7 @@ if os.environ.get("CI"):
 
 # Shared fixtures; pytest imports these once the lines above have run.
 pytest_plugins = ["checkpoints", "folders", "runs", "small_model", "stores"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", HALF_WRITTEN)
