@@ -21,6 +21,8 @@ from trajectory import (
     batch,
     padded,
     recipe_model,
+    small_batch,
+    small_model,
     weights_of,
 )
 
@@ -121,10 +123,10 @@ def test_gradient_caching_gives_the_same_gradient(devices, count):
     with in_float64():
         pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
         for chunks in (1, 4):
-            model = recipe_model()
+            model = small_model()
             before = weights_of(create_state(model, optimizer))
             step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=chunks, **options)
-            state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
+            state, metrics = step(create_state(model, optimizer), *padded(small_batch(3), count))
             after = weights_of(state)
             gradient = {name: 2 * (before[name] - after[name]) for name in before}
             found.append((gradient, float(metrics["loss"])))
@@ -144,8 +146,8 @@ def test_gradient_caching_gives_the_same_gradient(devices, count):
 def test_chunks_move_the_statistics_in_turn():
     optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
     with in_float64():
-        model, mesh = recipe_model(), data_mesh(jax.devices()[:1])
-        images, labels = batch(0)
+        model, mesh = small_model(), data_mesh(jax.devices()[:1])
+        images, labels = small_batch(0)
         expected = nnx.clone(model)
         expected.train()
         for part in range(2):
@@ -165,7 +167,7 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
     """Five real images of sixteen, in four chunks a device: of one device's, one is padding."""
     parts = {1: (slice(0, 4), slice(4, 5)), 2: (slice(0, 2), slice(2, 4), slice(4, 5))}[devices]
     with in_float64():
-        (images, labels), model = padded(batch(0), 5), recipe_model()
+        (images, labels), model = padded(small_batch(0), 5), small_model()
         expected = nnx.clone(model)
         expected.train()
         for part in parts:
