@@ -115,6 +115,11 @@ def command(town, workdir, *options):
     ]
 
 
+def without_torch():
+    """The PYTHONPATH of a command that starts two seconds sooner."""
+    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), WITHOUT_TORCH)))
+
+
 def start(arguments, devices=1, *, double=False, **options):
     """Starts a command on so many fake devices; where wanted, JAX knows float64."""
     environment = {
@@ -122,7 +127,7 @@ def start(arguments, devices=1, *, double=False, **options):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_ENABLE_X64": str(int(double)),
-        "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), WITHOUT_TORCH))),
+        "PYTHONPATH": without_torch(),
     }
     return subprocess.Popen(
         [str(argument) for argument in arguments],

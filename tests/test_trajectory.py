@@ -18,6 +18,7 @@ from trajectory import (
     MODEL,
     RECIPES,
     SHAPES,
+    SMALL,
     batch,
     padded,
     recipe_model,
@@ -184,9 +185,9 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
 def test_bfloat16_keeps_float32_where_it_matters():
     pair = LOSS_AND_MINER["multi_similarity"]
     optimizer, losses = make_optimizer(OptimizerConfig(), steps_per_epoch=4), []
-    images, labels = batch(0)
+    images, labels = small_batch(0)
     for dtype in ("float32", "bfloat16"):
-        model = create_model(replace(MODEL, dtype=dtype))
+        model = create_model(replace(SMALL, dtype=dtype))
         with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
             step = make_step(model, optimizer, *pair, data_mesh())
             state = create_state(model, optimizer)

@@ -16,6 +16,7 @@ from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.optimizer import make_optimizer
 
 MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
+SMALL = replace(MODEL, layers_to_crop=(3, 4), image_size=(32, 32))
 SHAPES = {
     name: [16 if size == 32 and "mix" in name else size for size in shape]
     for name, shape in official_shapes()["resnet18_mixvpr_64"].items()
@@ -52,7 +53,7 @@ def small_model():
         for name, shape in SHAPES.items()
         if ".layer3." not in name
     }
-    return recipe_model(replace(MODEL, layers_to_crop=(3, 4), image_size=(32, 32)), shapes)
+    return recipe_model(SMALL, shapes)
 
 
 LOSS_AND_MINER = {
