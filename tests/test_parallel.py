@@ -11,9 +11,9 @@ import pytest
 from reference import in_float64
 from trajectory import (
     LOSS_AND_MINER,
+    batch,
     padded,
-    small_batch,
-    small_model,
+    recipe_model,
     start,
     weights_of,
 )
@@ -33,7 +33,7 @@ PAIRS = (("multi_similarity", 11), ("triplet_margin", 16))
 @cache
 def on_one_device(name, count):
     with in_float64():
-        images, labels = (array[:count] for array in small_batch(3))
+        images, labels = (array[:count] for array in batch(3))
         model, optimizer = start()
         step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh(jax.devices()[:1]))
         state, metrics = step(create_state(model, optimizer), images, labels)
@@ -56,7 +56,7 @@ def test_eight_devices(name, count):
     with in_float64():
         model, optimizer = start()
         step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh())
-        state, metrics = step(create_state(model, optimizer), *padded(small_batch(3), count))
+        state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
         metrics = {name: float(value) for name, value in metrics.items()}
         assert_same(name, count, weights_of(state), metrics)
 
@@ -67,7 +67,7 @@ def test_pmap(name, count):
         model, optimizer = start()
         step = make_device_step(model, optimizer, *LOSS_AND_MINER[name])
         program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0))
-        parts = [array.reshape(8, 2, *array.shape[1:]) for array in padded(small_batch(3), count)]
+        parts = [array.reshape(8, 2, *array.shape[1:]) for array in padded(batch(3), count)]
         state, metrics = program(create_state(model, optimizer), *parts)
         for leaf in jax.tree.leaves((state, metrics)):
             values = np.asarray(leaf)
@@ -94,7 +94,7 @@ def test_two_processes_of_four_devices(tmp_path):
 def test_statistics_of_each_device():
     """Each normalises by its own images; the running ones are averaged over those that have any."""
     with in_float64():
-        images, labels = padded(small_batch(3), 11)  # five devices of two, one of one, two of none
+        images, labels = padded(batch(3), 11)  # five devices of two, one of one, two of none
         model, optimizer = start()
         pair = LOSS_AND_MINER["multi_similarity"]
         step = make_step(model, optimizer, *pair, data_mesh(), batch_stats_per_device=True)
@@ -102,21 +102,21 @@ def test_statistics_of_each_device():
         assert np.isfinite(float(metrics["parameter_norm"]))
         moved = []
         for at in range(0, 11, 2):
-            alone = small_model()
+            alone = recipe_model()
             alone.train()
             alone(images[at : min(at + 2, 11)])
-            moved.append(np.asarray(getattr(alone.backbone.layer2, "0").bn1.var[...]))
-        found = weights_of(state)["backbone.layer2.0.bn1.var"]
+            moved.append(np.asarray(getattr(alone.backbone.layer3, "0").bn1.var[...]))
+        found = weights_of(state)["backbone.layer3.0.bn1.var"]
     assert np.abs(found - np.mean(moved, axis=0)).max() <= 1e-12
     expected, _ = on_one_device("multi_similarity", 11)
-    assert np.abs(found - expected["backbone.layer2.0.bn1.var"]).max() > 1e-4
+    assert np.abs(found - expected["backbone.layer3.0.bn1.var"]).max() > 1e-4
 
 
 def test_the_step_reduces_what_it_should_and_no_more():
     with in_float64():
         model, optimizer = start()
         step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, data_mesh())
-        text = step.lower(create_state(model, optimizer), *small_batch(0)).as_text()
+        text = step.lower(create_state(model, optimizer), *batch(0)).as_text()
     assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
     assert "all_to_all" not in text
     assert "collective_permute" not in text

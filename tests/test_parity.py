@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,11 +47,8 @@ CONFIGS = st.builds(
     dtype=st.just("float64"),
 )
 
-# Each configuration is compiled for two images: LLVM's optimisations take longer than they save.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(config=CONFIGS, seed=st.integers(0, 2**32 - 1))
 def test_descriptors_of_random_configurations(config, seed):
     reference = torch_model(config, seed)
@@ -61,15 +57,12 @@ def test_descriptors_of_random_configurations(config, seed):
         expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     with in_float64():
         model = build_model(config, to_flax(numpy_state(reference)))
-        graph, state = nnx.split(model)
-        describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
-        program = describe.lower(state, jnp.asarray(images)).compile(QUICKLY)
-        descriptors = np.asarray(program(state, jnp.asarray(images)))
+        descriptors = np.asarray(nnx.jit(lambda m, x: m(x))(model, jnp.asarray(images)))
     assert descriptors.shape == (2, config.descriptor_dim) == expected.shape
     assert np.abs(descriptors - expected).max() <= 1e-12
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     config=CONFIGS, seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from(["pt", "safetensors"])
 )

@@ -18,12 +18,9 @@ from trajectory import (
     MODEL,
     RECIPES,
     SHAPES,
-    SMALL,
     batch,
     padded,
     recipe_model,
-    small_batch,
-    small_model,
     weights_of,
 )
 
@@ -124,10 +121,10 @@ def test_gradient_caching_gives_the_same_gradient(devices, count):
     with in_float64():
         pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
         for chunks in (1, 4):
-            model = small_model()
+            model = recipe_model()
             before = weights_of(create_state(model, optimizer))
             step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=chunks, **options)
-            state, metrics = step(create_state(model, optimizer), *padded(small_batch(3), count))
+            state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
             after = weights_of(state)
             gradient = {name: 2 * (before[name] - after[name]) for name in before}
             found.append((gradient, float(metrics["loss"])))
@@ -147,8 +144,8 @@ def test_gradient_caching_gives_the_same_gradient(devices, count):
 def test_chunks_move_the_statistics_in_turn():
     optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
     with in_float64():
-        model, mesh = small_model(), data_mesh(jax.devices()[:1])
-        images, labels = small_batch(0)
+        model, mesh = recipe_model(), data_mesh(jax.devices()[:1])
+        images, labels = batch(0)
         expected = nnx.clone(model)
         expected.train()
         for part in range(2):
@@ -168,7 +165,7 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
     """Five real images of sixteen, in four chunks a device: of one device's, one is padding."""
     parts = {1: (slice(0, 4), slice(4, 5)), 2: (slice(0, 2), slice(2, 4), slice(4, 5))}[devices]
     with in_float64():
-        (images, labels), model = padded(small_batch(0), 5), small_model()
+        (images, labels), model = padded(batch(0), 5), recipe_model()
         expected = nnx.clone(model)
         expected.train()
         for part in parts:
@@ -185,9 +182,9 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
 def test_bfloat16_keeps_float32_where_it_matters():
     pair = LOSS_AND_MINER["multi_similarity"]
     optimizer, losses = make_optimizer(OptimizerConfig(), steps_per_epoch=4), []
-    images, labels = small_batch(0)
+    images, labels = batch(0)
     for dtype in ("float32", "bfloat16"):
-        model = create_model(replace(SMALL, dtype=dtype))
+        model = create_model(replace(MODEL, dtype=dtype))
         with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
             step = make_step(model, optimizer, *pair, data_mesh())
             state = create_state(model, optimizer)

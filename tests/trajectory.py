@@ -1,7 +1,5 @@
 """The run of the golden trajectories: model, weights and batches, shared by tests."""
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,7 +14,6 @@ from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.optimizer import make_optimizer
 
 MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
-SMALL = replace(MODEL, layers_to_crop=(3, 4), image_size=(32, 32))
 SHAPES = {
     name: [16 if size == 32 and "mix" in name else size for size in shape]
     for name, shape in official_shapes()["resnet18_mixvpr_64"].items()
@@ -34,26 +31,11 @@ def batch(step):
     return jnp.asarray(images.transpose(0, 2, 3, 1)), jnp.asarray(labels, "int32")
 
 
-def recipe_model(config=MODEL, shapes=SHAPES):
-    state = recipe_state(shapes, "float64")
+def recipe_model():
+    state = recipe_state(SHAPES, "float64")
     return build_model(
-        config, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
+        MODEL, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
     )
-
-
-def small_batch(step):
-    images, labels = batch(step)
-    return images[:, ::2, ::2], labels
-
-
-def small_model():
-    """For what no golden file is needed: compiled in half the time."""
-    shapes = {
-        name: [128 if size == 256 else size for size in shape] if "channel_proj" in name else shape
-        for name, shape in SHAPES.items()
-        if ".layer3." not in name
-    }
-    return recipe_model(SMALL, shapes)
 
 
 LOSS_AND_MINER = {
@@ -64,7 +46,7 @@ LOSS_AND_MINER = {
 
 def start():
     """The model at its start, and an optimizer at its full learning rate."""
-    return small_model(), make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
+    return recipe_model(), make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
 
 
 def padded(full, count):
