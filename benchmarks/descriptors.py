@@ -25,8 +25,8 @@ from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import Run, machine, peak_flops, seconds  # noqa: E402
 
+from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
-from mixvpr_jax.conversion.weights import build_model  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
 

@@ -29,8 +29,8 @@ from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import machine  # noqa: E402
 
 from demo.town import CityConfig, write_evaluation_folders  # noqa: E402
+from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
-from mixvpr_jax.conversion.weights import build_model  # noqa: E402
 from mixvpr_jax.datasets import read_folder_pair  # noqa: E402
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet  # noqa: E402
 from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402

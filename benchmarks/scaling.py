@@ -30,10 +30,9 @@ from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import LOSSES  # noqa: E402
 from mixvpr_jax.losses.mining import MINERS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
+from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
-from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups  # noqa: E402
-from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
-from mixvpr_jax.training.step import create_state, make_step  # noqa: E402
+from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups  # noqa: E402
 
 FLOAT = 4  # bytes
 DECODED = 509  # images/s of a core, by processes: benchmarks/README.md

@@ -1,1 +1,1 @@
-"""Recipes: a file each, whose `config` is what `python train.py NAME` trains."""
+"""Recipes, one per file: `mixvpr train NAME` trains its `config`."""

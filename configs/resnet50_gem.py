@@ -4,14 +4,14 @@ r"""GeM pooling with 2048 values, trained as MixVPR is.
         --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 
-resnet50.pth are torchvision's ImageNet weights, of which stages 1 and 2 are not trained further.
+resnet50.pth: torchvision's ImageNet weights. Stages 1 and 2 stay frozen.
 
-Hardware: all four stages are kept: a GPU of 40 GB, or several devices; with
---grad-cache-chunks less will do.
+Hardware: with all four stages, a GPU of 40 GB, or several devices; less with
+--grad-cache-chunks.
 Time: 19.8 million images (62 k places x 4 images x 80 epochs): 5.5 hours on a GPU that takes 1,000
-images/s (none was timed here yet).
+images/s (not timed yet).
 Recall: R@1 62.3 on MSLS-val by others' code, trained on MSLS at 224x224 with triplets (README
-of mapillary/mapillary_sls); of this recipe, which was not yet trained here, no figure is known.
+of mapillary/mapillary_sls); this recipe has not been trained here yet.
 """
 
 from mixvpr_jax.models.config import GeMConfig

@@ -4,13 +4,13 @@ r"""MixVPR with 4096 values, the official recipe.
         --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 
-resnet50.pth are torchvision's ImageNet weights, of which stages 1 and 2 are not trained further.
+resnet50.pth: torchvision's ImageNet weights. Stages 1 and 2 stay frozen.
 
-Hardware: a GPU of 24 GB (the authors' code takes 18.3), or several devices; with
---grad-cache-chunks less will do.
+Hardware: a GPU of 24 GB (the authors' code takes 18.3), or several devices; less with
+--grad-cache-chunks.
 Time: 19.8 million images (62 k places x 4 images x 80 epochs): 5.5 hours on a GPU that takes 1,000
-images/s (none was timed here yet), 115 days on the two CPU cores of benchmarks/README.md.
-Recall: R@1 91.6 on Pitts30k-test and 88.2 on MSLS-val by the authors' code; not yet trained here.
+images/s (not timed yet), 115 days on the two CPU cores of benchmarks/README.md.
+Recall: R@1 91.6 on Pitts30k-test and 88.2 on MSLS-val by the authors' code; not trained here yet.
 """
 
 from mixvpr_jax.models.config import MixVPRConfig

@@ -14,9 +14,8 @@ from shlex import quote
 import safetensors.numpy
 
 from mixvpr_jax.checks import closest
-from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import read_safetensors, what_else
-from mixvpr_jax.conversion.weights import build_model, get_weights
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel

@@ -110,8 +110,8 @@ def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]
         if is_local(path) or not of_store:
             raise
         raise OutOfReach(
-            f"{path}: expected to reach the object store, found: {_in_a_line(error)}; mend it, and "
-            "the same command goes on"
+            f"{path}: expected to reach the object store, found: {_in_a_line(error)}; fix that "
+            "and run the same command to resume"
         ) from error
 
 

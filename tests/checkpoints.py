@@ -6,6 +6,7 @@ import torch
 from recipe import official_shapes, recipe_state
 
 from mixvpr_jax.conversion import to_state_dict
+from mixvpr_jax.conversion.torch_files import open_torch_file
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 
 CASE = "resnet18_mixvpr_64"
@@ -29,6 +30,15 @@ def path(tmp_path):
 def saved(path, content):
     torch.save(content, path)
     return path
+
+
+def read_file(path):
+    """What a file of PyTorch holds, the tensors of its state_dict as arrays."""
+    with open_torch_file(path) as file:
+        content = file.content
+        if "state_dict" in content:
+            return {**content, "state_dict": file.arrays(content["state_dict"])}
+        return file.arrays(content)
 
 
 def same_weights(model, state):

@@ -37,7 +37,7 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # Shared fixtures; pytest imports these once the lines above have run.
-pytest_plugins = ["checkpoints", "folders", "runs", "small_model", "stores"]
+pytest_plugins = ["checkpoints", "folders", "parity", "runs", "small_model", "stores"]
 
 
 def pytest_configure(config):

@@ -20,7 +20,7 @@ from shared import once
 
 from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax import from_pretrained
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.storage import as_path

@@ -23,7 +23,7 @@ from benchmark_trees import (
 
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.submission import write_submission
+from mixvpr_jax.evaluation.output import write_submission
 
 
 def test_the_official_msls_queries(tmp_path, monkeypatch):
@@ -107,13 +107,13 @@ def test_msls_test_and_its_prediction_file(tmp_path):
         for city, key in [("miami", "mid0"), ("miami", "mid1"), ("athens", "atd0")]
     )
     assert found.conditions["city"][:2] == ["miami", "athens"]
-    write_submission(tmp_path / "out" / "p.csv", found, np.array([[1, 2]] * 6))
-    lines = (tmp_path / "out" / "p.csv").read_text().splitlines()
+    write_submission(tmp_path / "p.csv", found, np.array([[1, 2]] * 6))
+    lines = (tmp_path / "p.csv").read_text().splitlines()
     assert lines[:2] == ["miq0 mid1 atd0", "atq0 mid1 atd0"] and len(lines) == 6
-    read = np.loadtxt(tmp_path / "out" / "p.csv", ndmin=2, dtype=str)  # as the script reads it
+    read = np.loadtxt(tmp_path / "p.csv", ndmin=2, dtype=str)  # as the script reads it
     assert read.shape == (6, 3)
-    write_submission(tmp_path / "out" / "p.csv", found, np.zeros((6, 40), int))
-    assert len((tmp_path / "out" / "p.csv").read_text().split()) == 6 * 26
+    write_submission(tmp_path / "p.csv", found, np.zeros((6, 40), int))
+    assert len((tmp_path / "p.csv").read_text().split()) == 6 * 26
 
 
 def test_every_msls_query_is_not_taken_for_the_740(tmp_path):

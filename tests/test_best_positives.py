@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvpr_jax.evaluation import best_positives as module
-from mixvpr_jax.evaluation.best_positives import best_positives
+from mixvpr_jax.evaluation import recall as module
+from mixvpr_jax.evaluation.recall import best_positives
 
 
 def looped(query, database, positives):

@@ -48,7 +48,9 @@ def test_entries_that_are_no_tensors_are_refused(path, state):
 
 def test_integers_are_no_weights(path, state):
     state["aggregator.row_proj.bias"] = torch.ones(4, dtype=torch.int32)
-    with pytest.raises(InputError, match=r"aggregator.row_proj.bias: expected floats, found int32"):
+    with pytest.raises(
+        InputError, match=r"expected floats, found: aggregator.row_proj.bias \(int32\)"
+    ):
         convert_checkpoint(saved(path, state))
 
 

@@ -9,7 +9,7 @@ from checkpoints import saved
 
 from mixvpr_jax import ConvAPConfig, CosPlaceConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
-from mixvpr_jax.conversion.hyper_parameters import read_hyper_parameters
+from mixvpr_jax.conversion.infer import read_hyper_parameters
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import create_model
 

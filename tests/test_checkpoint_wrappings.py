@@ -12,13 +12,12 @@ import uuid
 import numpy as np
 import pytest
 import torch
-from checkpoints import CONFIG, same_weights, saved
+from checkpoints import CONFIG, read_file, same_weights, saved
 from reference_torch import TorchvisionResNet
 from torch.optim.swa_utils import AveragedModel
 
 from mixvpr_jax import CosPlaceConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict
-from mixvpr_jax.conversion.formats import read_file
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.vpr import create_model
 
@@ -89,7 +88,7 @@ def test_two_networks_in_one_state_are_told(path, state, prefix):
 
 def test_the_same_weights_with_and_without_a_wrapper(path, state):
     content = state | renamed(state, ("backbone.", "backbone._orig_mod."))
-    with pytest.raises(InputError, match="found two, with and without module. or _orig_mod."):
+    with pytest.raises(InputError, match="found both .*model.conv1.* and .*_orig_mod.model.conv1"):
         convert_checkpoint(saved(path, content))
 
 
@@ -296,6 +295,9 @@ def test_other_heads_and_backbones_behind_those_names(path):
     other = {n.replace("aggregation.1.p", "aggregation.conv.weight"): t for n, t in state.items()}
     with pytest.raises(InputError, match="left unfilled: aggregator.gem.p; entries left over"):
         convert_checkpoint(saved(path, other))
+    twice = state | {"aggregation.1.weight": state["aggregation.3.weight"]}
+    with pytest.raises(InputError, match="found both aggregation.3.weight and aggregation.1.weig"):
+        convert_checkpoint(saved(path, twice))
     vgg = {f"backbone.{i}.weight": torch.ones(64, 3, 3, 3) for i in (0, 2, 5)}
     with pytest.raises(InputError, match="backbone: expected stages"):
         convert_checkpoint(saved(path, vgg))

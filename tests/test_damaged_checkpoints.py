@@ -104,7 +104,7 @@ def test_a_bit_in_the_arrays_is_noticed(saved, tmp_path, caplog):
         with pytest.raises(DamagedCheckpoint, match=r"checkpoints/2: damaged \("):
             checkpoints.restore(2, state_of(0))
         assert checkpoints.restore_last(state_of(0))[0] == 1
-    assert "going on from the one before" in caplog.text
+    assert "restoring the one before" in caplog.text
 
 
 def of_system(code):
@@ -160,7 +160,7 @@ def test_what_ails_the_machine_is_no_damage(saved, tmp_path, monkeypatch, error,
                 ) as told:
                     read()
                 assert not isinstance(told.value, DamagedCheckpoint)
-                assert "the same command goes on" in str(told.value)
+                assert "run the same command to resume" in str(told.value)
         assert sorted(tmp_path.rglob("*")) == before
         assert checkpoints.restore_last(state_of(0))[0] == 2
 
@@ -242,7 +242,7 @@ def test_none_is_whole(saved, tmp_path):
     for step in (1, 2):
         for path in files_of(folder / str(step) / "state"):
             cut(path)
-    none = pytest.raises(InputError, match="expected a whole checkpoint, found 2 that are damaged")
+    none = pytest.raises(InputError, match="expected an undamaged checkpoint, found 2 damaged")
     with closing(Checkpoints(folder, keep_both)) as checkpoints, none:
         checkpoints.restore_last(state_of(0))
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]  # left as they are

@@ -10,8 +10,7 @@ from tables import names_of, write_city
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.data.sources import Sampler, open_source
 from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.errors import InputError
 

@@ -1,13 +1,16 @@
 """What `python -m build` makes: a source archive of the whole repository, and the same wheel."""
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from folders import write_images
 
 ROOT = Path(__file__).parent.parent
 STRAY = ("out/run/model", "tests/__pycache__/a.pyc", "mixvpr_jax/.DS_Store", ".venv/pyvenv.cfg")
@@ -40,12 +43,23 @@ def members(path):
         return {name: wheel.read(name) for name in wheel.namelist()}
 
 
-def test_the_source_archive_holds_the_repository_and_makes_the_same_wheel(tmp_path):
-    files, tree = kept(), tmp_path / "tree"
-    for name in files:
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, tree / name)
-    wheel = members(build(tree, "wheel", tmp_path / "direct"))
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the repository's files."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in kept():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    return build(tree, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_source_archive_holds_the_repository_and_makes_the_same_wheel(tree, wheel, tmp_path):
+    files, direct = kept(), members(wheel)
     for name in STRAY:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("stray")
@@ -57,6 +71,30 @@ def test_the_source_archive_holds_the_repository_and_makes_the_same_wheel(tmp_pa
     assert {name for name in found if not name.startswith(METADATA)} == files
     for name in files:
         assert (unpacked / name).read_bytes() == (tree / name).read_bytes(), name
-    assert members(build(unpacked, "wheel", tmp_path / "from archive")) == wheel
+    assert members(build(unpacked, "wheel", tmp_path / "from archive")) == direct
     package = {name for name in files if name.startswith("mixvpr_jax/")}
-    assert {name for name in wheel if ".dist-info/" not in name} == package
+    assert {name for name in direct if ".dist-info/" not in name} == package
+
+
+def test_the_installed_wheel_works_away_from_the_tree(wheel, weights, tmp_path):
+    """In a fresh environment, which takes its dependencies from this one."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env", "--without-pip"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, timeout=120)
+    # Not the editable installation: PYTHONPATH reads no .pth files.
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+
+    def run(*command):
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    where = run(python, "-c", "import mixvpr_jax; print(mixvpr_jax.__file__)")
+    assert where.startswith(str(tmp_path / "env"))
+    for name in ("database", "queries"):
+        write_images(tmp_path / name, ["a.jpg", "b.jpg"])
+    folders = ["--database", "database", "--queries", "queries", "--output", "out"]
+    run(python.with_name("mixvpr"), "eval", "--weights", weights, *folders)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    run(python.with_name("mixvpr"), "report", "out")

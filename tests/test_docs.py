@@ -19,8 +19,8 @@ from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES
 from mixvpr_jax.released import RELEASED
+from mixvpr_jax.training.command import list_recipes
 from mixvpr_jax.training.config import RENAMED
-from mixvpr_jax.training.recipes import list_recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]

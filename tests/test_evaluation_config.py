@@ -16,7 +16,10 @@ FOLDERS = {"database": Path("d"), "queries": Path("q")}
         ({}, "expected --dataset NAME, or --database FOLDER and --queries FOLDER"),
         ({"database": Path("d")}, "expected --dataset NAME, or --database"),
         ({"dataset": "sped", "queries": Path("q")}, "found both"),
-        ({"dataset": "sped", "positive_radius_m": 3.0}, "sped has a radius of its own"),
+        (
+            {"dataset": "sped", "positive_radius_m": 3.0},
+            "positive_radius_m: expected --database and --queries with it, found --dataset sped",
+        ),
         ({"dataset": "sped", "recall_values": ()}, "recall_values: expected 1 or more"),
         ({"dataset": "sped", "recall_values": (0, 5)}, "recall_values: expected 1 or more"),
         ({"dataset": "sped", "latency_queries": -1}, "latency_queries: expected 0 or more"),

@@ -21,8 +21,7 @@ from mixvpr_jax.data import loader
 from mixvpr_jax.data.augmentation import rand_augment
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import FolderSource, open_source
+from mixvpr_jax.data.sources import FolderSource, Sampler, open_source
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import default_num_workers
 

@@ -8,8 +8,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 
-from mixvpr_jax.training.log import Log
-from mixvpr_jax.training.monitor import Monitor
+from mixvpr_jax.training.log import Log, Monitor
 
 
 class Terminal(io.StringIO):

@@ -1,6 +1,5 @@
 """Losses and miners against the official ones, and against plain loops."""
 
-import doctest
 from functools import cache
 
 import jax
@@ -30,15 +29,16 @@ CASES = sorted({tuple(name.split("/")[:2]) for name in GOLD.files if name.count(
 
 @pytest.mark.parametrize("loss, miner", CASES)
 @pytest.mark.parametrize("bits, tolerance", [("f64", 1e-9), ("f32", 1e-5)])
-def test_official_values_and_gradients(loss, miner, bits, tolerance):
+def test_official_values_and_gradients(loss, miner, bits, tolerance, parity):
     value, gradient = on_golden_inputs(loss, miner, bits)
     expected = GOLD[f"{loss}/{miner}/{bits}/loss"]
     expected_gradient = GOLD[f"{loss}/{miner}/{bits}/grad"]
-    print(loss, miner, bits, abs(value - expected) / expected)
-    assert abs(value - expected) <= tolerance * expected
-    scale = np.abs(expected_gradient).max()
-    print(np.abs(gradient - expected_gradient).max() / scale)
-    assert np.abs(gradient - expected_gradient).max() <= tolerance * scale
+    dtype = {"f64": "float64", "f32": "float32"}[bits]
+    parity(
+        f"losses with each miner, {dtype}, relative", abs(value - expected) / expected, tolerance
+    )
+    error = np.abs(gradient - expected_gradient).max() / np.abs(expected_gradient).max()
+    parity(f"their gradients, {dtype}, relative to the largest", error, tolerance)
 
 
 @cache
@@ -68,7 +68,8 @@ def test_official_masks_and_batch_accuracy(miner):
         descriptors = l2_normalize(jnp.asarray(GOLD["inputs"]))
         labels = jnp.asarray(GOLD["labels"], "int32")
         mined = MINERS[miner] and MINERS[miner](descriptors, labels)
-        accuracy = float(mining.batch_accuracy(mined, labels))
+        anchors = np.ones(len(labels)) if mined is None else mining.mined_anchors(mined)
+        accuracy = 1 - np.asarray(anchors).mean()
     if miner == "TripletMarginMiner":
         assert np.array_equal(mined.mask, GOLD[f"{miner}/triplet_mask"])
     elif mined is not None:
@@ -200,14 +201,6 @@ def test_copies_have_a_finite_gradient():
     for name, loss in LOSSES.items():
         gradient = jax.grad(lambda x, loss=loss: loss(x, labels))(descriptors)
         assert np.isfinite(gradient).all(), name
-
-
-def test_the_examples_in_the_docstrings_hold():
-    modules = {mining: 7, losses.pairs: 6, losses.triplets: 2, losses.ranking: 1}
-    for module, count in modules.items():
-        result = doctest.testmod(module, extraglobs=vars(mining), optionflags=doctest.ELLIPSIS)
-        assert result.attempted >= count
-        assert result.failed == 0
 
 
 def test_centroids_take_no_miner():

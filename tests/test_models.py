@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 from recipe import CASES, GOLDEN, official_shapes, recipe_images, recipe_state
 
+from mixvpr_jax.conversion import build_model
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.models.config import AGGREGATORS, ModelConfig
 
 
@@ -25,6 +25,11 @@ def config_of(golden, dtype):
         image_size=(values["image_size"], values["image_size"]),
         dtype=dtype,
     ), values
+
+
+# Of the feature map, float32. Values of ResNet-34's reach 3.7, and its 3x3 convolutions sum 2,304
+# products each: the official map is itself 3.0e-6 away from its float64 one.
+MAP_TOLERANCE = {("resnet34_cosplace", "float32"): 4e-6}
 
 
 @lru_cache(maxsize=1)  # the compiled and the plain test of a case follow one another
@@ -49,7 +54,7 @@ def describe(model, images):
 @pytest.mark.parametrize("jit", [True, False])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("float64", 1e-12)])
-def test_official_descriptors(case, dtype, tolerance, jit):
+def test_official_descriptors(case, dtype, tolerance, jit, parity):
     # Flax's LayerNorm widens float64 "to at least float32", which strict promotion refuses.
     promotion = "standard" if dtype == "float64" else "strict"
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
@@ -59,14 +64,12 @@ def test_official_descriptors(case, dtype, tolerance, jit):
         features = np.asarray(features)
         assert descriptors.dtype == dtype
         error = np.abs(np.asarray(descriptors) - golden["descriptors"]).max()
-        print(case, dtype, error)
-        assert error <= tolerance
+    parity(f"descriptors of ten models, {dtype}", error, tolerance)
     corner = golden["feature_map_corner"]
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
-    error = np.abs(ours - corner).max()
-    print(error, "of the feature map, whose largest value is", np.abs(corner).max())
-    assert error <= tolerance
+    deep = (case, dtype) in MAP_TOLERANCE
+    row = f"feature map of ResNet-34, {dtype}" if deep else f"their feature maps, {dtype}"
+    parity(row, np.abs(ours - corner).max(), MAP_TOLERANCE.get((case, dtype), tolerance))
     means = golden["feature_map_mean"]  # stored as float32
     beyond = np.abs(features.mean((1, 2), dtype=np.float64) - means) - np.spacing(means) / 2
-    print(beyond.max(), "of its means, whose largest value is", means.max())
     assert beyond.max() <= tolerance

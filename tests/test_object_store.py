@@ -14,17 +14,16 @@ from runs import command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import write_checkpoint
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights, write_checkpoint
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.datasets import read_benchmark
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.storage import as_path
-from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.log import Mirror
 from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.start import initial_model
 
 
 def names_in(folder):
@@ -104,7 +103,7 @@ def test_a_damaged_checkpoint(town, trained, caplog):
         outcome = train(tiny_config(town, epochs=2), trained)
     assert outcome.step == 8
     assert "checkpoints/8: damaged" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "restoring the one before" in caplog.text
     (moved,) = (trained / "damaged_checkpoints").iterdir()
     assert moved.name.startswith("8_")
     assert (moved / "commit_success.txt").exists()
@@ -139,12 +138,12 @@ def test_a_store_that_goes_away(town, monkeypatch):
 
 @pytest.mark.parametrize("part", ["checkpoints/3/state/", "metrics.jsonl", "checkpoints/3/commit"])
 def test_what_may_not_be_written(part, town, bucket, store):
-    """In the middle of a run: one line, and the same command goes on."""
+    """A save that fails during a run ends it in one line; the same command resumes it."""
     store.forbidden = ("POST", f"run/{part}")
     status, _, errors = finish(start(command(town, bucket / "run")))
     assert status == 2
     (line,) = [line for line in errors.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
-    assert re.match(r"error: gs://bucket/run/.*: expected to .*, found: .*; mend it, and the", line)
+    assert re.match(r"error: gs://bucket/run/.*: expected to .*, found: .*; fix that and run", line)
     store.forbidden = ("", "")
     status, _, errors = finish(start(command(town, bucket / "run")))
     assert status == 0, errors

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import in_float64
 
 from mixvpr_jax.training.config import OptimizerConfig
-from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from mixvpr_jax.training.step import learning_rate_schedule, make_optimizer
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 

@@ -12,7 +12,7 @@ from mixvpr_jax import InputError
 from mixvpr_jax.datasets import read_folder_pair
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import read_data
-from mixvpr_jax.evaluation.own_photos import leave_out_own_photos, without_left_out
+from mixvpr_jax.evaluation.recall import leave_out_own_photos, without_left_out
 
 SPACING_M = 10  # two frames on either side are positives
 

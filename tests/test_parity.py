@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import in_float64, numpy_state, torch_model
 
-from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
+from mixvpr_jax.conversion import build_model, convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.models.config import (
     BACKBONES,
     ConvAPConfig,
@@ -48,9 +47,13 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(config=CONFIGS, seed=st.integers(0, 2**32 - 1))
-def test_descriptors_of_random_configurations(config, seed):
+def test_descriptors_of_random_configurations(config, seed, parity):
     reference = torch_model(config, seed)
     images = np.random.default_rng(seed).standard_normal((2, *config.image_size, 3))
     with torch.inference_mode():
@@ -59,7 +62,9 @@ def test_descriptors_of_random_configurations(config, seed):
         model = build_model(config, to_flax(numpy_state(reference)))
         descriptors = np.asarray(nnx.jit(lambda m, x: m(x))(model, jnp.asarray(images)))
     assert descriptors.shape == (2, config.descriptor_dim) == expected.shape
-    assert np.abs(descriptors - expected).max() <= 1e-12
+    parity(
+        "descriptors of random configurations, float64", np.abs(descriptors - expected).max(), 1e-12
+    )
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,14 +18,11 @@ from PIL import Image
 from stores import put
 from tables import names_of, row, write_city, write_table
 
-from mixvpr_jax.data import records, tfds_builder
+from mixvpr_jax.data import prepare, tfds_builder
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.loader import Batches, read_batches
-from mixvpr_jax.data.prepare import prepare_gsv_cities
-from mixvpr_jax.data.prepared import import_tfds
-from mixvpr_jax.data.records import City
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import FolderSource, PreparedSource, open_source
+from mixvpr_jax.data.prepare import City, prepare_gsv_cities
+from mixvpr_jax.data.sources import FolderSource, PreparedSource, Sampler, import_tfds, open_source
 from mixvpr_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +101,7 @@ def test_any_reader_of_tfds_understands_it(prepared, folder):
 
 
 def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 3000)
     made = prepare_gsv_cities(folder, tmp_path)
     assert len(list(made.folder.glob("*Rome.array_record*"))) > 3
     _, (plain, stored) = open_both(folder, tmp_path)
@@ -181,7 +178,7 @@ def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
 
     of_tfds = tfds_builder.ExampleWriter.write
     monkeypatch.setattr(tfds_builder.ExampleWriter, "write", write)
-    with pytest.raises(InputError, match=r"No space left .*the same command goes on from here"):
+    with pytest.raises(InputError, match=r"No space left .*run the same command to resume"):
         prepare_gsv_cities(folder, tmp_path)
     assert not (tmp_path / VERSION).exists()
     with pytest.raises(InputError, match="expected GSV-Cities"):

@@ -27,11 +27,12 @@ def photo():
     return Image.open(STREET).convert("RGB").resize((40, 30))
 
 
-def test_official_resize_and_normalisation_pixel_for_pixel(golden):
+def test_official_resize_and_normalisation_pixel_for_pixel(golden, parity):
     assert json.loads(str(golden["meta"]))["source"] == STREET.name
     preprocess = Preprocess((320, 320))
     resized = preprocess.resize(STREET)
-    assert np.array_equal(resized[::2, ::2], golden["resize_bilinear"])
+    off = np.abs(resized[::2, ::2].astype(int) - golden["resize_bilinear"]).max()
+    parity("resize of the evaluation transform, grey levels", off, 0)
     assert np.array_equal(resized.sum((0, 1), dtype=np.int64), golden["resize_bilinear_sum"])
     crop = golden["normalized_crop"].transpose(1, 2, 0)
     normalised = preprocess(STREET)

@@ -25,7 +25,7 @@ from mixvpr_jax import (
     from_pretrained,
     save_pretrained,
 )
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.training.config import TrainConfig
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

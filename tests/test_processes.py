@@ -102,7 +102,8 @@ def test_one_is_asked_to_stop_and_others_go_on(where, then, town, alone, request
     finally:
         found = finish_all(running)
     assert [status for status, _, _ in found] == [0, 0], found
-    assert re.search(r"stopped at step \d+ of 12; the same command goes on", told(found[0][1]))
+    stopped = r"stopped at step \d+ of 12; run the same command to resume"
+    assert re.search(stopped, told(found[0][1]))
     assert told(found[1][1]) == ""  # the first one tells
 
     found = finish_all(start_all(arguments, then, 8 // then, double=True))

@@ -4,8 +4,8 @@ import pytest
 from runs import ordinary_promotion, tiny_config, town  # noqa: F401
 
 from mixvpr_jax import InputError
+from mixvpr_jax.training.log import steps_to_profile
 from mixvpr_jax.training.loop import train
-from mixvpr_jax.training.monitor import steps_to_profile
 
 
 @pytest.mark.usefixtures("ordinary_promotion")

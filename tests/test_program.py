@@ -23,8 +23,7 @@ from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
-from mixvpr_jax.training.optimizer import make_optimizer, parameter_groups
-from mixvpr_jax.training.step import create_state, make_step
+from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 

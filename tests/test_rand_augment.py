@@ -56,10 +56,11 @@ def test_every_official_operation_is_here(golden):
 
 
 @pytest.mark.parametrize("operation", SIGNED, ids=name_of)
-def test_official_pixels(operation, street, golden):
+def test_official_pixels(operation, street, golden, parity):
     after = np.asarray(apply_operation(Image.fromarray(street), operation, 9))
     official = golden[f"randaugment/{name_of(operation)}"]
-    np.testing.assert_array_equal(after[::4, ::4], official)
+    off = np.abs(after[::4, ::4].astype(int) - official).max()
+    parity("RandAugment by Pillow, grey levels", off, 0)
 
 
 @pytest.mark.parametrize("operation", SIGNED, ids=name_of)
@@ -69,14 +70,14 @@ def test_official_pixels_on_the_device(operation, one_of_each, golden):
     assert (off <= 1).mean() >= 0.99
 
 
-def test_most_operations_give_the_same_pixels_on_the_device(one_of_each, street):
+def test_most_operations_give_the_same_pixels_on_the_device(one_of_each, street, parity):
     """And none is off by more than one level, nor on more than 0.05 % of the pixels."""
     exact = 0
     for operation, after in zip(SIGNED, one_of_each, strict=True):
         expected = np.asarray(apply_operation(Image.fromarray(street), operation, 9))
         off = np.abs(after.astype(int) - expected).max(-1)
-        assert off.max() <= 1, name_of(operation)
-        assert (off > 0).mean() <= 0.0005, name_of(operation)
+        parity("RandAugment on the accelerator, grey levels", off.max(), 1)
+        parity("the share of its pixels that differ", (off > 0).mean(), 0.0005)
         exact += not off.any()
     assert exact >= 16
 

@@ -59,8 +59,22 @@ def test_the_same_report_again(out):
 def test_elsewhere_without_the_photos(out, labelled):
     moved = out.rename(out.parent / "moved")
     shutil.rmtree(labelled[0].parent)
+    before = (moved / "report.html").read_bytes()
+    write_report(moved)
+    assert (moved / "report.html").read_bytes() == before  # the earlier report's pictures
+    (moved / "report.html").unlink()
     write_report(moved)
     assert "expected an image, found no such file" in (moved / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "earlier", [b"", b"\xff", b'<script type="a" id="report-data">[]</script>']
+)
+def test_elsewhere_after_a_broken_report(out, labelled, earlier):
+    shutil.rmtree(labelled[0].parent)
+    (out / "report.html").write_bytes(earlier)
+    write_report(out)
+    assert "expected an image, found no such file" in (out / "report.html").read_text()
 
 
 def test_folders_of_earlier_versions(out):

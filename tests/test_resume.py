@@ -98,7 +98,7 @@ def ask_to_stop(process, workdir, step, number):
     process.send_signal(number)
     status, output, errors = finish(process)
     assert status == 0, errors
-    assert "; the same command goes on" in output
+    assert "; run the same command to resume" in output
     stopped = int(output.split("stopped at step ")[1].split()[0])
     assert stopped >= step
     assert (workdir / "checkpoints" / str(stopped)).is_dir()

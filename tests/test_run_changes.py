@@ -10,9 +10,8 @@ from runs import assert_weights, entries, measure_instead, tiny_config, told
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.checkpoint import Checkpoints
-from mixvpr_jax.training.config import RENAMED, ValidationConfig
+from mixvpr_jax.training.config import MAY_CHANGE, RENAMED, ValidationConfig
 from mixvpr_jax.training.loop import train
-from mixvpr_jax.training.workdir import MAY_CHANGE
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
@@ -154,7 +153,7 @@ def test_a_broken_image_is_told_before_the_first_step(town, tmp_path):
     query.write_bytes(query.read_bytes()[:-200])
     database.write_bytes(b"")
     config = with_validation(town, sets=(broken,))
-    with pytest.raises(InputError, match="test has 2 such images: mend it") as error:
+    with pytest.raises(InputError, match="test has 2 such images: fix that") as error:
         train(config, tmp_path / "run")
     assert [line.split(":")[0] for line in error.value.details] == [str(database), str(query)]
     assert not (tmp_path / "run").exists()

@@ -115,7 +115,7 @@ def test_checkpoints_that_may_not_be_written(tmp_path):
         2,
         "",
         f"error: {tmp_path}/checkpoints: expected a folder that can be written to, found: "
-        "Permission denied; mend it or choose another --workdir\n",
+        "Permission denied; fix that or choose another --workdir\n",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json"]
 
@@ -129,7 +129,7 @@ def test_a_disk_that_is_full_during_a_save(town):
         assert (status, errors) == (
             2,
             f"error: {disk}/run/checkpoints: expected to write a checkpoint, found: No space left "
-            "on device; mend it, and the same command goes on from the last whole one\n",
+            "on device; fix that and run the same command to resume\n",
         )
         assert list((disk / "run" / "checkpoints").iterdir()) == []
 
@@ -190,7 +190,7 @@ def test_settings_that_make_no_sense(make, message):
 
 
 def test_where_the_data_lie_and_how_many_decode_may_change(finished, town, tmp_path):
-    """A run that began on the folder goes on with what was prepared of it, and is the same."""
+    """A run that began on a folder resumes on its prepared copy, with the same result."""
     prepare_gsv_cities(town / "train", tmp_path / "prepared")
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "12")

@@ -9,13 +9,12 @@ import torch
 from runs import tiny_config
 
 from mixvpr_jax import create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import to_state_dict, write_checkpoint
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights, to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.training.checkpoint import last_step
-from mixvpr_jax.training.initial import initial_model
 from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.start import initial_model
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 

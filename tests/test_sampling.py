@@ -12,7 +12,7 @@ import pytest
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import GSV_CITIES, DataConfig
 from mixvpr_jax.data.gsv_cities import Places, read_places
-from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.data.sources import Sampler
 
 ROOT = Path(__file__).parent.parent
 COUNTS = (7, 5, 9)
@@ -152,7 +152,7 @@ import json, sys, time
 from pathlib import Path
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data import sources
-from mixvpr_jax.data.sampling import Sampler
+from mixvpr_jax.data.sources import Sampler
 
 def seconds(call):  # of this process alone, however much else the machine does
     since = time.process_time()

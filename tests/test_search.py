@@ -204,8 +204,8 @@ def test_the_budget_is_kept(megabytes, dtype, count, monkeypatch):
     ]
     queries = jax.ShapeDtypeStruct((batch, 64), np.float32)
     chunk = jax.ShapeDtypeStruct((rows, 64), dtype, sharding=divided)
-    limits = np.int32(0), np.int32(len(database))
-    compiled = better.lower(*known, queries, chunk, *limits, mesh, None).compile()
+    norms = jax.ShapeDtypeStruct((rows,), np.float32, sharding=divided)
+    compiled = better.lower(*known, queries, chunk, norms, np.int32(0), mesh, None).compile()
     chunks = 2 * rows * 64 * database.itemsize
     analysis = compiled.memory_analysis()
     assert analysis is not None

@@ -14,8 +14,7 @@ from runs import tiny_config
 from tables import names_of
 
 from mixvpr_jax.data.config import AugmentationConfig
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.data.sources import Sampler, open_source
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training import show as show_module
 from mixvpr_jax.training.show import CAPTION, MARGIN, THUMBNAIL, show

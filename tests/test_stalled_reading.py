@@ -12,8 +12,7 @@ from tables import write_city
 from mixvpr_jax import InputError
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.loader import Batches, read_batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import FolderSource, open_source
+from mixvpr_jax.data.sources import FolderSource, Sampler, open_source
 
 NO_BATCH = r"no batch came for {} s: a process that decodes hangs, or the disk"
 

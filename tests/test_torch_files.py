@@ -9,10 +9,11 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 import torch
+from checkpoints import read_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvpr_jax.conversion.formats import read_checkpoint, read_file
+from mixvpr_jax.conversion.formats import read_checkpoint
 from mixvpr_jax.errors import InputError
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32]

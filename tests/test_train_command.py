@@ -54,7 +54,7 @@ def test_names_of_losses_and_miners_are_those_that_exist():
 
 
 def test_former_names_of_options_are_read(tmp_path):
-    """Each as it was, and a value that makes no sense is told by the present name."""
+    """Former options still work; an invalid value is reported under the present name."""
     former = ("--chunks=0", "--freeze-statistics", "--no-statistics-per-device")
     status, _, errors = run("demo", "--workdir", tmp_path / "run", *former)
     line = "error: grad_cache_chunks: expected a number above 0, found 0\n"

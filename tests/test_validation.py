@@ -119,12 +119,10 @@ def test_an_image_that_breaks_later(labelled, tmp_path):
     sets.require_readable()
     broken = min((town / "queries").iterdir())
     broken.write_bytes(broken.read_bytes()[:-100])
-    line = (
-        rf"{broken}: .*; town was not measured: mend it, and the same command goes on, as it does"
-    )
+    line = rf"{broken}: .*; town was not measured: fix that, or choose other --validation.sets,"
     with pytest.raises(InputError, match=line):
         sets.recalls(lambda images: np.asarray(images).reshape(len(images), -1)[:, :99])
-    with pytest.raises(InputError, match="town has 1 such images: mend it, and the same command"):
+    with pytest.raises(InputError, match="town has 1 such images: fix that, or choose other"):
         sets.require_readable()
     sets.require_readable(besides={"town"})
 

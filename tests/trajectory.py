@@ -5,13 +5,13 @@ import numpy as np
 from flax import nnx
 from recipe import official_shapes, recipe_state, trajectory_batch
 
+from mixvpr_jax.conversion import build_model
 from mixvpr_jax.conversion.key_table import to_flax
-from mixvpr_jax.conversion.weights import build_model
 from mixvpr_jax.losses import multi_similarity, triplet_margin
 from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.training.config import OptimizerConfig
-from mixvpr_jax.training.optimizer import make_optimizer
+from mixvpr_jax.training.step import make_optimizer
 
 MODEL = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 1, 4), (64, 64), "float64")
 SHAPES = {

@@ -3,7 +3,9 @@
 from mixvpr_jax.conversion.convert import (
     Conversion,
     LayoutName,
+    build_model,
     convert_checkpoint,
+    get_weights,
     to_state_dict,
     write_checkpoint,
 )
@@ -11,7 +13,9 @@ from mixvpr_jax.conversion.convert import (
 __all__ = [
     "Conversion",
     "LayoutName",
+    "build_model",
     "convert_checkpoint",
+    "get_weights",
     "to_state_dict",
     "write_checkpoint",
 ]

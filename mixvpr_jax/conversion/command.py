@@ -13,6 +13,8 @@ from mixvpr_jax.conversion import LayoutName, convert_checkpoint, write_checkpoi
 from mixvpr_jax.errors import run_command
 from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 
+_Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+
 
 def run(arguments: list[str], prog: str) -> None:
     """Converts as the command line says."""
@@ -20,13 +22,12 @@ def run(arguments: list[str], prog: str) -> None:
 
 
 def parse(arguments: list[str], prog: str) -> None:
-    """The same, where errors are the caller's to tell."""
+    """The same; errors are the caller's to report."""
     ways = {"to-flax": to_flax, "to-torch": to_torch}
     if not arguments or arguments[0] in ("-h", "--help"):
-        listed = "\n".join(
-            f"  {name:10} {(way.__doc__ or '').splitlines()[0]}" for name, way in ways.items()
-        )
-        sys.stdout.write(f"usage: {prog} WAY [options]\n\nways:\n{listed}\n")
+        sys.stdout.write(f"usage: {prog} WAY [options]\n\nways:\n")
+        for name, way in ways.items():
+            sys.stdout.write(f"  {name:10} {(way.__doc__ or '').splitlines()[0]}\n")
         return
     name, *options = arguments
     require_known(prog, name, ways)
@@ -34,7 +35,7 @@ def parse(arguments: list[str], prog: str) -> None:
 
 
 def to_flax(
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
+    checkpoint: _Checkpoint,
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     image_size: tuple[int, int] | None = None,
     in_size: tuple[int, int] | None = None,
@@ -64,7 +65,7 @@ def to_flax(
 
 def to_torch(
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")],
+    checkpoint: _Checkpoint,
     layout: LayoutName = "official",
     unfrozen_blocks: int = 1,
 ) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from mixvpr_jax.checks import require_known
-from mixvpr_jax.conversion.formats import Checkpoint, read_checkpoint
-from mixvpr_jax.conversion.hyper_parameters import Size
-from mixvpr_jax.conversion.infer import infer_config
-from mixvpr_jax.conversion.key_table import to_flax, to_openvprlab, to_torch, torch_name
-from mixvpr_jax.conversion.weights import build_model, get_weights
+from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
+from mixvpr_jax.conversion.infer import Size, infer_config
+from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
@@ -29,27 +31,22 @@ class Conversion:
     model: VPRModel
     checkpoint: Checkpoint
 
-    @property
-    def parameter_count(self) -> int:
-        """Numbers that training changes; running statistics are not among them."""
-        state = self.checkpoint.state
-        return sum(array.size for name, array in state.items() if ".running_" not in name)
-
     def summary(self) -> str:
         """What was found, what was dropped on purpose and what was assumed, line by line."""
         config, checkpoint = self.model.config, self.checkpoint
         height, width = config.image_size
-        resized = f"{height}x{width}, {config.interpolation}"
+        arrays = checkpoint.state.items()
+        count = sum(array.size for name, array in arrays if ".running_" not in name)
         lines = [
-            f"found: {checkpoint.kind}, {len(checkpoint.state)} arrays used",
+            f"found: {checkpoint.kind}, {len(arrays)} arrays used",
             f"backbone: {config.arch}, {config.num_stages} of 4 stages",
             f"aggregator: {config.aggregator or 'none (a bare backbone)'}",
-            f"images: {resized}; descriptor: {config.descriptor_dim or 'none'}",
-            f"parameters: {self.parameter_count:,}",
+            f"images: {height}x{width}, {config.interpolation}; "
+            f"descriptor: {config.descriptor_dim or 'none'}",
+            f"parameters: {count:,}",
         ]
         for reason, names in checkpoint.dropped.items():
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            lines.append(f"dropped: {len(names)} {reason} ({shown})")
+            lines.append(f"dropped: {len(names)} {reason} ({few(names)})")
         return "\n".join(lines + [f"note: {note}" for note in checkpoint.notes])
 
 
@@ -64,12 +61,10 @@ def convert_checkpoint(
     """Reads a PyTorch checkpoint of any known kind into a Flax model.
 
     Args:
-        path: A released checkpoint, a Lightning one of MixVPR or gsv-cities, one of OpenVPRLab,
-            CosPlace or EigenPlaces, torchvision's ImageNet weights, or a `.safetensors` file of
-            the same names; on a disk or gs://.
-        image_size: Height and width of images in pixels, where nothing tells or something else.
+        path: The file, on a disk or gs://; the kinds are those of `mixvpr convert to-flax`.
+        image_size: Height and width of images in pixels, where the file tells none or others.
         in_size: Height and width of the feature map, where shapes alone do not tell.
-        pool_size: ConvAP's cells, where nothing tells.
+        pool_size: ConvAP's cells, where the file does not tell.
         key: Where in the file the weights lie, if there are several sets of them.
 
     Raises:
@@ -102,11 +97,8 @@ def write_checkpoint(
 ) -> None:
     """Writes a PyTorch checkpoint of a model, or a `.safetensors` file of its names.
 
-    Args:
-        model: What to write.
-        path: The file.
-        layout: Whose names to write: those of MixVPR and gsv-cities, or OpenVPRLab's.
-        unfrozen_blocks: OpenVPRLab's `num_unfrozen_blocks`, on which its names depend.
+    The names are those of MixVPR and gsv-cities, or OpenVPRLab's, which depend on its
+    `num_unfrozen_blocks`.
 
     Raises:
         InputError: More blocks than there are, or PyTorch is not installed.
@@ -129,3 +121,69 @@ def write_checkpoint(
         buffer = io.BytesIO()
         torch.save({name: torch.tensor(array) for name, array in state.items()}, buffer)
         temporary.write_bytes(buffer.getbuffer())
+
+
+def get_weights(model: VPRModel) -> dict[str, np.ndarray]:
+    """Parameters and batch_stats of a model by name (`backbone.conv1.kernel`, …)."""
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    return {_dotted(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+
+
+def build_model(
+    config: ModelConfig,
+    weights: Mapping[str, np.ndarray],
+    *,
+    source: str = "weights",
+    rename: Callable[[str], str | None] = lambda name: name,
+) -> VPRModel:
+    """The model of a configuration, filled with weights by name, without initialising it first.
+
+    Errors name the source, and parameters as `rename` gives them.
+
+    Raises:
+        InputError: A parameter left unfilled, an entry left over, another shape than expected, or
+            a value that is not finite. Every such name is listed.
+    """
+    abstract = nnx.eval_shape(lambda: VPRModel(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(abstract)
+    leaves = {_dotted(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
+    problem = _problem({n: x.shape for n, (_, x) in leaves.items()}, weights, rename)
+    if problem:
+        raise InputError(f"{source}: {problem}")
+    filled = [
+        (path, leaf.replace(jnp.asarray(weights[name], leaf.dtype)))
+        for name, (path, leaf) in leaves.items()
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _problem(
+    expected: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, np.ndarray],
+    rename: Callable[[str], str | None],
+) -> str | None:
+    """What keeps weights from filling parameters of these shapes, all names listed."""
+
+    def listed(details: Mapping[str, object]) -> str:
+        return ", ".join(sorted(f"{rename(n) or n}{d}" for n, d in details.items())) or "none"
+
+    missing = {name: "" for name in expected if name not in weights}
+    surplus = {name: "" for name in weights if name not in expected}
+    if missing or surplus:
+        return f"parameters left unfilled: {listed(missing)}; entries left over: {listed(surplus)}"
+    found = {name: weights[name].shape for name in expected}
+    if shapes := {
+        name: f" (expected {list(shape)}, found {list(found[name])}, both in Flax's layout)"
+        for name, shape in expected.items()
+        if found[name] != shape
+    }:
+        return f"wrong shapes: {listed(shapes)}"
+    if kinds := {n: f" ({a.dtype})" for n, a in weights.items() if not is_float(a.dtype)}:
+        return f"expected floats, found: {listed(kinds)}"
+    if broken := {name: "" for name, array in weights.items() if not np.isfinite(array).all()}:
+        return f"values that are not finite in: {listed(broken)}"
+    return None
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(map(str, path))

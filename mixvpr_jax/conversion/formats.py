@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mixvpr_jax.conversion.hyper_parameters import Told, read_hyper_parameters
 from mixvpr_jax.conversion.key_table import (
     Layout,
     Weights,
@@ -27,8 +25,7 @@ from mixvpr_jax.conversion.key_table import (
     text,
 )
 from mixvpr_jax.conversion.restricted_pickle import Code
-from mixvpr_jax.conversion.torch_files import TorchFile, read_torch_file
-from mixvpr_jax.conversion.torch_values import TensorRecord
+from mixvpr_jax.conversion.torch_files import TensorRecord, open_torch_file
 from mixvpr_jax.errors import InputError
 
 DROPPED = {
@@ -38,91 +35,87 @@ DROPPED = {
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
 _DEPTH = 2  # dictionaries in which weights may lie within that of the file
+_Keys = tuple[str, ...]  # lead to a dictionary within that of the file
+_Entries = Mapping[Any, Any]
+# What a file holds, the keys of its weights, these as arrays, counts of other values by type.
+_Content = tuple[_Entries, _Keys, _Entries, Mapping[str, int]]
 
 
 @dataclass
 class Checkpoint:
-    """A PyTorch checkpoint, understood.
+    """A PyTorch checkpoint, understood."""
 
-    Attributes:
-        kind: What it is, for people.
-        layout: Whose names it has.
-        state: Official names and arrays, float32, in PyTorch's layout; only what is used.
-        dropped: What was left out on purpose: reason → names.
-        notes: What was assumed or changed while reading.
-        told: What its hyper-parameters tell.
-    """
-
-    kind: str
+    kind: str  # for people
     layout: Layout
-    state: Weights
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    told: Told = field(default_factory=Told)
+    state: Weights  # official names and arrays in PyTorch's layout; floats as float32
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # on purpose: reason → names
+    notes: list[str] = field(default_factory=list)  # what was assumed or changed
+    settings: tuple[Any, Any] = (None, None)  # hyper-parameters, and those of the data module
 
-    def drop(self, reason: str, names: list[str]) -> None:
-        """Moves entries that are known and not needed from `state` to `dropped`."""
+    def drop(self, reason: str, pattern: str) -> None:
+        """Moves the entries that a pattern fits from `state` to `dropped`."""
+        names = [name for name in self.state if re.fullmatch(pattern, name)]
         for name in names:
             del self.state[name]
         if names:
-            self.dropped.setdefault(reason, []).extend(names)
+            self.dropped[reason] = names
 
 
 def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads `.ckpt`, `.pth`, `.pt` (any pickle that holds data alone) or `.safetensors`.
 
-    Args:
-        path: The file.
-        key: Where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
+    `key` says where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
 
     Raises:
         InputError: A file that is missing, cut short, HTML, not a checkpoint, or holds code.
     """
     path = Path(path)
-    file, keys = _read(path, key)
-    tensors, values = _tensors(path, _at(file.content, keys))
-    layout, state = official_names(path, tensors)
-    told = read_hyper_parameters(
-        file.content.get("hyper_parameters"), file.content.get("datamodule_hyper_parameters")
-    )
+    content = _read(path, key)
+    try:
+        return _understood(content, key)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _understood(content: _Content, key: str | None) -> Checkpoint:
+    whole, keys, entries, aside = content
+    tensors = {text(name): v for name, v in entries.items() if type(v) is np.ndarray}
+    others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
+    if not tensors:
+        raise InputError(f"expected a state_dict of tensors, found keys {few(entries)}")
+    if deeper := [f"{n} ({type(v).__name__})" for n, v in others.items() if _holds_tensors(v)]:
+        raise InputError(f"expected tensors alone in a state_dict, found {', '.join(deeper)}")
+    layout, state = official_names(tensors)
     kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
-    checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, told=told)
+    settings = whole.get("hyper_parameters"), whole.get("datamodule_hyper_parameters")
+    checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, settings=settings)
     if keys and keys != ("state_dict",):
         checkpoint.notes.append(f"weights taken from {_joined(keys)}")
-    for others in _places(file.content) if key is None else ():
-        if others != keys:
-            line = f"{_joined(others)} left aside, {_joined(keys)} taken (--key says which)"
+    for other in _places(whole) if key is None else ():
+        if other != keys:
+            line = f"{_joined(other)} left aside, {_joined(keys)} taken (--key says which)"
             checkpoint.notes.append(line)
-    checkpoint.notes.extend(told.notes)
-    if file.aside:
-        count, kinds = sum(file.aside.values()), few(file.aside)
-        checkpoint.notes.append(f"{count:,} values beside the weights left aside ({kinds})")
-    if values:
-        checkpoint.dropped["entries that are no tensors"] = values
+    if aside:
+        line = f"{sum(aside.values()):,} values beside the weights left aside ({few(aside)})"
+        checkpoint.notes.append(line)
+    if others:
+        checkpoint.dropped["entries that are no tensors"] = list(others)
     for reason, pattern in DROPPED.items():
-        checkpoint.drop(reason, [name for name in state if re.fullmatch(pattern, name)])
-    _to_float32(checkpoint, path)
+        checkpoint.drop(reason, pattern)
+    floats = {name: array for name, array in state.items() if is_float(array.dtype)}
+    if kinds := sorted({str(array.dtype) for array in floats.values()} - {"float32"}):
+        checkpoint.notes.append(f"{', '.join(kinds)} weights stored as float32")
+    state.update({name: array.astype(np.float32, copy=False) for name, array in floats.items()})
     return checkpoint
 
 
-def _tensors(path: Path, entries: Mapping[Any, Any]) -> tuple[Weights, list[str]]:
-    """The tensors of a state_dict, and the names of plain values beside them.
-
-    Tensors that lie deeper would be lost unseen, and are refused.
-    """
-    tensors = {text(name): value for name, value in entries.items() if type(value) is np.ndarray}
-    if not tensors:
-        raise InputError(f"{path}: expected a state_dict of tensors, found keys {few(entries)}")
-    others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
-    deeper = [f"{n} ({type(v).__name__})" for n, v in others.items() if _holds_tensors(v)]
-    if deeper:
-        found = ", ".join(deeper)
-        raise InputError(f"{path}: expected tensors alone beside each other, found {found}")
-    return tensors, list(others)
+def is_float(dtype: np.dtype) -> bool:
+    """Whether weights may be of a type: floats of NumPy, and bfloat16."""
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether there is a tensor in a value, however deep."""
+    """Whether there is a tensor in a value, however deep: it would be lost unseen."""
     seen, waiting = set[int](), [value]
     while waiting:
         value = waiting.pop()
@@ -134,27 +127,25 @@ def _holds_tensors(value: Any) -> bool:
     return False
 
 
-def _weights_in(content: Mapping[Any, Any], key: str | None) -> tuple[str, ...]:
-    """The keys that lead to the dictionary of the weights.
+# Where the weights lie ----------------------------------------------------------------------------
 
-    Raises:
-        InputError: There are several, or none where the key says.
-    """
+
+def _keys_of_weights(content: _Entries, key: str | None) -> _Keys:
+    """The keys that lead to the dictionary of the weights."""
     if key is not None:
         return _keys_of(content, key)
     places = _places(content)
     if ("state_dict",) in places or not places:  # an error names what it holds
         return ("state_dict",) if isinstance(content.get("state_dict"), Mapping) else ()
-    found = {id(_at(content, place)) for place in places}
-    if len(found) > 1:
-        several = ", ".join(map(_joined, places[:5]))
+    if len({id(place) for place in places.values()}) > 1:
+        several = ", ".join(map(_joined, list(places)[:5]))
         raise InputError(
             f"expected one set of weights, found {several}; say which one with --key NAME"
         )
-    return places[0]
+    return next(iter(places))
 
 
-def _keys_of(content: Mapping[Any, Any], key: str) -> tuple[str, ...]:
+def _keys_of(content: _Entries, key: str) -> _Keys:
     """The keys of which a dotted name consists; the keys may have dots of their own."""
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, Mapping):
@@ -165,51 +156,31 @@ def _keys_of(content: Mapping[Any, Any], key: str) -> tuple[str, ...]:
     raise InputError(f"--key {key}: expected a dictionary in the file, found keys {few(content)}")
 
 
-def _places(content: Mapping[Any, Any]) -> list[tuple[str, ...]]:
-    """Where in the content of a file the weights of a network lie."""
-    checked: dict[int, bool] = {}
-
-    def is_weights(value: Mapping[Any, Any]) -> bool:
-        if id(value) not in checked:
-            checked[id(value)] = holds_weights(value)
-        return checked[id(value)]
-
-    return [keys for keys, value in _mappings(content) if is_weights(value)]
-
-
-def _mappings(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """The dictionaries of a file with the keys that lead there, each looked into once."""
-    seen, level = {id(content)}, [((), content)]
-    yield (), content
-    for _ in range(_DEPTH):
+def _places(content: _Entries) -> dict[_Keys, _Entries]:
+    """The dictionaries that hold a network's weights, by the keys that lead there."""
+    places, level = dict[_Keys, _Entries](), [((), content)]
+    checked: dict[int, bool] = {}  # one dictionary may lie in many places
+    for _ in range(_DEPTH + 1):
         deeper = []
         for keys, value in level:
-            for name, inner in value.items():
-                if isinstance(name, str) and isinstance(inner, Mapping):
-                    yield (*keys, name), inner
-                    if id(inner) not in seen:
-                        seen.add(id(inner))
-                        deeper.append(((*keys, name), inner))
+            if id(value) not in checked:
+                checked[id(value)] = holds_weights(value)
+                inner = [(n, v) for n, v in value.items() if isinstance(n, str)]
+                deeper += [((*keys, n), v) for n, v in inner if isinstance(v, Mapping)]
+            if checked[id(value)]:
+                places[keys] = value
         level = deeper
+    return places
 
 
-def _at(content: Mapping[Any, Any], keys: Sequence[str]) -> Any:
-    for key in keys:
-        content = content[key]
-    return content
-
-
-def _joined(keys: Sequence[str]) -> str:
+def _joined(keys: _Keys) -> str:
     return ".".join(keys) or "the file's own entries"
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The mapping that a checkpoint file holds, the weights as NumPy arrays."""
-    return _read(path, None)[0].content
+# Files --------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, key: str | None) -> tuple[TorchFile, tuple[str, ...]]:
-    """A file, and the keys that lead to its weights."""
+def _read(path: Path, key: str | None) -> _Content:
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint file, found none")
     with path.open("rb") as file:
@@ -219,8 +190,29 @@ def _read(path: Path, key: str | None) -> tuple[TorchFile, tuple[str, ...]]:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         if key is not None:
             raise InputError(f"{path}: --key {key}: expected none of a safetensors file")
-        return TorchFile(dict(read_safetensors(path)), Counter()), ()
-    return _read_torch(path, key)
+        arrays = read_safetensors(path)
+        return arrays, (), arrays, {}
+    try:
+        return _read_torch(path, key)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        if not isinstance(error, Code):
+            found = f"a truncated or foreign file ({found})"
+        raise InputError(f"{path}: expected a PyTorch checkpoint, found {found}") from error
+
+
+def _read_torch(path: Path, key: str | None) -> _Content:
+    with open_torch_file(path) as file:
+        entries = file.content
+        if not isinstance(entries, dict):
+            found = type(entries).__name__
+            raise InputError(f"expected a dictionary of tensors, found {found}")
+        keys = _keys_of_weights(entries, key)
+        for name in keys:
+            entries = entries[name]
+        return file.content, keys, file.arrays(entries), file.aside
 
 
 def what_else(head: bytes) -> str | None:
@@ -238,65 +230,18 @@ def is_html(head: bytes) -> bool:
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Weights:
-    """The arrays of a `.safetensors` file.
-
-    Raises:
-        InputError: The file is cut short or is no safetensors file.
-    """
+    """The arrays of a `.safetensors` file; InputError if it is cut short or none."""
     import safetensors.numpy
 
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(512)
-    if foreign := what_else(head):
+    foreign = (
+        "one of PyTorch under that name" if head.startswith(b"PK\x03\x04") else what_else(head)
+    )
+    if foreign:
         raise InputError(f"{path}: expected a safetensors file, found {foreign}")
-    if head.startswith(b"PK\x03\x04"):
-        raise InputError(
-            f"{path}: expected a safetensors file, found one of PyTorch under that name"
-        )
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, found: {error}") from error
-
-
-def _read_torch(path: Path, key: str | None) -> tuple[TorchFile, tuple[str, ...]]:
-    keys: tuple[str, ...] = ()
-
-    def wanted(content: dict) -> tuple[str, ...]:
-        nonlocal keys
-        keys = _weights_in(content, key)
-        return keys
-
-    try:
-        file = read_torch_file(path, wanted)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Code as error:
-        raise InputError(
-            f"{path}: expected a checkpoint of tensors and plain values, found {error}"
-        ) from None
-    except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{path}: expected a PyTorch checkpoint, found a truncated or foreign file ({reason})"
-        ) from error
-    if not isinstance(file.content, dict):
-        found = type(file.content).__name__
-        raise InputError(f"{path}: expected a dictionary of tensors, found {found}")
-    return file, keys
-
-
-def is_float(dtype: np.dtype) -> bool:
-    """Whether weights may be of a type: floats of NumPy, and bfloat16."""
-    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
-
-
-def _to_float32(checkpoint: Checkpoint, path: Path) -> None:
-    kinds = {str(array.dtype) for array in checkpoint.state.values()} - {"float32"}
-    for name, array in checkpoint.state.items():
-        if not is_float(array.dtype):
-            raise InputError(f"{path}: {name}: expected floats, found {array.dtype}")
-        checkpoint.state[name] = array.astype(np.float32, copy=False)
-    if kinds:
-        checkpoint.notes.append(f"{', '.join(sorted(kinds))} weights stored as float32")

@@ -1,20 +1,24 @@
-"""A model's configuration, read off the names and shapes of its weights."""
+"""A model's configuration, from the shapes of its weights and a checkpoint's hyper-parameters.
+
+Lightning stores hyper-parameters in a checkpoint: those of MixVPR and gsv-cities lie flat, with the
+data module's apart; OpenVPRLab's are its configuration file. They are what a stranger wrote.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.hyper_parameters import Size
 from mixvpr_jax.conversion.key_table import BACKBONE
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import (
     AGGREGATORS,
     BACKBONES,
     AggregatorConfig,
-    BackboneShape,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -22,14 +26,12 @@ from mixvpr_jax.models.config import (
     ModelConfig,
 )
 
+Size = tuple[int, int]  # height and width
+
+_LARGEST = 2**16  # pixels or positions along a side
+_ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
 # What repositories call the aggregators whose weights are known.
-_CALLED = {
-    "mixvpr": MixVPRConfig,
-    "convap": ConvAPConfig,
-    "cosplace": CosPlaceConfig,
-    "gem": GeMConfig,
-    "gempool": GeMConfig,
-}
+_CALLED = {kind.name.lower(): kind for kind in AGGREGATORS.values()} | {"gempool": GeMConfig}
 
 
 def infer_config(
@@ -41,15 +43,8 @@ def infer_config(
 ) -> ModelConfig:
     """The configuration whose weights these are; stages that it cuts move to `dropped`.
 
-    Args:
-        checkpoint: What `read_checkpoint` gave; its state, dropped and notes are amended.
-        image_size: Height and width that images are resized to, in pixels. By default what the
-            hyper-parameters say, else the largest with the feature map, else what is usual, noted.
-        in_size: Height and width of the feature map; of MixVPR's the weights tell the product
-            alone. By default that of the image size, else what the hyper-parameters say, else a
-            square, noted.
-        pool_size: ConvAP's cells (s1, s2), which no weight tells. By default the
-            hyper-parameters, else the official 2 x 2, noted.
+    Each size, of images (pixels), feature map and ConvAP's cells, is what is given, else what the
+    hyper-parameters tell, else assumed and noted. MixVPR's weights tell the map's product alone.
 
     Raises:
         InputError: No known backbone or aggregator; a size that is needed or does not fit.
@@ -57,18 +52,113 @@ def infer_config(
     for size in (image_size, in_size, pool_size):
         if size is not None and min(size) < 1:
             raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
-    aggregator, in_channels = _aggregator(checkpoint, pool_size)
-    _require_told(checkpoint, aggregator)
-    arch, num_stages = _backbone(checkpoint, in_channels)
+    told = read_hyper_parameters(*checkpoint.settings)
+    checkpoint.notes.extend(told.notes)
+    aggregator, in_channels = _aggregator(checkpoint, pool_size or told.pool_size)
+    _require_told(checkpoint, told.aggregator, aggregator)
+    arch, num_stages = _backbone(checkpoint, told, in_channels)
     interpolation = checkpoint.layout.interpolation
     if interpolation != "bilinear":
         checkpoint.notes.append(f"images resized by a {interpolation} filter, as there")
     crop = tuple(range(num_stages + 1, 5))
     config = ModelConfig(arch, crop, aggregator, interpolation=interpolation)
-    return replace(config, image_size=_image_size(checkpoint, config, image_size, in_size))
+    size = image_size or told.image_size
+    if size is None:
+        size = _largest_images(checkpoint, config, in_size, told.map_size)
+    else:
+        map_size = None if image_size else told.map_size  # what is given has the last word
+        where = "" if image_size else " in the hyper-parameters"
+        _require_map(checkpoint, replace(config, image_size=size), where, in_size, map_size)
+    return replace(config, image_size=size)
 
 
-def _backbone(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int]:
+# Hyper-parameters ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Told:
+    """What hyper-parameters tell; None is what they do not."""
+
+    arch: str | None
+    num_cropped: int | None  # stages of the backbone
+    aggregator: str | None  # as the repository calls it
+    map_size: Size | None  # of the feature map that MixVPR was made for
+    pool_size: Size | None  # ConvAP's cells
+    image_size: Size | None  # pixels, for evaluation
+    notes: list[str]
+
+
+def read_hyper_parameters(values: Any, of_data: Any) -> Told:
+    """Understands a checkpoint's `hyper_parameters` and `datamodule_hyper_parameters`."""
+    notes: list[str] = []
+    arch = _at(values, "backbone_arch") or _at(values, "backbone", "params", "backbone_name")
+    aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
+    cropped = _at(values, "layers_to_crop")
+    is_crop = isinstance(cropped, list | tuple) and list(cropped) in ([], [4], [3, 4], [4, 3])
+    settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
+    return Told(
+        arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
+        num_cropped=len(cropped) if is_crop else None,
+        aggregator=aggregator if isinstance(aggregator, str) else None,
+        map_size=_pair(settings, "in_h", "in_w", notes),
+        pool_size=_pair(settings, "s1", "s2", notes),
+        image_size=_image_size((of_data, _at(values, "datamodule"), values), notes),
+        notes=notes,
+    )
+
+
+def _at(values: Any, *names: str) -> Any:
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _pair(settings: Any, first: str, second: str, notes: list[str]) -> Size | None:
+    pair = _at(settings, first), _at(settings, second)
+    if _is_size(pair):
+        return pair
+    if pair != (None, None):
+        notes.append(f"hyper-parameters: {first} and {second} passed over, which are no sizes")
+    return None
+
+
+def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
+    """Of the first that says: the size of evaluation, else that of training."""
+    for values in data:
+        for name in ("val_image_size", "image_size", "train_image_size"):
+            if (found := _at(values, name)) is None:
+                continue
+            size = (found, found) if type(found) is int else found
+            if not _is_size(size):
+                notes.append(f"hyper-parameters: {name} passed over, which is no size")
+                continue
+            if type(found) is int:
+                notes.append(f"one number as {name} read as {_by(size)}")
+            trained = _at(values, "train_image_size")
+            if name == "val_image_size" and _is_size(trained) and tuple(trained) != tuple(size):
+                line = f"images of {_by(size)}, as it was validated; trained with {_by(trained)}"
+                notes.append(line)
+            height, width = size
+            return height, width
+    return None
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(number) is int and 0 < number <= _LARGEST for number in value)
+    )
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def _backbone(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> tuple[str, int]:
     """The backbone's name and how many of its stages the aggregator sits on."""
     blocks = _block_counts(checkpoint)
     inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
@@ -83,20 +173,23 @@ def _backbone(checkpoint: Checkpoint, in_channels: int | None) -> tuple[str, int
     if not names:
         found = f"stages of {blocks} blocks, {inner} inner channels in {groups} groups"
         raise InputError(f"backbone: expected one of {', '.join(BACKBONES)}; found {found}")
-    num_stages = _kept_stages(checkpoint, BACKBONES[names[0]], len(blocks), in_channels)
-    cut = rf"backbone\.model\.layer[{num_stages + 1}-9]\..*"
-    checkpoint.drop("cut stages", [name for name in checkpoint.state if re.fullmatch(cut, name)])
-    return _name_among(checkpoint, names), num_stages
-
-
-def _name_among(checkpoint: Checkpoint, names: list[str]) -> str:
-    """Which of the backbones whose kept stages are the same network was trained."""
-    told = checkpoint.told.arch
-    if told in names or len(names) == 1:
-        return told if told in names else names[0]
-    others = ", ".join(names[1:])
-    checkpoint.notes.append(f"backbone called {names[0]}; the same, as far as it is kept: {others}")
-    return names[0]
+    # Official code may leave stages in the file that the aggregator never sees.
+    num_stages = min(len(blocks), 4 - (told.num_cropped or 0))
+    if in_channels is not None:
+        channels = {BACKBONES[names[0]].out_channels(s): s for s in range(2, len(blocks) + 1)}
+        if in_channels not in channels:
+            raise InputError(
+                f"aggregator: expected as many input channels as a stage gives ({list(channels)}), "
+                f"found {in_channels}"
+            )
+        num_stages = channels[in_channels]
+    checkpoint.drop("cut stages", rf"backbone\.model\.layer[{num_stages + 1}-9]\..*")
+    if told.arch in names:
+        return told.arch, num_stages
+    if len(names) > 1:  # the stages that are kept are the same network
+        line = f"backbone called {names[0]}; the same, as far as it is kept: {', '.join(names[1:])}"
+        checkpoint.notes.append(line)
+    return names[0], num_stages
 
 
 def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -111,23 +204,6 @@ def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
     return tuple(counts[stage] for stage in sorted(counts))
 
 
-def _kept_stages(
-    checkpoint: Checkpoint, shape: BackboneShape, present: int, in_channels: int | None
-) -> int:
-    """Official code may leave stages in the file that the aggregator never sees."""
-    if in_channels is None:
-        cropped = checkpoint.told.num_cropped
-        return present if cropped is None else min(present, 4 - cropped)
-    for stage in range(2, present + 1):
-        if shape.out_channels(stage) == in_channels:
-            return stage
-    offered = [shape.out_channels(stage) for stage in range(2, present + 1)]
-    raise InputError(
-        f"aggregator: expected as many input channels as a stage gives ({offered}), "
-        f"found {in_channels}"
-    )
-
-
 def _aggregator(
     checkpoint: Checkpoint, pool_size: Size | None
 ) -> tuple[AggregatorConfig | None, int | None]:
@@ -139,7 +215,9 @@ def _aggregator(
         return _mixvpr(checkpoint)
     if "channel_pool" in parts:
         out_channels, in_channels = _shape(checkpoint, "aggregator.channel_pool.weight", 4)[:2]
-        return ConvAPConfig(out_channels, *_pool_size(checkpoint, pool_size)), in_channels
+        if pool_size is None:
+            checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
+        return ConvAPConfig(out_channels, *(pool_size or (2, 2))), in_channels
     if "fc" in parts:
         out_dim, in_channels = _shape(checkpoint, "aggregator.fc.weight", 2)
         return CosPlaceConfig(out_dim), in_channels
@@ -165,112 +243,76 @@ def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
     return MixVPRConfig(out_channels, depth, ratio, out_rows), in_channels
 
 
-def _require_told(checkpoint: Checkpoint, aggregator: AggregatorConfig | None) -> None:
-    """Holds the aggregator that the weights are of to the one that the hyper-parameters name."""
-    told = checkpoint.told.aggregator
-    found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
-    if told is None:
-        if aggregator is None and checkpoint.layout is not BACKBONE:
-            checkpoint.notes.append(
-                f"{found}: taken as a bare backbone; averages have none, either"
-            )
-        return
-    kind = _CALLED.get(told.lower())
-    if kind is not None and type(aggregator) is kind:
-        return
-    if kind is None and aggregator is not None:
-        checkpoint.notes.append(f"{found}, which the hyper-parameters call {told!r:.40}")
-        return
-    known = ", ".join(kind.name for kind in AGGREGATORS.values())
-    raise InputError(
-        f"aggregator: expected one of {known} by weights and hyper-parameters alike, found {found} "
-        f"and {told!r:.40} in the hyper-parameters"
-    )
-
-
-def _image_size(
-    checkpoint: Checkpoint, config: ModelConfig, given: Size | None, in_size: Size | None
-) -> Size:
-    """Height and width of the images, which the feature map and the weights agree with."""
-    size = given or checkpoint.told.image_size
-    if size is not None:
-        _require_agreement(checkpoint, replace(config, image_size=size), given, in_size)
-        return size
-    if isinstance(config.aggregator, MixVPRConfig):
-        in_size = _map_size(checkpoint, in_size)
-    if in_size is None:
-        height, width = checkpoint.layout.image_size
-        line = f"images taken as {height}x{width}, as is usual (--image-size H W for another size)"
-        checkpoint.notes.append(line)
-        return height, width
-    height, width = (length * config.stride for length in in_size)
-    checkpoint.notes.append(
-        f"images taken as {height}x{width}, the largest with a map of {in_size[0]}x{in_size[1]} "
-        "(--image-size H W for another size)"
-    )
-    return height, width
-
-
-def _require_agreement(
-    checkpoint: Checkpoint, config: ModelConfig, given: Size | None, in_size: Size | None
+def _require_told(
+    checkpoint: Checkpoint, told: str | None, aggregator: AggregatorConfig | None
 ) -> None:
-    """Raises InputError where an image size makes another feature map than there must be."""
-    found = config.feature_size
-    text = (
-        f"images of {_by(config.image_size)}{'' if given else ' in the hyper-parameters'} make a "
-        f"feature map of {_by(found)}"
-    )
-    told_map = None if given else checkpoint.told.map_size  # what is given has the last word
-    for expected, where in ((in_size, "--in-size"), (told_map, "in_h and in_w")):
-        if expected is not None and tuple(expected) != found:
-            raise InputError(
-                f"{text}, {where} say {_by(expected)}; give the right size with --image-size H W"
-            )
-    if isinstance(config.aggregator, MixVPRConfig):
-        positions = _positions(checkpoint)
-        if found[0] * found[1] != positions:
-            raise InputError(
-                f"{text}, MixVPR's weights are for {positions:,} positions; give the right size "
-                "with --image-size H W"
-            )
+    """Holds the aggregator that the weights are of to the one that the hyper-parameters name."""
+    found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
+    kind = _CALLED.get(told.lower()) if told is not None else type(aggregator)
+    if told is None and aggregator is None and checkpoint.layout is not BACKBONE:
+        checkpoint.notes.append(f"{found}: taken as a bare backbone; averages have none, either")
+    elif kind is None and aggregator is not None:
+        checkpoint.notes.append(f"{found}, which the hyper-parameters call {told!r:.40}")
+    elif kind is not type(aggregator):
+        known = ", ".join(kind.name for kind in AGGREGATORS.values())
+        raise InputError(
+            f"aggregator: expected one of {known} by weights and hyper-parameters alike, found "
+            f"{found} and {told!r:.40} in the hyper-parameters"
+        )
 
 
-def _map_size(checkpoint: Checkpoint, given: Size | None) -> Size:
-    """Height and width of the feature map whose product the weights tell."""
-    positions = _positions(checkpoint)
-    side = math.isqrt(positions)
-    size = given or checkpoint.told.map_size
-    if size is None and side * side == positions:
-        checkpoint.notes.append(
-            f"a map of {positions} positions taken as {side}x{side} (--in-size H W for another)"
-        )
-        size = (side, side)
-    if size is None:
-        raise InputError(
-            f"feature map: {positions} positions are no square: give its height and width with "
-            "--in-size H W, or those of images with --image-size H W"
-        )
-    if size[0] * size[1] != positions:
-        raise InputError(
-            f"feature map: expected {positions} positions, found {size[0]}x{size[1]}; "
-            "give its height and width with --in-size H W"
-        )
+def _largest_images(
+    checkpoint: Checkpoint, config: ModelConfig, in_size: Size | None, told: Size | None
+) -> Size:
+    """The largest images whose feature map the weights fit, else the usual ones."""
+    notes, positions = checkpoint.notes, _positions(checkpoint, config)
+    if positions is not None:
+        in_size = in_size or told
+        side = math.isqrt(positions)
+        if in_size is None and side * side == positions:
+            in_size = (side, side)
+            line = f"a map of {positions} positions taken as {_by(in_size)}"
+            notes.append(f"{line} (--in-size H W for another)")
+        if in_size is None:
+            raise InputError(
+                f"feature map: {positions} positions are no square: give its height and width with "
+                "--in-size H W, or those of images with --image-size H W"
+            )
+        if math.prod(in_size) != positions:
+            raise InputError(
+                f"feature map: expected {positions} positions, found {_by(in_size)}; "
+                "give its height and width with --in-size H W"
+            )
+    size, why = checkpoint.layout.image_size, "as is usual"
+    if in_size is not None:
+        size = in_size[0] * config.stride, in_size[1] * config.stride
+        why = f"the largest with a map of {_by(in_size)}"
+    notes.append(f"images taken as {_by(size)}, {why} (--image-size H W for another size)")
     return size
 
 
-def _positions(checkpoint: Checkpoint) -> int:
-    return _shape(checkpoint, "aggregator.row_proj.weight", 2)[1]
+def _require_map(
+    checkpoint: Checkpoint, config: ModelConfig, where: str, given: Size | None, told: Size | None
+) -> None:
+    found, positions = config.feature_size, _positions(checkpoint, config)
+    must = [
+        f"{name} say {_by(size)}"
+        for name, size in (("--in-size", given), ("in_h and in_w", told))
+        if size is not None and tuple(size) != found
+    ]
+    if positions not in (None, math.prod(found)):
+        must.append(f"MixVPR's weights are for {positions:,} positions")
+    if must:
+        raise InputError(
+            f"images of {_by(config.image_size)}{where} make a feature map of {_by(found)}, "
+            f"{must[0]}; give the right size with --image-size H W"
+        )
 
 
-def _by(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _pool_size(checkpoint: Checkpoint, given: Size | None) -> Size:
-    size = given or checkpoint.told.pool_size
-    if size is None:
-        checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
-    return size or (2, 2)
+def _positions(checkpoint: Checkpoint, config: ModelConfig) -> int | None:
+    """Of the feature map that MixVPR's weights are for."""
+    is_mixvpr = isinstance(config.aggregator, MixVPRConfig)
+    return _shape(checkpoint, "aggregator.row_proj.weight", 2)[1] if is_mixvpr else None
 
 
 def _shape(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:

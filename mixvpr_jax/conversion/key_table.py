@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,25 +18,22 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Interpolation
 
 Weights = dict[str, np.ndarray]
+_Change = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One array of a layer: its name on either side, and the axes that turn one into the other."""
 
     torch: str
     flax: str
-    to_flax: Callable[[np.ndarray], np.ndarray] = lambda array: array
-    to_torch: Callable[[np.ndarray], np.ndarray] = lambda array: array
+    to_flax: _Change = np.asarray
+    to_torch: _Change = np.asarray
 
 
 CONV = (  # OIHW ↔ HWIO
     Leaf("weight", "kernel", lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)),
 )
-LINEAR = (  # out x in ↔ in x out
-    Leaf("weight", "kernel", np.transpose, np.transpose),
-    Leaf("bias", "bias"),
-)
+LINEAR = (Leaf("weight", "kernel", np.transpose, np.transpose), Leaf("bias", "bias"))  # OI ↔ IO
 POINTWISE = (  # a 1x1 convolution with a bias, a Linear here
     Leaf("weight", "kernel", lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None]),
     Leaf("bias", "bias"),
@@ -63,12 +62,6 @@ KEY_TABLE = (
 )
 
 
-def flax_name(torch_name: str) -> str | None:
-    """The Flax name of an official one; None where the table has no row for it."""
-    found = _lookup(torch_name, _TO_FLAX)
-    return found and found[0]
-
-
 def torch_name(flax_name: str) -> str | None:
     """The official name of a Flax one; None where the table has no row for it."""
     found = _lookup(flax_name, _TO_TORCH)
@@ -78,24 +71,18 @@ def torch_name(flax_name: str) -> str | None:
 def to_flax(state: Mapping[str, np.ndarray]) -> Weights:
     """Renames and transposes an official state_dict (without `num_batches_tracked`).
 
-    Args:
-        state: Official names and arrays in PyTorch's layout.
-
-    Returns:
-        Flax names (joined by dots) and arrays in Flax's layout, contiguous. An entry that the table
-        does not hold stays as it is: nothing is lost on the way to the strict check.
+    An entry that the table does not hold stays as it is, for the strict check to refuse.
 
     Raises:
         InputError: An array with another number of axes than its layer has.
     """
-    return _convert(state, _TO_FLAX, lambda leaf: leaf.to_flax)
+    return _convert(state, _TO_FLAX)
 
 
 def to_torch(weights: Mapping[str, np.ndarray]) -> Weights:
-    """The inverse of `to_flax`, with the batch counters that PyTorch keeps beside running_var."""
-    state = _convert(weights, _TO_TORCH, lambda leaf: leaf.to_torch)
+    """The inverse of `to_flax`, with the batch counters that PyTorch keeps with running_var."""
     complete: Weights = {}
-    for name, array in state.items():
+    for name, array in _convert(weights, _TO_TORCH).items():
         complete[name] = array
         if name.endswith(".running_var"):
             counter = name.removesuffix("running_var") + "num_batches_tracked"
@@ -103,106 +90,105 @@ def to_torch(weights: Mapping[str, np.ndarray]) -> Weights:
     return complete
 
 
-def _convert(arrays: Mapping[str, np.ndarray], rows: list, way: Callable) -> Weights:
+_Rows = list[tuple[re.Pattern[str], str, _Change]]  # a name, the other side's, the other layout
+
+
+def _convert(arrays: Mapping[str, np.ndarray], rows: _Rows) -> Weights:
     converted = {}
     for name, array in arrays.items():
-        found = _lookup(name, rows)
-        if found is None:
+        if (found := _lookup(name, rows)) is None:
             converted[name] = array
             continue
-        new_name, leaf = found
+        new_name, change = found
         try:
-            converted[new_name] = np.ascontiguousarray(way(leaf)(array))
+            converted[new_name] = np.ascontiguousarray(change(array))
         except (ValueError, IndexError):
             raise InputError(f"{name}: found an array of shape {list(array.shape)}") from None
     return converted
 
 
-def _lookup(name: str, rows: list[tuple[re.Pattern[str], str, Leaf]]) -> tuple[str, Leaf] | None:
-    for pattern, template, leaf in rows:
+def _lookup(name: str, rows: _Rows) -> tuple[str, _Change] | None:
+    for pattern, template, change in rows:
         if match := pattern.fullmatch(name):
-            return template.format(**match.groupdict()), leaf
+            return template.format(**match.groupdict()), change
     return None
 
 
-def _rows(to_flax: bool) -> list[tuple[re.Pattern[str], str, Leaf]]:
+def _rows(source: int) -> _Rows:
+    """The rows for names of one side: 0 is PyTorch's, 1 is Flax's."""
     rows = []
     for torch_module, flax_module, kind in KEY_TABLE:
         for leaf in kind:
-            sides = [f"{torch_module}.{leaf.torch}", f"{flax_module}.{leaf.flax}"]
-            source, target = sides if to_flax else reversed(sides)
-            pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(source))
-            rows.append((re.compile(pattern), target, leaf))
+            names = f"{torch_module}.{leaf.torch}", f"{flax_module}.{leaf.flax}"
+            changes = leaf.to_flax, leaf.to_torch
+            pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(names[source]))
+            rows.append((re.compile(pattern), names[1 - source], changes[source]))
     return rows
 
 
-_TO_FLAX = _rows(to_flax=True)
-_TO_TORCH = _rows(to_flax=False)
+_TO_FLAX, _TO_TORCH = _rows(0), _rows(1)
 
 
-# Modules around the whole network or a part of it: of DistributedDataParallel and torch.compile.
+# The names of other repositories ------------------------------------------------------------------
+
+# Modules around the network or a part of it: of DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module", "_orig_mod")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a repository names weights, and how it resizes images.
-
-    Attributes:
-        name: Whose it is, for people.
-        anchor: What it calls the stem's convolution.
-        official: Renames a state_dict to the official names; names of no known place stay.
-        prefix: What may stand before the names, where the network is a part of something larger.
-        interpolation: The filter that its images are resized by.
-        image_size: Height and width that it evaluates at, unless a checkpoint tells.
-    """
+    """How a repository names weights, and how it resizes images."""
 
     name: str
-    anchor: str
-    official: Callable[[Weights], Weights]
-    prefix: str = ".*"
+    anchor: str  # the stem's convolution
+    modules: Callable[[Iterable[str]], Mapping[str, str]]  # of all names, its prefix → official
     interpolation: Interpolation = "bilinear"
-    image_size: tuple[int, int] = (320, 320)
+    image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
+    prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
-        """What stands before the anchor in a name that ends with it; None for other names."""
+        """What precedes the anchor in a name that ends with it; None for other names."""
         prefix = name.removesuffix(self.anchor)
         fits = len(prefix) < len(name) and (not prefix or prefix.endswith("."))
         return prefix if fits and re.fullmatch(self.prefix, prefix) else None
 
 
-def official_names(source: object, state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
-    """Tells the layout of a state_dict and renames its entries to the official names.
-
-    Args:
-        source: Where it is from, for errors.
-        state: The entries.
+def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
+    """The layout of a state_dict and its entries under official names; unknown names stay.
 
     Raises:
         InputError: No known layout, or more than one set of weights.
     """
-    inner = {_without_wrappers(name): array for name, array in state.items()}
-    if len(inner) < len(state):
-        raise InputError(
-            f"{source}: expected one set of weights, found two, with and without "
-            f"{' or '.join(f'{wrapper}.' for wrapper in _WRAPPERS)}"
-        )
+    inner = _renamed(state, _without_wrappers)
     for layout in LAYOUTS:
         prefixes = [p for p in map(layout.prefix_of, inner) if p is not None]
         if len(prefixes) > 1:
             several = " and ".join(prefix + layout.anchor for prefix in prefixes[:4])
-            raise InputError(
-                f"{source}: expected one set of weights, found {several}; save one of them alone"
-            )
+            raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
-            stripped = {name.removeprefix(prefix): array for name, array in inner.items()}
-            if len(stripped) < len(inner):
-                raise InputError(
-                    f"{source}: two sets of weights, with and without the prefix {prefix!r}"
-                )
-            return layout, layout.official(stripped)
+            own = _renamed(inner, partial(_replaced, {prefix: ""}))
+            return layout, _renamed(own, partial(_replaced, layout.modules(own)))
     anchors = ", ".join(layout.anchor for layout in LAYOUTS)
-    raise InputError(f"{source}: expected one of the keys {anchors}; found {few(state)}")
+    raise InputError(f"expected one of the keys {anchors}; found {few(state)}")
+
+
+def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> Weights:
+    names: dict[str, str] = {}
+    for name in state:
+        if (other := names.setdefault(rename(name), name)) != name:
+            raise InputError(f"expected one set of weights, found both {other} and {name}")
+    return {new: state[name] for new, name in names.items()}
+
+
+def _replaced(modules: Mapping[str, str], name: str) -> str:
+    for module, official in modules.items():
+        if name.startswith(module):
+            return official + name.removeprefix(module)
+    return name
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def holds_weights(names: Iterable[object]) -> bool:
@@ -214,7 +200,7 @@ def holds_weights(names: Iterable[object]) -> bool:
 def few(names: Iterable[object]) -> str:
     """The first of several names, as a part of a line."""
     texts = list(map(text, names))
-    return f"{', '.join(texts[:3])}{', …' if len(texts) > 3 else ''}" or "none"
+    return ", ".join([*texts[:3], *(["…"] if len(texts) > 3 else [])]) or "none"
 
 
 def text(value: object) -> str:
@@ -225,108 +211,59 @@ def text(value: object) -> str:
         return type(value).__name__
 
 
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
-def _from_openvprlab(state: Weights) -> Weights:
-    """Stages in a row, the frozen ones first: 0 is the stem, s is layer{s}."""
-    stem = {"0": "conv1", "1": "bn1"}
-    pattern = re.compile(r"backbone\.(frozen|unfrozen)_layers\.(\d{1,4})\.(.+)")
-    places = {name: match for name in state if (match := pattern.fullmatch(name))}
-    frozen = (int(match[2]) for match in places.values() if match[1] == "frozen")
-    num_frozen = 1 + max(frozen, default=-1)
-    renamed = {}
-    for name, array in state.items():
-        if match := places.get(name):
-            stage = int(match[2]) + (num_frozen if match[1] == "unfrozen" else 0)
-            layer, _, rest = match[3].partition(".")
-            place = stem.get(layer, layer) if stage == 0 else f"layer{stage}.{layer}"
-            name = f"backbone.model.{place}.{rest}"
-        renamed[name] = array
-    return renamed
-
-
 def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weights:
-    """The inverse: official names as those of OpenVPRLab's modules.
+    """An official state_dict under OpenVPRLab's names, given its `num_unfrozen_blocks`.
 
-    Args:
-        state: Official names and arrays.
-        unfrozen_blocks: OpenVPRLab's `num_unfrozen_blocks`: how many of the stem and the stages,
-            counted from the end, are trained there, which decides how they are called.
-
-    Raises:
-        InputError: More blocks than there are.
+    That many of the stem and the stages, counted from the end, are trained there; InputError if
+    there are fewer.
     """
-    pattern = re.compile(r"backbone\.model\.(conv1|bn1|layer(\d))\.(.+)")
-    places = {name: match for name in state if (match := pattern.fullmatch(name))}
-    num_blocks = 1 + max((int(match[2] or 0) for match in places.values()), default=0)
+    stages = (re.match(r"backbone\.model\.layer(\d)\.", name) for name in state)
+    num_blocks = 1 + max((int(match[1]) for match in stages if match), default=0)
     if not 0 <= unfrozen_blocks <= num_blocks:
         raise InputError(f"unfrozen blocks: expected 0 to {num_blocks}, found {unfrozen_blocks}")
-    num_frozen = num_blocks - unfrozen_blocks
-    renamed = {}
-    for name, array in state.items():
-        if match := places.get(name):
-            block = int(match[2] or 0)
-            rest = match[3] if match[2] else f"{('conv1', 'bn1').index(match[1])}.{match[3]}"
-            if block < num_frozen:
-                name = f"backbone.frozen_layers.{block}.{rest}"
-            else:
-                name = f"backbone.unfrozen_layers.{block - num_frozen}.{rest}"
-        renamed[name] = array
-    return renamed
+    modules = _openvprlab_modules(num_blocks - unfrozen_blocks)
+    official = {official: module for module, official in modules.items()}
+    return _renamed(state, partial(_replaced, official))
 
 
-_COSPLACE_NAMES = {
-    r"backbone\.0\.(.+)": r"backbone.model.conv1.\1",
-    r"backbone\.1\.(.+)": r"backbone.model.bn1.\1",
-    r"backbone\.4\.(.+)": r"backbone.model.layer1.\1",
-    r"backbone\.5\.(.+)": r"backbone.model.layer2.\1",
-    r"backbone\.6\.(.+)": r"backbone.model.layer3.\1",
-    r"backbone\.7\.(.+)": r"backbone.model.layer4.\1",
+def _openvprlab_modules(num_frozen: int) -> dict[str, str]:
+    """OpenVPRLab's blocks, the stem and the stages, are numbered anew after the frozen ones."""
+    blocks = [f"backbone.frozen_layers.{block}." for block in range(num_frozen)]
+    blocks += [f"backbone.unfrozen_layers.{block}." for block in range(5)]
+    modules = {f"{blocks[0]}0.": "backbone.model.conv1.", f"{blocks[0]}1.": "backbone.model.bn1."}
+    return modules | {b: f"backbone.model.layer{i}." for i, b in enumerate(blocks) if i > 0}
+
+
+def _openvprlab(names: Iterable[str]) -> dict[str, str]:
+    frozen = (re.match(r"backbone\.frozen_layers\.(\d)\.", name) for name in names)
+    return _openvprlab_modules(1 + max((int(match[1]) for match in frozen if match), default=-1))
+
+
+_COSPLACE = {  # a torchvision ResNet's children in a row, and the layers of the head
+    "backbone.0.": "backbone.model.conv1.",
+    "backbone.1.": "backbone.model.bn1.",
+    **{f"backbone.{stage + 3}.": f"backbone.model.layer{stage}." for stage in (1, 2, 3, 4)},
     # The head is a list of five layers; in deep-visual-geo-localization-benchmark a list in a list.
-    r"aggregation\.(1|0\.1)\.p": r"aggregator.gem.p",
-    r"aggregation\.(1|3)\.(weight|bias)": r"aggregator.fc.\2",
+    "aggregation.1.p": "aggregator.gem.p",
+    "aggregation.0.1.p": "aggregator.gem.p",
+    "aggregation.1.": "aggregator.fc.",
+    "aggregation.3.": "aggregator.fc.",
 }
-
-
-def _from_cosplace(state: Weights) -> Weights:
-    """A torchvision ResNet's children in a row, and behind them the layers of the head."""
-    renamed = {}
-    for name, array in state.items():
-        for pattern, official in _COSPLACE_NAMES.items():
-            if match := re.fullmatch(pattern, name):
-                name = match.expand(official)
-                break
-        renamed[name] = array
-    return renamed
-
-
-def _from_backbone(state: Weights) -> Weights:
-    return {f"backbone.model.{name}": array for name, array in state.items()}
-
-
 BACKBONE = Layout(
     "torchvision backbone",
     "conv1.weight",
-    _from_backbone,
+    lambda _: {"": "backbone.model."},
     prefix=r"((model|net|network|backbone)\.)*",
 )
 # The most specific first.
 LAYOUTS = (
-    Layout("official (MixVPR, gsv-cities)", "backbone.model.conv1.weight", dict),
+    Layout("official (MixVPR, gsv-cities)", "backbone.model.conv1.weight", lambda _: {}),
+    Layout("OpenVPRLab", "backbone.frozen_layers.0.0.weight", _openvprlab, "bicubic"),
     Layout(
-        "OpenVPRLab",
-        "backbone.frozen_layers.0.0.weight",
-        _from_openvprlab,
-        interpolation="bicubic",
+        "OpenVPRLab, nothing frozen", "backbone.unfrozen_layers.0.0.weight", _openvprlab, "bicubic"
     ),
     Layout(
-        "OpenVPRLab, nothing frozen",
-        "backbone.unfrozen_layers.0.0.weight",
-        _from_openvprlab,
-        interpolation="bicubic",
+        "CosPlace, EigenPlaces", "backbone.0.weight", lambda _: _COSPLACE, image_size=(512, 512)
     ),
-    Layout("CosPlace, EigenPlaces", "backbone.0.weight", _from_cosplace, image_size=(512, 512)),
     BACKBONE,
 )

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 MOST_OPERATIONS = 4_000_000  # of 200 bytes each; a checkpoint has some ten thousand
 BROKEN = "a pickle that is broken"
 _OPERATIONS = re.compile(
@@ -22,7 +24,8 @@ _OPERATIONS = re.compile(
     r"|(SHORT_)?BINSTRING|BINBYTES8?|SHORT_BINBYTES|BYTEARRAY8|MEMOIZE|(LONG_)?BIN(PUT|GET)"
     r"|EMPTY_(LIST|DICT|SET|TUPLE)|APPENDS?|SETITEMS?|ADDITEMS|FROZENSET|TUPLE[123]?"
 )
-_FRAME_BYTES = 9
+_BROKEN_BY = (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError)
+_BROKEN_BY += (AssertionError, OverflowError, RecursionError)
 _FILLING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS")
 _HASHABLE = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 _MADE = 0  # the weight of what a call made; plain values weigh 1 or more
@@ -33,13 +36,12 @@ class Code(ValueError):
     """A pickle would import or call something that no data need; it was not executed."""
 
     def __init__(self, name: str) -> None:
-        """Of what."""
         found = name.replace(" ", ".")
         super().__init__(f"a pickle with code in it, which was not executed: {found}")
 
 
 class Inert:
-    """The base of all that a pickle may name or make. None is a key, or changed by a state."""
+    """The base of all that a pickle may name or make: no key, and not changed by a state."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -47,14 +49,30 @@ class Inert:
         raise ValueError(BROKEN)
 
 
+class DType(Inert):
+    """What `numpy.dtype(code)` would make, in the byte order that a state says."""
+
+    def __init__(self, code: object) -> None:
+        self.code, self.order = code if isinstance(code, str) else "", "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+        if self.order not in ("<", ">", "|", "="):
+            raise ValueError(BROKEN)
+
+    def to_numpy(self) -> np.dtype:
+        """The type itself; its code is the caller's to check."""
+        return np.dtype(self.code if self.order in "|=" else self.order + self.code)
+
+
 def stand_in(name: str, call: Callable[..., Any]) -> type[Inert]:
-    """A type for a pickle to call: that calls `call` with the pickle's arguments."""
+    """A type whose calls in a pickle go to `call`."""
     members = {"name": name, "__new__": lambda _, *arguments: call(*arguments)}
     return type("StandIn", (Inert,), members)
 
 
 def name_of(value: Any) -> str | None:
-    """The name that a stand-in was made for; None of any other value."""
+    """The name that a stand-in was made for; None for any other value."""
     known = isinstance(value, type) and issubclass(value, Inert)
     return getattr(value, "name", None) if known else None
 
@@ -62,20 +80,15 @@ def name_of(value: Any) -> str | None:
 def load(stream: io.BytesIO, find: Find, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Loads the pickle that begins here; the stream is left at its end.
 
-    Args:
-        stream: The file's content.
-        find: Gives stand-ins. What they are called with is of any type, and may contain itself.
-        persistent: Gives what lies elsewhere in the file.
+    `find` gives stand-ins, which are called with values of any type that may contain themselves;
+    `persistent` gives what lies elsewhere in the file.
 
     Raises:
-        Code: `find` says so of a name.
-        ValueError: A pickle that is broken or needs more than data do; what, in words.
+        ValueError: A pickle that is broken or needs more than data do, or what `find` raises.
     """
     try:
         return _Unpickler(_scanned(stream, find), find, persistent).load()
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(BROKEN) from error
-    except (AssertionError, OverflowError, RecursionError) as error:
+    except _BROKEN_BY as error:
         raise ValueError(BROKEN) from error
 
 
@@ -125,17 +138,17 @@ def _scanned(stream: io.BytesIO, find: Find) -> bytes:
                 taken = _take(operation.stack_before, stack, marks)
                 if name == "FRAME":
                     pieces.append(content[begin:place])
-                    begin = place + _FRAME_BYTES
+                    begin = place + 9  # after its length
                 elif name == "GLOBAL":
                     find(argument)
+                elif name == "BUILD" and taken[0] != _MADE:
+                    raise ValueError(BROKEN)
+                elif name in ("REDUCE", "NEWOBJ", "BUILD"):
+                    weight = _MADE
                 elif name in _HASHABLE:
                     weight += sum(taken)
                 elif name in _FILLING:
                     weight = taken[0]
-                elif name in ("REDUCE", "NEWOBJ", "BUILD"):
-                    if name == "BUILD" and taken[0] != _MADE:
-                        raise ValueError(BROKEN)
-                    weight = _MADE
                 elif isinstance(argument, int) and argument.bit_length() > 64:
                     weight = 16 * argument.bit_length()  # such may all have the same hash
                 stack.extend(weight for _ in operation.stack_after)
@@ -145,11 +158,9 @@ def _scanned(stream: io.BytesIO, find: Find) -> bytes:
 
 
 def _take(before: list[pickletools.StackObject], stack: list[int], marks: list[int]) -> list[int]:
-    """Takes the values that an operation consumes."""
+    place = len(stack) - len(before)
     if pickletools.markobject in before:
         place = marks.pop() - before.index(pickletools.markobject)
-    else:
-        place = len(stack) - len(before)
     if place < (marks[-1] if marks else 0):
         raise ValueError(BROKEN)
     taken = stack[place:]

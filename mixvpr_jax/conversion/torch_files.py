@@ -3,72 +3,139 @@
 Since PyTorch 1.6 a file is an uncompressed zip archive: a pickle that describes tensors, and their
 bytes. Before, it was a row of pickles with the bytes at its end, as torchvision's older weights
 are. (torch/serialization.py, torch/_utils.py of pytorch/pytorch.)
+
+People keep numbers of NumPy, paths, dates, settings and random states with the weights. Settings
+are read, for they may hold a model's; the rest is counted and left aside.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mixvpr_jax.conversion.restricted_pickle import BROKEN
-from mixvpr_jax.conversion.torch_values import TensorRecord, TorchNames
+import ml_dtypes
+import numpy as np
 
-Wanted = Callable[[dict], Sequence[Any]]  # of what a file holds, the keys of what is wanted
-_Read = Callable[[str], memoryview]  # of a key the bytes of its storage
+from mixvpr_jax.conversion.restricted_pickle import (
+    BROKEN,
+    MOST_OPERATIONS,
+    Code,
+    DType,
+    Inert,
+    load,
+    name_of,
+    stand_in,
+)
+
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files from before the archives begin with
+
+_STORAGES = {
+    f"torch {name}Storage": np.dtype(dtype)
+    for name, dtype in {
+        "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": ml_dtypes.bfloat16,
+        "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?",
+        "ComplexFloat": "c8", "ComplexDouble": "c16",
+    }.items()
+}  # fmt: skip
+_STORAGES["torch.storage UntypedStorage"] = np.dtype(np.uint8)
+_DTYPES = {f"torch {dtype.name}": dtype for dtype in _STORAGES.values()}
+for _name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"):
+    _DTYPES[f"torch {_name}"] = np.dtype(_name)  # of ml_dtypes, too
+# Called, and read: tensors and what may hold a model's settings.
+_READ = re.compile(
+    r"torch\._utils _rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)"
+    r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
+    r"|torch (Size|device)|torch\.torch_version TorchVersion"
+    r"|collections (OrderedDict|Counter|defaultdict|deque)"
+    r"|(lightning\.fabric|lightning_fabric)\.utilities\.data AttributeDict"
+    r"|(lightning\.pytorch|pytorch_lightning)\.utilities\.parsing AttributeDict"
+    r"|argparse Namespace|types SimpleNamespace|builtins (set|complex)|_codecs encode"
+    r"|numpy dtype|numpy\._?core\.multiarray scalar"
+)
+# Called, and left aside.
+_ASIDE = re.compile(
+    r"pathlib(\._local)? (Pure)?(Posix|Windows)?Path"
+    r"|datetime (datetime|date|time|timedelta|timezone)"
+    r"|builtins (range|xrange|slice|frozenset)|decimal Decimal|fractions Fraction|uuid UUID"
+    r"|torch\._C Generator|torch\.serialization _get_layout"
+    r"|numpy\._?core\.multiarray _reconstruct|numpy\._?core\.numeric _frombuffer"
+    r"|numpy\.random\._pickle __(generator|bit_generator|randomstate)_ctor"
+    r"|numpy\.random\.bit_generator __pyx_unpickle_SeedSequence"
+)
+# Named in arguments, or kept themselves; never called.
+_TYPES = re.compile(
+    r"builtins (object|type|NoneType|bool|int|long|float|str|unicode|list|tuple|dict|Ellipsis)"
+    r"|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
+    r"|numpy\.random\.\w+ (MT19937|PCG64|PCG64DXSM|Philox|SFC64|SeedSequence)"
+    r"|torch (Tensor|per_\w+_affine|per_channel_affine_float_qparams|strided|sparse_coo)"
+)
+_NUMBER = re.compile(r"[biuf][1248]|c8|c16")
+_MOST_AXES = 64  # of NumPy's arrays
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file of PyTorch holds.
+    """A file that `torch.save` wrote, open for reading."""
 
-    Attributes:
-        content: Dictionaries, lists and plain values; tensors as arrays where they were asked for,
-            else as `TensorRecord`s: a checkpoint's optimizer is not read.
-        aside: How many other values there were, by the names of their types.
-    """
+    content: Any  # dictionaries, lists, plain values, and a `TensorRecord` for each tensor
+    aside: Mapping[str, int]  # how many other values there are, by the names of their types
+    sizes: Mapping[str, int]  # bytes of storages, by key
+    storage: Callable[[str], memoryview]  # reads that of a key
+    num_bytes: int
 
-    content: Any
-    aside: Mapping[str, int]
+    def arrays(self, state: Mapping[Any, Any]) -> dict[Any, Any]:
+        """A dictionary of the content with arrays in place of its tensors; the rest stays."""
+
+        @cache
+        def whole_storage(key: str) -> memoryview:
+            found = self.storage(key)
+            if len(found) != self.sizes[key]:
+                raise ValueError(f"{len(found):,} bytes of {self.sizes[key]:,}")
+            return found
+
+        tensors = {name: item for name, item in state.items() if isinstance(item, TensorRecord)}
+        taken = sum(math.prod(item.shape) * item.dtype.itemsize for item in tensors.values())
+        # Several tensors may share a storage, but a file is no larger inside than outside.
+        if taken > 2 * self.num_bytes:
+            raise ValueError(f"tensors of {taken:,} bytes in a file of {self.num_bytes:,}")
+        return {**state, **{n: t.array(whole_storage(t.storage.key)) for n, t in tensors.items()}}
 
 
-def read_torch_file(path: Path, wanted: Wanted) -> TorchFile:
-    """Reads a file that `torch.save` wrote.
-
-    Args:
-        path: The file.
-        wanted: Gives, of the dictionary that the file holds, the keys that lead to the one whose
-            tensors are wanted.
+@contextmanager
+def open_torch_file(path: Path) -> Iterator[TorchFile]:
+    """Reads what `torch.save` wrote, its tensors only where they are asked for.
 
     Raises:
         Code: It refers to something that is no tensor and no plain value; that was not executed.
         Exception: Whatever else a broken archive or pickle leads to.
     """
+    num_bytes, names = path.stat().st_size, _Names()
     with path.open("rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"
-    return _read_archive(path, wanted) if archive else _read_pickles(path.read_bytes(), wanted)
-
-
-def _read_archive(path: Path, wanted: Wanted) -> TorchFile:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if not is_archive:
+        content, storages = _read_pickles(path.read_bytes(), names)
+        yield TorchFile(content, names.aside, names.sizes, storages.__getitem__, num_bytes)
+        return
     with zipfile.ZipFile(path) as archive:
-        limit, names = path.stat().st_size, TorchNames()
-        root = _root(archive, limit)
-        content = names.load(io.BytesIO(archive.read(f"{root}data.pkl")))
+        root = _root(archive, num_bytes)
 
         def storage(key: str) -> memoryview:
             return memoryview(archive.read(f"{root}data/{key}"))
 
-        content = _with_arrays(content, wanted, storage, names.sizes, limit)
-        return TorchFile(content, names.aside)
+        content = names.load(io.BytesIO(archive.read(f"{root}data.pkl")))
+        yield TorchFile(content, names.aside, names.sizes, storage, num_bytes)
 
 
 def _root(archive: zipfile.ZipFile, limit: int) -> str:
-    """The folder that the entries lie in."""
     entries = archive.infolist()
     names = {entry.filename for entry in entries}
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -87,8 +154,9 @@ def _root(archive: zipfile.ZipFile, limit: int) -> str:
     return roots[0]
 
 
-def _read_pickles(file: bytes, wanted: Wanted) -> TorchFile:
-    stream, names = io.BytesIO(file), TorchNames()
+def _read_pickles(file: bytes, names: _Names) -> tuple[Any, dict[str, memoryview]]:
+    """The content of a file from before the archives, and its storages."""
+    stream = io.BytesIO(file)
     if names.load(stream) != _MAGIC or names.load(stream) != _PROTOCOL:
         raise ValueError(BROKEN)
     if names.load(stream).get("little_endian") is not True:
@@ -99,33 +167,171 @@ def _read_pickles(file: bytes, wanted: Wanted) -> TorchFile:
         start = place + 8  # behind the number of elements
         place = start + names.sizes[key]
         storages[key] = view[start:place]
-    content = _with_arrays(content, wanted, storages.__getitem__, names.sizes, len(file))
-    return TorchFile(content, names.aside)
+    return content, storages
 
 
-def _with_arrays(
-    content: Any, wanted: Wanted, storage: _Read, sizes: Mapping[str, int], limit: int
-) -> Any:
-    @cache
-    def whole_storage(key: str) -> memoryview:
-        found = storage(key)
-        if len(found) != sizes[key]:
-            raise ValueError(f"{len(found):,} bytes of {sizes[key]:,}")
-        return found
+# What the names in a pickle stand for -------------------------------------------------------------
 
-    if not isinstance(content, dict):
-        return content
-    path = [content]
-    keys = wanted(content)
-    for key in keys:
-        path.append(path[-1][key])
-    state = path.pop()
-    tensors = {name: item for name, item in state.items() if isinstance(item, TensorRecord)}
-    # Several tensors may share a storage, but a file is no larger inside than outside.
-    if (taken := sum(tensor.num_bytes for tensor in tensors.values())) > 2 * limit:
-        raise ValueError(f"tensors of {taken:,} bytes in a file of {limit:,}")
-    arrays = {name: item.array(whole_storage(item.storage.key)) for name, item in tensors.items()}
-    whole = {**state, **arrays}
-    for outer, key in zip(reversed(path), reversed(keys), strict=True):
-        whole = {**outer, key: whole}
-    return whole
+
+@dataclass(frozen=True, eq=False)
+class _Storage(Inert):
+    """`count` elements from `start` on of the bytes under a key."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+    start: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRecord(Inert):
+    """A tensor that is still in the file."""
+
+    storage: _Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self, storage: memoryview) -> np.ndarray:
+        """The array, given the bytes under its storage's key."""
+        size = self.storage.dtype.itemsize
+        own = storage[self.storage.start * size :][: self.storage.count * size]
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        size = self.dtype.itemsize
+        steps = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((length - 1) * step for length, step in steps)
+        if (last + 1) * size > len(own):  # in whole numbers, where NumPy's own check overflows
+            count = len(own) // size
+            raise ValueError(f"a tensor {list(self.shape)} in {count:,} elements")
+        strides = [step * size for step in self.strides]
+        return np.ndarray(self.shape, self.dtype, own, self.offset * size, strides)
+
+
+class _Aside(Inert):
+    """A value that is left aside, with all that it would hold."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dictionary(dict):
+    """A dictionary whose attributes, such as a state_dict's `_metadata`, are passed over."""
+
+    __slots__ = ()
+    __setstate__ = _Aside.__setstate__
+
+
+class _Namespace(dict):
+    """Settings that were attributes."""
+
+    def __init__(self, once: Callable[[dict], dict]) -> None:
+        self.once = once
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(self.once(state) if isinstance(state, dict) else {})
+
+
+class _Names:
+    """What the names in one file stand for; `sizes` and `aside` as in `TorchFile`."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.aside = Counter[str]()
+        self._known: dict[str, Any] = dict(_DTYPES)
+        self._copied = 0
+
+    def load(self, stream: io.BytesIO) -> Any:
+        return load(stream, self._find, self._persistent)
+
+    def _find(self, name: str) -> Any:
+        name = name.replace("__builtin__ ", "builtins ")  # Python 2's
+        if name not in self._known:
+            patterns = (_READ, _ASIDE, _TYPES)
+            if name not in _STORAGES and not any(names.fullmatch(name) for names in patterns):
+                raise Code(name)
+            self._known[name] = stand_in(name, partial(self._call, name))
+        return self._known[name]
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """What a call makes: a tensor, a plain value, or something left aside.
+
+        Whatever it copies goes through `_once`: many calls may be given the same.
+        """
+        match name.split()[1], arguments:
+            case "_rebuild_from_type_v2", (kind, _, tuple() as own, _):
+                inner = name_of(kind)
+                if inner is not None and inner != name and _READ.fullmatch(inner):
+                    return self._call(inner, *own)
+            case "_rebuild_tensor_v3", (_Storage() as at, *rest) if len(rest) > 5:
+                return _tensor(at, rest[:3], rest[5])
+            case "_rebuild_tensor" | "_rebuild_tensor_v2", (_Storage() as at, *rest):
+                return _tensor(at, rest[:3], at.dtype)
+            case kind, (TensorRecord() as tensor, *_) if "parameter" in kind.lower():
+                return tensor
+            case "OrderedDict", (list() as pairs,):
+                return _Dictionary(self._hashed(pairs))
+            case "Counter" | "defaultdict" | "AttributeDict", (dict() as content, *_):
+                return content
+            case ("OrderedDict", ()) | ("Counter" | "defaultdict" | "AttributeDict", _):
+                return _Dictionary()
+            case "Namespace" | "SimpleNamespace", _:
+                return _Namespace(self._once)
+            case "deque", _:
+                return arguments[0] if arguments and type(arguments[0]) is list else []
+            case "Size", (tuple() | list() as sizes,) if len(sizes) <= _MOST_AXES:
+                if all(type(size) is int for size in sizes):
+                    return tuple(sizes)
+            case ("device", (str(text), *_)) | ("TorchVersion", (str(text),)):
+                return text
+            case "set", (list() as items,):
+                return set(self._hashed(items))
+            case "complex", (float(real), float(imaginary)):
+                return complex(real, imaginary)
+            case "encode", (str(text), "latin1"):
+                return self._once(text).encode("latin1")
+            case "dtype", (code, *_):
+                return DType(code)
+            case "scalar", (DType() as dtype, bytes(data)) if _NUMBER.fullmatch(dtype.code):
+                return np.frombuffer(data, dtype.to_numpy()).item()
+        if _ASIDE.fullmatch(name) or name.endswith(" scalar"):
+            self.aside[name.replace(" ", ".")] += 1
+            return _Aside()
+        raise ValueError(f"a call of {name.replace(' ', '.')} as PyTorch makes none")
+
+    def _hashed(self, items: Any) -> Any:
+        for item in self._once(items):
+            if isinstance(item, list | tuple):
+                self._hashed(item)
+        return items
+
+    def _once(self, items: Any) -> Any:
+        self._copied += len(items)
+        if self._copied > MOST_OPERATIONS:
+            raise ValueError(BROKEN)
+        return items
+
+    def _persistent(self, identity: Any) -> _Storage:
+        match identity:
+            case ("storage", kind, str(key), _, int(count), *view):
+                dtype = _STORAGES[name_of(kind) or ""]
+                size = self.sizes.setdefault(key, count * dtype.itemsize)
+                if count < 0 or size != count * dtype.itemsize:
+                    raise ValueError(BROKEN)
+                match view:
+                    case [] | [None]:
+                        return _Storage(key, dtype, count)
+                    case [(_, int(start), int(length))] if 0 <= start <= start + length <= count:
+                        return _Storage(key, dtype, length, start)
+        raise ValueError(BROKEN)
+
+
+def _tensor(storage: _Storage, steps: list[Any], dtype: Any) -> TensorRecord:
+    offset, shape, strides = steps
+    numbers = (offset, *shape, *strides)
+    if not isinstance(dtype, np.dtype) or not len(shape) == len(strides) <= _MOST_AXES:
+        raise ValueError(BROKEN)
+    if not all(type(n) is int and 0 <= n < 2**60 for n in numbers):
+        raise ValueError(BROKEN)
+    return TensorRecord(storage, dtype, offset, tuple(shape), tuple(strides))

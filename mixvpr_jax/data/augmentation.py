@@ -38,23 +38,18 @@ ENHANCE = {
 
 
 def draw_operations(rng: np.random.Generator, num_images: int, num_ops: int) -> np.ndarray:
-    """Which operations each image undergoes, one after another.
-
-    Returns:
-        int8 [num_images, num_ops]: indices into OPERATIONS, negative for the opposite direction.
-    """
+    """int8 [num_images, num_ops]: indices into OPERATIONS, negative for the opposite direction."""
     drawn = rng.integers(len(OPERATIONS), size=(num_images, num_ops))
     signs = rng.integers(2, size=drawn.shape) * 2 - 1
     return np.where(drawn < NUM_SIGNED, drawn * signs, drawn).astype(np.int8)
 
 
 def amount(name: str, magnitude: int, size: tuple[int, int]) -> float:
-    """What a magnitude of 0 to 30 means to an operation.
+    """What a magnitude of 0 to 30 means to an operation on an image of this (height, width).
 
     Returns:
-        Shears as a tangent, translations in pixels of an image of this (height, width), rotation in
-        degrees, enhancements as the change of their factor, Posterize in bits, Solarize as the grey
-        level from which it inverts; 0 for the others.
+        Shear: tangent; translation: pixels; rotation: degrees; enhancement: change of the factor;
+        Posterize: bits; Solarize: the grey level from which it inverts; otherwise 0.
     """
     part = magnitude / MAX_MAGNITUDE
     height, width = size
@@ -74,24 +69,20 @@ def amount(name: str, magnitude: int, size: tuple[int, int]) -> float:
 
 
 def inverse_affine(name: str, value: float, size: tuple[int, int]) -> tuple[float, ...]:
-    """Where a geometric operation takes its pixels from: x' = a x + b y + c, y' = d x + e y + f.
+    """The source of each pixel, x' = a x + b y + c and y' = d x + e y + f; may be the identity.
 
-    Of any other operation it is the identity. Shears fix the corner, rotations the centre.
+    Shears fix the corner, rotations the centre.
     """
-    if name == "ShearX":
-        return (1, value, 0, 0, 1, 0)
-    if name == "ShearY":
-        return (1, 0, 0, value, 1, 0)
-    if name == "TranslateX":
-        return (1, 0, -int(value), 0, 1, 0)
-    if name == "TranslateY":
-        return (1, 0, 0, 0, 1, -int(value))
-    if name == "Rotate":
-        height, width = size
-        cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
-        x, y = width / 2, height / 2
-        return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
-    return (1, 0, 0, 0, 1, 0)
+    cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
+    y, x = size[0] / 2, size[1] / 2
+    matrices = {
+        "ShearX": (1, value, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, value, 1, 0),
+        "TranslateX": (1, 0, -int(value), 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, -int(value)),
+        "Rotate": (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y),
+    }
+    return matrices.get(name, (1, 0, 0, 0, 1, 0))
 
 
 def apply_operation(image: Image.Image, operation: int, magnitude: int) -> Image.Image:
@@ -118,13 +109,7 @@ def apply_operation(image: Image.Image, operation: int, magnitude: int) -> Image
 
 
 def rand_augment(image: Image.Image, operations: np.ndarray, magnitude: int) -> Image.Image:
-    """An RGB image after its operations, one after another.
-
-    Args:
-        image: The image.
-        operations: A row of `draw_operations`.
-        magnitude: Their strength, 0 to 30.
-    """
+    """An RGB image after a row of `draw_operations`, of strength 0 to 30."""
     for operation in operations.tolist():
         image = apply_operation(image, operation, magnitude)
     return image

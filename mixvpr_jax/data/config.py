@@ -1,4 +1,4 @@
-"""What a training run reads: which places, in which order, how augmented, by how many workers."""
+"""Settings of the training data: places, order, augmentation, workers."""
 
 from __future__ import annotations
 
@@ -117,11 +117,7 @@ class DataConfig:
 
     @property
     def folder(self) -> str:
-        """Where the images lie: a path or an object store's address.
-
-        Raises:
-            InputError: Neither `root` nor MIXVPR_DATA says it.
-        """
+        """`root`, or else `gsv_cities` in MIXVPR_DATA; InputError if neither is set."""
         if self.root is not None:
             return os.fspath(self.root)
         if "MIXVPR_DATA" not in os.environ:

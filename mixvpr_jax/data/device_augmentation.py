@@ -32,13 +32,7 @@ COARSE = 2.0**-14  # the unit of a map's coarse part, whose sums float32 holds e
 def rand_augment(
     images: UInt8[Array, "b h w 3"], operations: Integer[Array, "b k"], magnitude: int
 ) -> UInt8[Array, "b h w 3"]:
-    """Images after their operations, one after another.
-
-    Args:
-        images: The images.
-        operations: Of `mixvpr_jax.data.augmentation.draw_operations`.
-        magnitude: Their strength, 0 to 30.
-    """
+    """Images after the operations of `augmentation.draw_operations`, of strength 0 to 30."""
     size = (images.shape[1], images.shape[2])
     matrices, factors = _tables(magnitude, size)
     levels = {name: amount(name, magnitude, size) for name in ("Posterize", "Solarize")}
@@ -177,12 +171,12 @@ def resize(
     image_size: tuple[int, int],
     interpolation: Interpolation = "bilinear",
 ) -> UInt8[Array, "b height width 3"]:
-    """Every image at one size, within a grey level of `Preprocess.resize`.
+    """Every image at one (height, width), within a grey level of `Preprocess.resize`.
 
     Args:
         images: Each in the upper left corner of its canvas.
-        sizes: Their heights and widths on it, in pixels.
-        image_size: The height and width to make of them.
+        sizes: Their heights and widths on the canvas, in pixels.
+        image_size: The height and width of the results.
         interpolation: Pillow's filter.
     """
     height, width = image_size
@@ -232,13 +226,9 @@ def make_input(
     mesh: Mesh,
     interpolation: Interpolation = "bilinear",
 ) -> Callable[[Batch], tuple[Array, Array]]:
-    """A function that gives the images [b, h, w, 3], uint8, and labels [b] of a whole batch.
+    """Makes a process's share into images [b, h, w, 3] uint8 and labels [b], sharded over a mesh.
 
-    Args:
-        config: What is done to the images.
-        image_size: Height and width that the model takes.
-        mesh: What the batch is divided over; each process gives its share.
-        interpolation: The filter that resizes images on the device.
+    `image_size` is the height and width that the model takes.
     """
     divided = NamedSharding(mesh, P(AXIS))
     on_host, prepare = runs_on_host(config), make_prepare(config, image_size, mesh, interpolation)

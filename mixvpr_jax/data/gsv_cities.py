@@ -1,8 +1,8 @@
-"""GSV-Cities as it lies on disk: `Dataframes/<City>.csv` and `Images/<City>/<name>.jpg`.
+"""GSV-Cities on disk: `Dataframes/<City>.csv` and `Images/<City>/<name>.jpg`.
 
-Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. An
-image's name is made of its row: of the table's text, or of the numbers that the official loader
-(dataloaders of amaralibey/gsv-cities) makes of it: `-79.99` of `-079.990`.
+Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. A row's
+text names its image, or the numbers that the official loader (amaralibey/gsv-cities) reads from
+it: `-79.99` from `-079.990`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import logging
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,10 @@ MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
 NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
 LARGEST = (2**53, 2**53, 90, 180)  # that float64 holds exactly, and degrees
+PLACES_PER_CITY = 10**5  # the official loader adds a multiple of it to ids, and takes it away again
 
 Naming = Callable[[epath.Path, np.ndarray], np.ndarray]
-"""Given a table's path and the names that its text makes, the names that its images have."""
+"""From a table's path and the names in its text to the names of its images."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ class Places:
         return self.names[image].decode()
 
     def images_of(self, city: int) -> slice:
-        """The images of a city, by its index."""
+        """The images of the city with this index."""
         return slice(*self.bounds[np.searchsorted(self.city, [city, city + 1])].tolist())
 
     def keep_images(self, kept: np.ndarray, min_images: int) -> Places:
-        """Without some images, [images] bool, and then without places of too few."""
+        """The images [images] bool, without places that then have too few."""
         counts = np.add.reduceat(kept, self.bounds[:-1], dtype=np.int64)
         large = counts >= min_images
         images = kept & np.repeat(large, self.counts)
@@ -101,12 +102,11 @@ def read_places(
         root: The folder that holds `Dataframes`.
         cities: Which cities, in which order.
         min_images: Places with fewer images are left out.
-        naming: What names images otherwise than the text of their table does.
+        naming: Names the images, unless their table's text does.
 
     Raises:
         InputError: No such folder or city, a city given twice, in two tables or left without
-            places, a table without one of its columns or with a value that is none, a place id
-            that stands for two places.
+            places, a missing column, a broken value, a place id that stands for two places.
     """
     if len({city.casefold() for city in cities}) < len(cities):
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
@@ -145,10 +145,10 @@ class _Table:
 
 
 def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table that are not blank, the header first, and the line each ends at.
+    """The line that each row ends at and its cells, header first, without blank rows.
 
     Raises:
-        InputError: No such city, or no text in UTF-8.
+        InputError: No such city, or no table in UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # Excel writes a mark before the header
@@ -167,12 +167,7 @@ def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
-    """Further names that the images of a table's rows may have, the official loader's first.
-
-    Args:
-        path: The table, which was read before.
-        wanted: Which rows, ascending, blank ones not counted.
-    """
+    """`other_names_of` the images in these rows of a valid table, blank rows not counted."""
     rows = read_rows(path)
     _, header = next(rows)
     at, selected = [header.index(name) for name in COLUMNS], set(wanted)
@@ -186,10 +181,7 @@ def _read_table(path: epath.Path) -> _Table:
     _, header = next(rows, (1, list[str]()))
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
-    return _parse(path, rows, [header.index(name) for name in COLUMNS])
-
-
-def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int]) -> _Table:
+    at = [header.index(name) for name in COLUMNS]
     city_ids, numbers, names = [], [], []
     for line, row in rows:
         try:
@@ -223,7 +215,6 @@ def _parse(path: epath.Path, rows: Iterable[tuple[int, list[str]]], at: list[int
 
 
 def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int) -> Places:
-    """One city's places, of so many images or more."""
     rows = np.argsort(table.place_id, kind="stable")
     rows = rows[_first_of_each(table, rows)]
     place_id, starts = np.unique(table.place_id[rows], return_index=True)
@@ -280,15 +271,8 @@ def _joined(cities: tuple[str, ...], parts: list[Places]) -> Places:
     return Places(cities, column("city"), column("place_id"), bounds, *others)
 
 
-PLACES_PER_CITY = 10**5  # the official loader adds a multiple of it to ids, and takes it away again
-
-
 def whole(text: str) -> int:
-    """A whole number, also as pandas writes a column that has blanks: `10.0`.
-
-    Raises:
-        ValueError: It is none, or larger than a float64 holds exactly.
-    """
+    """A whole number, also as pandas writes a column that has blanks: `10.0`, or ValueError."""
     try:
         return int(text)
     except ValueError:
@@ -306,10 +290,9 @@ def is_blank(northdeg: str) -> bool:
 def other_names_of(
     place: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
 ) -> list[bytes]:
-    """The names that an image may have beside that of its table's text, the official one first.
+    """An image's possible names besides the one in its table's text, the official one first.
 
-    Pandas makes floats of a column of whole numbers and blanks, and prints each its own
-    way.
+    Pandas reads a column of whole numbers and blanks as floats.
     """
     full, short = whole(place), whole(place) % PLACES_PER_CITY
     degrees = as_float = "nan"

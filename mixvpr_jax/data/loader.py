@@ -26,8 +26,7 @@ from grain.multiprocessing import SharedMemoryArray
 from PIL import Image
 
 from mixvpr_jax.data.augmentation import rand_augment
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import Source
+from mixvpr_jax.data.sources import Sampler, Source
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.preprocess import Preprocess, decode_image
@@ -52,10 +51,10 @@ class Batch(NamedTuple):
     Attributes:
         images: [b, h, w, 3] uint8: finished by the host, or as decoded, each in the upper left
             corner of a canvas; zeros for padding.
-        sizes: [b, 2] int32, their heights and widths there.
-        operations: [b, k] int8, augmentations still to do, see `draw_operations`; 0 for none.
-        labels: [b] int32, a place an image; -1 for padding and for images that cannot be read.
-        unreadable: The latter, by their index in the source, and why, a line each.
+        sizes: [b, 2] int32, heights and widths on the canvas.
+        operations: [b, k] int8, pending augmentations, see `draw_operations`; 0 for none.
+        labels: [b] int32, the place of each image; -1 for padding and unreadable images.
+        unreadable: Index in the source and error line of each unreadable image.
     """
 
     images: np.ndarray
@@ -70,18 +69,13 @@ class Batches:
     """A process's share of every batch by step: what grain reads from.
 
     Attributes:
-        source: Where images come from.
-        sampler: Which ones, in which order.
         image_size: Height and width that the model takes.
-        batch_size: What the batches of all processes together are padded to.
+        batch_size: Global batch, to which shorter ones are padded; each process reads an equal
+            part of its rows.
         num_steps: Of the whole run.
         on_host: Whether images are resized and augmented here, not on the accelerator.
-        process_index: Which process this is.
-        process_count: Of how many; each reads a like part of the rows.
         threads: How many decode the images of a batch.
-        shared: Whether images are made in memory that processes share: what a worker hands over
-            is not copied then.
-        interpolation: The filter that resizes them.
+        shared: Put images into memory that processes share, so that workers need not copy them.
     """
 
     source: Source
@@ -108,7 +102,7 @@ class Batches:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of a batch's images: [b, h, w, 3]."""
+        """The shape [b, h, w, 3] of a batch's images."""
         return self.batch_size // self.process_count, *self._canvas, 3
 
     def _read(self, images: np.ndarray, labels: np.ndarray, operations: np.ndarray) -> Batch:
@@ -188,17 +182,13 @@ def _aligned(shape: tuple[int, ...], dtype: type[np.uint8]) -> np.ndarray:
 def read_batches(
     batches: Batches, start: int = 0, *, num_workers: int | None = None, prefetch: int = 2
 ) -> Generator[Batch]:
-    """The batches from a step on, in order, decoded ahead of their use.
+    """The batches from step `start` on, in order, decoded ahead of their use.
 
-    Args:
-        batches: Says what each is.
-        start: The first step.
-        num_workers: Processes that decode; 0 for threads, None for `default_num_workers`.
-        prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
+    `num_workers` and `prefetch` are those of `DataConfig`.
 
     Raises:
-        InputError: More images cannot be read than the configuration allows, or there is too little
-            memory for processes to share.
+        InputError: More unreadable images than the configuration allows, a batch that does not
+            come in time, or too little memory for processes to share.
         RuntimeError: A worker died.
     """
     workers = default_num_workers() if num_workers is None else num_workers
@@ -220,7 +210,7 @@ def read_batches(
 
 
 def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
-    """The same, unless one takes longer: whatever hangs would have the run wait for ever."""
+    """The same batches; raises InputError where one takes longer."""
     wanted: SimpleQueue[bool] = SimpleQueue()
     given: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
 
@@ -243,7 +233,7 @@ def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
             except Empty:
                 raise InputError(
                     f"no batch came for {seconds:g} s: a process that decodes hangs, or the disk; "
-                    "the same command goes on (--data.timeout-seconds says how long to wait)"
+                    "run the same command to resume (--data.timeout-seconds sets how long to wait)"
                 ) from None
             if isinstance(found, BaseException):
                 raise found
@@ -256,7 +246,6 @@ def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
 
 
 def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:
-    """Batches whose images threads of this process decode together."""
     batches = replace(batches, threads=min(num_processors(), MAX_WORKERS))
     reads = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(reads))) as found:
@@ -267,7 +256,6 @@ def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]
 
 
 def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> Generator[Batch]:
-    """Batches that processes make, each for itself."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # else grain's workers die of unparsed flags
     buffer = max(1, (prefetch - 1) // 2)  # on either side of grain's queue, and one between
@@ -294,15 +282,14 @@ def _require_memory(num_bytes: int) -> None:
 
 
 def _start_worker(worker: int, num_workers: int) -> None:
-    """Lets the process that trains decide when its workers end, and has them end with it."""
+    """Makes workers ignore Ctrl-C and end with the process that trains."""
     del worker, num_workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if (parent := multiprocessing.parent_process()) is None:
+        return
 
-
-def _end_with_parent() -> None:
-    """A process that is killed cannot end its workers: they would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    def end_with_parent() -> None:  # a killed process cannot end its workers
         parent.join()
         os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -10,47 +10,52 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zlib import crc32
 
 from mixvpr_jax.errors import InputError, run_command, starting
 
 with starting(__name__):
+    import numpy as np
     import tyro
     from etils import epath
     from tqdm import tqdm
 
     from mixvpr_jax.data.config import GSV_CITIES
-    from mixvpr_jax.data.prepared import NAME, VERSION, find_prepared, import_tfds
-    from mixvpr_jax.data.records import CHECKSUMS, City, read_city
-    from mixvpr_jax.data.sources import open_folder
+    from mixvpr_jax.data.gsv_cities import COLUMNS, is_blank, read_rows, whole
+    from mixvpr_jax.data.sources import (
+        CHECKSUMS,
+        NAME,
+        VERSION,
+        FolderSource,
+        find_prepared,
+        import_tfds,
+        open_folder,
+    )
+    from mixvpr_jax.listing import sizes_in
     from mixvpr_jax.locks import locked
     from mixvpr_jax.storage import named_when_full
+
+SHARD_BYTES = 256 * 2**20
+NO_BEARING = -1  # of a row whose northdeg is blank
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was made.
-
-    Attributes:
-        folder: Where it lies.
-        num_cities: How many splits.
-        num_places: How many places.
-        num_images: How many records.
-        num_skipped: Images in the tables that were not there.
-        sha256: Of the list of the files' checksums.
-    """
+    """What was made; `num_skipped` images of the tables were missing."""
 
     folder: Path
     num_cities: int
     num_places: int
     num_images: int
     num_skipped: int
-    sha256: str
+    sha256: str  # of the list of the files' checksums
 
 
 def prepare_gsv_cities(
@@ -130,19 +135,79 @@ def _require_space(output: Path, staging: Path, num_bytes: int) -> None:
 def _write(
     cities: Sequence[City], output: Path, staging: Path, advance: Callable[[], object]
 ) -> None:
-    """Writes everything beside, and gives it its name when it is whole."""
+    """Writes files into `staging`, and moves the data set to its place once it is whole."""
     from mixvpr_jax.data.tfds_builder import GsvCities
 
     staging.mkdir(parents=True, exist_ok=True)
     for left in (output / NAME).glob(f"{VERSION}.incomplete*"):
-        shutil.rmtree(left)  # of a call that was killed; its whole files are in `staging`
+        shutil.rmtree(left)  # of a killed call, whose complete files are in `staging`
     import_tfds().disable_progress_bar()
-    builder = GsvCities(cities=cities, staging=staging, advance=advance, data_dir=output)
+    builder = GsvCities(
+        tables={city.name: city.rows for city in cities},
+        shards={
+            city.name: [partial(city.examples, rows, advance) for rows in city.shards()]
+            for city in cities
+        },
+        staging=staging,
+        data_dir=output,
+    )
     with redirect_stdout(io.StringIO()):  # where tfds tells of a download
         builder.download_and_prepare(download_dir=staging / "downloads")
-    for other in (output / NAME).iterdir():  # of other cities, left by calls that were killed
+    for other in (output / NAME).iterdir():  # of killed calls for other cities
         if re.fullmatch(rf"\.{re.escape(VERSION)}-[0-9a-f]{{8}}\.partial", other.name):
             shutil.rmtree(other)
+
+
+@dataclass(frozen=True)
+class City:
+    """What is stored of a city: its table's rows, and the file of each below `root`."""
+
+    name: str
+    rows: Sequence[Mapping[str, str]]
+    images: Sequence[str]
+    sizes: np.ndarray  # in bytes
+    root: epath.Path
+
+    def shards(self) -> list[range]:
+        """Which rows go into which file, of a quarter of a gigabyte each."""
+        shard = np.cumsum(self.sizes) // SHARD_BYTES
+        edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self.rows)]
+        return [range(*span) for span in pairwise(edges)]
+
+    def examples(
+        self, rows: range, advance: Callable[[], object]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Records by name; images are paths, read where they are written."""
+        for index in rows:
+            row = self.rows[index]
+            bearing = row["northdeg"]
+            yield (
+                self.images[index],
+                {
+                    "image": self.root / self.images[index],
+                    **{name: row[name] for name in COLUMNS},
+                    **{name: whole(row[name]) for name in COLUMNS[:3]},
+                    "northdeg": NO_BEARING if is_blank(bearing) else whole(bearing),
+                },
+            )
+            advance()
+
+
+def read_city(source: FolderSource, index: int) -> City:
+    """A city's rows that are stored, in the table's order, and the sizes of their files."""
+    places, name, root = source.places, source.places.cities[index], epath.Path(source.root)
+    own = places.images_of(index)
+    images = own.start + np.argsort(places.row[own])
+    (_, header), *table = read_rows(root / "Dataframes" / f"{name}.csv")
+    rows = [dict(zip(header, table[row][1], strict=False)) for row in places.row[images]]
+    names = [places.name(image) for image in images]
+    for row, image in zip(rows, names, strict=True):
+        if f"_{row['lat']}_{row['lon']}_" not in image:  # it is named by the numbers
+            row |= {"lat": str(float(row["lat"])), "lon": str(float(row["lon"]))}
+    split = [name.rpartition("/")[::2] for name in names]
+    found = {folder: sizes_in(root / folder) for folder in {folder for folder, _ in split}}
+    sizes = np.array([found[folder][file] for folder, file in split], np.int64)
+    return City(name, rows, names, sizes, root)
 
 
 @dataclass(frozen=True)

@@ -1,62 +1,53 @@
-"""Where training images come from: GSV-Cities' folder, or an ArrayRecord data set made of it."""
+"""Sources of training images (a folder, or ArrayRecord made of it), and which a step takes."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
-from mixvpr_jax.data.prepared import (
-    check_shards,
-    find_prepared,
-    import_tfds,
-    refuse_other_versions,
-)
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import Fence, links_in
+from mixvpr_jax.listing import Fence, links_in, sizes_in
 from mixvpr_jax.storage import as_path
+
+NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"
+AUGMENTATION = 1905  # sets the draws of augmentation apart from those of the order
+CHECKSUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files of the folder as it is distributed.
-
-    Attributes:
-        root: The folder, or an object store's address.
-        places: Which images.
-    """
+    """Image files of the folder, or object store, as it is distributed."""
 
     root: str
     places: Places
 
     def read(self, image: int) -> bytes:
         """An image's file."""
-        return (self._root / self.places.name(image)).read_bytes()
+        return (self._folder / self.places.name(image)).read_bytes()
 
     @cached_property
-    def _root(self) -> epath.Path:
+    def _folder(self) -> epath.Path:
         return epath.Path(self.root)
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
-    """The same files out of ArrayRecord, by way of tensorflow-datasets.
-
-    Attributes:
-        root: The folder of the prepared version.
-        places: Which images.
-    """
+    """The same files out of the ArrayRecord of a prepared version's folder."""
 
     root: str
     places: Places
@@ -65,13 +56,10 @@ class PreparedSource:
         """An image's file."""
         place = np.searchsorted(self.places.bounds, image, side="right") - 1
         city = self.places.cities[self.places.city[place]]
-        return self._split(city)[int(self.places.row[image])]["image"]
-
-    def _split(self, city: str) -> Any:
         if city not in self._splits:
             raw = {"image": import_tfds().decode.SkipDecoding()}
             self._splits[city] = self._builder.as_data_source(city, decoders=raw)
-        return self._splits[city]
+        return self._splits[city][int(self.places.row[image])]["image"]
 
     @cached_property
     def _builder(self) -> Any:
@@ -92,31 +80,28 @@ def open_source(config: DataConfig) -> Source:
     """The images that a configuration names.
 
     Raises:
-        InputError: Those of `read_places`; images that are in a table and not on disk, all of them
-            listed, unless they are to be skipped; a prepared data set of another version, or
-            without all of its files; a single place, which has nothing to be told from.
+        InputError: Those of `read_places`; images in a table that are not on disk, each listed,
+            unless they are to be skipped; a prepared data set of another version, or incomplete;
+            fewer than two places.
     """
-    source = _open(config)
+    as_path(config.folder)  # refuses addresses of unknown kind
+    root, least = epath.Path(config.folder), config.min_images_per_place
+    if (prepared := find_prepared(root)) is not None:
+        source = PreparedSource(
+            str(prepared), read_places(prepared, config.cities, min_images=least)
+        )
+        _check_shards(prepared, source.places)
+    else:
+        _refuse_other_versions(root)
+        options = {"min_images": least, "skip_missing": config.skip_missing}
+        source, num_skipped = open_folder(root, config.cities, **options)
+        if num_skipped:
+            logger.warning("note: %s: %d missing images left out", root, num_skipped)
     if (found := len(source.places)) < 2:
         raise InputError(
             f"{config.folder}: expected 2 places or more, found {found}: there are no negatives; "
             "add to data.cities, or lower data.min-images-per-place"
         )
-    return source
-
-
-def _open(config: DataConfig) -> Source:
-    as_path(config.folder)  # refuses what is no address
-    root, least = epath.Path(config.folder), config.min_images_per_place
-    if (prepared := find_prepared(root)) is not None:
-        places = read_places(prepared, config.cities, min_images=least)
-        check_shards(prepared, places)
-        return PreparedSource(str(prepared), places)
-    refuse_other_versions(root)
-    options = {"min_images": least, "skip_missing": config.skip_missing}
-    source, num_skipped = open_folder(root, config.cities, **options)
-    if num_skipped:
-        logger.warning("note: %s: %d missing images left out", root, num_skipped)
     return source
 
 
@@ -196,3 +181,141 @@ class _Files:
         if not self.absent:
             return np.ones(len(places.names), bool)
         return np.array([name not in self.absent for name in places.names.tolist()])
+
+
+def find_prepared(root: epath.Path) -> epath.Path | None:
+    """The folder of the prepared version, in a folder or the folder itself."""
+    for folder in (root / NAME / VERSION, root / VERSION, root):
+        if folder.name == VERSION and (folder / INFO).exists():
+            return folder
+    return None
+
+
+def _refuse_other_versions(root: epath.Path) -> None:
+    others = [root] if (root / INFO).exists() else []
+    for folder in (root / NAME, root):
+        if not others and not (root / "Dataframes").exists():
+            others = [info.parent for info in folder.glob(f"*/{INFO}")]
+    if others:
+        raise InputError(
+            f"{others[0].parent}: expected version {VERSION} of the prepared data set, found "
+            f"{', '.join(sorted(other.name for other in others))}; prepare it again "
+            "(python -m mixvpr_jax.data.prepare)"
+        )
+
+
+def _check_shards(root: epath.Path, places: Places) -> None:
+    """Checks that each city's files are there, in full size."""
+    import_tfds()
+    path = root / INFO
+    try:
+        splits = {split["name"]: split for split in json.loads(path.read_text())["splits"]}
+        records = {name: sum(map(int, split["shardLengths"])) for name, split in splits.items()}
+        num_bytes = {name: int(split["numBytes"]) for name, split in splits.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected what tfds writes, found {error!r}") from None
+    sizes = sizes_in(root)
+    for index, city in enumerate(places.cities):
+        num_rows = int(places.row[places.images_of(index)].max()) + 1
+        if num_rows > records.get(city, 0):
+            found = f"{records.get(city, 0):,} in {path.name}"
+            raise InputError(f"{root}: expected {num_rows:,} records of {city}, found {found}")
+        count = len(splits[city]["shardLengths"])
+        stem = f"{NAME}-{city}.array_record"
+        files = [f"{stem}-{shard:05d}-of-{count:05d}" for shard in range(count)]
+        there = sum(sizes.get(name, 0) for name in files)
+        if missing := [name for name in files if name not in sizes]:
+            wrong = f"{count} files of {city}, found no {', '.join(missing)}"
+        elif there != num_bytes[city]:
+            wrong = f"{num_bytes[city]:,} bytes of {city}, found {there:,}"
+        else:
+            continue
+        raise InputError(
+            f"{root}: expected {wrong}; copy it again (sha256sum --check {CHECKSUMS} names the "
+            "broken files)"
+        )
+
+
+def import_tfds() -> Any:
+    """tensorflow-datasets, which only prepared data sets need.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise InputError(
+            f"prepared data sets: expected tensorflow-datasets, found {error}; "
+            "pip install 'mixvpr-jax[tfds]'"
+        ) from None
+    return tensorflow_datasets
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Batches of P places x K images, cut from an epoch's places, the last one short.
+
+    In the official order each city's places are shuffled and the cities follow one another: nearly
+    every batch is of one city, which is what makes its negatives hard.
+
+    A step's images are a pure function of `seed`, epoch and step.
+    """
+
+    places: Places
+    config: DataConfig
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch, the last short one included."""
+        return math.ceil(len(self.places) / self.config.places_per_batch)
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images of a step, counted from the first of all, and their labels.
+
+        Returns:
+            [n] indices of images, K of each place together, and [n] their places' indices.
+        """
+        epoch, index = divmod(step, self.steps_per_epoch)
+        images, labels = self._cached_epoch(epoch)
+        part = slice(index * self.config.batch_size, (index + 1) * self.config.batch_size)
+        return images[part], labels[part]
+
+    def operations(self, step: int, num_images: int) -> np.ndarray:
+        """The augmentations of a step's images: int8 [n, num_ops], see `draw_operations`."""
+        rng = np.random.default_rng([self.seed, step, AUGMENTATION])
+        return draw_operations(rng, num_images, self.config.augmentation.num_ops)
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """All images of an epoch, in order, and their labels; see `batch`."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = self._order(rng)
+        images = self._chosen(rng)[order]
+        return images.ravel(), np.repeat(order, images.shape[1]).astype(np.int32)
+
+    @cached_property
+    def _cached_epoch(self):  # noqa: ANN202 - lru_cache has no type to name
+        return lru_cache(2)(self.epoch)  # two: batches ahead may be of the next one
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_cached_epoch"}
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """[places] in an epoch's order."""
+        if self.config.order == "shuffled":
+            return rng.permutation(len(self.places))
+        cities = np.unique(self.places.city)
+        if self.config.shuffle_cities:
+            cities = rng.permutation(cities)
+        starts = np.searchsorted(self.places.city, cities)
+        ends = np.searchsorted(self.places.city, cities, side="right")
+        of_each = [np.arange(*span) for span in zip(starts, ends, strict=True)]
+        return np.concatenate([rng.permutation(places) for places in of_each])
+
+    def _chosen(self, rng: np.random.Generator) -> np.ndarray:
+        """[places, K] images of each place."""
+        places, count = self.places, self.config.images_per_place
+        keys = places.age if self.config.images == "recent" else rng.random(len(places.names))
+        by_place = np.lexsort((keys, np.repeat(np.arange(len(places)), places.counts)))
+        return by_place[places.bounds[:-1, None] + np.arange(count)]

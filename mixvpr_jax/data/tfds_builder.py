@@ -9,8 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 
 from mixvpr_jax.data.gsv_cities import COLUMNS
-from mixvpr_jax.data.prepared import VERSION
-from mixvpr_jax.data.records import CHECKSUMS, INTEGERS, TEXTS, City
+from mixvpr_jax.data.sources import CHECKSUMS, VERSION
 from mixvpr_jax.errors import InputError
 
 
@@ -33,28 +31,28 @@ class GsvCities(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         *,
-        cities: Sequence[City] = (),
+        tables: Mapping[str, Sequence[Mapping[str, str]]] = {},
+        shards: Mapping[str, list[Callable]] = {},
         staging: Path = Path(),
-        advance: Callable[[], object] = lambda: None,
         **options: Any,
     ) -> None:
         """A builder of these cities.
 
         Args:
-            cities: What is stored.
-            staging: Where files lie until all of them are whole; those there already are kept.
-            advance: Called after each record.
+            tables: The rows of each city.
+            shards: For each city's files in turn, a function that gives the records.
+            staging: Holds complete files until all are complete; those in it are kept.
             options: Of the base class.
         """
-        self.cities, self.staging, self.advance = cities, staging, advance
+        self.tables, self.shards, self.staging = tables, shards, staging
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
         features = {
             "image": image,
-            **dict.fromkeys(INTEGERS, np.int64),
-            **{name: tfds.features.Text() for name in TEXTS},
+            **dict.fromkeys(COLUMNS[:4], np.int64),
+            **{name: tfds.features.Text() for name in COLUMNS[4:]},
         }
         return tfds.core.DatasetInfo(
             builder=self,
@@ -66,23 +64,20 @@ class GsvCities(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager  # nothing is downloaded
-        return {
-            city.name: [partial(city.examples, rows, self.advance) for rows in city.shards()]
-            for city in self.cities
-        }
+        return dict(self.shards)
 
     def _download_and_prepare(self, *args: Any, **options: Any) -> None:
         super()._download_and_prepare(*args, **options)
         folder = Path(self.data_path)
         (folder / "Dataframes").mkdir()
-        for city in self.cities:
-            path = folder / "Dataframes" / f"{city.name}.csv"
+        for city, rows in self.tables.items():
+            path = folder / "Dataframes" / f"{city}.csv"
             with path.open("w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(
                     file, list[str](COLUMNS), extrasaction="ignore", lineterminator="\n"
                 )
                 table.writeheader()
-                table.writerows(city.rows)
+                table.writerows(rows)
         written = sorted(path for path in folder.rglob("*") if path.is_file())
         lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in written]
         (folder / CHECKSUMS).write_text("".join(lines))
@@ -92,7 +87,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
 
 
 class _StagedWriter(ExampleWriter):
-    """Writes each file once, however often it is asked to: the rest of a broken off run."""
+    """Writes each file once: a later run finds those that are complete."""
 
     def __init__(self, file_format: Any, staging: Path) -> None:
         super().__init__(file_format)
@@ -106,7 +101,7 @@ class _StagedWriter(ExampleWriter):
                 super().write(unfinished, examples)
                 unfinished.rename(staged)
             except RuntimeError as error:  # what ArrayRecord makes of a disk that fails
-                raise InputError(f"{error}; the same command goes on from here") from None
+                raise InputError(f"{error}; run the same command to resume") from None
             finally:
                 unfinished.unlink(missing_ok=True)
         os.link(staged, path)

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from mixvpr_jax.conversion.restricted_pickle import BROKEN, Inert, load, name_of, stand_in
+from mixvpr_jax.conversion.formats import what_else
+from mixvpr_jax.conversion.restricted_pickle import BROKEN, DType, Inert, load, name_of, stand_in
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
@@ -52,7 +53,9 @@ def read_array(path: AnyPath) -> np.ndarray:
 
 def _parse(content: bytes) -> np.ndarray:
     if not content.startswith(npy.MAGIC_PREFIX):
-        raise ValueError(_what_else(content))
+        raise ValueError(
+            what_else(content[:512]) or ("something else" if content else "an empty file")
+        )
     stream = io.BytesIO(content)
     shape, fortran, dtype = _header(stream)
     if dtype.kind == "O":
@@ -82,16 +85,6 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
-def _what_else(content: bytes) -> str:
-    """What people find in place of a file that a website or Git should have given them."""
-    start = content[:200].lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS; fetch the file itself"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "a web page; download the file again"
-    return "an empty file" if not content else "something else"
-
-
 def _elements(data: bytes, dtype: np.dtype) -> np.ndarray:
     """[n] the elements in bytes; NumPy would notice what are no characters only when shown."""
     if dtype.kind == "U":
@@ -105,30 +98,17 @@ def _elements(data: bytes, dtype: np.dtype) -> np.ndarray:
 
 
 @dataclass
-class _DType(Inert):
-    code: str
-    order: str = "|"
-
-    def __setstate__(self, state: Any) -> None:
-        match state:
-            case (int(), ("<" | ">" | "|" | "=") as order, None, None, None, *_):
-                self.order = order
-            case _:
-                raise ValueError(BROKEN)
-
-
-@dataclass
 class _Array(Inert):
     """What `_reconstruct` begins; the state follows, or never comes."""
 
     shape: tuple[int, ...] | None = None
-    dtype: _DType | None = None
+    dtype: DType | None = None
     fortran: bool = False
     data: Any = None
 
     def __setstate__(self, state: Any) -> None:
         match state:
-            case int(), tuple(shape), _DType() as dtype, bool(fortran), bytes() | list() as data:
+            case int(), tuple(shape), DType() as dtype, bool(fortran), bytes() | list() as data:
                 if not all(type(size) is int and size >= 0 for size in shape):
                     raise ValueError("an array of no possible shape")
                 self.shape, self.dtype, self.fortran, self.data = shape, dtype, fortran, data
@@ -138,7 +118,7 @@ class _Array(Inert):
 
 @dataclass
 class _Scalar(Inert):
-    dtype: _DType
+    dtype: DType
     data: bytes
 
 
@@ -152,10 +132,10 @@ def _find(name: str) -> type[Inert]:
 def _call(name: str, *arguments: Any) -> Inert:
     match name, arguments:
         case "dtype", (str(code), *_) if _DTYPE.fullmatch(code):
-            return _DType(code)
+            return DType(code)
         case "_reconstruct", (kind, (0,), _) if name_of(kind) == "numpy ndarray":
             return _Array()
-        case "scalar", (_DType() as dtype, bytes(data)):
+        case "scalar", (DType() as dtype, bytes(data)):
             return _Scalar(dtype, data)
     raise ValueError(f"a pickle that calls numpy's {name} as NumPy does not")
 
@@ -222,10 +202,10 @@ class _Finish:
             objects[index] = self.value(item, depth + 1)
         return objects.reshape(array.shape)  # NumPy lists objects in C order always
 
-    def _flat(self, dtype: _DType, data: bytes, count: int) -> np.ndarray:
+    def _flat(self, dtype: DType, data: bytes, count: int) -> np.ndarray:
         if "O" in dtype.code:
             raise ValueError("objects as bytes")
-        whole = np.dtype(dtype.code if dtype.order in "|=" else dtype.order + dtype.code)
+        whole = dtype.to_numpy()
         if whole.itemsize == 0 or len(data) != count * whole.itemsize:
             raise ValueError(f"{len(data)} bytes for {count} elements of {whole.itemsize} bytes")
         self._take(len(data))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +25,21 @@ logger = logging.getLogger(__name__)
 
 MARK = "mixvpr_jax_descriptors"  # a file in each folder: what is in there is ours to remove
 _KEY = re.compile(r"[0-9a-f]{32}")
-_OWN_FILES = tuple(
-    re.compile(pattern)
-    for pattern in (MARK, r"\d{8,}-\d{8,}\.npz", r"\.\d{8,}-\d{8,}\.npz\..*partial")
-)
+_CHUNK = r"\d{8,}-\d{8,}\.npz"
+_OWN_FILE = re.compile(rf"{MARK}|{_CHUNK}|\.{_CHUNK}\..*partial")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Descriptors of m consecutive images.
+    """What was made of m consecutive images.
 
     Attributes:
-        descriptors: [m, d], a row an image; zeros where it could not be read.
+        values: [m, …], pixels or descriptors; zeros where an image could not be read.
         reasons: Why it could not, a line an image; "" where it could.
         turned: Whether its EXIF orientation turned it, of each image.
     """
 
-    descriptors: np.ndarray
+    values: np.ndarray
     reasons: tuple[str, ...]
     turned: tuple[bool, ...]
 
@@ -49,36 +47,33 @@ class Part:
 class OneWarning:
     """Warns once that the cache is unusable; the evaluation continues without it."""
 
-    def __init__(self) -> None:
-        """Nothing has gone wrong yet."""
-        self._given = False
+    given = False
 
     def __call__(self, error: Exception) -> None:
         """Warns, unless it did before."""
-        if not self._given:
+        if not self.given:
             logger.warning(
                 "descriptors are not cached: %s; set MIXVPR_HOME to a folder that can be written, "
                 "or give --cache-gigabytes 0",
                 error,
             )
-        self._given = True
+        self.given = True
 
 
 class DescriptorCache:
     """The chunks of one list of images; what is not whole counts as absent."""
 
-    def __init__(self, folder: Path, warn: OneWarning | None = None) -> None:
+    def __init__(self, folder: Path, warn: Callable[[Exception], None] | None = None) -> None:
         """Opens the folder of a `content_key`, which need not exist."""
-        self.folder = folder
-        self._warn = warn or OneWarning()
-        self._can_save = True
-        with suppress(OSError):  # of others, or on a disk that cannot be written
-            os.utime(folder)  # `prune` removes what was not used for longest
+        self.folder, self._warn, self._can_save = folder, warn or OneWarning(), True
+        with suppress(OSError):  # another user's, or a read-only disk
+            os.utime(folder)  # `prune` removes the least recently used
 
     def load(self, rows: slice) -> Part | None:
         """What was saved of these images."""
+        path = self._file(rows)
         try:
-            with self._file(rows).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 reasons, turned = (tuple(file[name].tolist()) for name in ("reasons", "turned"))
                 part = Part(file["descriptors"], reasons, turned)
         except (FileNotFoundError, NotADirectoryError):
@@ -87,9 +82,9 @@ class DescriptorCache:
             self._warn(error)
             return None
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logger.warning("computed again: %s: %s", self._file(rows), error)
+            logger.warning("computed again: %s: %s", path, error)
             return None
-        lengths = {len(part.descriptors), len(part.reasons), len(part.turned)}
+        lengths = {len(part.values), len(reasons), len(turned)}
         return part if lengths == {rows.stop - rows.start} else None
 
     def save(self, rows: slice, part: Part) -> None:
@@ -100,9 +95,8 @@ class DescriptorCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MARK).touch()
             with atomic_write(self._file(rows)) as temporary, temporary.open("wb") as file:
-                reasons = np.array(part.reasons, str)
-                turned = np.array(part.turned, bool)
-                np.savez(file, descriptors=part.descriptors, reasons=reasons, turned=turned)
+                reasons, turned = np.array(part.reasons, str), np.array(part.turned, bool)
+                np.savez(file, descriptors=part.values, reasons=reasons, turned=turned)
         except (InputError, OSError) as error:  # InputError: the disk is full
             self._can_save = False
             self._warn(error)
@@ -126,24 +120,21 @@ def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) 
     digest = hashlib.sha256(json.dumps([weights, how], sort_keys=True).encode())
     listed: dict[AnyPath, Mapping[str, str]] = {}
     for path in paths:
+        stamp, name = None, path
         if isinstance(path, Path):
-            stamp, name = _stamp(path), path.absolute()
+            name = path.absolute()
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
+                stamp = f"{found.st_size} {times} {found.st_ino}"
         else:  # a folder at a time: a request each would take as long as describing them
             if path.parent not in listed:
                 listed[path.parent] = stamps_in(path.parent)
-            stamp, name = listed[path.parent].get(path.name), path
+            stamp = listed[path.parent].get(path.name)
         if stamp is None:
             raise InputError(f"{path}: expected an image, found no such file")
         digest.update(f"\n{stamp} ".encode() + os.fsencode(name))
     return digest.hexdigest()[:32]
-
-
-def _stamp(path: Path) -> str | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
@@ -157,52 +148,31 @@ def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
 
 
 def prune(root: Path, limit_bytes: float) -> None:
-    """Removes what was not used for longest, until the rest is within the limit.
+    """Removes the least recently used folders, until the rest is within the limit.
 
-    Only what the cache wrote counts, and is removed.
+    Only what the cache wrote counts, and is removed. Other processes may be at work in there.
 
     Raises:
         OSError: The cache cannot be read, or not be written.
     """
-    if not root.is_dir():
-        return
+    ours = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        if _KEY.fullmatch(folder.name) and not folder.is_symlink():
+            with suppress(OSError):  # a file, another user's folder, or just removed
+                files = list(folder.iterdir())
+                own = [file for file in files if _OWN_FILE.fullmatch(file.name)]
+                # A version that left no mark left chunks alone.
+                if own and (len(own) == len(files) or folder / MARK in own):
+                    size = sum(file.stat().st_size for file in own)
+                    ours.append((folder.stat().st_mtime, folder, size, own))
     total = 0
-    for folder in sorted(filter(_is_ours, root.iterdir()), key=_last_used, reverse=True):
-        with suppress(FileNotFoundError):  # another process may just be at it
-            total += sum(file.stat().st_size for file in folder.iterdir() if _is_own_file(file))
-            if total > limit_bytes:
-                _remove(folder)
-
-
-def _is_ours(folder: Path) -> bool:
-    """By its mark; or, of a version that left none, by the names of all that is in it."""
-    if not _KEY.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
-        return False
-    try:
-        files = list(folder.iterdir())
-    except OSError:  # another's; or another process has just removed it
-        return False
-    marked = any(file.name == MARK for file in files)
-    return marked or (bool(files) and all(map(_is_own_file, files)))
-
-
-def _is_own_file(file: Path) -> bool:
-    return any(pattern.fullmatch(file.name) for pattern in _OWN_FILES)
-
-
-def _remove(folder: Path) -> None:
-    """The cache's own files, and the folder if nothing else is in it; the mark last."""
-    for file in sorted(filter(_is_own_file, folder.iterdir()), key=lambda file: file.name == MARK):
-        if file.is_dir():  # of a writer that was killed
-            shutil.rmtree(file, ignore_errors=True)
-        else:
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # there is something else
-        folder.rmdir()
-
-
-def _last_used(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    for _, folder, size, own in sorted(ours, reverse=True):
+        total += size
+        if total > limit_bytes:
+            for file in sorted(own, key=lambda file: file.name == MARK):  # the mark last
+                if file.is_dir():  # of a writer that was killed
+                    shutil.rmtree(file, ignore_errors=True)
+                else:
+                    file.unlink(missing_ok=True)
+            with suppress(OSError):  # there is something else
+                folder.rmdir()

@@ -45,15 +45,13 @@ def evaluate_and_tell(config: EvaluationConfig) -> None:
     evaluation = evaluate(config, write_report)
     if not is_main_process():
         return
-    for reason in evaluation.unreadable:
-        print(f"skipped: {reason}")
+    lines = [f"skipped: {reason}" for reason in evaluation.unreadable]
     if evaluation.unreadable:
-        print(f"skipped {len(evaluation.unreadable)} unreadable images")
+        lines.append(f"skipped {len(evaluation.unreadable)} unreadable images")
     if turned := sum(evaluation.num_turned):
-        print(
+        lines.append(
             f"{turned} images were turned upright by their EXIF orientation, which other "
             "evaluation code does not do"
         )
-    print("\n".join(evaluation.data.describe()))
-    print(evaluation.headline())
-    print(f"report: {shlex.quote(str(config.output / 'report.html'))}")
+    lines += [*evaluation.data.describe(), evaluation.headline()]
+    print("\n".join(lines), f"report: {shlex.quote(str(config.output / 'report.html'))}", sep="\n")

@@ -14,11 +14,6 @@ from mixvpr_jax.storage import AnyPath, as_path
 Index = Literal["exact", "approximate", "faiss"]
 Storage = Literal["float32", "float16"]
 
-RECALL_VALUES = (1, 5, 10, 20)
-RADIUS_M = 25.0
-FACTORY = "Flat"
-SEARCH_MEGABYTES = 1024
-
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -27,39 +22,36 @@ class EvaluationConfig:
     Folders lie on a disk, or in an object store (gs://bucket/folder).
 
     Attributes:
-        weights: A model's folder, also on gs://, a released name or hf://organisation/repository.
+        weights: Model folder (also gs://), a released name, or hf://organisation/repository.
         output: Folder for results.json, predictions.csv, descriptors and report.html.
-        dataset: A benchmark, such as pitts30k-test or msls-val (docs/datasets.md lists them).
-        data_dir: The benchmark's folder, or one that holds it; None is the folder that the
-            environment variable MIXVPR_DATA names.
+        dataset: Benchmark, such as pitts30k-test or msls-val (docs/datasets.md lists them).
+        data_dir: The benchmark's folder or its parent; MIXVPR_DATA if not given.
         ground_truth: Where the authors' .mat or .npy files lie, if not with the images.
-        allow_subset: Take what there is of a benchmark, and mark the result as a subset.
-        database: Folder of the images that are searched, in place of a benchmark.
-        queries: Folder of the images that are looked for.
-        exclude_neighbours: For queries that are files of the database, how many frames before and
-            after each, in the order of names, are left out of its neighbours and positives; the
+        allow_subset: Evaluate an incomplete benchmark, and mark the result as a subset.
+        database: Folder of the database images, in place of a benchmark.
+        queries: Folder of the query images.
+        exclude_neighbours: For queries that are files of the database: how many frames before and
+            after each (in the order of names) to exclude from its neighbours and positives. The
             query itself always is.
-        positive_radius_m: How near, in metres, an image shows the same place, where file names
-            hold positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
+        positive_radius_m: Largest distance of a positive in metres, where file names hold
+            positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
         recall_values: The k of recall@k; 1, 5, 10 and 20 if not given.
-        batch_size: How many images the model sees at a time, over all devices; if not given, 16 a
-            device, or one for two cores of a CPU, where more only take longer to come from memory.
-        num_workers: Processes that decode; 0 for threads of this one, None for what suits the
-            machine.
-        dtype: What to compute in, if not what the model's configuration says.
-        storage: What descriptors are kept in.
-        index: Exact neighbours; approximate ones by `jax.lax.approx_max_k`, which TPUs are quick
-            at; or an index of FAISS.
-        faiss_factory: Which index of FAISS, in its own words; Flat if not given.
-        faiss_nprobe: How many cells of an IVF index are searched for a query; FAISS's own number,
-            1, if not given.
-        search_megabytes: What an exact or approximate search may take beside the descriptors
-            themselves; 1024 if not given.
+        batch_size: Images per batch, over all devices; if not given, 16 a device, or on a CPU one
+            for two cores, where larger batches are slower.
+        num_workers: Processes that decode; 0 for threads, None for what suits the machine.
+        dtype: Dtype to compute in; if not given, the model's own.
+        storage: Dtype of the descriptors.
+        index: Exact neighbours; approximate ones by `jax.lax.approx_max_k`, which is fast on TPUs;
+            or an index of FAISS.
+        faiss_factory: The index in FAISS's words; Flat if not given.
+        faiss_nprobe: Cells of an IVF index that are searched for a query; FAISS's default is 1.
+        search_megabytes: Memory that an exact or approximate search may take besides the
+            descriptors; 1024 if not given.
         cache_gigabytes: Size limit of the descriptor cache below MIXVPR_HOME; least recently used
             entries are evicted. 0 disables the cache.
         latency_queries: How many queries are timed one by one; 0 for none.
         saliency_queries: For how many queries the report shows where the model looks.
-        compare: The output folder of another evaluation of the same dataset, to set beside this.
+        compare: Output folder of another evaluation of the same dataset, to compare with.
         skip_unreadable: Leave out images that cannot be read, and count them.
         overwrite: Replace earlier results in the output folder.
     """
@@ -92,9 +84,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         to_paths(self, "output", "data_dir", "ground_truth", "database", "queries", "compare")
-        for name in ("batch_size", "positive_radius_m", "faiss_nprobe", "search_megabytes"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
+        positive = ("batch_size", "positive_radius_m", "faiss_nprobe", "search_megabytes")
+        require_positive(self, *(name for name in positive if getattr(self, name) is not None))
         require_known("storage", self.storage, get_args(Storage))
         require_known("index", self.index, get_args(Index))
         counts = ("num_workers", "cache_gigabytes", "latency_queries", "saliency_queries")
@@ -103,39 +94,28 @@ class EvaluationConfig:
                 raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.recall_values is not None and min(self.recall_values, default=0) < 1:
             raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
-        self._check_source()
-        self._check_search()
-
-    def _check_source(self) -> None:
         folders = [self.database is not None, self.queries is not None]
-        if self.dataset is None:
-            if not all(folders):
-                raise InputError(
-                    "expected --dataset NAME, or --database FOLDER and --queries FOLDER"
-                )
-            for name in ("data_dir", "ground_truth", "allow_subset"):
-                if getattr(self, name):
-                    raise InputError(f"{name}: expected --dataset NAME with it, found two folders")
-            return
-        if any(folders):
+        if self.dataset is None and not all(folders):
+            raise InputError("expected --dataset NAME, or --database FOLDER and --queries FOLDER")
+        if self.dataset is not None and any(folders):
             raise InputError("expected --dataset or --database and --queries, found both")
-        if self.positive_radius_m is not None:
-            raise InputError(f"positive_radius_m: {self.dataset} has a radius of its own")
-        if self.exclude_neighbours is not None:
-            raise InputError(
-                f"exclude_neighbours: expected --database and --queries with it, found "
-                f"--dataset {self.dataset}"
-            )
+        self._check_effects()
 
-    def _check_search(self) -> None:
-        """What has no effect on the index that was asked for is a mistake."""
-        of_faiss = ("faiss_factory", "faiss_nprobe")
-        for name in ("search_megabytes",) if self.index == "faiss" else of_faiss:
-            if getattr(self, name) is not None:
-                wanted = "exact or approximate" if self.index == "faiss" else "faiss"
-                raise InputError(
-                    f"{name}: expected --index {wanted} with it, found --index {self.index}"
-                )
+    def _check_effects(self) -> None:
+        """Refuses options that have no effect with this source or index."""
+        is_faiss, index = self.index == "faiss", f"--index {self.index}"
+        is_benchmark, source = self.dataset is not None, f"--dataset {self.dataset}"
+        of_benchmarks = ("data_dir", "ground_truth", "allow_subset")
+        of_folders = ("positive_radius_m", "exclude_neighbours")
+        for names, has_effect, needed, found in (
+            (of_benchmarks, is_benchmark, "--dataset NAME", "two folders"),
+            (of_folders, not is_benchmark, "--database and --queries", source),
+            (("faiss_factory", "faiss_nprobe"), is_faiss, "--index faiss", index),
+            (("search_megabytes",), not is_faiss, "--index exact or approximate", index),
+        ):
+            for name in () if has_effect else names:
+                if getattr(self, name) is not None and getattr(self, name) is not False:
+                    raise InputError(f"{name}: expected {needed} with it, found {found}")
 
     @property
     def neighbours(self) -> str:
@@ -143,18 +123,7 @@ class EvaluationConfig:
         if self.index != "faiss":
             return f"{self.index}, L2"
         cells = "" if self.faiss_nprobe is None else f", nprobe {self.faiss_nprobe}"
-        return f"FAISS {self.faiss_factory or FACTORY}{cells}, L2"
-
-    @property
-    def folder(self) -> AnyPath:
-        """Where the benchmark lies.
-
-        Raises:
-            InputError: Neither `data_dir` nor MIXVPR_DATA says it.
-        """
-        if self.data_dir is not None:
-            return self.data_dir
-        return data_folder(f"the folder of {self.dataset}; give --data-dir DIR")
+        return f"FAISS {self.faiss_factory or 'Flat'}{cells}, L2"
 
 
 def data_folder(expected: str) -> AnyPath:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from multiprocessing import get_context
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 from mixvpr_jax.distributed import AXIS, gather, gather_text, raise_on_all_processes
 from mixvpr_jax.errors import InputError
@@ -23,30 +28,11 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.orientation import was_turned
 from mixvpr_jax.preprocess import Preprocess, load_image, normalize
 from mixvpr_jax.storage import AnyPath, OutOfReach
-from mixvpr_jax.workers import (
-    default_num_workers,
-    num_processors,
-    out_of_reach_of_ctrl_c,
-)
+from mixvpr_jax.workers import default_num_workers, num_processors, out_of_reach_of_ctrl_c
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
-BATCHES_AT_ONCE = 2
+BATCHES_AT_ONCE = 2  # on a CPU, one fills the other's pauses; else the next waits for the device
 ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What was read of b files.
-
-    Attributes:
-        pixels: [b, height, width, 3] uint8; zeros where a file could not be read.
-        reasons: Why it could not, a line each; "" where it could.
-        turned: Whether its EXIF orientation turned it, of each image.
-    """
-
-    pixels: np.ndarray
-    reasons: tuple[str, ...]
-    turned: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -71,11 +57,8 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
 
     The weights are constants of the program, so that the compiler folds what follows from them
     alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments. It is
-    compiled in the JAX settings of the first call, and then runs in any thread.
-
-    Args:
-        model: Whose descriptors.
-        mesh: The devices that share each batch, which must then divide evenly; by default one.
+    compiled in the JAX settings of the first call, and then runs in any thread. The devices of
+    `mesh`, by default one, share each batch, which must divide evenly.
     """
     divided = None if mesh is None else NamedSharding(mesh, P(AXIS))
     traced = jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)
@@ -88,6 +71,28 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
         return programs[images.shape](placed)
 
     return encode
+
+
+def compile_saliency(model: VPRModel) -> Callable[[np.ndarray], jax.Array]:
+    """A compiled function of a query and its match, normalised [2, h, w, 3] → their [2, h2, w2].
+
+    A cell's weight is the change of the descriptors' similarity with the cell's features, to first
+    order: |Σ_c feature_c · d similarity / d feature_c|, "gradient times input" (Shrikumar et al.,
+    2016; Selvaraju et al.'s Grad-CAM without its mean over cells, which the mixer's positions are
+    no copies of). Both maps are scaled to a largest value of 1.
+    """
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def maps(pair: Float[Array, "2 h w 3"]) -> Float[Array, "2 h2 w2"]:
+        own = nnx.merge(graph, state)
+        features = own.backbone(jnp.asarray(pair, own.config.dtype))
+        similarity = jax.grad(lambda some: jnp.vdot(*own.aggregator(some)))
+        weights = jnp.abs((features * similarity(features)).sum(-1))
+        largest = weights.max(axis=(1, 2), keepdims=True)
+        return (weights / jnp.maximum(largest, 1e-30)).astype(jnp.float32)
+
+    return maps
 
 
 def describe_images(
@@ -126,31 +131,40 @@ def describe_images(
     batch_size = min(batch_size, max(len(paths), 1))
     batch_size = -(-batch_size // batch_multiple) * batch_multiple
     rows = batch_size * max(1, ROWS_PER_CHUNK // batch_size)
-    chunks = [slice(at, min(at + rows, len(paths))) for at in range(0, len(paths), rows)]
+    chunks = _cut(slice(0, len(paths)), rows)
     share = -(-len(chunks) // jax.process_count())
     own = chunks[jax.process_index() * share :][:share]
     parts = []
     with raise_on_all_processes():
         known = [_known(cache, chunk, preprocess, paths[chunk]) for chunk in own]
         todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
-        batches = [paths[batch] for chunk in todo for batch in _cut(chunk, batch_size)]
-        with closing(_read_ahead(preprocess, batches, num_workers)) as read:
-            described = _described(encode, read, batch_size, skip_unreadable)
+        batches = [tuple(paths[batch]) for chunk in todo for batch in _cut(chunk, batch_size)]
+        with closing(_describe(encode, preprocess, batches, batch_size, num_workers)) as described:
             for chunk, part in zip(own, known, strict=True):
-                if part is not None:
-                    _require_readable(part.reasons, skip_unreadable)
-                    on_progress(len(part.reasons))
-                else:
-                    part = _joined(described, len(_cut(chunk, batch_size)), storage, on_progress)
-                    if cache:
-                        cache.save(chunk, part)
-                parts.append(part)
-    whole = _of_all_processes(parts, storage)
-    readable = np.array([not reason for reason in whole.reasons], bool)
-    descriptors = whole.descriptors[readable]
-    _check_finite(descriptors, paths, readable)
-    reasons = tuple(filter(None, whole.reasons))
-    return Described(descriptors, readable, reasons, sum(whole.turned))
+                some, count = [], len(_cut(chunk, batch_size))
+                for batch in [part] if part else islice(described, count):
+                    if not skip_unreadable and any(batch.reasons):
+                        raise InputError(next(filter(None, batch.reasons)))
+                    on_progress(len(batch.reasons))
+                    some.append(replace(batch, values=batch.values.astype(storage)))
+                parts.append(_joined(some))
+                if cache and not part:
+                    cache.save(chunk, parts[-1])
+    whole = _joined(parts) if parts else Part(np.zeros(0, storage), (), ())
+    told = [json.loads(text) for text in gather_text(json.dumps([whole.reasons, whole.turned]))]
+    reasons, turned = (list(chain(*each)) for each in zip(*told, strict=True))
+    # Flat, as a process without a part knows no width.
+    descriptors = np.concatenate(gather(whole.values.ravel())).reshape(len(reasons), -1)
+    readable = np.array([not reason for reason in reasons], bool)
+    descriptors = descriptors[readable]
+    broken = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
+    if len(broken):
+        path = paths[int(np.flatnonzero(readable)[broken[0]])]
+        raise InputError(
+            f"{path}: expected a finite descriptor, found NaN or infinity (and so for "
+            f"{len(broken)} of {len(descriptors)} images): look at the weights"
+        )
+    return Described(descriptors, readable, tuple(filter(None, reasons)), sum(turned))
 
 
 def _known(
@@ -161,122 +175,71 @@ def _known(
     if part is None or not any(part.reasons):
         return part
     broken = [row for row, reason in enumerate(part.reasons) if reason]
-    again = _read(preprocess, [paths[row] for row in broken])
-    if not all(again.reasons):
-        return None
-    reasons = dict(zip(broken, again.reasons, strict=True))
-    return replace(part, reasons=tuple(reasons.get(row, "") for row in range(len(paths))))
+    again = _read(preprocess, [paths[row] for row in broken]).reasons
+    reasons = dict(enumerate(part.reasons)) | dict(zip(broken, again, strict=True))
+    return replace(part, reasons=tuple(reasons.values())) if all(again) else None
 
 
 def _cut(rows: slice, size: int) -> list[slice]:
     return [slice(at, min(at + size, rows.stop)) for at in range(rows.start, rows.stop, size)]
 
 
-def _joined(
-    described: Iterator[Part], count: int, storage: str, on_progress: Callable[[int], object]
-) -> Part:
-    """So many batches as one part."""
-    parts = []
-    for part in islice(described, count):
-        on_progress(len(part.reasons))
-        parts.append(part)
-    descriptors = np.concatenate([part.descriptors for part in parts]).astype(storage)
-    return Part(descriptors, *_told(parts))
+def _joined(parts: Sequence[Part]) -> Part:
+    reasons, turned = (
+        tuple(chain(*each)) for each in zip(*((p.reasons, p.turned) for p in parts), strict=True)
+    )
+    return Part(np.concatenate([part.values for part in parts]), reasons, turned)
 
 
-def _told(parts: Sequence[Part]) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    reasons = tuple(reason for part in parts for reason in part.reasons)
-    return reasons, tuple(turned for part in parts for turned in part.turned)
-
-
-def _of_all_processes(parts: Sequence[Part], storage: str) -> Part:
-    """The whole: every process gives the parts that it described."""
-    # Flat, as a process without a part knows no width.
-    flat = gather(np.concatenate([np.zeros(0, storage), *(p.descriptors.ravel() for p in parts)]))
-    told = [json.loads(text) for text in gather_text(json.dumps(_told(parts)))]
-    reasons = tuple(reason for of_process, _ in told for reason in of_process)
-    turned = tuple(one for _, of_process in told for one in of_process)
-    return Part(np.concatenate(flat).reshape(len(reasons), -1), reasons, turned)
-
-
-def _check_finite(descriptors: np.ndarray, paths: Sequence[AnyPath], readable: np.ndarray) -> None:
-    broken = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
-    if len(broken):
-        path = paths[int(np.flatnonzero(readable)[broken[0]])]
-        raise InputError(
-            f"{path}: expected a finite descriptor, found NaN or infinity (and so for "
-            f"{len(broken)} of {len(descriptors)} images): look at the weights"
-        )
-
-
-def _require_readable(reasons: Sequence[str], skip_unreadable: bool) -> None:
-    for reason in filter(None, reasons):
-        if not skip_unreadable:
-            raise InputError(reason)
-
-
-def _described(
-    encode: Encoder, batches: Iterator[_Images], batch_size: int, skip_unreadable: bool
-) -> Iterator[Part]:
-    """The descriptors of each batch, in order.
-
-    While one is computed the next is prepared and waits for an accelerator; on a CPU both are
-    computed at once, as one fills the other's pauses.
-    """
-
-    def describe(images: np.ndarray) -> np.ndarray:
-        full = np.zeros((batch_size, *images.shape[1:]), images.dtype)
-        full[: len(images)] = images
-        return np.asarray(encode(normalize(full)))[: len(images)]
-
-    started = False
-    with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
-        waiting: deque[tuple[Future[np.ndarray], _Images]] = deque()
-
-        def first_of_waiting() -> Part:
-            result, images = waiting.popleft()
-            return Part(result.result(), images.reasons, images.turned)
-
-        for images in batches:
-            _require_readable(images.reasons, skip_unreadable)
-            if not started:  # in this thread, whose JAX settings it is compiled in
-                started = True
-                yield Part(describe(images.pixels), images.reasons, images.turned)
-                continue
-            waiting.append((pool.submit(describe, images.pixels), images))
-            if len(waiting) > BATCHES_AT_ONCE:
-                yield first_of_waiting()
-        while waiting:
-            yield first_of_waiting()
-
-
-def _read_ahead(
-    preprocess: Preprocess, batches: Sequence[Sequence[AnyPath]], num_workers: int | None
-) -> Generator[_Images]:
-    """Resized images, batch by batch in order, read by threads or by processes.
+def _describe(
+    encode: Encoder,
+    preprocess: Preprocess,
+    batches: Sequence[Sequence[AnyPath]],
+    batch_size: int,
+    num_workers: int | None,
+) -> Generator[Part]:
+    """The descriptors of each batch, in order, whose images threads or processes read ahead.
 
     Pillow decodes outside of Python's lock, so that threads suffice for a few cores.
     """
+
+    def describe(images: Part) -> Part:
+        pixels = images.values
+        full = np.zeros((batch_size, *pixels.shape[1:]), pixels.dtype)
+        full[: len(pixels)] = pixels
+        return replace(images, values=np.asarray(encode(normalize(full)))[: len(pixels)])
+
     workers = default_num_workers() if num_workers is None else num_workers
     if workers:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        readers: Executor = ProcessPoolExecutor(workers, get_context("spawn"))
     else:
         workers = num_processors()
-        pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[_Images]] = deque()
+        readers = ThreadPoolExecutor(workers)
     try:
-        for batch in batches:
-            with out_of_reach_of_ctrl_c():  # it may start a process
-                waiting.append(pool.submit(_read, preprocess, tuple(batch)))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        images = _ahead(readers, partial(_read, preprocess), batches, workers + 1)
+        for first in islice(images, 1):  # in this thread, whose JAX settings it is compiled in
+            yield describe(first)
+        with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
+            yield from _ahead(pool, describe, images, BATCHES_AT_ONCE)
     finally:
-        pool.shutdown(cancel_futures=True)
+        readers.shutdown(cancel_futures=True)
 
 
-def _read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> _Images:
+def _ahead(
+    pool: Executor, function: Callable[[Any], Part], items: Iterable[Any], count: int
+) -> Iterator[Part]:
+    """The function of each item, in order; so many more are computed ahead."""
+    waiting: deque[Future[Part]] = deque()
+    for item in items:
+        with out_of_reach_of_ctrl_c():  # it may start a process
+            waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> Part:
     """Reads and resizes images; only what is wrong with a file itself makes it unreadable.
 
     Raises:
@@ -294,4 +257,4 @@ def _read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> _Images:
             raise
         except InputError as error:
             reasons[row] = str(error)
-    return _Images(pixels, tuple(reasons), tuple(turned))
+    return Part(pixels, tuple(reasons), tuple(turned))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,12 +15,11 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from mixvpr_jax.conversion.weights import get_weights
+from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.best_positives import best_positives
 from mixvpr_jax.evaluation.cache import (
     DescriptorCache,
     OneWarning,
@@ -26,34 +27,36 @@ from mixvpr_jax.evaluation.cache import (
     prune,
     weights_hash,
 )
-from mixvpr_jax.evaluation.config import (
-    FACTORY,
-    RADIUS_M,
-    RECALL_VALUES,
-    SEARCH_MEGABYTES,
-    EvaluationConfig,
+from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
+from mixvpr_jax.evaluation.describe import (
+    Described,
+    Encoder,
+    compile_encoder,
+    compile_saliency,
+    describe_images,
 )
-from mixvpr_jax.evaluation.describe import Described, compile_encoder, describe_images
-from mixvpr_jax.evaluation.faiss_index import FaissIndex
-from mixvpr_jax.evaluation.latency import Latency, measure_latency
-from mixvpr_jax.evaluation.output import check_output, remove_stale, write_output
-from mixvpr_jax.evaluation.own_photos import (
+from mixvpr_jax.evaluation.export_index import FaissIndex
+from mixvpr_jax.evaluation.output import (
+    ALL_OUTPUTS,
+    SUBMITTED,
+    Evaluation,
+    check_comparable,
+    check_output,
+    read_output,
+    write_output,
+)
+from mixvpr_jax.evaluation.recall import (
+    Recalls,
+    best_positives,
+    hits_by_rank,
     leave_out_own_photos,
     num_candidates,
-    tell_copies,
-    without_left_out,
-)
-from mixvpr_jax.evaluation.read_output import check_comparable, read_output
-from mixvpr_jax.evaluation.recall import (
-    hits_by_rank,
     recall_by_condition,
     recall_intervals,
     recall_of,
+    without_left_out,
 )
-from mixvpr_jax.evaluation.result import Evaluation, Recalls
-from mixvpr_jax.evaluation.saliency import compile_saliency
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
-from mixvpr_jax.evaluation.submission import MOST_PREDICTIONS
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
@@ -62,8 +65,11 @@ from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors
 
+RECALL_VALUES = (1, 5, 10, 20)
 APPROXIMATE_RECALL = 0.99
-_NO_CACHE = (OSError, RuntimeError, InputError)  # RuntimeError: there is no home
+COPY_DISTANCE = 1e-5  # what rounding may put between the descriptors of one photo
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -81,6 +87,7 @@ def evaluate(
         InputError: Whatever is wrong with the model, the data or the output folder. Nothing is
             written then.
     """
+    output = config.output
     with raise_on_all_processes():
         check_output(config)
         data = read_data(config)
@@ -91,36 +98,41 @@ def evaluate(
         if model.config.aggregator is None:
             raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
     with ExitStack() as stack:
+        folder = None
         with raise_on_all_processes():
-            # Opened first: better told now than after hours that one may not write there.
-            folder = (
-                stack.enter_context(atomic_folder(config.output)) if is_main_process() else None
-            )
+            if is_main_process():  # opened first: hours of work need a place to go
+                folder = stack.enter_context(atomic_folder(output))
         evaluator = Evaluator(config, model, preprocess)
         evaluation = evaluator.evaluate(data, ks)
-        with raise_on_all_processes(), named_when_full(config.output):
+        with raise_on_all_processes(), named_when_full(output):
             if folder is not None:
                 write_output(folder, config, model.config, evaluation)
                 if write_report is not None:
                     write_report(folder, config.compare)
-                remove_stale(config.output, folder)
+                with reaching(output):
+                    for name in ALL_OUTPUTS:  # earlier results that the new ones do not replace
+                        if not (folder / name).exists() and (output / name).exists():
+                            (output / name).unlink()
             stack.close()  # the results get their names: that may fail, too
-    evaluator.prune_cache()
+    if evaluator.cached is not None:
+        try:
+            prune(evaluator.cached, 1e9 * config.cache_gigabytes)
+        except OSError as error:
+            evaluator.warn(error)
     return evaluation
 
 
 def read_data(config: EvaluationConfig) -> EvaluationSet:
     """The images and the ground truth that a configuration names."""
-    if config.dataset is not None:
-        with reaching(config.folder):
+    if (name := config.dataset) is not None:
+        folder = config.data_dir or data_folder(f"the folder of {name}; give --data-dir DIR")
+        truth = config.ground_truth
+        with reaching(folder):
             return read_benchmark(
-                config.dataset,
-                config.folder,
-                ground_truth=config.ground_truth,
-                allow_subset=config.allow_subset,
+                name, folder, ground_truth=truth, allow_subset=config.allow_subset
             )
     assert config.database is not None and config.queries is not None
-    radius_m = config.positive_radius_m or RADIUS_M
+    radius_m = config.positive_radius_m or 25.0
     data = read_folder_pair(config.database, config.queries, radius_m=radius_m)
     if data.positives is None and config.positive_radius_m is not None:
         raise InputError(
@@ -128,176 +140,6 @@ def read_data(config: EvaluationConfig) -> EvaluationSet:
             "found none; leave it out"
         )
     return leave_out_own_photos(data, config.exclude_neighbours)
-
-
-def measure_recall(
-    data: EvaluationSet, predictions: np.ndarray, ks: Sequence[int]
-) -> Recalls | None:
-    """Recall of predictions [q, m], with what belongs to it; None without ground truth."""
-    if data.positives is None:
-        return None
-    right = hits_by_rank(predictions, data.positives)
-    recall = recall_of(right, ks)
-    return Recalls(
-        recall,
-        recall_intervals(recall, len(right)),
-        100 * np.maximum.accumulate(right, axis=1).mean(0),
-        recall_by_condition(right, data.conditions, ks),
-        right,
-    )
-
-
-class Evaluator:
-    """A model and how it is evaluated; see `evaluate`."""
-
-    def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
-        """Takes the model; nothing is computed yet."""
-        self.config, self.model, self.preprocess = config, model, preprocess
-        self.mesh = data_mesh(jax.local_devices())
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
-        self.batch_size = config.batch_size or each * self.mesh.size
-        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
-        self.weights_hash = weights_hash(get_weights(model))
-        self.warn = OneWarning()
-
-    def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
-        """Everything that is measured, of the images that can be read."""
-        # disable=None: a bar on terminals alone, so that an error is the one line of a log.
-        total = len(data.database) + len(data.queries)
-        hidden = None if is_main_process() else True
-        with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
-            database = self.describe("database", data.database, progress)
-            queries = self.describe("queries", data.queries, progress)
-        unreadable = database.reasons + queries.reasons
-        # A benchmark without some of its images is not what was published for.
-        is_subset = data.is_subset or (bool(unreadable) and self.config.dataset is not None)
-        data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
-        index = self.index(database.descriptors)
-        found = self.neighbours(index, data, queries.descriptors, ks)
-        best = None
-        if data.positives is not None:
-            both = queries.descriptors, database.descriptors
-            best = best_positives(*both, data.positives, *found, data.left_out)
-        return Evaluation(
-            data,
-            database.descriptors,
-            queries.descriptors,
-            *found,
-            recalls=measure_recall(data, found[0], ks),
-            best_positives=best,
-            latency=self.latency(data, partial(index.search, k=found[0].shape[1])),
-            saliency=self.saliency(data, found[0]),
-            unreadable=unreadable,
-            num_turned=(database.num_turned, queries.num_turned),
-            weights_hash=self.weights_hash,
-        )
-
-    def describe(self, what: str, paths: tuple[AnyPath, ...], progress: tqdm) -> Described:
-        """Descriptors of image files, those that are known from the cache."""
-        described = describe_images(
-            self.encode,
-            self.preprocess,
-            paths,
-            batch_size=self.batch_size,
-            batch_multiple=self.mesh.size,
-            num_workers=self.config.num_workers,
-            storage=self.config.storage,
-            skip_unreadable=self.config.skip_unreadable,
-            cache=self._cache(paths),
-            on_progress=progress.update,
-        )
-        if not described.readable.any():
-            raise InputError(f"{what}: expected at least one readable image, found none")
-        return described
-
-    def index(self, database: np.ndarray) -> Index | FaissIndex:
-        """Where neighbours are searched, by what was asked for."""
-        if self.config.index == "faiss":
-            factory = self.config.faiss_factory or FACTORY
-            return FaissIndex(database, factory, self.config.faiss_nprobe)
-        return Index(
-            database,
-            memory_bytes=(self.config.search_megabytes or SEARCH_MEGABYTES) << 20,
-            recall_target=APPROXIMATE_RECALL if self.config.index == "approximate" else None,
-        )
-
-    def neighbours(
-        self, index: Index | FaissIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances [q, m] of the nearest; more than recall needs, if they are found.
-
-        Raises:
-            InputError: The index finds too few.
-        """
-        candidates = num_candidates(data)
-        is_challenge = self.config.dataset == "msls-test"
-        needed = min(max(MOST_PREDICTIONS if is_challenge else 1, *ks), candidates)
-        wanted = min(max(needed, *RECALL_VALUES), candidates)
-        found = search_on_all_processes(index, queries, wanted + len(data.database) - candidates)
-        found = without_left_out(found, data.left_out, wanted)
-        if found[0].shape[1] < needed:
-            assert isinstance(index, FaissIndex)
-            raise index.too_few(needed)
-        if is_main_process():
-            tell_copies(found[1])
-        return found
-
-    def latency(
-        self, data: EvaluationSet, search: Callable[[np.ndarray], object]
-    ) -> dict[str, Latency]:
-        """What one query takes, on one device."""
-        paths = data.queries[: self.config.latency_queries]
-        if not paths or not is_main_process():
-            return {}
-        return measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
-
-    def saliency(
-        self, data: EvaluationSet, predictions: np.ndarray
-    ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Where the model looks in the first queries and in their first matches."""
-        if not self.config.saliency_queries or not is_main_process():
-            return {}
-        look = compile_saliency(self.model)
-        maps = {}
-        for query, path in enumerate(data.queries[: self.config.saliency_queries]):
-            pair = self.preprocess([path, data.database[predictions[query, 0]]])
-            maps[query] = look(*pair)
-        return maps
-
-    def prune_cache(self) -> None:
-        """Keeps the cache within its limit."""
-        if self.config.cache_gigabytes:
-            try:
-                prune(_descriptors_folder(), 1e9 * self.config.cache_gigabytes)
-            except _NO_CACHE as error:
-                self.warn(error)
-
-    def _cache(self, paths: tuple[AnyPath, ...]) -> DescriptorCache | None:
-        if not self.config.cache_gigabytes:
-            return None
-        key = content_key(self.weights_hash, paths, self._how())
-        try:
-            return DescriptorCache(_descriptors_folder() / key, self.warn)
-        except _NO_CACHE as error:
-            self.warn(error)
-            return None
-
-    def _how(self) -> dict[str, object]:
-        """What descriptors depend on besides weights and images."""
-        return {
-            "model": self.model.config.to_dict(),
-            "storage": self.config.storage,
-            "batch_size": self.batch_size,
-            "devices": [device.device_kind for device in self.mesh.devices.flat],
-            "mixvpr_jax": __version__,
-            "jax": jax.__version__,
-            "pillow": PIL.__version__,
-        }
-
-
-def _descriptors_folder() -> Path:
-    return cache_folder() / "descriptors"
 
 
 def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, ...]:
@@ -313,3 +155,162 @@ def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, 
     if len(data.left_out):  # of some queries more than of others: the rest would not compare
         values = [k for k in values if k <= candidates]
     return tuple(sorted(set(values)))
+
+
+class Evaluator:
+    """A model and how it is evaluated; see `evaluate`."""
+
+    def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
+        self.config, self.model, self.preprocess = config, model, preprocess
+        self.mesh = data_mesh(jax.local_devices())
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
+        self.batch_size = config.batch_size or each * self.mesh.size
+        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
+        self.weights_hash = weights_hash(get_weights(model))
+        self.warn, self.cached = OneWarning(), None
+        if config.cache_gigabytes:
+            try:
+                self.cached = cache_folder() / "descriptors"
+            except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home
+                self.warn(error)
+
+    def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
+        """Everything that is measured, of the images that can be read."""
+        config, is_main = self.config, is_main_process()
+        total = len(data.database) + len(data.queries)
+        # disable=None: a bar on terminals alone, so that an error is the one line of a log.
+        hidden = None if is_main else True
+        with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
+            database = self.describe("database", data.database, progress)
+            queries = self.describe("queries", data.queries, progress)
+        unreadable = database.reasons + queries.reasons
+        # A benchmark without some of its images is not what was published for.
+        is_subset = data.is_subset or (bool(unreadable) and config.dataset is not None)
+        data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
+        index = self.index(database.descriptors)
+        found = self.neighbours(index, data, queries.descriptors, ks)
+        recalls, best, latency, saliency = None, None, {}, {}
+        if data.positives is not None:
+            right = hits_by_rank(found[0], data.positives)
+            recall = recall_of(right, ks)
+            by_condition = recall_by_condition(right, data.conditions, ks)
+            recalls = Recalls(recall, recall_intervals(recall, len(right)), by_condition, right)
+            both = queries.descriptors, database.descriptors
+            best = best_positives(*both, data.positives, *found, data.left_out)
+        if is_main and config.latency_queries:
+            search = partial(index.search, k=found[0].shape[1])
+            paths = data.queries[: config.latency_queries]
+            latency = measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
+        if is_main and config.saliency_queries:
+            look = compile_saliency(self.model)
+            for query, path in enumerate(data.queries[: config.saliency_queries]):
+                pair = self.preprocess([path, data.database[found[0][query, 0]]])
+                saliency[query] = np.asarray(look(pair))
+        return Evaluation(
+            data,
+            database.descriptors,
+            queries.descriptors,
+            *found,
+            recalls=recalls,
+            best_positives=best,
+            latency=latency,
+            saliency=saliency,
+            unreadable=unreadable,
+            num_turned=(database.num_turned, queries.num_turned),
+            weights_hash=self.weights_hash,
+        )
+
+    def describe(self, what: str, paths: tuple[AnyPath, ...], progress: tqdm) -> Described:
+        """Descriptors of image files, those that are known from the cache."""
+        cache = None
+        if self.cached is not None:
+            how = {  # what descriptors depend on besides weights and images
+                "model": self.model.config.to_dict(),
+                "storage": self.config.storage,
+                "batch_size": self.batch_size,
+                "devices": [device.device_kind for device in self.mesh.devices.flat],
+                "mixvpr_jax": __version__,
+                "jax": jax.__version__,
+                "pillow": PIL.__version__,
+            }
+            key = content_key(self.weights_hash, paths, how)
+            cache = DescriptorCache(self.cached / key, self.warn)
+        described = describe_images(
+            self.encode,
+            self.preprocess,
+            paths,
+            batch_size=self.batch_size,
+            batch_multiple=self.mesh.size,
+            num_workers=self.config.num_workers,
+            storage=self.config.storage,
+            skip_unreadable=self.config.skip_unreadable,
+            cache=cache,
+            on_progress=progress.update,
+        )
+        if not described.readable.any():
+            raise InputError(f"{what}: expected at least one readable image, found none")
+        return described
+
+    def index(self, database: np.ndarray) -> Index | FaissIndex:
+        """The index that was asked for."""
+        config = self.config
+        if config.index == "faiss":
+            nprobe = config.faiss_nprobe
+            return FaissIndex(database, config.faiss_factory or "Flat", nprobe=nprobe)
+        return Index(
+            database,
+            memory_bytes=(config.search_megabytes or 1024) << 20,
+            recall_target=APPROXIMATE_RECALL if config.index == "approximate" else None,
+        )
+
+    def neighbours(
+        self, index: Index | FaissIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
+        candidates = num_candidates(data)
+        is_challenge = self.config.dataset == "msls-test"
+        needed = min(max(SUBMITTED if is_challenge else 1, *ks), candidates)
+        wanted = min(max(needed, *RECALL_VALUES), candidates)
+        found = search_on_all_processes(index, queries, wanted + len(data.database) - candidates)
+        found = without_left_out(found, data.left_out, wanted)
+        if found[0].shape[1] < needed:
+            raise InputError(
+                f"index: expected {needed} neighbours of every query, found fewer by "
+                f"{self.config.neighbours}; search more of an IVF index's cells with "
+                "--faiss-nprobe, or take another --faiss-factory"
+            )
+        copies = int((found[1][:, 0] < COPY_DISTANCE).sum())
+        if copies and is_main_process():
+            logger.warning(
+                "note: %d of %d queries have a database photo at distance 0, as copies of one "
+                "photo do; recall counts them as found",
+                *(copies, len(queries)),
+            )
+        return found
+
+
+def measure_latency(
+    encode: Encoder,
+    preprocess: Preprocess,
+    search: Callable[[np.ndarray], object],
+    paths: Sequence[AnyPath],
+) -> dict[str, dict[str, float]]:
+    """Times queries one by one, as a robot asks them; the first once more beforehand, to compile.
+
+    Returns:
+        "preprocessing" (with decoding), "model" and "search" → their `median_ms` and `p95_ms`.
+    """
+    search(np.asarray(encode(preprocess(paths[0])), np.float32))
+    times = np.zeros((len(paths), 4))
+    for row, path in zip(times, paths, strict=True):
+        row[0] = time.perf_counter()
+        image = preprocess(path)
+        row[1] = time.perf_counter()
+        descriptor = np.asarray(encode(image), np.float32)
+        row[2] = time.perf_counter()
+        search(descriptor)
+        row[3] = time.perf_counter()
+    both = 1e3 * np.percentile(np.diff(times), (50, 95), axis=0)
+    taken = zip(("preprocessing", "model", "search"), both.T.tolist(), strict=True)
+    return {stage: dict(zip(("median_ms", "p95_ms"), ms, strict=True)) for stage, ms in taken}

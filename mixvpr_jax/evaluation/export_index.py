@@ -1,4 +1,4 @@
-"""A FAISS file of an evaluation's database: python -m mixvpr_jax.evaluation.export_index OUT FILE.
+"""FAISS's indices, and one as a file: python -m mixvpr_jax.evaluation.export_index OUT FILE.
 
 A robot reads it with faiss.read_index(FILE); FILE.images.csv says which image a number is.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 from mixvpr_jax.errors import InputError, run_command, starting
 
@@ -15,40 +16,91 @@ with starting(__name__):
     import numpy as np
     import tyro
 
-    from mixvpr_jax.evaluation.faiss_index import Metric, build_index
+    from mixvpr_jax.evaluation.search import check_descriptors
     from mixvpr_jax.storage import atomic_write
+
+ROWS_AT_ONCE = 65536
+
+
+class FaissIndex:
+    """Database descriptors in an index of FAISS: approximate, compressed, or for a robot."""
+
+    def __init__(
+        self,
+        database: np.ndarray,
+        factory: str = "Flat",
+        metric: Literal["l2", "ip"] = "l2",
+        nprobe: int | None = None,
+    ) -> None:
+        """Builds the index, and trains it where it needs training.
+
+        Args:
+            database: [n, d] float32 or float16.
+            factory: What `faiss.index_factory` takes: Flat, HNSW32, IVF256,Flat, …
+            metric: Squared L2 distances, or inner products: of unit vectors they order alike.
+            nprobe: How many of its cells are searched for a query.
+
+        Raises:
+            InputError: Descriptors that are not finite; faiss is not installed, does not know or
+                cannot train such an index, or it has no cells.
+        """
+        check_descriptors("database", database)
+        try:
+            import faiss
+        except ImportError:
+            raise InputError(
+                "index: FAISS is not installed; pip install 'mixvpr-jax[faiss]'"
+            ) from None
+        kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        self.database = database
+        try:
+            self.index: Any = faiss.index_factory(database.shape[1], factory, kind)
+            if not self.index.is_trained:
+                self.index.train(np.ascontiguousarray(database, np.float32))
+            for start in range(0, len(database), ROWS_AT_ONCE):
+                rows = database[start : start + ROWS_AT_ONCE]
+                self.index.add(np.ascontiguousarray(rows, np.float32))
+        except RuntimeError as error:
+            raise InputError(
+                f"index: expected one that FAISS makes of {len(database):,} descriptors of "
+                f"{database.shape[1]}, found {factory!r}: {str(error).strip().splitlines()[-1]}"
+            ) from None
+        if nprobe is not None:
+            try:
+                faiss.ParameterSpace().set_index_parameter(self.index, "nprobe", nprobe)
+            except RuntimeError:
+                raise InputError(
+                    "faiss_nprobe: expected an index of cells, such as IVF256,Flat, found "
+                    f"{factory!r}"
+                ) from None
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest that the index finds, as `Index.search` gives them.
+
+        Where it finds no more, the index is -1 and the distance infinite.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        check_descriptors("queries", queries)
+        squared, indices = self.index.search(queries, k)
+        distances = np.where(indices < 0, np.inf, np.sqrt(np.maximum(squared, 0)))
+        return indices.astype(np.int32), distances.astype(np.float32)
 
 
 def export_index(
     output: tyro.conf.Positional[Path],
     file: tyro.conf.Positional[Path],
     factory: str = "Flat",
-    metric: Metric = "l2",
+    metric: Literal["l2", "ip"] = "l2",
 ) -> None:
     """Writes a FAISS index of the database descriptors that eval.py left.
 
     Args:
         output: The output folder of eval.py.
-        file: Where the index goes; the list of its images beside it, as FILE.images.csv.
+        file: The index; the list of its images is written next to it, as FILE.images.csv.
         factory: Which index, in FAISS's words: Flat, HNSW32, IVF256,Flat, …
         metric: Squared L2 distances, or inner products.
     """
-    descriptors = _read_descriptors(output / "database_descriptors.npy")
-    images = output / "database_images.csv"
-    if not images.is_file():
-        raise InputError(f"{images}: expected the list of the images, found no such file")
-    index = build_index(descriptors, factory, metric)
-    import faiss
-
-    names = file.with_name(f"{file.name}.images.csv")
-    with atomic_write(file) as temporary, atomic_write(names) as listed:
-        faiss.write_index(index, str(temporary))
-        shutil.copyfile(images, listed)
-    rows, size = descriptors.shape
-    sys.stdout.write(f"{file}: {factory}, {rows:,} descriptors of {size}; images: {names}\n")
-
-
-def _read_descriptors(path: Path) -> np.ndarray:
+    path, images = output / "database_descriptors.npy", output / "database_images.csv"
     try:
         descriptors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -59,7 +111,17 @@ def _read_descriptors(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: expected descriptors [n, d], found {descriptors.dtype} {descriptors.shape}"
         )
-    return descriptors
+    if not images.is_file():
+        raise InputError(f"{images}: expected the list of the images, found no such file")
+    index = FaissIndex(descriptors, factory, metric).index
+    import faiss
+
+    names = file.with_name(f"{file.name}.images.csv")
+    with atomic_write(file) as temporary, atomic_write(names) as listed:
+        faiss.write_index(index, str(temporary))
+        shutil.copyfile(images, listed)
+    rows, size = descriptors.shape
+    sys.stdout.write(f"{file}: {factory}, {rows:,} descriptors of {size}; images: {names}\n")
 
 
 if __name__ == "__main__":

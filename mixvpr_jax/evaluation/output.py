@@ -1,11 +1,13 @@
-"""The files of an evaluation's output folder."""
+"""What comes out of an evaluation, and the files of its output folder: written, and read back."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,32 +15,69 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import Protocol
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.labelled import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig
-from mixvpr_jax.evaluation.result import Evaluation
-from mixvpr_jax.evaluation.submission import write_submission
+from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
+SUBMITTED = 25  # neighbours of a query: Mapillary's script looks at 20
 DETAILS = "report_data.npz"
 OUTPUTS = (
-    "results.json",
-    "predictions.csv",
-    "database_descriptors.npy",
-    "query_descriptors.npy",
-    "database_images.csv",
-    "query_images.csv",
-    "timing.json",
-    DETAILS,
-    "report.html",
+    *("results.json", "predictions.csv", "timing.json", DETAILS, "report.html"),
+    *("database_descriptors.npy", "query_descriptors.npy"),
+    *("database_images.csv", "query_images.csv"),
 )
 """What every evaluation writes."""
-
 ALL_OUTPUTS = (*OUTPUTS, SUBMISSION)
-"""What any evaluation writes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Descriptors, neighbours, recall; n database images, q queries.
+
+    Attributes:
+        data: The images that could be read, and their ground truth.
+        database_descriptors: [n, d] float32 or float16.
+        query_descriptors: [q, d].
+        predictions: [q, m] int32, database indices, nearest first.
+        distances: [q, m] float32, L2 between descriptors.
+        recalls: None without ground truth.
+        best_positives: None without ground truth.
+        latency: Stage → `median_ms` and `p95_ms` of a query; empty where it was not measured.
+        saliency: Query → where the model looks in it and in its first match, [2, h, w].
+        unreadable: What was skipped, a line each.
+        num_turned: How many images of the database, and queries, their EXIF orientation turned.
+        weights_hash: SHA-256 of the model's weights.
+    """
+
+    data: EvaluationSet
+    database_descriptors: np.ndarray
+    query_descriptors: np.ndarray
+    predictions: np.ndarray
+    distances: np.ndarray
+    recalls: Recalls | None = None
+    best_positives: BestPositives | None = None
+    latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    saliency: Mapping[int, np.ndarray] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
+    num_turned: tuple[int, int] = (0, 0)
+    weights_hash: str = ""
+
+    @property
+    def recall(self) -> Mapping[int, float] | None:
+        """K → percent of all queries; None without ground truth."""
+        return None if self.recalls is None else self.recalls.at
+
+    def headline(self) -> str:
+        """The result in one line."""
+        if self.recalls is None:
+            return f"no ground truth: neighbours of {len(self.query_descriptors)} queries"
+        return ", ".join(f"R@{k}: {percent:.1f}" for k, percent in self.recalls.at.items())
 
 
 def check_output(config: EvaluationConfig) -> None:
@@ -47,9 +86,9 @@ def check_output(config: EvaluationConfig) -> None:
         if config.output.exists() and not config.output.is_dir():
             raise InputError(f"{config.output}: expected a folder for the results, found a file")
         present = [name for name in ALL_OUTPUTS if (config.output / name).exists()]
-    folders = [name for name in present if (config.output / name).is_dir()]
-    if folders:
-        raise InputError(f"{config.output / folders[0]}: expected no folder of that name")
+        for name in present:
+            if (config.output / name).is_dir():
+                raise InputError(f"{config.output / name}: expected no folder of that name")
     if present and not config.overwrite:
         raise InputError(
             f"{config.output}: expected no earlier results, found {', '.join(present)}; "
@@ -60,45 +99,69 @@ def check_output(config: EvaluationConfig) -> None:
 
 
 def write_output(
-    folder: Path,
-    config: EvaluationConfig,
-    model: ModelConfig,
-    evaluation: Evaluation,
+    folder: Path, config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation
 ) -> None:
     """Writes everything but the report into an empty folder.
 
     results.json says what was measured and nothing else: the same evaluation gives the same bytes.
     """
+    data = evaluation.data
     np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
     np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
-    _write_names(folder / "database_images.csv", evaluation.data.database)
-    _write_names(folder / "query_images.csv", evaluation.data.queries)
-    _write_predictions(folder / "predictions.csv", evaluation)
+    for name, images in (("database", data.database), ("query", data.queries)):
+        _write_csv(folder / f"{name}_images.csv", ("image",), ((image,) for image in images))
+    header = ("query", "rank", "prediction", "descriptor_distance", "correct")
+    _write_csv(folder / "predictions.csv", header, _prediction_lines(evaluation))
     if config.dataset == "msls-test":
-        write_submission(folder / SUBMISSION, evaluation.data, evaluation.predictions)
-    _write_details(folder / DETAILS, evaluation)
-    _write_json(folder / "timing.json", _timing(evaluation))
-    _write_json(folder / "results.json", results_of(config, model, evaluation))
+        write_submission(folder / SUBMISSION, data, evaluation.predictions)
+    np.savez_compressed(folder / DETAILS, **_details(evaluation))
+    timing = {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "device": jax.devices()[0].device_kind,
+        "query_ms": evaluation.latency,
+    }
+    _write_json(folder / "timing.json", timing)
+    _write_json(folder / "results.json", _results(config, model, evaluation))
 
 
-def remove_stale(output: AnyPath, folder: Path) -> None:
-    """Removes earlier results from `output` that the new ones, in `folder`, will not replace."""
-    with reaching(output):
-        for name in ALL_OUTPUTS:
-            if not (folder / name).exists() and (output / name).exists():
-                (output / name).unlink()
+def write_submission(path: Path, data: EvaluationSet, predictions: np.ndarray) -> None:
+    """Writes a line a query: its key, then those of its nearest images, separated by spaces.
+
+    `evaluate.py` of mapillary_sls reads it with `--prediction`. Keys are the images' names, in
+    which a comma would be a sequence there and "#" a comment.
+    """
+    for image in data.queries + data.database:
+        if not image.stem or any(sign.isspace() or sign in ",#" for sign in image.stem):
+            raise InputError(
+                f"{image}: expected a key without spaces, commas and #, found {image.stem!r}"
+            )
+    with path.open("w", encoding="utf-8") as file:
+        for query, row in zip(data.queries, predictions[:, :SUBMITTED], strict=True):
+            keys = [query.stem, *(data.database[index].stem for index in row)]
+            file.write(f"{' '.join(keys)}\n")
 
 
-def _write_details(path: Path, evaluation: Evaluation) -> None:
+def _prediction_lines(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    """A line for each query and rank; `correct` is empty without ground truth."""
+    right = None if evaluation.recalls is None else evaluation.recalls.right.astype(int)
+    for row, query in enumerate(evaluation.data.queries):
+        found = zip(evaluation.predictions[row], evaluation.distances[row], strict=True)
+        for place, (index, distance) in enumerate(found):
+            correct = "" if right is None else right[row, place]
+            name = evaluation.data.database[index]
+            yield query, place + 1, name, f"{distance:.6f}", correct
+
+
+def _details(evaluation: Evaluation) -> dict[str, Any]:
     """What a report shows besides: docs/evaluate.md says what the arrays are."""
-    data, best, arrays = evaluation.data, evaluation.best_positives, {}
+    data, best = evaluation.data, evaluation.best_positives
+    arrays: dict[str, Any] = {}
     if data.positives is not None:
         arrays["num_positives"] = np.array([len(found) for found in data.positives], np.int32)
         arrays["positives"] = np.concatenate([np.zeros(0), *data.positives]).astype(np.int32)
     if best is not None:
-        arrays |= {
-            "best_index": best.indices, "best_distance": best.distances, "best_rank": best.ranks
-        }  # fmt: skip
+        arrays["best_index"], arrays["best_distance"] = best.indices, best.distances
+        arrays["best_rank"] = best.ranks
     if data.database_utm is not None and data.queries_utm is not None:
         arrays |= {"database_utm": data.database_utm, "queries_utm": data.queries_utm}
     for name, labels in data.conditions.items():
@@ -107,32 +170,40 @@ def _write_details(path: Path, evaluation: Evaluation) -> None:
         levels = np.rint(255 * np.clip(np.nan_to_num(list(evaluation.saliency.values())), 0, 1))
         arrays["saliency"] = levels.astype(np.uint8)
         arrays["saliency_queries"] = np.array(list(evaluation.saliency), np.int32)
-    np.savez_compressed(path, **arrays)
+    return arrays
 
 
-def results_of(
-    config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation
-) -> dict[str, Any]:
-    """What results.json holds, as plain JSON values."""
-    data, recalls = evaluation.data, evaluation.recalls
-    without = data.positives and sum(len(found) == 0 for found in data.positives)
+def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation) -> Any:
+    """What results.json holds; k of recall become strings there."""
+    data, recalls, protocol = evaluation.data, evaluation.recalls, evaluation.data.protocol
     return {
         "dataset": data.name,
-        "protocol": _protocol(data.protocol, config),
+        "protocol": {
+            "ground_truth": None if protocol.ground_truth == "none" else protocol.ground_truth,
+            "positives": protocol.positives,
+            "positive_radius_m": protocol.radius_m,
+            "positive_frames": protocol.frames,
+            "num_database": protocol.num_database,
+            "num_queries": protocol.num_queries,
+            "published": list(map(asdict, protocol.published)),
+            "neighbours": config.neighbours,
+            "denominator": "all queries",
+        },
         "is_subset": data.is_subset,
         "layout": data.layout,
         "num_database": len(data.database),
         "num_queries": len(data.queries),
-        "num_queries_without_positives": without,
+        "num_queries_without_positives": data.positives
+        and sum(len(found) == 0 for found in data.positives),
         "num_queries_in_database": data.num_own_queries,
         "exclude_neighbours": config.exclude_neighbours or 0,
         "num_turned": dict(zip(("database", "queries"), evaluation.num_turned, strict=True)),
-        "recall": recalls and _by_k(recalls.at),
-        "recall_interval_95": recalls and _by_k(recalls.intervals),
+        "recall": recalls and recalls.at,
+        "recall_interval_95": recalls and recalls.intervals,
         "recall_by_condition": recalls
         and {
             condition: {
-                label: {"num_queries": count, "recall": _by_k(recall)}
+                label: {"num_queries": count, "recall": recall}
                 for label, (count, recall) in labels.items()
             }
             for condition, labels in recalls.by_condition.items()
@@ -146,58 +217,8 @@ def results_of(
     }
 
 
-def _protocol(protocol: Protocol, config: EvaluationConfig) -> dict[str, Any]:
-    return {
-        "ground_truth": None if protocol.ground_truth == "none" else protocol.ground_truth,
-        "positives": protocol.positives,
-        "positive_radius_m": protocol.radius_m,
-        "positive_frames": protocol.frames,
-        "num_database": protocol.num_database,
-        "num_queries": protocol.num_queries,
-        "published": [
-            {"method": row.method, "recall": _by_k(row.recall), "source": row.source}
-            for row in protocol.published
-        ],
-        "neighbours": config.neighbours,
-        "denominator": "all queries",
-    }
-
-
-def _timing(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": jax.devices()[0].device_kind,
-        "query_ms": {stage: asdict(taken) for stage, taken in evaluation.latency.items()},
-    }
-
-
-def _by_k(values: Any) -> dict[str, Any]:
-    return {str(k): value for k, value in values.items()}
-
-
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _write_names(path: Path, images: tuple[AnyPath, ...]) -> None:
-    """A line an image, in the order of the descriptors."""
-    _write_csv(path, ("image",), ((image,) for image in images))
-
-
-def _write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """A line for each query and rank; `correct` is empty without ground truth."""
-    header = ("query", "rank", "prediction", "descriptor_distance", "correct")
-    right = None if evaluation.recalls is None else evaluation.recalls.right.astype(int)
-
-    def lines() -> Iterator[tuple[object, ...]]:
-        for row, query in enumerate(evaluation.data.queries):
-            found = zip(evaluation.predictions[row], evaluation.distances[row], strict=True)
-            for place, (index, distance) in enumerate(found):
-                correct = "" if right is None else right[row, place]
-                name = evaluation.data.database[index]
-                yield query, place + 1, name, f"{distance:.6f}", correct
-
-    _write_csv(path, header, lines())
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
@@ -205,3 +226,116 @@ def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[objec
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(lines)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What predictions.csv holds: q queries, m neighbours each, nearest first."""
+
+    queries: list[str]
+    images: list[list[str]]  # [q][m]
+    distances: np.ndarray  # [q, m] float32, between descriptors
+    right: np.ndarray | None  # [q, m] bool, the true positives; None without ground truth
+
+
+@dataclass(frozen=True)
+class Output:
+    """The results and the neighbours of an evaluation."""
+
+    folder: AnyPath
+    results: dict[str, Any]
+    neighbours: Neighbours
+
+
+def read_output(folder: AnyPath) -> Output:
+    """Reads results.json and predictions.csv; raises InputError unless an evaluation wrote them."""
+    types = {"dataset": str, "recall": dict | None, "weights": str}
+    with reaching(folder), _as_written(folder / "results.json") as path:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(results[name], kind) for name, kind in types.items()):
+            raise malformed(path)
+    with reaching(folder), _as_written(folder / "predictions.csv") as path:
+        queries: list[str] = []
+        rows: list[list[dict[str, str]]] = []
+        for row in _read_csv(path):
+            if int(row["rank"]) == 1:
+                queries.append(row["query"])
+                rows.append([])
+            if row["query"] != queries[-1] or int(row["rank"]) != len(rows[-1]) + 1:
+                raise malformed(path)
+            rows[-1].append(row)
+        shape = len(rows), len(rows[0]) if rows else 0
+        distances = [[float(row["descriptor_distance"]) for row in found] for found in rows]
+        flags = [[row["correct"] for row in found] for found in rows]
+        if not set().union(*flags) <= {"0", "1", ""}:
+            raise malformed(path)
+        marks = np.array(flags, str).reshape(shape)
+        right = None if (marks == "").any() else marks == "1"
+        images = [[row["prediction"] for row in found] for found in rows]
+        distances = np.array(distances, np.float32).reshape(shape)
+    return Output(folder, results, Neighbours(queries, images, distances, right))
+
+
+def read_names(path: AnyPath) -> list[str]:
+    """The images of a file; none where there is no such file."""
+    with _as_written(path):
+        return [row["image"] for row in _read_csv(path)] if path.exists() else []
+
+
+def read_timing(path: AnyPath) -> dict[str, Any]:
+    """What timing.json holds; nothing where there is no such file."""
+    with _as_written(path):
+        return dict(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def check_comparable(
+    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object]
+) -> None:
+    """Raises InputError unless another evaluation is of this data set, its queries and images."""
+    # A folder called like a benchmark had the benchmark's name in earlier versions.
+    protocol, found = other.results.get("protocol"), other.results["dataset"]
+    truth = protocol.get("ground_truth") if isinstance(protocol, dict) else ""
+    former = f"{found}{FOLDER_MARK}" if truth in (None, LABELS) else found
+    if dataset not in (found, former):
+        raise InputError(
+            f"{other.folder}: expected results of {dataset} to compare with, found some of {found}"
+        )
+    path, theirs = other.folder / "predictions.csv", other.neighbours
+    ours, known = set(map(str, queries)), set(map(str, database))
+    if strange := next((name for name in theirs.queries if name not in ours), None):
+        raise InputError(f"{path}: expected the queries of {dataset} alone, found {strange}")
+    if absent := min(ours - set(theirs.queries), default=None):
+        raise InputError(f"{path}: expected every query of {dataset}, found none for {absent}")
+    if strange := next((name for row in theirs.images for name in row if name not in known), None):
+        raise InputError(
+            f"{path}: expected the images of {dataset} where they lie now, found {strange}"
+        )
+
+
+def model_name(weights: str) -> str:
+    """What a model goes by: its folder, or the run that a folder called `model` is of."""
+    path = Path(weights)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+def malformed(path: AnyPath) -> InputError:
+    """What to raise for a file that an evaluation did not write like this."""
+    return InputError(f"{path}: expected what eval.py writes, found something else; evaluate again")
+
+
+@contextmanager
+def _as_written(path: AnyPath) -> Iterator[AnyPath]:
+    """Raises InputError for a file that is not there, or not as an evaluation writes it."""
+    try:
+        yield path
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{path}: expected the results of an evaluation, found no such file"
+        ) from None
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, csv.Error):
+        raise malformed(path) from None
+
+
+def _read_csv(path: AnyPath) -> Iterator[dict[str, str]]:
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return csv.DictReader(io.StringIO(text, newline=""))

@@ -1,23 +1,65 @@
-"""Recall@k as the field counts it: pure NumPy."""
+"""What counts as found: own photos left out, recall@k, the best positives."""
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
 from scipy.stats import binomtest
+
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.search import nearest, rounding_of_scores, squared_distances
+from mixvpr_jax.storage import AnyPath
+
+QUERIES_AT_ONCE = 256
+ROWS_AT_ONCE = 16384
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """Recall where there is ground truth.
+
+    Attributes:
+        at: k → percent of all queries.
+        intervals: k → its 95 % interval (Wilson's) over queries, in percent.
+        by_condition: Condition → label → number of queries, and k → percent of them.
+        right: [q, m] bool, which predictions are right.
+    """
+
+    at: Mapping[int, float]
+    intervals: Mapping[int, tuple[float, float]]
+    by_condition: Mapping[str, Mapping[str, tuple[int, Mapping[int, float]]]]
+    right: np.ndarray
+
+
+@dataclass(frozen=True)
+class BestPositives:
+    """The nearest of its true positives for each of q queries.
+
+    Attributes:
+        indices: [q] int32, database indices; -1 where a query has no positive.
+        distances: [q] float32, L2 between descriptors.
+        ranks: [q] int32, 1 for the nearest of all the database; 0 without a positive.
+    """
+
+    indices: np.ndarray
+    distances: np.ndarray
+    ranks: np.ndarray
 
 
 def hits_by_rank(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np.ndarray:
-    """Which predictions are right.
-
-    Args:
-        predictions: [q, m] database indices, nearest first.
-        positives: For each query the indices of its positives, perhaps none.
-
-    Returns:
-        [q, m] bool.
-    """
+    """Which predictions [q, m] are right, by each query's positives (perhaps none): [q, m] bool."""
     if len(predictions) != len(positives) or not len(positives):
         raise ValueError(f"{len(predictions)} rows of predictions, {len(positives)} queries")
     pairs = zip(predictions, positives, strict=True)
@@ -30,7 +72,7 @@ def recall_at_k(
     """The share of queries with a positive among their first k predictions.
 
     Args:
-        predictions: [q, m] database indices, nearest first; where m < k, all m are looked at.
+        predictions: [q, m] database indices, nearest first; where m < k, all m count.
         positives: For each query the indices of its positives. A query without any counts as
             missed, as in the official evaluation.
         ks: The values of k.
@@ -49,18 +91,10 @@ def recall_of(hits: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
 def recall_intervals(
     recall: Mapping[int, float], num_queries: int, level: float = 0.95
 ) -> dict[int, tuple[float, float]]:
-    """Wilson's score interval of each recall (Wilson, 1927).
+    """Wilson's score interval of each recall (Wilson, 1927): k → lower and upper percent.
 
     Queries are found or not, like draws of a binomial distribution. Unlike a bootstrap's, the
     interval has a width where all of them are found, or none.
-
-    Args:
-        recall: k → percent.
-        num_queries: How many queries it was measured on.
-        level: The confidence.
-
-    Returns:
-        k → lower and upper percent.
     """
     intervals = {}
     for k, percent in recall.items():
@@ -74,19 +108,176 @@ def recall_intervals(
 def recall_by_condition(
     hits: np.ndarray, conditions: Mapping[str, Sequence[str]], ks: Sequence[int]
 ) -> dict[str, dict[str, tuple[int, dict[int, float]]]]:
-    """Recall among the queries of each label.
-
-    Args:
-        hits: [q, m] bool, from `hits_by_rank`.
-        conditions: A condition, such as "light" → a label a query.
-        ks: The values of k.
-
-    Returns:
-        Condition → label, in sorted order → the number of its queries, and k → percent of them.
-    """
+    """Condition → label, in sorted order → the number of its queries, and k → percent of them."""
     found: dict[str, dict[str, tuple[int, dict[int, float]]]] = {}
     for condition, labels in conditions.items():
-        of = np.asarray(labels)
-        groups = {label: hits[of == label] for label in sorted(set(labels))}
-        found[condition] = {label: (len(own), recall_of(own, ks)) for label, own in groups.items()}
+        groups = {label: hits[np.asarray(labels) == label] for label in sorted(set(labels))}
+        found[condition] = {label: (len(of), recall_of(of, ks)) for label, of in groups.items()}
     return found
+
+
+def best_positives(
+    queries: np.ndarray,
+    database: np.ndarray,
+    positives: Sequence[np.ndarray],
+    predictions: np.ndarray,
+    distances: np.ndarray,
+    left_out: Sequence[np.ndarray] = (),
+) -> BestPositives:
+    """The nearest true positive of each query.
+
+    Where a prediction is right, the first of them is it. The other queries are compared with the
+    whole database, in float64 where float32 leaves a doubt.
+
+    Args:
+        queries: [q, d] descriptors.
+        database: [n, d].
+        positives: For each query the indices of its positives, perhaps none.
+        predictions: [q, m] database indices, nearest first, of equal ones the lower index first.
+        distances: [q, m], L2.
+        left_out: For each query the database indices that do not count for its rank; () for none.
+            They are no positives, and no predictions.
+    """
+    right = hits_by_rank(predictions, positives)
+    first, rows = right.argmax(1), np.arange(len(queries))
+    found = BestPositives(
+        np.where(right.any(1), predictions[rows, first], -1).astype(np.int32),
+        np.where(right.any(1), distances[rows, first], np.inf).astype(np.float32),
+        np.where(right.any(1), first + 1, 0).astype(np.int32),
+    )
+    lost = np.flatnonzero(~right.any(1) & np.array([len(some) > 0 for some in positives]))
+    for start in range(0, len(lost), QUERIES_AT_ONCE):
+        some = lost[start : start + QUERIES_AT_ONCE]
+        best = [nearest(queries[row], database, np.sort(positives[row]), 1) for row in some]
+        indices, squared = (np.concatenate(part) for part in zip(*best, strict=True))
+        found.indices[some], found.distances[some] = indices, np.sqrt(squared)
+        found.ranks[some] = 1 + _count_nearer(queries[some], database, indices, squared)
+        if len(left_out):
+            found.ranks[some] -= [
+                _are_nearer(queries[row], database[left_out[row]], left_out[row], *one).sum()
+                for row, *one in zip(some, indices, squared, strict=True)
+            ]
+    return found
+
+
+def _are_nearer(
+    query: np.ndarray, rows: np.ndarray, indices: np.ndarray, index: np.integer, squared: float
+) -> np.ndarray:
+    """Which rows, of those indices, come before the row `index` at that squared distance."""
+    found = squared_distances(query, rows)
+    return (found < squared) | ((found == squared) & (indices < index))
+
+
+def _count_nearer(
+    queries: np.ndarray, database: np.ndarray, indices: np.ndarray, squared: np.ndarray
+) -> np.ndarray:
+    """How many descriptors come before each query's row `indices` at that squared distance."""
+    targets = (queries.astype(np.float64) ** 2).sum(1) - squared  # as scores: 2 qd - |d|²
+    counts = np.zeros(len(queries), np.int32)
+    for start in range(0, len(database), ROWS_AT_ONCE):
+        chunk = database[start : start + ROWS_AT_ONCE].astype(np.float32)
+        scores = np.asarray(_scores(queries.astype(np.float32), chunk))
+        slack = rounding_of_scores(queries, float(np.vecdot(chunk, chunk).max()))
+        counts += (scores > (targets + slack)[:, None]).sum(1, dtype=np.int32)
+        doubtful = np.abs(scores - targets[:, None]) <= slack[:, None]
+        for row in np.flatnonzero(doubtful.any(1)).tolist():
+            columns = np.flatnonzero(doubtful[row])
+            best = indices[row], squared[row]
+            counts[row] += _are_nearer(queries[row], chunk[columns], start + columns, *best).sum()
+    return counts
+
+
+@jax.jit
+def _scores(queries: Float[Array, "q d"], rows: Float[Array, "n d"]) -> Float[Array, "q n"]:
+    products = jnp.matmul(queries, rows.T, precision=lax.Precision.HIGHEST)
+    return 2 * products - jnp.sum(rows**2, axis=1)[None]
+
+
+def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> EvaluationSet:
+    """Leaves each query that is a file of the database out of its neighbours and positives.
+
+    It would find itself, at a distance of 0. A file is the same under all its names: links count,
+    copies do not. So many frames before and after it are left out as well: those of its folder, in
+    the order of their names, in which numbers count by value.
+
+    Raises:
+        InputError: Frames to leave out, and no query of the database, or none is left of it.
+    """
+    places: dict[object, list[int]] = {}
+    folders: dict[AnyPath, list[int]] = {}
+    for index, path in enumerate(data.database):
+        places.setdefault(_identity(path), []).append(index)
+        folders.setdefault(path.parent, []).append(index)
+    own = [places.get(_identity(path), []) for path in data.queries]
+    if not any(own):
+        if frames is not None:
+            raise InputError(
+                "exclude_neighbours: expected queries that are files of the database, found none; "
+                "leave it out"
+            )
+        return data
+    if frames:
+        near: dict[int, list[int]] = {}
+        for members in folders.values():
+            members.sort(key=lambda index: _by_value(data.database[index].name))
+            for place, index in enumerate(members):
+                near[index] = members[max(place - frames, 0) : place + frames + 1]
+        own = [sorted({other for index in some for other in near[index]}) for some in own]
+    elif max(map(len, own)) == len(data.database):
+        logger.warning("the database holds one photo, a query: it finds itself, and nothing else")
+        return data
+    left_out = [np.array(some, np.int64) for some in own]
+    positives = data.positives
+    if positives is not None:
+        pairs = zip(positives, left_out, strict=True)
+        positives = [np.setdiff1d(found, some) for found, some in pairs]
+    data = replace(data, positives=positives, left_out=left_out)
+    num_candidates(data)
+    return data
+
+
+def num_candidates(data: EvaluationSet) -> int:
+    """How many database images every query can find; raises InputError if it is none."""
+    most = max(map(len, data.left_out), default=0)
+    if most >= len(data.database):
+        raise InputError(
+            f"database: expected photos besides the query and the frames left out with it, found "
+            f"{len(data.database):,} in all, {most:,} of them left out"
+        )
+    return len(data.database) - most
+
+
+def without_left_out(
+    found: tuple[np.ndarray, np.ndarray], left_out: Sequence[np.ndarray], most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest that count, at most so many, fewer where some query has fewer.
+
+    Args:
+        found: Indices [q, c], nearest first, -1 where an index found no more; and distances.
+        left_out: For each query the database indices that do not count; () for none.
+        most: How many to keep of each query.
+    """
+    indices, distances = found
+    counts = indices >= 0
+    for row, some in enumerate(left_out):
+        counts[row] &= ~np.isin(indices[row], some)
+    count = min(most, int(counts.sum(1).min()))
+    order = np.argsort(~counts, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
+
+
+def _identity(path: AnyPath) -> object:
+    """The same for all names of one file."""
+    if isinstance(path, Path):
+        try:
+            status = path.stat()
+            return status.st_dev, status.st_ino
+        except OSError:  # which is told when it is read
+            return path.absolute()
+    return path
+
+
+def _by_value(name: str) -> list[object]:
+    """What names sort by: frame2 comes before frame10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]

@@ -26,13 +26,13 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import num_processors
 
 if TYPE_CHECKING:
-    from mixvpr_jax.evaluation.faiss_index import FaissIndex
+    from mixvpr_jax.evaluation.export_index import FaissIndex
 
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_ROWS = 2**31 - 1  # whose indices are int32
 QUERIES = 512  # at a time
 ROWS = 2**18  # of a chunk on each device, if there is memory for them
-CPU_CHUNK_BYTES = 24 * 2**20  # of a chunk and its scores, which should stay in the cache
+CPU_CHUNK_BYTES = 48 * 2**20  # of a chunk and its scores: about a cache, yet few selections
 BLOCK = 32  # rows whose best score decides whether the others are read
 SPARE_CANDIDATES = 12
 MORE_CANDIDATES = 8  # times as many, for queries whose neighbours are not certain
@@ -82,7 +82,7 @@ class Index:
         self.database, self.memory_bytes, self.recall_target = database, memory_bytes, recall_target
         self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         self._largest = check_descriptors("database", database)
-        self._kept: dict[int, list[tuple[int, Any]]] = {}  # rows on a device → `_chunks`
+        self._kept: dict[int, list[tuple[Any, Any, np.int32]]] = {}  # rows on a device → `_chunks`
 
     def search(self, queries: np.ndarray | Array, k: int) -> Neighbours:
         """The k nearest database descriptors of each query, as float64 arithmetic finds them.
@@ -158,11 +158,10 @@ class Index:
         shape = self.mesh.size, batch, count
         nothing = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
         known = [jax.device_put(nothing, divided) for _ in batches]
-        for first, chunk in self._chunks(rows, divided):
+        for chunk in self._chunks(rows, divided):
             jax.block_until_ready(known)  # so that at most two chunks are in memory
-            limits = np.int32(first), np.int32(len(self.database))
             known = [
-                better(*best, some, chunk, *limits, self.mesh, self.recall_target)
+                better(*best, some, *chunk, self.mesh, self.recall_target)
                 for best, some in zip(known, batches, strict=True)
             ]
         scores, indices = (
@@ -172,8 +171,8 @@ class Index:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
 
-    def _chunks(self, rows: int, divided: NamedSharding) -> Iterator[tuple[int, Any]]:
-        """The database on the devices, so many rows on each, and each chunk's first index."""
+    def _chunks(self, rows: int, divided: NamedSharding) -> Iterator[tuple[Any, Any, np.int32]]:
+        """The database on the devices, so many rows on each: `chunk, norms, first` of `better`."""
         if rows in self._kept:
             yield from self._kept[rows]
             return
@@ -181,8 +180,9 @@ class Index:
         keep = self.database.nbytes // self.mesh.size <= self.memory_bytes // 4
         for first in range(0, len(self.database), total):
             chunk = jax.device_put(_padded(self.database[first : first + total], total), divided)
-            yield first, chunk
-            kept += [(first, chunk)] if keep else []
+            found = chunk, norms_of(chunk, np.int32(len(self.database) - first)), np.int32(first)
+            yield found
+            kept += [found] if keep else []
         self._kept = {rows: kept} if keep else {}
 
     def _sizes(self, num_queries: int, count: int) -> tuple[int, int]:
@@ -202,47 +202,53 @@ class Index:
         return -(-length // (each * BLOCK)) * BLOCK, batch
 
 
+@jax.jit
+def norms_of(chunk: Float[Array, "n d"], count: Int[Array, ""]) -> Float[Array, " n"]:
+    """|d|² of each row; infinite from row `count` on, which is padding."""
+    is_row = jnp.arange(len(chunk), dtype=jnp.int32) < count
+    return jnp.where(is_row, jnp.sum(chunk.astype(jnp.float32) ** 2, axis=1), jnp.inf)
+
+
 @partial(jax.jit, static_argnames=("mesh", "recall_target"))
 def better(
     scores: Float[Array, "devices q c"],
     indices: Int[Array, "devices q c"],
     queries: Float[Array, "q d"],
     chunk: Float[Array, "n d"],
+    norms: Float[Array, " n"],
     first: Int[Array, ""],
-    end: Int[Array, ""],
     mesh: Mesh,
     recall_target: float | None,
 ) -> tuple[Float[Array, "devices q c"], Int[Array, "devices q c"]]:
     """Each device's best, given those of earlier chunks and its share of the next.
 
-    The chunk begins with the database's row `first`; rows from `end` on are padding. The c blocks
-    of rows with the best maxima hold the c best scores, so only these are read again.
+    The chunk begins with the database's row `first`; `norms_of` tells its padding. The c blocks
+    of rows with the best maxima hold the c best scores, so only these are scored again: writing
+    all scores would take longer than computing those of a few twice.
     """
 
-    def on_device(scores: Any, indices: Any, queries: Any, rows: Any) -> tuple[Any, Any]:
+    def on_device(scores: Any, indices: Any, queries: Any, rows: Any, norms: Any) -> Any:
         count, begin = scores.shape[2], first + lax.axis_index(AXIS) * len(rows)
-        rows = rows.astype(jnp.float32)
-        is_row = begin + jnp.arange(len(rows), dtype=jnp.int32) < end
-        norms = jnp.where(is_row, jnp.sum(rows**2, axis=1), jnp.inf)
         # HIGHEST: GPUs and TPUs would otherwise round the factors.
+        rows = rows.astype(jnp.float32)
         products = jnp.matmul(queries, rows.T, precision=lax.Precision.HIGHEST)
-        # The barrier keeps XLA from summing norms again for every query.
-        found = 2 * products - lax.optimization_barrier(norms)[None]
         if recall_target is not None:
+            found = 2 * products - norms[None]
             found, columns = lax.approx_max_k(found, min(count, len(rows)), -1, recall_target)
         else:
-            blocks = found.reshape(len(queries), -1, BLOCK)
-            _, chosen = lax.top_k(jnp.max(blocks, axis=2), min(count, blocks.shape[1]))
-            found = jnp.take_along_axis(blocks, chosen[:, :, None], axis=1)
+            products, norms = products.reshape(len(queries), -1, BLOCK), norms.reshape(-1, BLOCK)
+            best = jnp.max(2 * products - norms[None], axis=2)
+            _, chosen = lax.top_k(best, min(count, len(norms)))
+            found = 2 * jnp.take_along_axis(products, chosen[:, :, None], axis=1) - norms[chosen]
             columns = chosen[:, :, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)[None, None]
             found, columns = (part.reshape(len(queries), -1) for part in (found, columns))
         best, places = lax.top_k(jnp.concatenate([scores[0], found], axis=1), count)
         columns = jnp.concatenate([indices[0], begin + columns], axis=1)
         return best[None], jnp.take_along_axis(columns, places, axis=1)[None]
 
-    specs = P(AXIS), P(AXIS), P(), P(AXIS)
+    specs = P(AXIS), P(AXIS), P(), P(AXIS), P(AXIS)
     mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=P(AXIS))
-    return mapped(scores, indices, queries, chunk)
+    return mapped(scores, indices, queries, chunk, norms)
 
 
 def rounding_of_scores(queries: np.ndarray, largest: float) -> np.ndarray:
@@ -274,8 +280,7 @@ def nearest(query: np.ndarray, database: np.ndarray, rows: Any, k: int) -> Neigh
 
 def squared_distances(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Of a query [d] and rows [n, d], in float64."""
-    differences = rows.astype(np.float64)
-    differences -= query.astype(np.float64)
+    differences = np.subtract(rows, query, dtype=np.float64)
     return np.vecdot(differences, differences)
 
 

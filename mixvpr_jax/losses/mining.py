@@ -1,4 +1,4 @@
-"""Which pairs and triplets of a batch a loss looks at: masks of fixed shape, without gradient.
+"""Mines the pairs and triplets of a batch: masks of fixed shape, without gradient.
 
 A batch is n unit descriptors [n, d] with integer labels [n], one label a place; a negative label
 marks padding, which is never mined. Where a batch lies on several devices, each passes the whole
@@ -101,8 +101,8 @@ def multi_similarity_miner(
 
     Example:
         >>> mined = multi_similarity_miner(jnp.eye(4), jnp.array([0, 0, 1, 1]))
-        >>> print(batch_accuracy(mined, jnp.array([0, 0, 1, 1])))
-        0.0
+        >>> print(mined.negative.sum(1))
+        [2 2 2 2]
     """
     pairs = all_pairs(labels, rows)
     similarity = similarities(lax.stop_gradient(descriptors), rows)
@@ -199,22 +199,3 @@ def mined_anchors(mined: Mined) -> Bool[Array, " r"]:
     if isinstance(mined, Triplets):
         return mined.mask.any((1, 2))
     return mined.positive.any(1)
-
-
-def batch_accuracy(mined: Mined | None, labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """The share of images for which nothing is left to mine, as the official training logs it.
-
-    Args:
-        mined: Of the whole batch, a row for each of n images; None, without a miner, gives zero.
-        labels: A place an image, [n]; negative for padding, which does not count.
-
-    Example:
-        >>> labels = jnp.array([0, 0, 1, 1])
-        >>> descriptors = jnp.array([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
-        >>> print(batch_accuracy(multi_similarity_miner(descriptors, labels), labels))
-        0.5
-    """
-    real = labels >= 0
-    anchors = real if mined is None else mined_anchors(mined)
-    found, images = (mask.sum().astype(jnp.result_type(float)) for mask in (anchors, real))
-    return 1 - found / jnp.maximum(images, 1)

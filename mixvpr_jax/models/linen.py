@@ -26,8 +26,9 @@ def to_linen(
         The module and {"params": …, "batch_stats": …}, nested dictionaries of plain arrays.
 
     Example:
+        >>> model, preprocess = from_pretrained("resnet50_4096")
         >>> module, variables = to_linen(model)
-        >>> descriptors = module.apply(variables, preprocess(images))
+        >>> descriptors = module.apply(variables, preprocess(["street.jpg"]))
     """
 
     def build(config: ModelConfig, rngs: nnx.Rngs) -> VPRModel:

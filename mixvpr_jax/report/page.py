@@ -12,10 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.report.columns import columns_of, picture_columns, shown_photos
 from mixvpr_jax.report.reader import ReportData, read_report_data
-from mixvpr_jax.report.thumbnails import Thumbnail, make_thumbnails
-from mixvpr_jax.storage import AnyPath, atomic_write
+from mixvpr_jax.report.thumbnails import MIME, Thumbnail, make_thumbnails
+from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
@@ -32,7 +33,7 @@ def write_report(folder: AnyPath, compare: AnyPath | None = None) -> None:
     """Writes report.html into an evaluation's output folder, from what is there.
 
     The file appears whole or not at all: whatever fails, an older report stays as it was. A photo
-    that is not there any more leaves a blank, and the page says so.
+    that is gone keeps the picture of the earlier report, or leaves a blank, and the page says so.
 
     Raises:
         InputError: A folder holds no results, broken ones, or the runs are not comparable.
@@ -68,9 +69,41 @@ def write_page(
     """
     shown = shown_photos(data, neighbours)
     thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4, on_progress)
+    if any(one.problem for one in thumbnails):
+        earlier = _read_thumbnails(path)
+        thumbnails = [
+            earlier.get(str(photo), one) if one.problem else one
+            for photo, one in zip(shown.paths, thumbnails, strict=True)
+        ]
     page = assemble(columns_of(data, neighbours, shown), shown.paths, thumbnails)
     with atomic_write(path) as temporary:
         temporary.write_bytes(page)
+
+
+def _read_thumbnails(path: AnyPath) -> dict[str, Thumbnail]:
+    """The pictures of an earlier report by their photos' paths; none where it cannot be read."""
+    found: dict[str, Thumbnail] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        parts = dict(re.findall(r'<script type="[^"]*" id="([^"]*)">([^<]*)</script>', text))
+        pictures = json.loads(parts["report-data"])["pictures"]
+        starts = {start: block for block, start in enumerate(pictures["blocks"])}
+        if pictures["mime"] != MIME:
+            return {}
+        names = ("folder", "file", "width", "height", "chars")
+        columns = (pictures[name] for name in names)
+        block, at = "", 0
+        for index, (folder, file, width, height, chars) in enumerate(zip(*columns, strict=True)):
+            if index in starts:
+                block, at = parts[f"pictures-{starts[index]}"], 0
+            data = base64.b64decode(block[at : at + chars], validate=True)
+            at += chars
+            if data:
+                name = str(as_path(pictures["folders"][folder]) / file)
+                found[name] = Thumbnail(int(width), int(height), data)
+    except (OSError, InputError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return {}
+    return found
 
 
 def assemble(

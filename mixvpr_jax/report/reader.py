@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.output import DETAILS
-from mixvpr_jax.evaluation.read_output import (
+from mixvpr_jax.evaluation.output import (
+    DETAILS,
     Neighbours,
     Output,
     check_comparable,
     malformed,
+    model_name,
     read_names,
     read_output,
     read_timing,
 )
 from mixvpr_jax.evaluation.recall import hits_by_rank
-from mixvpr_jax.evaluation.result import model_name
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 

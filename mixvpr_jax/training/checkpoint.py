@@ -1,10 +1,19 @@
-"""Orbax checkpoints of a run: model, optimizer, step and data position."""
+"""Orbax checkpoints of a run: model, optimizer, step and data position.
+
+A damaged checkpoint (a checksum that differs, content that is missing or cannot be decoded) is
+told apart from one that this machine cannot read just now (open files, memory, permissions, a
+failing disk), which a user can mend.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +28,17 @@ from orbax.checkpoint.utils import checkpoint_steps
 from mixvpr_jax.distributed import gather_text, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, is_local, move_folder, reaching, unreachable
-from mixvpr_jax.training.damage import checksums, difference, in_a_line, of_machine, unreadable
 from mixvpr_jax.training.step import TrainState
+
+# What reading raises if a file is not what was written …
+_OF_CONTENT = (ValueError, TypeError, LookupError, AttributeError, EOFError, RecursionError)
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# … and if the machine fails, besides errors with a number.
+_OF_MACHINE = (MemoryError, TimeoutError, ConnectionError)
+_STATUS = re.compile(
+    "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED"
+)
+_SYSTEM = re.compile(r"os_error_code='(\d+)'")  # as tensorstore writes the number
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +57,9 @@ class Checkpoints:
         *,
         only_read: bool = False,
     ) -> None:
-        """Opens or creates a folder of checkpoints.
+        """Opens or creates a folder; each save keeps the last step and those of `best_steps`.
 
-        Args:
-            folder: The folder.
-            best_steps: Called at each save: the steps to keep besides the last.
-            only_read: Change nothing. Otherwise temporary files are removed, even those that
-                another process is just writing.
+        Unless `only_read`, temporary files are removed, even those of another process.
         """
         self._manager = ocp.CheckpointManager(
             folder.absolute() if isinstance(folder, Path) else folder,
@@ -68,11 +82,6 @@ class Checkpoints:
         """The steps of the complete checkpoints."""
         return self._manager.all_steps()
 
-    @property
-    def last_step(self) -> int | None:
-        """The step of the last complete checkpoint."""
-        return self._manager.latest_step()
-
     def save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
@@ -82,21 +91,16 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_named(state)),
             position=ocp.args.JsonSave(dict(position)),
-            checksums=ocp.args.JsonSave(checksums(_named(state), position)),
+            checksums=ocp.args.JsonSave(_checksums(_named(state), position)),
         )
         with self._writing():
             self._manager.save(step, args=items)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and data position of a saved step.
-
-        Args:
-            step: The step.
-            like: A state of the same shapes, on the devices to restore to.
+        """The state and data position of a saved step, on the devices of a state `like` it.
 
         Raises:
-            InputError: The checkpoint is of another model or optimizer, or this machine could not
-                read it (open files, memory, permissions, a failing disk).
+            InputError: It is of another model or optimizer, or this machine could not read it.
             DamagedCheckpoint: It was read and is not what was saved.
         """
         wanted = {
@@ -107,7 +111,7 @@ class Checkpoints:
         with raise_on_all_processes():
             try:
                 with self._reading(step):
-                    self._check(step, wanted)
+                    self._require_shapes(step, wanted)
                     found = self._restore(step, wanted)
             except DamagedCheckpoint as error:
                 damage = str(error)
@@ -120,43 +124,34 @@ class Checkpoints:
     def restore_last(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Step, state and position of the last undamaged checkpoint; None if none was saved.
 
-        Damaged ones after it are moved aside, as their steps will be saved again.
-
-        Raises:
-            InputError: As `restore`; or all are damaged.
+        Moves damaged ones aside, as their steps will be saved again; raises as `restore`, and
+        InputError if all are damaged.
         """
         damaged: list[int] = []
         for step in sorted(self.steps, reverse=True):
             try:
                 state, position = self.restore(step, like)
             except DamagedCheckpoint as error:
-                logger.warning("%s: going on from the one before", error)
+                logger.warning("%s: restoring the one before", error)
                 damaged.append(step)
                 continue
+            if damaged and is_main_process():
+                for other in damaged:
+                    name = f"damaged_checkpoints/{other}_{time.time_ns()}"
+                    move_folder(self.folder / str(other), self.folder.parent / name)
             if damaged:
-                self._move_aside(damaged)
+                gather_text("moved")  # a barrier
+                self._manager.reload()
             return step, state, position
         if damaged:
             raise InputError(
-                f"{self.folder}: expected a whole checkpoint, found {len(damaged)} that are "
-                "damaged; start again in another --workdir, or bring them back from a copy"
+                f"{self.folder}: expected an undamaged checkpoint, found {len(damaged)} damaged; "
+                "start again in another --workdir, or copy them back from a backup"
             )
         return None
 
-    def _move_aside(self, steps: Sequence[int]) -> None:
-        if is_main_process():
-            for step in steps:
-                target = self.folder.with_name("damaged_checkpoints") / f"{step}_{time.time_ns()}"
-                move_folder(self.folder / str(step), target)
-        gather_text("moved")  # a barrier
-        self._manager.reload()
-
     def weights(self, step: int) -> dict[str, np.ndarray]:
-        """Parameters and batch_stats of a step by name, for a model of any shape.
-
-        Raises:
-            InputError: As `restore`.
-        """
+        """Parameters and batch_stats of a step by name, for any model; raises as `restore`."""
         kept = {}
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with self._reading(step):
@@ -176,8 +171,8 @@ class Checkpoints:
         self._failed = True
 
     def close(self) -> None:
-        """Waits and closes the folder; raises InputError as `finish` does, but only once."""
-        if not self._failed:  # what is left of a failed save may wait for minutes
+        """Waits as `finish` does, unless a save failed: its rest may wait for minutes."""
+        if not self._failed:
             with self._writing():
                 self._manager.close()
 
@@ -187,7 +182,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            told = of_machine if is_local(self.folder) else unreachable
+            told = _of_machine if is_local(self.folder) else unreachable
             of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # another process may have died
             if of_jax or (reason := told(error)) is None:
                 raise
@@ -196,18 +191,13 @@ class Checkpoints:
                 for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
             raise InputError(
-                f"{self.folder}: expected to write a checkpoint, found: {reason}; mend it, and the "
-                "same command goes on from the last whole one"
+                f"{self.folder}: expected to write a checkpoint, found: {reason}; fix that and run "
+                "the same command to resume"
             ) from error
 
     @contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Tells a damaged checkpoint from a machine that cannot read it.
-
-        Raises:
-            DamagedCheckpoint: Its content does not fit, or a file is missing.
-            InputError: Anything else: the checkpoint may be undamaged.
-        """
+        """Raises DamagedCheckpoint for wrong or missing content, else InputError."""
         folder = self.folder / str(step)
         try:
             with reaching(folder, but=FileNotFoundError):  # a missing object is damage
@@ -215,17 +205,17 @@ class Checkpoints:
         except InputError:
             raise
         except Exception as error:  # Orbax raises many kinds, Exception among them
-            reason = of_machine(error, reading=True) or unreadable(folder)
+            reason = _of_machine(error, reading=True) or _unreadable(folder)
             if reason is None:
-                raise DamagedCheckpoint(f"{folder}: damaged ({in_a_line(error)})") from error
+                raise DamagedCheckpoint(f"{folder}: damaged ({_in_a_line(error)})") from error
             raise InputError(
-                f"{folder}: expected to read the checkpoint, found: {reason}; nothing was moved: "
-                "mend it, and the same command goes on (or, to lose the steps since the one "
-                "before, move this one away)"
+                f"{folder}: expected to read the checkpoint, found: {reason}; fix that and run the "
+                "same command to resume (or move this checkpoint away, to resume from the one "
+                "before)"
             ) from error
 
     def _stored(self, step: int) -> Mapping[str, Any]:
-        """The metadata of each array; the manager's own way hides why it is missing."""
+        """The metadata of each array; the manager's own would hide why it is missing."""
         folder = self._manager.directory / str(step) / "state"
         return ocp.PyTreeCheckpointHandler().metadata(folder).tree
 
@@ -236,16 +226,18 @@ class Checkpoints:
             state=arguments, position=ocp.args.JsonRestore(), checksums=ocp.args.JsonRestore()
         )
         found: Any = self._manager.restore(step, args=items)
-        if other := difference(found.checksums, checksums(found.state, found.position)):
-            raise ValueError(other)
+        checksums = _checksums(found.state, found.position)
+        if other := [name for name in checksums if found.checksums.get(name) != checksums[name]]:
+            raise ValueError(f"{', '.join(other[:3])}: not what was saved")
         return found
 
-    def _check(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-        found = {name: (list(a.shape), str(a.dtype)) for name, a in self._stored(step).items()}
-        expected = {name: (list(a.shape), str(a.dtype)) for name, a in wanted.items()}
+    def _require_shapes(self, step: int, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+        found, expected = (
+            {name: (list(array.shape), str(array.dtype)) for name, array in arrays.items()}
+            for arrays in (self._stored(step), wanted)
+        )
         names = sorted(expected.keys() | found.keys())
-        other = [name for name in names if expected.get(name) != found.get(name)]
-        if other:
+        if other := [name for name in names if expected.get(name) != found.get(name)]:
             shown = [f"{n} (expected {expected.get(n)}, found {found.get(n)})" for n in other[:3]]
             more = f" and {len(other) - 3} more" if len(other) > 3 else ""
             raise InputError(
@@ -267,10 +259,7 @@ class _LastAnd(checkpoint_managers.PreservationPolicy):
         self.best_steps = best_steps
 
     def should_preserve(
-        self,
-        checkpoints: Sequence[Any],
-        *,
-        context: checkpoint_managers.PreservationContext,
+        self, checkpoints: Sequence[Any], *, context: checkpoint_managers.PreservationContext
     ) -> Sequence[bool]:
         """Whether to keep each checkpoint, by ascending step."""
         del context
@@ -285,3 +274,59 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         named[name.removesuffix(".value")] = leaf  # of a Flax variable
     return named
+
+
+def _of_machine(error: BaseException, *, reading: bool = False) -> str | None:
+    """The machine's fault in a line, from an error and its causes; None if content is at fault.
+
+    When `reading`, a missing file is missing content, and an unknown error is the machine's.
+    """
+    known, cause = False, error
+    while cause is not None:
+        text, told = str(cause), cause
+        if found := _SYSTEM.search(text):
+            told = OSError(int(found[1]), os.strerror(int(found[1])))  # of the number's own class
+        missing = reading and isinstance(told, _MISSING)
+        if isinstance(told, OSError) and told.strerror and not missing:
+            return told.strerror
+        if isinstance(told, _OF_MACHINE) or _STATUS.match(text):
+            return _in_a_line(cause)
+        known |= missing or isinstance(cause, _OF_CONTENT)
+        cause = cause.__cause__ or cause.__context__
+    if reading:
+        return None if known else _in_a_line(error)
+    return _in_a_line(error) if isinstance(error, OSError) else None
+
+
+def _unreadable(folder: AnyPath) -> str | None:
+    """Why this machine cannot read existing files, which libraries take for missing."""
+    if not isinstance(folder, Path):
+        return None
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        for at, _, names in os.walk(folder, onerror=fail):
+            for path in (Path(at, name) for name in names):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        while file.read(2**20):
+                            pass
+    except OSError as error:
+        return _of_machine(error, reading=True)
+    return None
+
+
+def _checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
+    """The CRC-32 of each array's bytes by name, and of the position."""
+    parts = {
+        name: np.ascontiguousarray(array).tobytes()
+        for name, array in jax.device_get(dict(arrays)).items()
+    }
+    parts["position"] = json.dumps(position, sort_keys=True).encode()
+    return {name: f"{zlib.crc32(part):08x}" for name, part in parts.items()}
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import re
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mixvpr_jax.checks import closest
 from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
-from mixvpr_jax.errors import ending_at_once
+from mixvpr_jax.errors import InputError, ending_at_once
 from mixvpr_jax.training.config import RENAMED, TrainConfig
-from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 PROFILE = "FIRST:LAST: steps to trace, for TensorBoard's profile page (--logdir WORKDIR)."
 WORKDIR = "Run directory (path or gs://…); an existing run is resumed."
 USAGE = "usage: {0} NAME --workdir DIR [options]; {0} NAME --help lists them"
@@ -26,7 +30,7 @@ def run(arguments: list[str], prog: str) -> NoReturn:
 
 
 def parse(arguments: list[str], prog: str) -> None:
-    """Trains as the command line says and prints the model's path."""
+    """Trains as the command line says, or lists the recipes."""
     name, *options = arguments or ["--help"]
     if name in ("-h", "--help"):
         sys.stdout.write(f"{USAGE.format(prog)}\n\nrecipes:\n")
@@ -59,18 +63,17 @@ def parse(arguments: list[str], prog: str) -> None:
 
 def _renamed(word: str) -> str:
     """An option by its present name; see `RENAMED`."""
-    option, equals, value = word.partition("=")
-    present = RENAMED.get(option.removeprefix("--").removeprefix("no-").replace("-", "_"))
-    if not option.startswith("--") or present is None:
-        return word
-    no = "no-" if option.startswith("--no-") else ""
-    return f"--{no}{present.replace('_', '-')}{equals}{value}"
+    if found := re.fullmatch(r"--(no-)?([^=]+)(=.*)?", word, re.DOTALL):
+        present = RENAMED.get(found[2].replace("-", "_"))
+        if present is not None:
+            return f"--{found[1] or ''}{present.replace('_', '-')}{found[3] or ''}"
+    return word
 
 
 def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
     """Trains and prints how it went."""
+    from mixvpr_jax.training.log import steps_to_profile
     from mixvpr_jax.training.loop import train
-    from mixvpr_jax.training.monitor import steps_to_profile
 
     mute_background()
     messages = logging.getLogger("mixvpr_jax")
@@ -83,14 +86,13 @@ def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -
     if not is_main_process():
         return
     if outcome.model is None:
-        print(f"stopped at step {outcome.step} of {outcome.total_steps}; the same command goes on")
+        reached = f"step {outcome.step} of {outcome.total_steps}"
+        print(f"stopped at {reached}; run the same command to resume")
         return
     for metric, value in outcome.metrics.items():
         before = outcome.metrics_before.get(metric)
-        print(
-            f"{metric}: {value:.1f}"
-            + (f" ({before:.1f} before training)" if before is not None else "")
-        )
+        compared = "" if before is None else f" ({before:.1f} before training)"
+        print(f"{metric}: {value:.1f}{compared}")
     print(f"model: {outcome.model}")
 
 
@@ -109,3 +111,32 @@ def mute_background() -> None:
             tell_ignored(found)
 
     threading.excepthook, sys.unraisablehook = of_thread, ignored
+
+
+def list_recipes(folder: Path) -> list[str]:
+    """The names of a folder's recipes."""
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
+    """The recipe `config` of a file, named by its path or its name in a folder, and its docstring.
+
+    Raises:
+        InputError: No such recipe, or a file without one.
+    """
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    known = list_recipes(folder)
+    if not name.endswith(".py") and name not in known:
+        hint = closest(name, known) if known else "; give the path of a recipe, such as ./mine.py"
+        raise InputError(f"{name}: no such recipe in {folder.name}/{hint}")
+    if not path.is_file():
+        raise InputError(f"{path}: expected a recipe, found no such file")
+    spec = importlib.util.spec_from_file_location(f"{folder.name}.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{path}: expected config = TrainConfig(…), found {config!r:.80}")
+    return config, module.__doc__ or path.stem

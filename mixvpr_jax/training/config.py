@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from mixvpr_jax.checks import require_known, require_not_negative, require_posit
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.storage import AnyPath, resolved
+from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 LossName = Literal[
     "MultiSimilarityLoss",
@@ -112,9 +112,8 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         require_positive(self, "positive_radius_m", "batch_size")
         to_paths(self, "sets", "data_dir", "ground_truth")
-        names = self.names
-        if len(set(names)) < len(names):
-            raise InputError(f"validation.sets: expected distinct last parts, found {names}")
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"validation.sets: expected distinct last parts, found {self.names}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,11 +121,23 @@ class ValidationConfig:
         return tuple(resolved(folder).name for folder in self.sets)
 
 
-# Former names of fields, which config.json of earlier runs and command lines may hold.
+# Former names of fields, still read in config.json and on command lines.
 RENAMED = {
     "chunks": "grad_cache_chunks",
     "freeze_statistics": "freeze_batch_stats",
     "statistics_per_device": "batch_stats_per_device",
+}
+# Fields that change no step already taken. Checkpoints hold a checksum of what lies in data.root.
+MAY_CHANGE = {
+    "data.root",
+    "data.num_workers",
+    "data.prefetch",
+    "data.max_unreadable",
+    "data.timeout_seconds",
+    *(f"validation.{field.name}" for field in fields(ValidationConfig)),
+    "epochs",
+    "log_every_steps",
+    "checkpoint_every_steps",
 }
 
 
@@ -179,9 +190,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """This configuration as plain JSON values."""
-        values = _plain(asdict(self))
-        values["model"] = {**self.model.architecture.to_dict(), "init": self.model.init}
-        return values
+        model = {**self.model.architecture.to_dict(), "init": self.model.init}
+        return json.loads(json.dumps({**asdict(self), "model": model}, default=str))
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -196,9 +206,22 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
     return lines
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, os.PathLike) else value
+def require_same_run(config: TrainConfig, path: AnyPath) -> None:
+    """Raises InputError if a config.json differs in more than `MAY_CHANGE`; lists differences."""
+    with reaching(path):
+        content = path.read_bytes()
+    try:
+        there = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: expected a run's configuration, found {error}") from None
+    if not isinstance(there, dict):
+        raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
+    there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
+    if isinstance(there.get("model"), dict):
+        there["model"].setdefault("interpolation", "bilinear")  # earlier versions had no other
+    lines = differences(there, config.to_dict())
+    if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
+        raise InputError(
+            f"{path.parent}: a run of another configuration ({'; '.join(other)}); choose another "
+            "--workdir, or run the same command to resume"
+        )

@@ -1,16 +1,20 @@
-"""metrics.jsonl, TensorBoard events, curves and the progress bar of a run."""
+"""metrics.jsonl, TensorBoard events, curves, traces and the progress bar of a run."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
+import jax
+import numpy as np
 from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -18,6 +22,7 @@ from tqdm import tqdm
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
+from mixvpr_jax.training.step import Metrics
 
 Entry = dict[str, Any]
 
@@ -53,13 +58,7 @@ class Log:
     """
 
     def __init__(self, workdir: AnyPath, step: int, total_steps: int) -> None:
-        """Opens a run's log at a step.
-
-        Args:
-            workdir: Run directory.
-            step: Where the run resumes; entries of later steps are dropped.
-            total_steps: Steps of the whole run.
-        """
+        """Opens the log of a run that resumes at `step`; drops entries of later steps."""
         entries = read_log(workdir / "metrics.jsonl")
         self.entries = [entry for entry in entries if entry["step"] <= step]
         self._mirror, self._file, self._board = None, None, None
@@ -130,35 +129,25 @@ def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
     recalls = sorted({name for entry in entries for name in entry if "/recall@" in name}, key=_rank)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, *right = figure.subplots(1, 2 if recalls else 1, squeeze=False)[0]
-    _draw_training(left, entries)
-    for axes in right:
-        _draw_recalls(axes, entries, recalls)
+    sides = (left, "loss", "tab:red"), (left.twinx(), "batch_accuracy", "tab:blue")
+    for axes, metric, color in sides:
+        values = values_of(entries, metric)
+        axes.plot(list(values), list(values.values()), color=color, linewidth=1)
+        axes.set_ylabel(metric.replace("_", " "), color=color)
+    left.set(xlabel="step", title="Training")
+    left.grid(alpha=0.25)
+    sides[1][0].set_ylim(0, 1.02)
+    sets = sorted({name.split("/")[0] for name in recalls})
+    for axes in right:  # a colour a set, a line style a k
+        for name in recalls:
+            values, (dataset, k) = values_of(entries, name), _rank(name)
+            (line,) = axes.plot(list(values), list(values.values()), marker=".")
+            line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=f"{dataset} R@{k}")
+        axes.set(xlabel="step", ylabel="recall (%)", ylim=(0, 102), title="Validation")
+        axes.legend(frameon=False, loc="lower right", ncols=len(sets))
+        axes.grid(alpha=0.25)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw_recalls(axes: Axes, entries: Sequence[Entry], names: Sequence[str]) -> None:
-    """A colour a set, a line style a k."""
-    sets = sorted({name.split("/")[0] for name in names})
-    for name in names:
-        values, (dataset, k) = values_of(entries, name), _rank(name)
-        (line,) = axes.plot(list(values), list(values.values()), marker=".")
-        line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=f"{dataset} R@{k}")
-    axes.set(xlabel="step", ylabel="recall (%)", ylim=(0, 102), title="Validation")
-    axes.legend(frameon=False, loc="lower right", ncols=len(sets))
-    axes.grid(alpha=0.25)
-
-
-def _draw_training(axes: Axes, entries: Sequence[Entry]) -> None:
-    loss, accuracy = values_of(entries, "loss"), values_of(entries, "batch_accuracy")
-    axes.plot(list(loss), list(loss.values()), color="tab:red", linewidth=1)
-    axes.set(xlabel="step", title="Training")
-    axes.set_ylabel("loss", color="tab:red")
-    axes.grid(alpha=0.25)
-    twin = axes.twinx()
-    twin.plot(list(accuracy), list(accuracy.values()), color="tab:blue", linewidth=1)
-    twin.set_ylabel("batch accuracy", color="tab:blue")
-    twin.set_ylim(0, 1.02)
 
 
 def _rank(name: str) -> tuple[str, int]:
@@ -170,12 +159,9 @@ SECONDS = 30.0  # between copies of a growing file
 
 
 class Mirror:
-    """A local folder: the run's own, or one that is copied to the run's object store.
+    """A local folder to write to: the run's own, or one that is copied to its object store.
 
     Objects cannot be appended to, so growing files are copied whole now and then.
-
-    Attributes:
-        folder: Where to write.
     """
 
     def __init__(self, target: AnyPath) -> None:
@@ -214,3 +200,97 @@ class Mirror:
                 self.copy()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Monitor:
+    """Logs each step's metrics once the next has started, which keeps the device busy."""
+
+    def __init__(self, log: Log, rates: np.ndarray, log_every_steps: int) -> None:
+        """Starts the clock; `rates` [total_steps] holds the learning rate of each step."""
+        self._log, self._rates, self._log_every_steps = log, rates, log_every_steps
+        self._waiting: deque[tuple[int, Metrics]] = deque()
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Restarts the measurement of images per second."""
+        self._images, self._since = 0, time.perf_counter()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Queues a step's metrics and reads those before; InputError if they are not finite."""
+        self._waiting.append((step, metrics))
+        self.drain(keep=1)
+
+    def drain(self, keep: int = 0) -> None:
+        """Reads all queued metrics but the last `keep`."""
+        while len(self._waiting) > keep:
+            self._read()
+
+    def _read(self) -> None:
+        step, metrics = self._waiting.popleft()
+        values = {name: float(value) for name, value in metrics.items()}
+        self._check_finite(step, values)
+        self._images += round(values.pop("images"))
+        rate = float(self._rates[step - 1])
+        speed = self._images / max(time.perf_counter() - self._since, 1e-9)
+        self._log.advance(
+            {
+                "loss": f"{values['loss']:.3f}",
+                "accuracy": f"{values['batch_accuracy']:.2f}",
+                "lr": f"{rate:.2e}",
+                "images/s": f"{speed:.0f}",
+            }
+        )
+        if step % self._log_every_steps == 0:
+            self._log.write(step, {**values, "learning_rate": rate, "images_per_second": speed})
+            self.restart_clock()
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if not broken:
+            return
+        steps = [step] + [
+            later
+            for later, metrics in self._waiting
+            if not all(math.isfinite(float(value)) for value in metrics.values())
+        ]
+        raise InputError(
+            f"step {', '.join(map(str, steps))}: {', '.join(broken)} not finite, at learning rate "
+            f"{self._rates[step - 1]:.3g}; no such state was saved: start again in a new folder "
+            "with a lower --optimizer.learning-rate"
+        )
+
+
+def steps_to_profile(text: str) -> range:
+    """The steps from FIRST to LAST of "FIRST:LAST"; raises InputError for another text."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    steps = range(int(found[1]), int(found[2]) + 1) if found else range(0)
+    if not steps or steps.start < 1:
+        raise InputError(f"profile_steps: expected FIRST:LAST, such as 20:25, found {text!r}")
+    return steps
+
+
+class Profiler:
+    """Traces steps; each process writes what its own devices and threads did."""
+
+    def __init__(self, folder: AnyPath, steps: range) -> None:
+        """Traces `steps`, perhaps none, into plugins/profile/… of `folder`."""
+        self._folder, self._steps, self._mirror = folder, steps, None
+
+    def before(self, step: int) -> None:
+        """Starts the trace if this is its first step."""
+        if step in self._steps and self._mirror is None:
+            self._mirror = Mirror(self._folder)
+            jax.profiler.start_trace(self._mirror.folder)
+
+    def after(self, step: int, result: Any) -> None:
+        """Ends the trace after its last step, once the step's result is there."""
+        if self._mirror is not None and step + 1 not in self._steps:
+            jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is still on."""
+        if self._mirror is not None:
+            jax.profiler.stop_trace()
+            self._mirror.close()
+            self._mirror = None

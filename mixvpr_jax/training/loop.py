@@ -1,32 +1,31 @@
-"""A training run, from a configuration to a model; the same call again resumes it.
-
-Each epoch saves its checkpoint before it validates, so a killed run resumes with the validation.
-"""
+"""A training run, from a configuration to a model; the same call again resumes it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from types import FrameType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
-from mixvpr_jax.data.sampling import Sampler
-from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.data.sources import Sampler, open_source
 from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import TWICE_SECONDS, InputError
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import create_model
@@ -34,14 +33,21 @@ from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.config import TrainConfig
-from mixvpr_jax.training.initial import initial_model
-from mixvpr_jax.training.log import Log, draw_curves, measured_sets
-from mixvpr_jax.training.monitor import Monitor, Profiler
-from mixvpr_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from mixvpr_jax.training.signals import StopRequest
-from mixvpr_jax.training.step import TrainState, create_state, make_step
+from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves, measured_sets
+from mixvpr_jax.training.start import (
+    check_workdir,
+    initial_model,
+    locked_workdir,
+    write_config,
+)
+from mixvpr_jax.training.step import (
+    TrainState,
+    create_state,
+    learning_rate_schedule,
+    make_optimizer,
+    make_step,
+)
 from mixvpr_jax.training.validation import Selection, Validation, rename_former
-from mixvpr_jax.training.workdir import check_workdir, claim_workdir, locked_workdir
 
 NUM_BEST = 3  # checkpoints kept besides the last
 
@@ -53,11 +59,11 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-        step: Steps taken, those of earlier calls included.
+        step: Steps taken, including those of earlier calls.
         total_steps: Steps of the whole run.
         model: Folder of the best model; None if the run was stopped before its end.
-        metrics: What validation measured of that model.
-        metrics_before: What it measured before training, if asked to.
+        metrics: The validation metrics of that model.
+        metrics_before: Those before training, if `validation.before_training`.
     """
 
     step: int
@@ -72,12 +78,8 @@ def train(
 ) -> Outcome:
     """Trains to the end, or until SIGTERM or Ctrl-C, from the workdir's last checkpoint.
 
-    Every process of a run calls this; process 0 writes.
-
-    Args:
-        config: What to train.
-        workdir: Run directory, a path or gs:// address, the same for all processes.
-        profiled: Steps to trace.
+    Every process of a run calls this; process 0 writes. A workdir is a path or gs:// address, the
+    same for all; the steps `profiled` are traced.
 
     Raises:
         InputError: Wrong data, weights or workdir, before anything is written; or a step whose
@@ -92,7 +94,8 @@ def train(
             check_workdir(config, folder)
             setup = Setup(config, folder)
         with raise_on_all_processes():
-            claim_workdir(config, folder)
+            if is_main_process():
+                write_config(config, folder / "config.json")
         run = Run(setup, stack, stop, require_lock)
         profiler = stack.enter_context(closing(Profiler(folder, profiled)))
         try:
@@ -123,6 +126,7 @@ class Setup:
         self.source = open_source(config.data)
         self.sampler = Sampler(self.source.places, config.data, config.seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
+        self._checksum = f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
         self.total_steps = config.epochs * self.steps_per_epoch
         self.mesh = data_mesh()
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
@@ -158,7 +162,7 @@ class Setup:
         return jax.device_put(state, NamedSharding(self.mesh, P()))
 
     def batches(self, start: int = 0) -> Generator[Batch]:
-        """This process's share of each batch from `start` on, padded to divide over the devices."""
+        """This process's share of each batch from `start`, padded to divide over the devices."""
         data, parts = self.config.data, self.mesh.size * self.config.grad_cache_chunks
         batches = Batches(
             self.source,
@@ -182,10 +186,6 @@ class Setup:
         """Where in the data a step begins, and a checksum of the image names."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         return {"epoch": epoch, "batch": batch, "images": self._checksum}
-
-    @cached_property
-    def _checksum(self) -> str:
-        return f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
 
 
 class Run:
@@ -280,13 +280,12 @@ class Run:
         return Outcome(self.step, setup.total_steps, folder, metrics, before)
 
     def _best(self) -> tuple[int, TrainState]:
-        """The best step with a whole checkpoint, and its state; else the last step."""
+        """The best step with an undamaged checkpoint, and its state; else the last step."""
         selection, best = self.setup.selection, self._best_steps()
         ranked = selection.ranked(self.log.entries)
         if ranked and ranked[0] not in best:
             logger.warning(
-                "note: the checkpoint of step %d, the best by %s, is no longer there: taking "
-                "another one",
+                "note: the checkpoint of step %d, the best by %s, is no longer there",
                 *(ranked[0], selection.metric),
             )
         for step in best:
@@ -295,15 +294,55 @@ class Run:
             try:
                 return step, self.checkpoints.restore(step, self.state)[0]
             except DamagedCheckpoint as error:
-                logger.warning("%s: taking another one", error)
+                logger.warning("%s: taking the next best", error)
         return self.step, self.state
 
     def _best_steps(self) -> list[int]:
         """The best steps that have a checkpoint, best first."""
-        there = set(self.checkpoints.steps)
         ranked = self.setup.selection.ranked(self.log.entries)
-        return [step for step in ranked if step in there][:NUM_BEST]
+        return [step for step in ranked if step in set(self.checkpoints.steps)][:NUM_BEST]
 
     def _validated(self, step: int) -> dict[str, float]:
-        """What validation measured after a step."""
         return self.setup.selection.measured(self.log.entries, step)
+
+
+class StopRequest:
+    """While entered, SIGTERM and Ctrl-C only request a stop; a second one acts as usual.
+
+    With several processes, JAX's preemption sync point handles SIGTERM, and all stop after the
+    same step; Ctrl-C is passed on as SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+        self._distributed = jax.process_count() > 1
+        self._noted_at: float | None = None
+
+    def __enter__(self) -> StopRequest:
+        noted = (signal.SIGINT,) if self._distributed else (signal.SIGTERM, signal.SIGINT)
+        for number in noted:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after this step; every process must ask at every step."""
+        if self._distributed:
+            self.requested |= multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._noted_at is None:
+            self._noted_at = time.monotonic()
+            if self._distributed:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                self.requested = True
+        elif time.monotonic() - self._noted_at > TWICE_SECONDS:
+            self.__exit__()
+            signal.raise_signal(number)

@@ -25,12 +25,11 @@ with starting(__name__):
     from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
     from mixvpr_jax.data.gsv_cities import Places
     from mixvpr_jax.data.loader import Batches
-    from mixvpr_jax.data.sampling import Sampler
-    from mixvpr_jax.data.sources import open_source
+    from mixvpr_jax.data.sources import Sampler, open_source
     from mixvpr_jax.distributed import data_mesh
     from mixvpr_jax.storage import atomic_folder
+    from mixvpr_jax.training.command import load_recipe
     from mixvpr_jax.training.config import TrainConfig
-    from mixvpr_jax.training.recipes import load_recipe
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 
@@ -40,16 +39,7 @@ logger = logging.getLogger(__name__)
 def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
     """Draws a step's batch as training sees it, and statistics of the data set.
 
-    Args:
-        config: The run.
-        output: Folder of `contact_sheet.jpg`, `statistics.png` and `statistics.json`.
-        step: Step of the run, from 0.
-
-    Returns:
-        The content of statistics.json.
-
-    Raises:
-        InputError: Wrong data, or no such step.
+    Returns the content of statistics.json; raises InputError for wrong data, or no such step.
     """
     source = open_source(config.data)
     sampler = Sampler(source.places, config.data, config.seed)
@@ -117,24 +107,24 @@ def draw_statistics(found: dict[str, Any], path: Path) -> None:
     """Draws places by city, and places by number of images."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     cities, counts = figure.subplots(1, 2, width_ratios=(3, 2))
-    names = list(found["cities"])
-    cities.bar(names, [found["cities"][name]["places"] for name in names], color="#2a6f97")
-    cities.tick_params("x", rotation=90 if len(names) > 6 else 0)
-    cities.set_title(f"{found['places']:,} places in {len(names)} cities")
+    places = {name: city["places"] for name, city in found["cities"].items()}
+    cities.bar(places.keys(), places.values(), color="#2a6f97")
+    cities.tick_params("x", rotation=90 if len(places) > 6 else 0)
+    cities.set(title=f"{found['places']:,} places in {len(places)} cities", ylabel="places")
     numbers = [int(number) for number in found["images_per_place"]]
     counts.bar(numbers, found["images_per_place"].values(), width=0.8, color="#2a6f97")
-    counts.set_title(f"{found['images']:,} images")
-    counts.set_xlabel("images of a place")
-    for axes in (cities, counts):
-        axes.set_ylabel("places")
-        axes.spines[["top", "right"]].set_visible(False)
+    counts.set(title=f"{found['images']:,} images", xlabel="images of a place", ylabel="places")
     counts.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (cities, counts):
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     """Draws as the command line says and prints where."""
-    recipe = _recipe(sys.argv[1:])
+    words = " ".join(sys.argv[1:]).replace("--config=", "--config ").split()
+    named = "--config" in words[:-1]  # its values are the defaults of the other options
+    recipe = load_recipe(words[words.index("--config") + 1])[0] if named else TrainConfig()
 
     def command(config: str, output: Path, step: int = 0, data: DataConfig = recipe.data) -> None:
         """Draws a batch as training sees it, place by place, and statistics of the data set.
@@ -153,14 +143,6 @@ def main() -> None:
         )
 
     tyro.cli(command, prog="python -m mixvpr_jax.training.show")
-
-
-def _recipe(arguments: list[str]) -> TrainConfig:
-    """The recipe that a command line names, whose values are the defaults of its other options."""
-    words = " ".join(arguments).replace("--config=", "--config ").split()
-    if "--config" not in words[:-1]:
-        return TrainConfig()
-    return load_recipe(words[words.index("--config") + 1])[0]
 
 
 if __name__ == "__main__":

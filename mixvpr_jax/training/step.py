@@ -1,10 +1,9 @@
-"""One training step: a pure function of state and batch, one program on every device.
+"""The training step, a pure function of state and batch, and its optimizer.
 
-Each device describes its share of the images. Descriptors and labels are all-gathered, so mining
-and loss see the global batch, and each device computes the rows of its own anchors. Each device
-differentiates its share of the loss by its own copy of the parameters, and the gradients are
-summed: this is right under `jax.shard_map`, which tracks what is replicated, and under `jax.pmap`,
-which does not.
+Descriptors and labels are all-gathered, so mining and loss see the global batch, and each device
+computes the rows of its own anchors. Each differentiates its share of the loss by its own copy of
+the parameters, and the gradients are summed: right under `jax.shard_map`, which tracks what is
+replicated, and under `jax.pmap`, which does not.
 """
 
 from __future__ import annotations
@@ -28,30 +27,24 @@ from mixvpr_jax.losses.mining import Miner, mined_anchors
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from mixvpr_jax.training.optimizer import parameter_groups
+from mixvpr_jax.training.config import OptimizerConfig
 
 Metrics = dict[str, Array]
+NEVER = 2**31 - 1  # the last step that an int32 counts
 
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes.
-
-    Attributes:
-        params: The model's parameters.
-        statistics: The model's batch_stats; checkpoints on disk hold them by this name.
-        optimizer: The optimizer's state.
-        step: Steps taken.
-    """
+    """All that a step changes."""
 
     params: Any
-    statistics: Any
+    statistics: Any  # batch_stats, by their name on disk
     optimizer: Any
     step: Int[Array, ""]
 
 
 def create_state(model: VPRModel, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. It shares the model's arrays, which a step donates."""
+    """The state before the first step; it shares the model's arrays, which a step donates."""
     params, statistics = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
     return TrainState(params, statistics, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -64,21 +57,13 @@ def make_step(
     mesh: Mesh,
     **options: Any,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
-    """The compiled step over a mesh: (state, images, labels) → (state, metrics).
-
-    Args:
-        model: Model to train; its weights come with the state.
-        optimizer: From `make_optimizer`.
-        loss: One of `mixvpr_jax.losses`.
-        miner: One of `mixvpr_jax.losses.mining`, or None for every pair.
-        mesh: From `data_mesh`; the batch is divided evenly over it.
-        options: Those of `make_device_step`.
+    """The compiled step over a mesh, with the options of `make_device_step`.
 
     Returns:
-        A function of the state, which is donated, images [b, h, w, 3], normalised or uint8, and
-        labels [b]; a negative label marks padding, which affects nothing. Its metrics are `loss`,
-        `batch_accuracy`, `images` (without padding), `gradient_norm` and `parameter_norm` (L2, the
-        latter after the step).
+        A function (state, images, labels) → (state, metrics). The state is donated; images
+        [b, h, w, 3] are normalised or uint8; a negative label of [b] marks padding. Metrics are
+        `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
+        `parameter_norm` (after the step).
     """
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
@@ -102,18 +87,8 @@ def make_device_step(
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The step as each device runs it on its own images, inside the axis `data`.
 
-    Args:
-        model: See `make_step`.
-        optimizer: See `make_step`.
-        loss: See `make_step`.
-        miner: See `make_step`.
-        freeze_batch_stats: Normalise by batch_stats and leave them unchanged.
-        batch_stats_per_device: Normalise by the device's own images; batch_stats are averaged over
-            devices.
-        layers_to_freeze: The optimizer's; frozen parameters are not differentiated.
-        grad_cache_chunks: Chunks of a device's images for gradient caching (Gao et al., 2021): all
-            are described without gradient for one loss, then each chunk again for its gradient.
-            The gradient is the same, except that BatchNorm normalises by chunk.
+    The options are those of `TrainConfig` and `OptimizerConfig`. Gradient caching (Gao et al.,
+    2021) describes all images without gradient for one loss, then each chunk for its gradient.
     """
     axis_name = None if batch_stats_per_device else AXIS
     training = nnx.view(model, use_running_average=freeze_batch_stats, axis_name=axis_name)
@@ -132,8 +107,9 @@ def make_device_step(
             describe, objective, params, statistics, images, labels
         )
         if batch_stats_per_device:
-            statistics = _over_devices(statistics, labels)
-        gradient = _sum_of_trained(gradient, layers_to_freeze)
+            statistics = _average_over_devices(statistics, labels)
+        groups = parameter_groups(gradient, layers_to_freeze)
+        gradient = jax.tree.map(_sum_if_trained, groups, gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
@@ -154,10 +130,11 @@ def _describe(
     """Descriptors of a device's own images, and the batch_stats after them."""
     if images.dtype == jnp.uint8:
         images = _normalized(images)
-    groups = parameter_groups(params, layers_to_freeze)
-    held = jax.tree.map(
-        lambda group, leaf: leaf if group == "trained" else lax.stop_gradient(leaf), groups, params
-    )
+
+    def hold(group: str, leaf: Array) -> Array:
+        return leaf if group == "trained" else lax.stop_gradient(leaf)
+
+    held = jax.tree.map(hold, parameter_groups(params, layers_to_freeze), params)
     model = nnx.merge(graph, held, statistics, copy=True)
     return model(images, labels >= 0), nnx.state(model, nnx.BatchStat)
 
@@ -171,13 +148,13 @@ def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 def _objective(
     loss: Loss, miner: Miner | None, descriptors: Float[Array, "b d"], labels: Int[Array, " b"]
 ) -> tuple[Array, Metrics]:
-    """A device's share of the loss, and metrics of the global batch, from its own descriptors."""
+    """A device's share of the loss, and metrics of the global batch."""
     everything = lax.all_gather(descriptors, AXIS, tiled=True)
     all_labels = lax.all_gather(labels, AXIS, tiled=True)
     rows = lax.axis_index(AXIS) * len(labels) + jnp.arange(len(labels), dtype=jnp.int32)
     mined = miner(everything, all_labels, rows=rows) if miner else None
     value = loss(everything, all_labels, mined, rows=rows, axis_name=AXIS)
-    anchors = labels >= 0 if mined is None else mined_anchors(mined)  # see `batch_accuracy`
+    anchors = labels >= 0 if mined is None else mined_anchors(mined)
     found, images = (total(mask.sum(), AXIS) for mask in (anchors, labels >= 0))
     dtype = descriptors.dtype
     accuracy = 1 - found.astype(dtype) / jnp.maximum(images, 1).astype(dtype)
@@ -185,24 +162,18 @@ def _objective(
     return share, {"loss": value, "batch_accuracy": accuracy, "images": images}
 
 
-def _sum_of_trained(gradient: Any, layers_to_freeze: int | None) -> Any:
-    """The gradient summed over devices; zero, and not sent, where frozen."""
-
-    def add(group: str, leaf: Array) -> Array:
-        return lax.psum(leaf, AXIS) if group == "trained" else jnp.zeros(leaf.shape, leaf.dtype)
-
-    return jax.tree.map(add, parameter_groups(gradient, layers_to_freeze), gradient)
+def _sum_if_trained(group: str, leaf: Array) -> Array:
+    return lax.psum(leaf, AXIS) if group == "trained" else jnp.zeros(leaf.shape, leaf.dtype)
 
 
-def _over_devices(statistics: Any, labels: Int[Array, " b"]) -> Any:
+def _average_over_devices(statistics: Any, labels: Int[Array, " b"]) -> Any:
     """batch_stats averaged over the devices that have any images."""
     weight = (labels >= 0).any()
     count = lax.psum(weight.astype(jnp.int32), AXIS)
-
-    def average(value: Array) -> Array:
-        return lax.psum(jnp.where(weight, value, 0), AXIS) / count.astype(value.dtype)
-
-    return jax.tree.map(average, statistics)
+    return jax.tree.map(
+        lambda value: lax.psum(jnp.where(weight, value, 0), AXIS) / count.astype(value.dtype),
+        statistics,
+    )
 
 
 def _gradient(
@@ -250,3 +221,55 @@ def _cached_gradient(
     start = jax.tree.map(jnp.zeros_like, params), statistics
     (gradient, statistics), _ = lax.scan(add, start, (*parts, toward.reshape(cached.shape)))
     return gradient, statistics, metrics
+
+
+def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate of each step, counted from 0.
+
+    Milestones during warm-up have no effect: there, the official loop (main.py of
+    amaralibey/MixVPR) overwrites the rate of PyTorch's MultiStepLR at every step.
+    """
+    falls = [epoch * steps_per_epoch for epoch in config.milestones]
+    falls = [min(step, NEVER) for step in falls if step >= config.warmup_steps]
+    starts = jnp.asarray(falls, jnp.int32)
+
+    def schedule(step: Any) -> jax.Array:
+        exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
+        risen = jnp.minimum((exact + 1) / max(config.warmup_steps, 1), 1)
+        return config.learning_rate * risen * config.factor ** jnp.sum(step >= starts)
+
+    return schedule
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps_per_epoch: int
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with coupled weight decay, or AdamW; frozen parameters get neither update nor decay.
+
+    As in the official training, biases and norms decay too.
+    """
+    schedule = learning_rate_schedule(config, steps_per_epoch)
+    if config.name == "sgd":
+        trained = optax.chain(
+            optax.add_decayed_weights(config.weight_decay),
+            optax.sgd(schedule, momentum=config.momentum),
+        )
+    else:
+        trained = optax.adamw(schedule, weight_decay=config.weight_decay)
+    return optax.partition(
+        {"trained": trained, "frozen": optax.set_to_zero()},
+        lambda params: parameter_groups(params, config.layers_to_freeze),
+    )
+
+
+def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
+    """Labels each leaf of the parameters "trained" or "frozen"."""
+    stages = [] if layers_to_freeze is None else range(1, layers_to_freeze + 1)
+    frozen = {"conv1", "bn1", *(f"layer{stage}" for stage in stages)}
+
+    def group(path: tuple[Any, ...], _: Any) -> str:
+        names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
+        in_backbone = layers_to_freeze is not None and names[0] == "backbone"
+        return "frozen" if in_backbone and names[1] in frozen else "trained"
+
+    return jax.tree_util.tree_map_with_path(group, params)

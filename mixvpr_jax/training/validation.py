@@ -31,7 +31,7 @@ from mixvpr_jax.training.step import TrainState
 from mixvpr_jax.workers import num_processors
 
 RECALL_VALUES = (1, 5, 10)
-GOES_ON = "mend it, and the same command goes on, as it does with other --validation.sets"
+REMEDY = "fix that, or choose other --validation.sets, and run the same command to resume"
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,7 @@ class Validation:
     """Measures recall on the sets of a configuration; compiles once for all epochs."""
 
     def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh | None = None) -> None:
-        """Lists the images of all sets.
-
-        Args:
-            config: The sets and settings.
-            model: The model; its weights come with each call.
-            mesh: Devices of this process to describe with, by default all.
+        """Lists the images of all sets; describes them on a mesh of this process, by default all.
 
         Raises:
             InputError: A set that is missing, empty or without ground truth.
@@ -67,12 +62,7 @@ class Validation:
     def __call__(
         self, state: TrainState, on_progress: Callable[[int], object] = lambda images: None
     ) -> dict[str, float]:
-        """Recall of a state: `<set>/recall@<k>` → percent.
-
-        Args:
-            state: Holds the weights.
-            on_progress: Called after each batch with the number of images done.
-        """
+        """`<set>/recall@<k>` → percent; `on_progress` gets the images done after each batch."""
         weights = state.params, state.statistics
         if jax.process_count() > 1:  # each process describes images of its own
             own = jax.tree.map(lambda array: array.addressable_data(0), weights)
@@ -86,16 +76,8 @@ class Validation:
 
         return self.recalls(encode, on_progress)
 
-    @property
-    def metrics(self) -> set[str]:
-        """The names of the metrics."""
-        return {f"{name}/recall@{k}" for name in self.sets for k in RECALL_VALUES}
-
     def require_readable(self, *, besides: Container[str] = ()) -> None:
-        """Decodes every image once, each process its share, to report broken ones before step 1.
-
-        Args:
-            besides: Sets to skip.
+        """Decodes the images of all sets but some, to report broken ones before the first step.
 
         Raises:
             InputError: Images that cannot be read; `details` lists all.
@@ -109,7 +91,7 @@ class Validation:
                 broken = tuple(filter(None, pool.map(_why_unreadable, images)))
             if broken:
                 raise InputError(
-                    f"{broken[0]}; {name} has {len(broken)} such images: {GOES_ON}", details=broken
+                    f"{broken[0]}; {name} has {len(broken)} such images: {REMEDY}", details=broken
                 )
 
     def recalls(
@@ -117,30 +99,28 @@ class Validation:
     ) -> dict[str, float]:
         """Recall of an encoder of normalised images [b, h, w, 3] as descriptors [b, d]."""
         metrics = {}
-        for name in self.sets:
-            for k, percent in self._recall(encode, name, on_progress).items():
+        for name, data in self.sets.items():
+            try:
+                described = describe_images(
+                    encode,
+                    self.preprocess,
+                    data.database + data.queries,
+                    batch_size=self.batch_size,
+                    on_progress=on_progress,
+                ).descriptors
+            except InputError as error:
+                raise InputError(f"{error}; {name} was not measured: {REMEDY}") from error
+            database, queries = np.split(described, [len(data.database)])
+            found, _ = search_on_all_processes(Index(database), queries, max(RECALL_VALUES))
+            assert data.positives is not None
+            for k, percent in recall_at_k(found, data.positives, RECALL_VALUES).items():
                 metrics[f"{name}/recall@{k}"] = percent
         return metrics
 
-    def _recall(
-        self, encode: Encoder, name: str, on_progress: Callable[[int], object]
-    ) -> dict[int, float]:
-        data = self.sets[name]
-        try:
-            described = describe_images(
-                encode,
-                self.preprocess,
-                data.database + data.queries,
-                batch_size=self.batch_size,
-                on_progress=on_progress,
-            ).descriptors
-        except InputError as error:
-            raise InputError(f"{error}; {name} was not measured: {GOES_ON}") from error
-        split = len(data.database)
-        index = Index(described[:split])
-        found, _ = search_on_all_processes(index, described[split:], max(RECALL_VALUES))
-        assert data.positives is not None
-        return recall_at_k(found, data.positives, RECALL_VALUES)
+    @property
+    def metrics(self) -> set[str]:
+        """The names of the metrics."""
+        return set(metrics_of(self.config))
 
 
 def set_names(config: ValidationConfig) -> tuple[str, ...]:
@@ -185,21 +165,20 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     if str(path) in BENCHMARKS:
         folder = config.data_dir or data_folder(f"the folder of {path}; give --validation.data-dir")
         data = read_benchmark(str(path), folder, ground_truth=config.ground_truth)
-    else:
-        with reaching(path):
-            there = path.is_dir()
-        if not there:
-            folders = nearest(path) if len(path.parts) > 1 else ""
-            what = folders or closest(path.name.casefold(), BENCHMARKS)
-            raise InputError(
-                f"validation.sets: {path}: expected a benchmark's name, or a folder of database "
-                f"and queries, found no such folder{what}"
-            )
-        radius_m = config.positive_radius_m
-        data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
-    if data.positives is None:
-        if str(path) in BENCHMARKS:
+        if data.positives is None:
             raise InputError(f"{path}: expected ground truth to validate with, found none")
+        return data
+    with reaching(path):
+        there = path.is_dir()
+    if not there:
+        near = nearest(path) if len(path.parts) > 1 else ""
+        raise InputError(
+            f"validation.sets: {path}: expected a benchmark's name, or a folder of database and "
+            f"queries, found no such folder{near or closest(path.name.casefold(), BENCHMARKS)}"
+        )
+    radius_m = config.positive_radius_m
+    data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
+    if data.positives is None:
         raise InputError(
             f"{path / 'database'}: expected @utm_east@utm_north@ names, here and in queries, found "
             "none in one or both"
@@ -212,15 +191,10 @@ RADIUS_M = ValidationConfig.positive_radius_m  # of entries that name no other
 
 @dataclass(frozen=True)
 class Selection:
-    """Ranks steps by a metric, among the log entries measured with the same radius.
+    """Ranks steps by a metric, among the log entries measured with the same radius."""
 
-    Attributes:
-        metric: The metric; None without validation.
-        radius_m: Largest distance of a positive in folders, in metres.
-    """
-
-    metric: str | None
-    radius_m: float
+    metric: str | None  # None without validation
+    radius_m: float  # largest distance of a positive in folders
 
     @classmethod
     def of(cls, config: ValidationConfig) -> Selection:

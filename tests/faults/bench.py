@@ -1,4 +1,4 @@
-"""Where faults happen: a run, how it ends, and that the same command goes on to the same model."""
+"""Injects faults into a run: how it ends, and that the same command trains the same model."""
 
 import os
 import subprocess

@@ -71,7 +71,7 @@ def unreadable_disk(bench: Bench) -> str:
 
 
 def too_few_open_files(bench: Bench) -> str:
-    """A run that was stopped goes on where few files may be open at once (EMFILE)."""
+    """A stopped run resumes with a low limit of open files (EMFILE)."""
     checkpoints = stopped_with_checkpoints(bench)
     limit = bench.random.randrange(12, 40)
 
@@ -119,7 +119,7 @@ def damaged_checkpoint(bench: Bench) -> str:
         data[at] ^= 1 << bench.random.randrange(8)
         chosen.write_bytes(data)
     output = goes_on(bench)
-    return "the one before was taken" if "going on from the one before" in output else "no effect"
+    return "the one before was taken" if "restoring the one before" in output else "no effect"
 
 
 def broken_image(bench: Bench) -> str:

@@ -256,9 +256,10 @@ def test_hyper_parameters(tmp_path_factory, values, of_data, model):
     config, state = model
 
     def infer():
-        read = read_checkpoint(path)
-        assert len("".join(read.notes)) < 2000
-        found = infer_config(Checkpoint("", LAYOUTS[0], dict(state), told=read.told))
+        settings = read_checkpoint(path).settings
+        checkpoint = Checkpoint("", LAYOUTS[0], dict(state), settings=settings)
+        found = infer_config(checkpoint)
+        assert len("".join(checkpoint.notes)) < 2000
         assert found.aggregator == config.aggregator or isinstance(config.aggregator, ConvAPConfig)
         if isinstance(config.aggregator, MixVPRConfig):  # and never another map than there was
             assert math.prod(found.feature_size) == math.prod(config.feature_size)
