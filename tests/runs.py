@@ -29,7 +29,6 @@ from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.validation import Validation
 
 ROOT = Path(__file__).parent.parent
-WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
 CITIES = ("Avalon", "Brigadoon")
 
 
@@ -115,11 +114,6 @@ def command(town, workdir, *options):
     ]
 
 
-def without_torch():
-    """The PYTHONPATH of a command that starts two seconds sooner."""
-    return os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), WITHOUT_TORCH)))
-
-
 def start(arguments, devices=1, *, double=False, **options):
     """Starts a command on so many fake devices; where wanted, JAX knows float64."""
     environment = {
@@ -127,7 +121,6 @@ def start(arguments, devices=1, *, double=False, **options):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_ENABLE_X64": str(int(double)),
-        "PYTHONPATH": without_torch(),
     }
     return subprocess.Popen(
         [str(argument) for argument in arguments],

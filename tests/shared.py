@@ -4,12 +4,13 @@ import fcntl
 import os
 import pickle
 import shutil
+import traceback
 
 
 def once(tmp_path_factory, name, make):
     """What `make(folder)` returns: made by the first worker that asks, read by the others.
 
-    Nobody may change what lies in the folder; the value must pickle.
+    Where it fails, it fails for all of them. Nobody may change the folder; the value must pickle.
     """
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -17,8 +18,15 @@ def once(tmp_path_factory, name, make):
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
             folder.mkdir()
-            value = make(folder)
-            made.write_bytes(pickle.dumps(value))
-        return pickle.loads(made.read_bytes())
+            try:
+                outcome = make(folder), None
+            except Exception:
+                outcome = None, traceback.format_exc()
+            temporary = made.with_suffix(".tmp")
+            temporary.write_bytes(pickle.dumps(outcome))
+            temporary.replace(made)
+    value, failure = pickle.loads(made.read_bytes())
+    assert failure is None, f"{name}: {failure}"
+    return value

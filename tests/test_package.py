@@ -96,6 +96,17 @@ def test_evaluating_loads_what_it_asks_for_alone():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
+def test_training_loads_no_torch():
+    """TensorBoard's writer would, and takes two seconds more."""
+    code = (
+        "import sys, mixvpr_jax.training.loop\n"
+        "assert 'tensorboardX' in sys.modules\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch\n"  # whoever asks for it later gets it
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
 def test_files_stay_readable():
     sources = [*MODULES, *ROOT.glob("*.py"), *ROOT.glob("c*/*.py"), *ROOT.glob("demo/*.py")]
     long = {p.name: n for p in sources if (n := len(p.read_text().splitlines())) > 350}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import ROOT, command, finish, has_reached, start, without_torch
+from runs import ROOT, command, finish, has_reached, start
 
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
@@ -21,11 +21,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 
 def run(*arguments):
     process = subprocess.run(
-        [sys.executable, "train.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": without_torch()},
-        capture_output=True,
-        text=True,
+        [sys.executable, "train.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
     )
     return process.returncode, process.stdout, process.stderr
 
