@@ -37,7 +37,16 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # Shared fixtures; pytest imports these once the lines above have run.
-pytest_plugins = ["checkpoints", "folders", "parity", "runs", "small_model", "stores"]
+pytest_plugins = [
+    "browser",
+    "checkpoints",
+    "folders",
+    "parity",
+    "report_pages",
+    "runs",
+    "small_model",
+    "stores",
+]
 
 
 def pytest_configure(config):
