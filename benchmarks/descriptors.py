@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
-from timing import Run, machine, peak_flops, seconds  # noqa: E402
+from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
 from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
-from mixvpr_jax.released import RELEASED  # noqa: E402
+from mixvpr_jax.pretrained import RELEASED  # noqa: E402
 
 
 def main(
@@ -104,8 +104,7 @@ def jax_run(model: Any, images: np.ndarray) -> tuple[Run, float]:
     """Our side, compiled, and its floating-point operations as XLA counts them."""
     arrays = jax.device_put(images)
     encode = compile_encoder(model)
-    cost = jax.jit(model).lower(arrays).cost_analysis() or {}
-    return lambda: jax.block_until_ready(encode(arrays)), cost["flops"]
+    return lambda: jax.block_until_ready(encode(arrays)), count_flops(model, arrays)
 
 
 def torch_run(module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> Run:

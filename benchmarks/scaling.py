@@ -177,9 +177,9 @@ def planned(config: TrainConfig, state: Any, width: int) -> Step:
     ]
     if config.batch_stats_per_device:  # the running ones, all at once
         return Step(width, parameters, 2 * sum(channels for _, channels in means), 1)
-    # Forwards mean, then variance; backwards three sums, of which two wait for each other.
-    statistics = sum((2 + 3 * trained) * channels for trained, channels in means)
-    in_turn = sum(2 + 2 * trained for trained, _ in means)
+    # The sums of values and of their squares, at once; backwards those towards them.
+    statistics = sum((2 + 2 * trained) * channels for trained, channels in means)
+    in_turn = sum(1 + trained for trained, _ in means)
     return Step(width, parameters, statistics, in_turn)
 
 

@@ -22,6 +22,13 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
+def count_flops(function: Callable[..., object], *arguments: object) -> float:
+    """Floating-point operations of a call as XLA counts them; GPUs' compilers do not, CPUs' do."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    with jax.default_device(jax.devices("cpu")[0]):
+        return (jax.jit(function).lower(*shapes).cost_analysis() or {})["flops"]
+
+
 def peak_flops(dtype: str) -> float:
     """Floating-point operations a second of the fastest large matrix product, in JAX or PyTorch."""
     size = 8192 if jax.default_backend() == "gpu" else 2048

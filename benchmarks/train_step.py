@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_training import ReferenceTraining, official_model  # noqa: E402
-from timing import Run, machine, peak_flops, seconds  # noqa: E402
+from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
@@ -42,6 +42,7 @@ def main(
     images_per_place: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
     grad_cache_chunks: int = 1,
+    compile: bool = False,
     rounds: int = 5,
 ) -> None:
     """Times steps on images that already lie on the device.
@@ -52,6 +53,7 @@ def main(
         images_per_place: Images of each.
         dtype: What both sides compute in (PyTorch under autocast).
         grad_cache_chunks: Of gradient caching, on our side.
+        compile: Whether torch.compile takes part.
         rounds: How often each contender is timed.
     """
     recipe, _ = load_recipe(name)
@@ -63,7 +65,7 @@ def main(
     print(f"\nlargest matrix product: {peak / 1e9:,.0f} GFLOP/s ({dtype})\n")
     images, labels = batch(config, places, images_per_place)
     ours, flops = jax_run(config, images, labels)
-    runs = {"mixvpr-jax": ours, **torch_runs(config, images, labels)}
+    runs = {"mixvpr-jax": ours, **torch_runs(config, images, labels, compile)}
     for run in runs.values():
         run()
     times = {contender: [] for contender in runs}
@@ -99,25 +101,31 @@ def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tupl
         "layers_to_freeze": config.optimizer.layers_to_freeze,
         "grad_cache_chunks": config.grad_cache_chunks,
     }
-    step = make_step(model, optimizer, *pair, data_mesh(jax.devices()[:1]), **options)
+    step, counted = (
+        make_step(model, optimizer, *pair, data_mesh(devices[:1]), **options)
+        for devices in (jax.devices(), jax.devices("cpu"))
+    )
     state: Any = create_state(model, optimizer)
+    flops = count_flops(counted, state, images, labels)
     placed = jax.device_put((images, labels))
-    lowered = step.lower(state, *placed)  # pyright: ignore[reportFunctionMemberAccess]
-    compiled, cost = lowered.compile(), lowered.cost_analysis() or {}
+    compiled = step.lower(state, *placed).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
     def run() -> None:
         nonlocal state
         state, metrics = compiled(state, *placed)
         jax.block_until_ready((state, metrics))
 
-    return run, cost["flops"]
+    return run, flops
 
 
-def torch_runs(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> dict[str, Run]:
-    """PyTorch's side in both layouts; on a GPU the call lasts until the device is done."""
+def torch_runs(
+    config: TrainConfig, images: np.ndarray, labels: np.ndarray, compile: bool
+) -> dict[str, Run]:
+    """PyTorch's side; on a GPU the call lasts until the device is done."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     compute = None if config.model.dtype == "float32" else torch.bfloat16
     layouts = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
+    layouts |= {"compiled": torch.channels_last} if compile else {}
     runs: dict[str, Run] = {}
     for label, layout in layouts.items():
         place: dict[str, Any] = {"device": device, "memory_format": layout}
@@ -125,6 +133,8 @@ def torch_runs(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> d
         target = torch.from_numpy(labels).to(device)
         model = official_model(config.model.architecture).to(**place)
         training = ReferenceTraining(model, config.optimizer)
+        if label == "compiled":
+            training.model.compile()
 
         def run(training: Any = training, inputs: Any = inputs, target: Any = target) -> None:
             training.step(inputs, target, config.optimizer.learning_rate, compute)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, as_path
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -21,7 +20,7 @@ def closest(name: object, known: Iterable[str]) -> str:
     return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
 
 
-def nearest(path: AnyPath) -> str:
+def nearest(path: object) -> str:
     """The existing folders whose names are closest to a missing one's, as the end of an error line.
 
     "" if there are none, and in an object store.
@@ -66,11 +65,7 @@ def require_not_negative(config: object, *names: str) -> None:
 
 
 def to_plain_numbers(config: Any) -> None:
-    """Converts the int and float fields of a dataclass to Python's numbers.
-
-    Raises:
-        InputError: A field of another type.
-    """
+    """Converts a dataclass's int and float fields to Python's numbers, or raises InputError."""
     for each in fields(config):
         kind = {"int": numbers.Integral, "float": numbers.Real}.get(str(each.type))
         value = getattr(config, each.name)
@@ -79,80 +74,35 @@ def to_plain_numbers(config: Any) -> None:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"{each.name}: expected {each.type}, found {value!r:.40}")
         if type(value) not in (int, float):  # NumPy's
-            object.__setattr__(
-                config, each.name, int(value) if kind is numbers.Integral else float(value)
-            )
+            plain = int if kind is numbers.Integral else float
+            object.__setattr__(config, each.name, plain(value))
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Converts a field that holds any sequence of integers to a tuple.
-
-    Raises:
-        InputError: The field holds anything else.
-    """
+    """Converts a field that holds any sequence of integers to a tuple, or raises InputError."""
     value = getattr(config, name)
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
-    if values is None or not all(map(_is_int, values)):
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
+    whole = [int(x) for x in values if isinstance(x, numbers.Integral) and not isinstance(x, bool)]
+    if len(whole) < len(values):
         raise InputError(f"{name}: expected {expected}, found {value!r:.100}")
-    object.__setattr__(config, name, tuple(map(int, values)))
-
-
-def to_paths(config: object, *names: str) -> None:
-    """Converts addresses in these fields to paths, see `as_path`; None passes.
-
-    Raises:
-        InputError: An address of unknown kind.
-    """
-    for name in names:
-        if (value := getattr(config, name)) is not None:
-            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
-            object.__setattr__(config, name, path)
+    object.__setattr__(config, name, tuple(whole))
 
 
 def checked_fields(
     cls: type, values: object, defaults: Mapping[str, Any] | None = None
-) -> Mapping[str, Any]:
-    """Checks that a JSON object holds exactly the fields of a dataclass, each of its type.
-
-    Args:
-        cls: The dataclass.
-        values: The decoded JSON.
-        defaults: Values of fields that may be missing.
+) -> dict[str, Any]:
+    """The fields of a dataclass from a JSON object, which must hold all but those with defaults.
 
     Raises:
-        InputError: The line names missing, unknown or ill-typed fields.
+        InputError: The line names missing or unknown fields; the dataclass checks their values.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{cls.__name__}: expected an object, found {values!r}")
+        raise InputError(f"{cls.__name__}: expected an object, found {values!r:.100}")
     values = {**(defaults or {}), **values}
-    expected = {f.name: str(f.type) for f in fields(cls)}
-    missing, surplus = expected.keys() - values.keys(), values.keys() - expected.keys()
+    expected = {f.name for f in fields(cls)}
+    missing, surplus = expected - values.keys(), values.keys() - expected
     if missing or surplus:
         raise InputError(
             f"{cls.__name__}: missing fields {sorted(missing)}, unknown fields {sorted(surplus)}"
         )
-    for name, value in values.items():
-        if not _JSON_TYPES[expected[name]](value):
-            raise InputError(f"{cls.__name__}: {name}: expected {expected[name]}, found {value!r}")
     return values
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _are_ints(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_int, value))
-
-
-# Whether a value of json.loads fits a field of this type.
-_JSON_TYPES = {
-    "int": _is_int,
-    "float": lambda value: _is_int(value) or isinstance(value, float),
-    "str": lambda value: isinstance(value, str),
-    "Dtype": lambda value: isinstance(value, str),
-    "Interpolation": lambda value: isinstance(value, str),
-    "tuple[int, ...]": _are_ints,
-    "tuple[int, int]": _are_ints,
-    "AggregatorConfig | None": lambda value: value is None or isinstance(value, Mapping),
-}

@@ -6,7 +6,6 @@ Each process runs the same program; process 0 alone writes files and logs.
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import os
 import re
@@ -49,13 +48,12 @@ class ProcessConfig:
     process_id: int | None = None
 
     def __post_init__(self) -> None:
-        values = (self.coordinator, self.processes, self.process_id)
-        if all(value is None for value in values):
-            return
         if self.coordinator is None or self.processes is None or self.process_id is None:
-            raise InputError(
-                "expected --coordinator, --processes and --process-id, or none of them"
-            )
+            if (self.coordinator, self.processes, self.process_id) != (None, None, None):
+                raise InputError(
+                    "expected --coordinator, --processes and --process-id, or none of them"
+                )
+            return
         if not re.fullmatch(r".+:\d+", self.coordinator):
             raise InputError(f"coordinator: expected host:port, found {self.coordinator!r}")
         if not 0 <= self.process_id < self.processes:
@@ -89,21 +87,19 @@ def gather(rows: np.ndarray) -> list[np.ndarray]:
     """
     if jax.process_count() == 1:
         return [rows]
-    counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
     own = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
-    sizes = [int(count) * math.prod(rows.shape[1:]) * rows.itemsize for count in counts]
-    parts = [np.zeros(size, np.uint8) for size in sizes]
-    for start in range(0, max(sizes), PIECE_BYTES):
-        piece = np.zeros(min(PIECE_BYTES, max(sizes) - start), np.uint8)
+    counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
+    parts = [np.empty((count, *rows.shape[1:]), rows.dtype) for count in counts]
+    targets = [part.reshape(-1).view(np.uint8) for part in parts]
+    size = max(map(len, targets))
+    for start in range(0, size, PIECE_BYTES):
+        piece = np.zeros(min(PIECE_BYTES, size - start), np.uint8)
         some = own[start : start + PIECE_BYTES]
         piece[: len(some)] = some
-        for part, found in zip(parts, _gather_bytes(piece), strict=True):
-            place = part[start : start + PIECE_BYTES]
-            place[:] = found[: len(place)]
-    return [
-        part.view(rows.dtype).reshape(int(count), *rows.shape[1:])
-        for part, count in zip(parts, counts, strict=True)
-    ]
+        for target, found in zip(targets, _gather_bytes(piece), strict=True):
+            target = target[start : start + PIECE_BYTES]
+            target[:] = found[: len(target)]
+    return parts
 
 
 def _gather_bytes(own: np.ndarray) -> np.ndarray:
@@ -129,25 +125,19 @@ def raise_on_all_processes() -> Iterator[None]:
         InputError: The lowest-numbered failed process's error, if `explain` knows it.
         OtherFailed: That process's error otherwise.
     """
-    problem: Exception | None = None
+    problem, text = None, ""
     try:
         yield
     except Exception as error:
         problem = error
-    told = gather_text(_told(problem)) if jax.process_count() > 1 else []
+        status, line = explain(error) or (1, f"{type(error).__name__}: {error}")
+        text = f"{status} {line.removeprefix('error: ')}"
+    texts = gather_text(text) if jax.process_count() > 1 else []
     if problem is not None:
         raise problem
-    for index, (status, _, line) in enumerate(text.partition(" ") for text in told):
+    for index, (status, _, line) in enumerate(text.partition(" ") for text in texts):
         if line:
             raise InputError(line) if status == "2" else OtherFailed(f"process {index}: {line}")
-
-
-def _told(problem: Exception | None) -> str:
-    """Exit status and line; "" without a problem."""
-    if problem is None:
-        return ""
-    status, line = explain(problem) or (1, f"{type(problem).__name__}: {problem}")
-    return f"{status} {line.removeprefix('error: ')}"
 
 
 @contextmanager
@@ -178,9 +168,14 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
         yield
         multihost_utils.sync_global_devices("all are done")
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not _is_of_another(error):
-            raise
-        _end_alone(error)
+        of_device = isinstance(error, jax.errors.JaxRuntimeError)  # or of CPUs: Gloo's ValueError
+        if ("RESOURCE_EXHAUSTED" in str(error)) if of_device else ("Gloo" not in str(error)):
+            raise  # not a collective operation
+        _end(
+            3,
+            f"process {jax.process_index()}: another process ended or is unreachable "
+            f"({str(error).splitlines()[0]}); the same commands resume from the last checkpoint",
+        )
     jax.distributed.shutdown()
 
 
@@ -191,7 +186,12 @@ def _initialize(config: ProcessConfig) -> bool:
     # Silences its warning about proxies, which concern the web alone.
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     # Earlier than JAX's own timeout, which aborts with a C++ stack trace.
-    given_up = threading.Timer(START_SECONDS, _end_unmet, [config])
+    where = f" at {config.coordinator}" if config.coordinator else ""
+    line = (
+        f"expected {config.processes or 'all'} processes{where} within {START_SECONDS} s, found "
+        "fewer; start the same command for each"
+    )
+    given_up = threading.Timer(START_SECONDS, _end, [2, line])
     given_up.daemon = True
     given_up.start()
     try:
@@ -224,31 +224,9 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _is_of_another(error: Exception) -> bool:
-    """Whether a collective operation failed, not one of this process alone."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        return "RESOURCE_EXHAUSTED" not in str(error)  # out of memory here
-    return "Gloo" in str(error)  # CPU collectives; reading their result raises ValueError
-
-
-def _end_unmet(config: ProcessConfig) -> NoReturn:
-    """Ends this process because others did not start."""
-    where = f" at {config.coordinator}" if config.coordinator else ""
-    sys.stderr.write(
-        f"error: expected {config.processes or 'all'} processes{where} within {START_SECONDS} s, "
-        "found fewer; start the same command for each\n"
-    )
-    leave(2)
-
-
-def _end_alone(error: Exception) -> NoReturn:
-    """Ends this process after another one did, even if threads still wait for it."""
-    first_line = str(error).splitlines()[0]
-    sys.stderr.write(
-        f"error: process {jax.process_index()}: another process ended or is unreachable "
-        f"({first_line}); the same commands resume from the last checkpoint\n"
-    )
-    leave(3)
+def _end(status: int, line: str) -> NoReturn:
+    sys.stderr.write(f"error: {line}\n")
+    leave(status)
 
 
 def run_and_leave(main: Callable[[], None]) -> NoReturn:

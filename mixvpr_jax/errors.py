@@ -29,7 +29,7 @@ class InputError(Exception):
     """Wrong input, in one line: what was expected, what was found, what to do.
 
     Attributes:
-        details: Individual problems, one a line, which a command writes before the message.
+        details: Individual problems, which a command writes before the message, a line each.
     """
 
     def __init__(self, message: str, *, details: Sequence[str] = ()) -> None:
@@ -48,11 +48,7 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def starting(name: str = "__main__") -> Iterator[None]:
-    """Wraps a command's imports, which take seconds, so that they end with one line, too.
-
-    Args:
-        name: `__name__` of the command's module; unless it is "__main__", nothing happens.
-    """
+    """Wraps a command's slow imports, so that they, too, end with one line; only in "__main__"."""
     if name != "__main__":
         yield
         return
@@ -80,14 +76,14 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, BrokenPipeError) and _is_stdout_closed():
         return 141, ""  # as other commands do in `… | head`
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        return 2, f"error: expected room for the output of this command, found: {error.strerror}"
-    if isinstance(error, InputError | OSError):
-        return 2, f"error: {_joined(error)}"
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return 2, f"error: expected enough memory, found too little ({_joined(error)}); {MEMORY}"
-    if (line := platform_error()) is not None:
-        return 2, f"error: {line}"
-    return None
+        line = f"expected room for the output of this command, found: {error.strerror}"
+    elif isinstance(error, InputError | OSError):
+        line = text_of(error)
+    elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        line = f"expected enough memory, found too little ({text_of(error)}); {MEMORY}"
+    else:
+        line = platform_error()
+    return (2, f"error: {line}") if line is not None else None
 
 
 def platform_error() -> str | None:
@@ -97,7 +93,7 @@ def platform_error() -> str | None:
     try:
         jax.devices()
     except Exception as error:  # RuntimeError, or an empty AssertionError
-        found = _joined(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
+        found = text_of(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
         return (
             f"JAX_PLATFORMS={wanted}: expected devices that JAX can use here, found: {found}; "
             "install JAX for them, or unset JAX_PLATFORMS to take what is there"
@@ -124,6 +120,13 @@ def ending_at_once() -> Iterator[None]:
     """For imports: Ctrl-C and SIGTERM end the process, since some modules swallow exceptions."""
     with _handled_by(_end_now):
         yield
+
+
+def _end_now(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    status, line = (143, "terminated") if number == signal.SIGTERM else (130, "interrupted")
+    _say(line)
+    os._exit(status)
 
 
 @contextmanager
@@ -156,13 +159,6 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, found or signal.SIG_DFL)
 
 
-def _end_now(number: int, frame: FrameType | None) -> NoReturn:
-    del frame
-    status, line = (143, "terminated") if number == signal.SIGTERM else (130, "interrupted")
-    _say(line)
-    os._exit(status)
-
-
 def _flush_for_the_last_time() -> None:
     """Discards output that cannot be written: Python would retry at exit and print an error."""
     try:
@@ -180,13 +176,12 @@ def _say(line: str) -> None:
         sys.stderr.flush()
 
 
-def _joined(error: Any) -> str:
-    """An error's text on one line, or its type if there is none."""
+def text_of(error: Any) -> str:
+    """An error's text on one line, or its type if it has none."""
     return one_line(" ".join(str(error).split())) or type(error).__name__
 
 
 def _is_stdout_closed() -> bool:
-    """Whether the reader of this process's output is gone."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)

@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import FORMATS
-from mixvpr_jax.storage import AnyPath, is_local, reaching
+from mixvpr_jax.storage import AnyPath, is_local, reaching, store_of
 
 # Usual suffixes of the supported formats.
 _ENDINGS = {
@@ -51,7 +51,6 @@ def links_in(folder: AnyPath) -> Mapping[str, bool]:
     """Name → whether it is a link, for every entry of a folder; empty if there is no such folder.
 
     Raises:
-        InputError: The object store's library is not installed.
         OSError: The folder cannot be listed.
     """
     try:
@@ -66,12 +65,7 @@ def links_in(folder: AnyPath) -> Mapping[str, bool]:
 
 
 def sizes_in(folder: AnyPath) -> Mapping[str, int]:
-    """Name → size in bytes, for every file in a folder.
-
-    Raises:
-        InputError: The object store's library is not installed.
-        FileNotFoundError: No such folder.
-    """
+    """Name → size in bytes, for every file in a folder; FileNotFoundError if there is no folder."""
     if is_local(folder):
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
@@ -88,24 +82,8 @@ def stamps_in(folder: AnyPath) -> Mapping[str, str]:
     }
 
 
-def folders_in(folder: AnyPath) -> list[str]:
-    """Names of the folders in a folder; empty if it cannot be listed."""
-    return _of_type(folder, "directory")
-
-
-def files_in(folder: AnyPath) -> list[str]:
-    """Names of the files in a folder; empty if it cannot be listed."""
-    return _of_type(folder, "file")
-
-
-def files_below(folder: AnyPath) -> list[str]:
-    """Relative names of the objects below a folder of a store, at any depth."""
-    store, path = _store(folder)
-    with reaching(folder):
-        return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
-
-
-def _of_type(folder: AnyPath, kind: str) -> list[str]:
+def names_in(folder: AnyPath, kind: Literal["directory", "file"]) -> list[str]:
+    """Names of the folders or of the files in a folder; empty if it cannot be listed."""
     try:
         if not is_local(folder):
             return [_last(entry["name"]) for entry in _remote(folder) if entry["type"] == kind]
@@ -115,19 +93,16 @@ def _of_type(folder: AnyPath, kind: str) -> list[str]:
         return []
 
 
+def files_below(folder: AnyPath) -> list[str]:
+    """Relative names of the objects below a folder of a store, at any depth."""
+    store, path = store_of(folder)
+    with reaching(folder):
+        return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
+
+
 def _remote(folder: AnyPath) -> list[dict[str, Any]]:
-    store, path = _store(folder)
+    store, path = store_of(folder)
     return store.ls(path, detail=True)
-
-
-def _store(folder: AnyPath) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        # Cached listings of GSV-Cities would take a gigabyte.
-        return fsspec.url_to_fs(os.fspath(folder), use_listings_cache=False)
-    except ImportError as error:
-        raise InputError(f"{folder}: {error}") from None
 
 
 def _last(path: str) -> str:
@@ -142,18 +117,15 @@ def inside(name: str, source: object) -> PurePosixPath:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
-    if outside or not path.name or "\0" in name or not _can_be(name):
+    try:
+        possible = bool(path.name) and "\0" not in name and len(os.fsencode(name)) < 4096
+    except UnicodeEncodeError:  # a lone surrogate
+        possible = False
+    if outside or not possible:
         raise InputError(
             f"{source}: expected names of images inside the data folder, found {name[:200]!r}"
         )
     return path
-
-
-def _can_be(name: str) -> bool:
-    try:
-        return len(os.fsencode(name)) < 4096
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
 
 
 class Fence:
@@ -181,12 +153,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Located:
-    """Paths for a list of n names.
-
-    Attributes:
-        paths: n files, existing or expected.
-        present: [n] bool, whether each exists.
-    """
+    """The n images of a list, existing or expected; `present` [n] bool says which exist."""
 
     paths: tuple[AnyPath, ...]
     present: np.ndarray

@@ -17,13 +17,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mixvpr_jax.errors import InputError, one_line
-from mixvpr_jax.flock import MACHINE, Flock
-from mixvpr_jax.storage import AnyPath, reaching
+from mixvpr_jax.storage import MACHINE, AnyPath, Flock, reaching, store_of
 
 BEAT_SECONDS = 15.0
 DEAD_SECONDS = 60.0
@@ -37,84 +36,64 @@ logger = logging.getLogger(__name__)
 class _OnDisk:
     """A lock file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
         self._lock: Flock | None = None
 
-    def create(self, text: str) -> bool:
-        """Whether this process created the lock and owns it."""
-        try:
-            lock = Flock(self.path, create=True)
-        except FileExistsError:
-            return False
-        try:
-            if lock.held is not False and lock.is_current():
-                lock.write(text)
-                self._lock = lock
-        except OSError:
-            self.path.unlink(missing_ok=True)  # a full disk
-            raise
-        finally:
-            if self._lock is None:
-                lock.close()
-        return self._lock is not None  # another process locked it first
+    def create(self) -> bool:
+        with suppress(FileExistsError):
+            self._lock = Flock.create(self.path, self.text)
+        return self._lock is not None
 
     def sign(self) -> tuple[str, object] | None:
-        """The text, and a value that changes while the owner lives; None if there is no file."""
+        """The text, and a value that changes while the owner lives; None if there is no lock."""
         try:
             with self.path.open("rb") as file:  # opening revalidates on NFS
                 found = os.fstat(file.fileno())
-                text = file.read(4096).decode("utf-8", "replace")
-                return text, (text, found.st_ino, found.st_mtime_ns)
+                return file.read(4096).decode("utf-8", "replace"), (found.st_ino, found.st_mtime_ns)
         except FileNotFoundError:
             return None
 
     def remove_if_dead(self) -> bool | None:
         """Removes the lock if the owner has ended; None if the kernel cannot tell."""
-        try:
-            with Flock(self.path) as lock:
-                if lock.held is False:
-                    return False
-                text = lock.read()  # written after locking
-                if not lock.held or (text and _owner(text).get("machine") != MACHINE):
-                    return None
-                if lock.is_current():
-                    self.path.unlink()
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), closing(Flock(self.path)) as lock:
+            if lock.held is False:
+                return False
+            text = lock.read()  # written after locking
+            if not lock.held or (text and _owner(text).get("machine") != MACHINE):
+                return None
+            if lock.is_current():
+                self.remove()
         return True
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    def beat(self, text: str) -> None:
-        del text
+    def beat(self) -> None:
         assert self._lock is not None
-        self._lock.touch()
+        os.utime(self._lock.file)  # works on a full disk
 
     def release(self) -> None:
         assert self._lock is not None
         if self._lock.is_current():
-            self.path.unlink(missing_ok=True)
+            self.remove()
         self._lock.close()
 
 
 class _InStore:
     """A lock object: the store creates it atomically; its owner rewrites it as a heartbeat."""
 
-    def __init__(self, path: AnyPath) -> None:
-        import fsspec
+    def __init__(self, path: AnyPath, text: str) -> None:
+        self.path, self.text = path, text
+        self._store, self._name = store_of(path)
 
-        self.path = path
-        self._store, self._name = fsspec.url_to_fs(os.fspath(path))
-
-    def create(self, text: str) -> bool:
+    def create(self) -> bool:
         with reaching(self.path, but=FileExistsError):
             try:
-                self._store.pipe_file(self._name, _beating(text), mode="create")
+                self.beat(mode="create")
             except FileExistsError:
                 found = self.sign()
-                return found is not None and found[0] == text  # a retried request that succeeded
+                return found is not None and found[0] == self.text  # a retry of what succeeded
         return True
 
     def sign(self) -> tuple[str, object] | None:
@@ -123,7 +102,7 @@ class _InStore:
                 text, _, beat = self._store.cat_file(self._name).decode().partition("\n")
             except FileNotFoundError:
                 return None
-        return text, (text, beat)
+        return text, beat
 
     def remove_if_dead(self) -> None:
         return None
@@ -132,34 +111,26 @@ class _InStore:
         with reaching(self.path), suppress(FileNotFoundError):
             self._store.rm_file(self._name)
 
-    def beat(self, text: str) -> None:
-        self._store.pipe_file(self._name, _beating(text))
+    def beat(self, mode: str = "overwrite") -> None:
+        content = f"{self.text}\n{secrets.token_hex(8)}"
+        self._store.pipe_file(self._name, content.encode(), mode=mode)
 
-    def release(self) -> None:
-        self.remove()
-
-
-def _beating(text: str) -> bytes:
-    return f"{text}\n{secrets.token_hex(8)}".encode()
+    release = remove
 
 
 class FolderLock:
     """This process's exclusive access to a folder."""
 
-    def __init__(self, place: _OnDisk | _InStore, folder: AnyPath, text: str) -> None:
+    def __init__(self, place: _OnDisk | _InStore, folder: AnyPath) -> None:
         """Keeps a lock that was just created alive; use `locked`."""
-        self._place, self._folder, self._text = place, folder, text
+        self._place, self._folder = place, folder
         self._taken_by: str | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._hold, daemon=True)
         self._thread.start()
 
     def require(self) -> None:
-        """Checks that the lock is still this process's.
-
-        Raises:
-            InputError: Another process considered this one dead and took over the folder.
-        """
+        """Raises InputError if another process considered this one dead and took the folder."""
         if self._taken_by is not None:
             raise InputError(
                 f"{self._folder}: expected to be the only one to write here, found that "
@@ -176,10 +147,10 @@ class FolderLock:
         while not self._done.wait(BEAT_SECONDS):
             with suppress(Exception):  # the run itself reports an unreachable disk or store
                 found = self._place.sign()
-                if found is not None and found[0] != self._text:
+                if found is not None and found[0] != self._place.text:
                     self._taken_by = found[0]
                     return
-                self._place.beat(self._text)
+                self._place.beat()
         with suppress(Exception):
             self._place.release()
 
@@ -195,16 +166,16 @@ def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
     Raises:
         InputError: Another process holds the lock, or the folder is not writable.
     """
-    created = []
+    created, text = [], json.dumps(_self())
     if isinstance(folder, Path):
         created = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        place = _OnDisk(folder / NAME) if isinstance(folder, Path) else _InStore(folder / NAME)
-        text = json.dumps(_self())
-        while not place.create(text):
+        path = folder / NAME
+        place = _OnDisk(path, text) if isinstance(path, Path) else _InStore(path, text)
+        while not place.create():
             _wait_for_the_dead(place, folder, what)
-        lock = FolderLock(place, folder, text)
+        lock = FolderLock(place, folder)
         try:
             yield lock
         finally:
@@ -224,21 +195,18 @@ def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) ->
     dead = place.remove_if_dead()
     if dead or (before := place.sign()) is None:
         return
-    line = (
-        f"{folder}: expected no other {what} here, found one of {_told(before[0])}; wait until it "
-        "ends, or choose another folder"
-    )
-    if dead is False:
-        raise InputError(line)
-    logger.warning("%s: waiting to see whether %s is alive", folder, _told(before[0]))
-    until = time.monotonic() + DEAD_SECONDS
-    while (now := place.sign()) == before and time.monotonic() < until:
-        time.sleep(POLL_SECONDS)
-    if now is None:
-        return
-    if now != before:
-        raise InputError(line)
-    if place.sign() == before:
+    now, owner = before, _told(before[0])
+    if dead is None:
+        logger.warning("%s: waiting to see whether %s is alive", folder, owner)
+        until = time.monotonic() + DEAD_SECONDS
+        while (now := place.sign()) == before and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+    if dead is False or now not in (before, None):
+        raise InputError(
+            f"{folder}: expected no other {what} here, found one of {owner}; wait until it ends, "
+            "or choose another folder"
+        )
+    if now is not None and place.sign() == before:
         place.remove()
 
 
@@ -269,6 +237,5 @@ def _told(text: str) -> str:
     owner = {name: one_line(str(value)) for name, value in _owner(text).items()}
     if not owner:
         return "another process"
-    names = ("user", "host", "pid", "since")
-    user, host, pid, since = (owner.get(name, "unknown") for name in names)
+    user, host, pid, since = (owner.get(x, "unknown") for x in ("user", "host", "pid", "since"))
     return f"{user}@{host} (pid {pid}, since {since})"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -49,9 +49,10 @@ INTEGER_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # by t
 
 
 def separate(data: bytes) -> tuple[int, bytes | bytearray]:
-    """Splits a file of any format into its orientation and the same pixels without metadata.
+    """Splits a JPEG, PNG or TIFF file into its orientation and the same pixels without metadata.
 
-    The orientation is EXIF's 1 to 8; 1 is upright or unknown.
+    The orientation is EXIF's 1 to 8; 1 is upright or unknown. Other formats pass unchanged: Pillow
+    reads no metadata of theirs on opening.
     """
     if data.startswith(b"\xff\xd8"):
         return _separate_jpeg(data)
@@ -59,8 +60,6 @@ def separate(data: bytes) -> tuple[int, bytes | bytearray]:
         return _separate_png(data)
     if data.startswith((b"II", b"MM")):
         return _separate_tiff(data)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _orientation_of_webp(data), data
     return UPRIGHT, data
 
 
@@ -72,7 +71,12 @@ def orientation_of(image: Image.Image) -> int:
         value = None
     if isinstance(value, int):
         return value if value in TURNS else UPRIGHT
-    exif, xmp = (image.info.get(name) for name in ("exif", "xmp"))
+    return orientation_in(image.info)
+
+
+def orientation_in(info: Mapping[Any, Any]) -> int:
+    """The orientation (1 to 8) that EXIF or XMP in Pillow's `info` state, malformed or not."""
+    exif, xmp = (info.get(name) for name in ("exif", "xmp"))
     return _stated(*(said if isinstance(said, bytes) else b"" for said in (exif, xmp)))
 
 
@@ -92,77 +96,58 @@ def was_turned(image: Image.Image) -> bool:
     return TURNED in image.info
 
 
-def _stated(exif: bytes, xmp: bytes) -> int:
+def _stated(exif: bytes | bytearray, xmp: bytes) -> int:
     """The orientation that EXIF states, or else XMP."""
     exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
-    for entry in _entries(exif):
-        if entry.tag == ExifTags.Base.Orientation and (value := _integer(exif, entry)) is not None:
+    for _, tag, size, values in _entries(exif):
+        if tag == ExifTags.Base.Orientation and len(values) >= size > 0:
+            value = int.from_bytes(values[:size], "little" if exif.startswith(b"I") else "big")
             return value if value in TURNS else UPRIGHT
     said = ORIENTATION_IN_XMP.search(xmp)
     return int(said[1]) if said else UPRIGHT
 
 
-class _Entry(NamedTuple):
-    """An entry of a TIFF directory: its offset, tag, type, number of values and their offset."""
+def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
+    """The first directory of a TIFF file or EXIF block, up to where it is cut.
 
-    at: int
-    tag: int
-    type: int
-    length: int
-    values_at: int
-    order: str
-
-
-def _entries(tiff: bytes) -> Iterator[_Entry]:
-    """The entries of the first directory of a TIFF file or EXIF block, up to where it is cut."""
+    An entry is its offset, its tag, the bytes of an integer (0 for another type), and the integers.
+    """
     order, version = {b"II": "<", b"MM": ">"}.get(tiff[:2]), tiff[2:4].strip(b"\0")
     if order is None or version not in (b"*", b"+"):
         return
     big = version == b"+"
-    address, number = order + ("Q" if big else "I"), order + ("Q" if big else "H")
-    entry, room = (order + "HHQ8x", 8) if big else (order + "HHI4x", 4)
-    at = _number(address, tiff, 8 if big else 4)
-    count = _number(number, tiff, at)
-    if at is None or count is None:
+    kinds = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
+    pointer, number, entry = (order + kind for kind in kinds)
+    room = struct.calcsize(pointer)
+    try:
+        (start,) = struct.unpack_from(pointer, tiff, room)
+        (count,) = struct.unpack_from(number, tiff, start)
+    except (struct.error, OverflowError, IndexError):  # beyond the end
         return
-    start, size = at + struct.calcsize(number), struct.calcsize(entry)
-    for index in range(min(count, max(0, len(tiff) - start) // size)):
-        at = start + index * size
-        tag, kind, values = struct.unpack_from(entry, tiff, at)
-        inside = INTEGER_BYTES.get(kind, 0) * values <= room
-        values_at = at + size - room if inside else _number(address, tiff, at + size - room)
-        yield _Entry(at, tag, kind, values, values_at or 0, order)
+    head, view = struct.calcsize(entry), memoryview(tiff)
+    first, step = start + struct.calcsize(number), head + room
+    for at in range(first, len(tiff) - step + 1, step)[:count]:
+        tag, kind, length = struct.unpack_from(entry, tiff, at)
+        size, values_at = INTEGER_BYTES.get(kind, 0), at + head
+        if size * length > room:
+            (values_at,) = struct.unpack_from(pointer, tiff, values_at)
+        yield at, tag, size, view[values_at : values_at + size * length]
 
 
-def _integer(tiff: bytes, entry: _Entry) -> int | None:
-    """An entry's first value; None if it is no integer or lies outside the data."""
-    size = INTEGER_BYTES.get(entry.type)
-    if size is None or not entry.length:
-        return None
-    return _number(entry.order + {1: "B", 2: "H", 4: "I", 8: "Q"}[size], tiff, entry.values_at)
-
-
-def _number(kind: str, data: bytes, at: int | None) -> int | None:
-    """One number; None if the data end before it."""
-    if at is None or at + struct.calcsize(kind) > len(data):
-        return None
-    return struct.unpack_from(kind, data, at)[0]
-
-
-def _separate_tiff(data: bytes) -> tuple[int, bytes | bytearray]:
+def _separate_tiff(data: bytes) -> tuple[int, bytearray]:
     """Gives metadata entries the invalid type 0, which every reader skips."""
     xmp, blank = b"", bytearray(data)
-    for entry in _entries(data):
-        if entry.tag == XMP_TAG and INTEGER_BYTES.get(entry.type) == 1:
-            xmp = data[entry.values_at : entry.values_at + entry.length]
-        if entry.tag not in TIFF_PIXELS:
-            blank[entry.at + 2 : entry.at + 4] = b"\0\0"
+    for at, tag, size, values in _entries(data):
+        if tag == XMP_TAG and size == 1:
+            xmp = bytes(values)
+        if tag not in TIFF_PIXELS:
+            blank[at + 2 : at + 4] = b"\0\0"
     return _stated(data, xmp), blank
 
 
-def _separate_jpeg(data: bytes) -> tuple[int, bytes | bytearray]:
+def _separate_jpeg(data: bytes) -> tuple[int, bytearray]:
     """Blanks the names of metadata segments, so that every reader skips them."""
-    exif, xmp, unheeded, at = [], b"", [], 2
+    exif, xmp, blank, at = bytearray(), b"", bytearray(data), 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
         if marker == 0xFF or marker in STANDALONE:
@@ -172,20 +157,16 @@ def _separate_jpeg(data: bytes) -> tuple[int, bytes | bytearray]:
         if marker == START_OF_SCAN or end > len(data):
             break
         if marker == APP_1 and data.startswith(b"Exif\0\0", start):
-            exif.append(data[start + 6 : end])
+            exif += data[start + 6 : end]
         elif marker == APP_1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", start):
             xmp = data[start:end]
-        if marker & 0xF0 == 0xE0:
-            name, least = HEEDED.get(marker, (b"", 2**16))
-            if end - start < least or not data.startswith(name, start):
-                unheeded.append(slice(start, min(start + 4, end)))
+        name, least = HEEDED.get(marker, (b"", 2**16))
+        heeded = end - start >= least and data.startswith(name, start)
+        if marker & 0xF0 == 0xE0 and not heeded:
+            stop = min(start + 4, end)
+            blank[start:stop] = bytes(stop - start)
         at = end
-    if not unheeded:
-        return UPRIGHT, data
-    blank = bytearray(data)
-    for name in unheeded:
-        blank[name] = bytes(name.stop - name.start)
-    return _stated(b"".join(exif), xmp), blank
+    return _stated(exif, xmp), blank
 
 
 def _separate_png(data: bytes) -> tuple[int, bytes]:
@@ -196,34 +177,26 @@ def _separate_png(data: bytes) -> tuple[int, bytes]:
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
-        if kind[:1].islower() and kind not in PNG_PIXELS:
-            said |= _said_by_chunk(kind, data[at + 8 : end - 4])
-        else:
+        if not kind[:1].islower() or kind in PNG_PIXELS:
             kept.append(view[at:end])
+        elif kind == b"eXIf":
+            said[b"exif"] = data[at + 8 : end - 4]
+        elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword, _, text = data[at + 8 : end - 4].partition(b"\0")
+            said[keyword] = _text(kind, text)
         at = end
     kept.append(view[at:])
     exif = said.get(b"exif") or _raw_profile(said.get(b"Raw profile type exif", b""))
     return _stated(exif, said.get(b"XML:com.adobe.xmp", b"")), b"".join(kept)
 
 
-def _said_by_chunk(kind: bytes, content: bytes) -> dict[bytes, bytes]:
-    """A chunk's keyword → text, or b"exif" → EXIF block."""
-    if kind == b"eXIf":
-        return {b"exif": content}
-    keyword, _, text = content.partition(b"\0")
-    if kind == b"zTXt":
-        text = _inflated(text[1:])
-    elif kind == b"iTXt":
-        compressed, parts = text[:1] != b"\0", text[2:].split(b"\0", 2)
-        text = _inflated(parts[-1]) if compressed else parts[-1]
-    elif kind != b"tEXt":
-        return {}
-    return {keyword: text}
-
-
-def _inflated(data: bytes) -> bytes:
+def _text(kind: bytes, text: bytes) -> bytes:
+    """What one of PNG's three text chunks says behind its keyword."""
+    compressed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] != b"\0")
+    if kind != b"tEXt":
+        text = text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1]
     try:
-        return zlib.decompressobj().decompress(data, MAX_TEXT_BYTES)
+        return zlib.decompressobj().decompress(text, MAX_TEXT_BYTES) if compressed else text
     except zlib.error:
         return b""
 
@@ -232,15 +205,3 @@ def _raw_profile(text: bytes) -> bytes:
     """An EXIF block as ImageMagick writes it: an empty line, name, length, lines of hex digits."""
     digits = re.sub(rb"[^0-9A-Fa-f]", b"", b"".join(text.split(b"\n")[3:]))
     return bytes.fromhex(digits[: len(digits) // 2 * 2].decode())
-
-
-def _orientation_of_webp(data: bytes) -> int:
-    """The orientation in EXIF or XMP that the header announces; Pillow ignores both on opening."""
-    announced, said, at = data[20:21] if data[12:16] == b"VP8X" else b"", {}, 12
-    while announced and at + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, at)
-        if kind in (b"EXIF", b"XMP "):
-            said.setdefault(kind, data[at + 8 : at + 8 + length])
-        at += 8 + length + length % 2
-    exif = said.get(b"EXIF", b"") if announced and announced[0] & 8 else b""
-    return _stated(exif, said.get(b"XMP ", b"") if announced and announced[0] & 4 else b"")

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Interpolation
-from mixvpr_jax.orientation import orientation_of, separate, upright
+from mixvpr_jax.orientation import orientation_in, orientation_of, separate, upright
 from mixvpr_jax.storage import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -120,6 +120,8 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
                     f"expected an image of at most {MAX_PIXELS:,} pixels, found "
                     f"{image.width:,} x {image.height:,}"
                 )
+            if image.format == "WEBP":  # Pillow opens it whatever its metadata say
+                orientation = orientation_in(image.info)
             return upright(_to_rgb(image), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None

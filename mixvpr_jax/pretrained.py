@@ -1,4 +1,4 @@
-"""Loading and saving models as folders of model.safetensors, config.json and README.md."""
+"""Models as folders of model.safetensors, config.json and README.md, and the released weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -15,16 +15,44 @@ import safetensors.numpy
 
 from mixvpr_jax.checks import closest
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
-from mixvpr_jax.conversion.formats import read_safetensors, what_else
+from mixvpr_jax.conversion.formats import is_html, read_safetensors, what_else
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import Dtype, ModelConfig
+from mixvpr_jax.models.config import Dtype, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.released import RELEASED, cache_folder, released_checkpoint
-from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
+from mixvpr_jax.storage import (
+    AnyPath,
+    AppearedMeanwhile,
+    as_path,
+    atomic_folder,
+    atomic_write,
+    reaching,
+)
 
 HUB = "hf://"
 FILES = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint of amaralibey/MixVPR on Google Drive."""
+
+    config: ModelConfig
+    file_name: str
+    drive_id: str
+
+
+def _mixvpr(channels: int, rows: int, drive_id: str) -> Released:
+    file = f"resnet50_MixVPR_{channels * rows}_channels({channels})_rows({rows}).ckpt"
+    aggregator = MixVPRConfig(out_channels=channels, out_rows=rows)
+    return Released(ModelConfig(aggregator=aggregator), file, drive_id)
+
+
+RELEASED = {
+    "resnet50_4096": _mixvpr(1024, 4, "1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L"),
+    "resnet50_512": _mixvpr(256, 2, "1khiTUNzZhfV2UUupZoIsPIbsMRBYVDqj"),
+    "resnet50_128": _mixvpr(64, 2, "1DQnefjk1hVICOEYPwE4-CZAZOvi1NSJz"),
+}
 
 
 def from_pretrained(
@@ -116,7 +144,7 @@ def _released_folder(name: str) -> Path:
     """The folder of a released model, converted on first use."""
     folder = cache_folder() / name
     if not (folder / "config.json").is_file():
-        checkpoint = released_checkpoint(name)
+        checkpoint = _released_checkpoint(name)
         model = convert_checkpoint(checkpoint).model
         if model.config != RELEASED[name].config:
             raise InputError(f"{checkpoint}: expected the weights of {name}, found {model.config}")
@@ -126,6 +154,62 @@ def _released_folder(name: str) -> Path:
             if not (folder / "config.json").is_file():
                 raise
     return folder
+
+
+def cache_folder() -> Path:
+    """The folder of cached files: $MIXVPR_HOME, else mixvpr_jax in the user's cache directory."""
+    if home := os.environ.get("MIXVPR_HOME"):
+        return Path(home)
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no home directory, as in some containers
+        raise InputError(
+            "expected a home directory for released weights and descriptors, found none; set "
+            "MIXVPR_HOME to a folder that can be written to"
+        ) from None
+    return Path(caches) / "mixvpr_jax"
+
+
+def _released_checkpoint(name: str) -> Path:
+    """The PyTorch checkpoint of a released name, downloaded on first use."""
+    path = cache_folder() / RELEASED[name].file_name
+    file, folder = quote(str(path)), quote(str(path.parent / name))
+    commands = (
+        f"gdown {RELEASED[name].drive_id} -O {file} && "
+        f"python -m convert.torch_to_flax {file} {folder}"
+    )
+    refused = (
+        f"{path}: expected a checkpoint, found an HTML page, now removed: Google Drive refused the "
+        f"download; try again later, or {commands}"
+    )
+    if path.exists():
+        if _is_html_file(path):
+            path.unlink(missing_ok=True)
+            raise InputError(refused)
+        return path
+    try:
+        import gdown  # pyright: ignore[reportMissingImports] (optional)
+    except ImportError:
+        raise InputError(f"{name}: not in {path.parent}; run: {commands}") from None
+    with atomic_write(path) as partial:
+        problem = None
+        try:
+            gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
+        except Exception as error:  # from gdown, requests or the file system
+            problem = error
+        if problem or not partial.exists():  # gdown does not always raise
+            reason = f" ({problem})" if problem else ""
+            raise InputError(
+                f"{name}: the Google Drive download failed{reason}; run: {commands}"
+            ) from problem
+        if _is_html_file(partial):
+            raise InputError(refused)
+    return path
+
+
+def _is_html_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_html(file.read(512))
 
 
 def _hub_folder(name: str) -> Path:

@@ -1,8 +1,7 @@
 """Paths on a disk or in Google's object store, and atomic writes to either.
 
-In this order: errors, paths, access to objects, atomic writes, temporary folders. An object appears
-whole or not at all; nothing can append to it. Arrays of checkpoints and ArrayRecord files do not
-pass through here: tensorstore and array_record read and write them.
+An object appears whole or not at all; nothing can append to it. Arrays of checkpoints and
+ArrayRecord files do not pass through here: tensorstore and array_record read and write them.
 """
 
 from __future__ import annotations
@@ -12,18 +11,24 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
-from mixvpr_jax.errors import InputError
-from mixvpr_jax.flock import MACHINE, Flock
+from mixvpr_jax.errors import InputError, text_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 AnyPath = epath.Path | Path
 """A path in an object store or on a disk."""
@@ -33,10 +38,12 @@ _UNREACHABLE = re.compile(
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED"
     r"|http_response_code='(401|403|408|429|5\d\d)'"
 )
-
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial", re.DOTALL)
 FORGOTTEN_SECONDS = 7 * 86400.0  # age at which other machines remove temporary folders
 _LOCK = "lock"  # held by the writer; contains its machine
+MACHINE = socket.gethostname()  # or, better, the boot of the kernel that containers share
+with suppress(OSError):
+    MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class OutOfReach(InputError):
@@ -59,11 +66,7 @@ class AppearedMeanwhile(InputError):
 
 
 def as_path(address: str | os.PathLike[str]) -> AnyPath:
-    """The path of an address: on a disk, or in an object store for `gs://bucket/name`.
-
-    Raises:
-        InputError: Any other scheme, or the store's library is not installed.
-    """
+    """The path of an address: on a disk, or in an object store for `gs://bucket/name`."""
     text = os.fspath(address)
     if not text.startswith("gs://"):
         if re.match(r"[a-z0-9+]{2,}:/", text):
@@ -80,9 +83,24 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
     return epath.Path(text)
 
 
+def to_paths(config: object, *names: str) -> None:
+    """Converts the addresses in these fields of a dataclass by `as_path`; None passes."""
+    for name in names:
+        if (value := getattr(config, name)) is not None:
+            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
+            object.__setattr__(config, name, path)
+
+
 def is_local(path: AnyPath) -> bool:
     """Whether a path is on a disk."""
     return "://" not in os.fspath(path)
+
+
+def store_of(path: AnyPath) -> tuple[Any, str]:
+    """The object store of a path, as fsspec opens it, and the name there."""
+    import fsspec
+
+    return fsspec.url_to_fs(os.fspath(path))
 
 
 def resolved(path: AnyPath) -> AnyPath:
@@ -92,51 +110,31 @@ def resolved(path: AnyPath) -> AnyPath:
 
 @contextmanager
 def reaching(path: AnyPath, but: type[Exception] = InputError) -> Iterator[None]:
-    """Turns errors of an object store's libraries into one line; those of a disk pass unchanged.
-
-    Args:
-        path: What is read or written.
-        but: An exception to pass unchanged in either case.
-
-    Raises:
-        OutOfReach: The store is unreachable, refuses access or lacks the object.
-    """
+    """Turns errors of an object store's libraries into OutOfReach; a disk's and `but` pass."""
     try:
         yield
     except (InputError, but):
         raise
     except Exception as error:  # from the OS, the library, HTTP or the credentials
-        of_store = isinstance(error, FileNotFoundError) or unreachable(error)
-        if is_local(path) or not of_store:
+        if is_local(path) or not (isinstance(error, FileNotFoundError) or unreachable(error)):
             raise
         raise OutOfReach(
-            f"{path}: expected to reach the object store, found: {_in_a_line(error)}; fix that "
+            f"{path}: expected to reach the object store, found: {text_of(error)[:300]}; fix that "
             "and run the same command to resume"
         ) from error
 
 
 def unreachable(error: Exception) -> str | None:
-    """The one-line reason when an object store could not be reached, otherwise None.
-
-    A missing or corrupt object is not such a reason.
-    """
-    line = _in_a_line(error)
+    """Why an object store could not be reached; None for a missing or corrupt object."""
+    line = text_of(error)[:300]
     of_library = type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
     of_system = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     of_tensorstore = "gs://" in line and _UNREACHABLE.search(line)
     return line if of_library or of_system or of_tensorstore else None
 
 
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def check_writable(folder: AnyPath) -> None:
-    """Writes an object into a folder of an object store and deletes it.
-
-    Raises:
-        OutOfReach: Writing is refused, or there is no such bucket.
-    """
+    """Writes an object into a folder of an object store and deletes it, or raises OutOfReach."""
     probe = folder / f".{uuid.uuid4().hex}"
     with reaching(folder):
         probe.write_bytes(b"")
@@ -145,11 +143,7 @@ def check_writable(folder: AnyPath) -> None:
 
 @contextmanager
 def local_copy(file: AnyPath) -> Iterator[Path]:
-    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object.
-
-    Raises:
-        OutOfReach: The object cannot be read.
-    """
+    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object."""
     if isinstance(file, Path):
         yield file
         return
@@ -161,11 +155,10 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
 
 
 def put_file(file: Path, target: AnyPath) -> None:
-    """Uploads a file to an object store.
-
-    Raises:
-        OutOfReach: The object cannot be written.
-    """
+    """Moves a file to `target` on the same disk, or copies it into an object store."""
+    if isinstance(target, Path):
+        file.replace(target)
+        return
     with reaching(target):
         target.write_bytes(file.read_bytes())
 
@@ -176,9 +169,7 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
         return
-    import fsspec
-
-    store, path = fsspec.url_to_fs(os.fspath(source))
+    store, path = store_of(source)
     with reaching(source):
         for name in store.find(path):
             store.mv(name, os.fspath(target) + name.removeprefix(path))
@@ -186,71 +177,47 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
 
 @contextmanager
 def atomic_write(path: AnyPath) -> Iterator[Path]:
-    """Yields a temporary path on a disk and moves the file to `path` on success.
-
-    Raises:
-        InputError: The disk is full or the store is unreachable.
-    """
-    with named_when_full(path):
-        if not isinstance(path, Path):
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder, path.name)
-                put_file(Path(folder, path.name), path)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path.parent, path.name) as folder:
-            yield folder / path.name
-            (folder / path.name).replace(path)
+    """Yields a temporary path on a disk and moves the file to `path` on success."""
+    with named_when_full(path), _temporary_folder(path.parent, path.name) as folder:
+        yield folder / path.name
+        put_file(folder / path.name, path)
 
 
 @contextmanager
 def atomic_folder(folder: AnyPath) -> Iterator[Path]:
     """Yields an empty folder on a disk and moves its files into `folder` on success.
 
-    A new `folder` appears whole, by one rename. Files are moved one by one into an existing folder
-    (from a temporary folder inside it: it may be a mount point, or its parent read-only) or into an
-    object store.
-
-    Raises:
-        AppearedMeanwhile: Another process created `folder` first.
-        InputError: The disk is full or the store is unreachable.
+    A new `folder` appears whole, by one rename, or AppearedMeanwhile is raised. Files are moved one
+    by one into an existing folder (from a temporary folder inside it: it may be a mount point, or
+    its parent read-only) or into an object store.
     """
-    with named_when_full(folder):
-        if not isinstance(folder, Path):
-            with tempfile.TemporaryDirectory() as name:
-                yield Path(name)
-                for file in sorted(Path(name).iterdir()):
-                    put_file(file, folder / file.name)
+    exists = isinstance(folder, Path) and folder.is_dir()
+    where = folder if exists else folder.parent
+    with named_when_full(folder), _temporary_folder(where, folder.name) as temporary:
+        files = temporary / "files"
+        files.mkdir()
+        yield files
+        if exists or not isinstance(folder, Path):
+            for file in sorted(files.iterdir()):
+                put_file(file, folder / file.name)
             return
-        exists = folder.is_dir()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(folder if exists else folder.parent, folder.name) as temporary:
-            files = temporary / "files"
-            files.mkdir()
-            yield files
-            if exists:
-                for file in sorted(files.iterdir()):
-                    file.replace(folder / file.name)
-            else:
-                _rename_folder(files, folder)
+        try:
+            files.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise AppearedMeanwhile(
+                f"{folder}: expected to make this folder, found one that another process has made "
+                "meanwhile; look at what is in it, or choose another"
+            ) from None
 
 
 @contextmanager
 def named_when_full(path: AnyPath) -> Iterator[None]:
-    """Adds the path to errors of a full disk, which often lack it.
-
-    When nested, the outermost path is named: the inner one may be a temporary file.
-
-    Raises:
-        NoRoom: The disk is full.
-    """
+    """Turns errors of a full disk into NoRoom, which names the outermost path where several do."""
     try:
         yield
-    except NoRoom as error:
-        raise NoRoom(path, error.reason) from error
-    except InputError:
-        raise
-    except Exception as error:  # FAISS raises RuntimeError
+    except Exception as error:
         if (reason := _full(error)) is None:
             raise
         raise NoRoom(path, reason) from error
@@ -258,34 +225,80 @@ def named_when_full(path: AnyPath) -> Iterator[None]:
 
 def _full(error: Exception) -> str | None:
     """The message of an error that means a full disk, otherwise None."""
+    if isinstance(error, InputError):
+        return error.reason if isinstance(error, NoRoom) else None
     text = " ".join(str(error).split())
-    if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return text if error.filename else error.strerror
-        if re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy's message
-            return text
-    return text if "No space left on device" in text else None
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return text if error.filename else error.strerror
+    of_numpy = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text)
+    return text if of_numpy or "No space left on device" in text else None  # FAISS: RuntimeError
 
 
-def _rename_folder(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+class Flock:
+    """An open file and the kernel's lock on it, which is released however the process ends.
+
+    `held` is False if another process has the lock, None if the file system has no locks.
+    """
+
+    def __init__(self, path: Path, flags: int = 0) -> None:
+        self.path, self.held = path, None
+        try:
+            self.file = os.open(path, os.O_RDWR | flags, 0o666)
+        except PermissionError:  # another user's; only NFS needs write access to lock it
+            if flags:
+                raise
+            self.file = os.open(path, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.held = True
+        except BlockingIOError:
+            self.held = False
+        except OSError:
+            pass
+
+    @classmethod
+    def create(cls, path: Path, text: str) -> Flock | None:
+        """Creates a locked file that must not exist; None if another process locked it first."""
+        lock = cls(path, os.O_CREAT | os.O_EXCL)
+        try:
+            if lock.held is not False and lock.is_current():
+                os.write(lock.file, text.encode())
+                return lock
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
+            lock.close()
             raise
-        raise AppearedMeanwhile(
-            f"{target}: expected to make this folder, found one that another process has made "
-            "meanwhile; look at what is in it, or choose another"
-        ) from None
+        lock.close()
+        return None
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to the open file."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.file))
+        except FileNotFoundError:
+            return False
+
+    def read(self) -> str:
+        """The first 4 KiB as text."""
+        return os.pread(self.file, 4096, 0).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Closes the file and releases the lock."""
+        os.close(self.file)
 
 
 @contextmanager
-def _temporary_folder(where: Path, name: str) -> Iterator[Path]:
+def _temporary_folder(where: AnyPath, name: str) -> Iterator[Path]:
     """Yields a new folder in `where`, then removes it; also removes those of killed writers.
 
-    A living writer holds the lock inside its folder, so a folder whose lock is free is abandoned.
-    Plain mkdir, unlike tempfile, applies the umask.
+    A living writer holds the lock in its folder. Plain mkdir, unlike tempfile, applies the umask.
     """
+    if not isinstance(where, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    where.mkdir(parents=True, exist_ok=True)
     _remove_dead(where)
     folder, lock = _make_locked(where, name)
     try:
@@ -305,13 +318,10 @@ def _make_locked(where: Path, name: str) -> tuple[Path, Flock]:
         folder = where / f".{name[:48]}.{secrets.token_hex(8)}.partial"
         folder.mkdir()
         try:
-            lock = Flock(folder / _LOCK, create=True)
-            if lock.held is not False and lock.is_current():
-                lock.write(MACHINE)
+            if (lock := Flock.create(folder / _LOCK, MACHINE)) is not None:
                 return folder, lock
-            lock.close()
         except FileNotFoundError:
-            continue  # removed as abandoned before it was locked
+            pass  # removed as abandoned before it was locked
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -329,7 +339,7 @@ def _remove_dead(where: Path) -> None:
 def _remove_if_dead(folder: Path) -> None:
     with suppress(OSError):  # not empty
         folder.rmdir()
-    with suppress(OSError), Flock(folder / _LOCK) as lock:
+    with suppress(OSError), closing(Flock(folder / _LOCK)) as lock:
         # On some network disks, other machines do not see a lock.
         is_old = time.time() - folder.stat().st_mtime > FORGOTTEN_SECONDS
         if lock.held and lock.is_current() and (lock.read() in ("", MACHINE) or is_old):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from benchmark_trees import object_array
 
-from mixvpr_jax.datasets.lists import read_indices, read_names, read_positives
+from mixvpr_jax.datasets.ground_truth import read_indices, read_names, read_positives
 from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.errors import InputError
 

@@ -14,11 +14,11 @@ import pytest
 import tyro
 from recipe import GOLDEN
 
-from mixvpr_jax.datasets.protocols import BENCHMARKS
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES
-from mixvpr_jax.released import RELEASED
+from mixvpr_jax.pretrained import RELEASED
 from mixvpr_jax.training.command import list_recipes
 from mixvpr_jax.training.config import RENAMED
 

@@ -25,7 +25,7 @@ from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.data.gsv_cities import read_places
 from mixvpr_jax.datasets import positions
 from mixvpr_jax.datasets.folders import read_folder
-from mixvpr_jax.datasets.lists import read_positives
+from mixvpr_jax.datasets.ground_truth import read_positives
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import MAX_PIXELS, decode_image
 

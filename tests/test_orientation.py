@@ -210,3 +210,15 @@ def test_images_that_somebody_opened():
     assert np.array_equal(np.asarray(to_rgb(Image.open(io.BytesIO(content)))), np.asarray(photo()))
     turned = ImageOps.exif_transpose(Image.open(io.BytesIO(carrying("PNG", stored(6), block(6)))))
     assert np.array_equal(np.asarray(to_rgb(turned)), np.asarray(photo()))
+
+
+def test_an_orientation_set_in_memory():
+    image = stored(6)
+    image.getexif()[ORIENTATION] = 6
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(photo()))
+
+
+@pytest.mark.parametrize("carrier", ["JPEG", "PNG", "WebP"])
+def test_a_copy_keeps_the_orientation(carrier):
+    with Image.open(io.BytesIO(carrying(carrier, stored(6), block(6)))) as opened:
+        assert to_rgb(opened.copy()).size == photo().size != opened.size

@@ -101,9 +101,10 @@ def test_interpolation_is_the_models_own(model, photos, tmp_path):
         ({"aggregator": {"name": "GeM", "p": float("inf")}}, "p: expected a number above 0"),
         ({"aggregator": {"name": "GeM", "p": True}}, "p: expected float, found True"),
         ({"dtype": "float16"}, "dtype: unknown name 'float16'; closest: bfloat16"),
-        ({"arch": 50}, "arch: expected str, found 50"),
+        ({"dtype": ["float32"]}, r"dtype: unknown name \['float32'\]; closest: float32"),
+        ({"arch": 50}, "arch: unknown name 50; closest: resnet50"),
         ({"interpolation": "nearest"}, "interpolation: unknown name 'nearest'"),
-        ({"interpolation": 3}, "interpolation: expected Interpolation, found 3"),
+        ({"interpolation": 3}, "interpolation: unknown name 3; known: bilinear, bicubic"),
     ],
 )
 def test_wrong_configurations_are_named(model, tmp_path, change, message):
@@ -205,6 +206,7 @@ def test_aggregators_of_others_are_refused(wrong):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"dtype": ["float32"]}, r"dtype: unknown name \['float32'\]; closest: float32"),
         ({"arch": 50}, "arch: unknown name 50"),
         ({"arch": ["resnet50"]}, "arch: unknown name"),
         ({"dtype": jnp.bfloat16}, "dtype: unknown name"),
@@ -215,6 +217,7 @@ def test_aggregators_of_others_are_refused(wrong):
         ({"image_size": (True, 320)}, r"image_size: expected .* found \(True, 320\)"),
         ({"image_size": (0, 320)}, r"image_size: expected .* found \(0, 320\)"),
         ({"image_size": (320,) * 3}, r"image_size: expected .* found \(320, 320, 320\)"),
+        ({"layers_to_crop": ""}, "layers_to_crop: expected .* found ''"),
         ({"layers_to_crop": 4}, r"layers_to_crop: expected \(\), \(4,\) or \(3, 4\), found 4"),
         ({"layers_to_crop": (3.0, 4)}, r"layers_to_crop: expected .* found \(3.0, 4\)"),
         ({"layers_to_crop": (2, 3, 4)}, r"layers_to_crop: expected .* found \(2, 3, 4\)"),

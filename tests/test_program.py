@@ -76,18 +76,14 @@ def expected_sums(state, name):
         if options.get("batch_stats_per_device"):
             sums[value.shape] += 1  # the running one
         elif path[-1] == "mean" and not options.get("freeze_batch_stats"):
-            sums[value.shape] += 2  # the batch's mean and variance
-            sums[value.shape] += 3 * (groups[scale] == "trained")  # and towards them, see below
+            sums[value.shape] += 2  # of values and of their squares
+            sums[value.shape] += 2 * (groups[scale] == "trained")  # and towards them
     return +sums
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_devices_say_what_they_must_and_no_more(name):
-    """Descriptors and labels are gathered; gradients and statistics are summed; nothing else.
-
-    Backwards, a BatchNorm sums three times: towards the variance, and towards the mean where it is
-    subtracted and where the variance is taken.
-    """
+    """Descriptors and labels are gathered; gradients and statistics are summed; nothing else."""
     program, state = compiled(8, name)
     found = collectives(program.as_text())
     count = 8 * EACH

@@ -13,8 +13,7 @@ from recipe import official_shapes, recipe_state
 from small_model import SMALL
 
 from mixvpr_jax import InputError, from_pretrained, save_pretrained
-from mixvpr_jax import released as released_module
-from mixvpr_jax.released import RELEASED
+from mixvpr_jax.pretrained import RELEASED, cache_folder
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_weights_of_another_released_model_are_refused(home):
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MIXVPR_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert released_module.cache_folder() == tmp_path / "mixvpr_jax"
+    assert cache_folder() == tmp_path / "mixvpr_jax"
 
 
 def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch):

@@ -1,73 +1,131 @@
-"""Any benchmark by its name, held to what its name promises."""
+"""Any benchmark by its name, held to its protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from mixvpr_jax.checks import nearest, require_known
-from mixvpr_jax.datasets import msls, nordland, pittsburgh
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found, Protocol
-from mixvpr_jax.datasets.labelled import read_labelled
-from mixvpr_jax.datasets.lists import read_lists
-from mixvpr_jax.datasets.places import Place
-from mixvpr_jax.datasets.protocols import BENCHMARKS
+from mixvpr_jax.datasets import msls, nordland
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet
+from mixvpr_jax.datasets.folders import read_labelled
+from mixvpr_jax.datasets.ground_truth import Place, read_lists, read_struct
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
-Reader = Callable[[Place], Found]
+Reader = Callable[[Place], EvaluationSet]
+
+# Where the names in ground truth may be relative to, below the dataset's folder.
+_TOKYO_QUERIES = "247query_subset_v2"
+_BASES = {
+    "pittsburgh": ((".", "images"), ("queries_real", "queries", "query")),
+    "tokyo247": (
+        (".", "database_gsv_vga", "tokyo247", "images", "database"),
+        (
+            *(f"{parent}{_TOKYO_QUERIES}" for parent in ("", "queries/", "query/", "tokyo247/")),
+            "queries",
+            "query",
+        ),
+    ),
+}
+_TIMES = {"D": "day", "S": "sunset", "N": "night"}
+
+
+def _pittsburgh(place: Place) -> EvaluationSet:
+    name = place.protocol.name
+    return _read_netvlad(place, name.replace("-", "_"), name.split("-")[1], *_BASES["pittsburgh"])
+
+
+def _tokyo247(place: Place) -> EvaluationSet:
+    """Tokyo 24/7, whose struct says .jpg for files that are .png."""
+    found = _read_netvlad(place, "tokyo247", "test", *_BASES["tokyo247"])
+    times = list(takewhile(bool, map(_time, found.queries)))
+    return (
+        replace(found, conditions={"light": times}) if len(times) == len(found.queries) else found
+    )
+
+
+def _read_netvlad(
+    place: Place, stem: str, split: str, databases: Sequence[str], queries: Sequence[str]
+) -> EvaluationSet:
+    """The authors' layout, where images of it are there; else VPR-datasets-downloader's."""
+    file, pair = place.truth(f"{stem}.mat"), place.pair(split)
+    of_database = [root / base for root in place.roots() for base in databases]
+    of_queries = [root / base for root in place.roots() for base in queries]
+    found = None
+    if file is not None:
+        found = read_struct(file).find(place.protocol, of_database, of_queries)
+    elif lists := read_lists(place, stem):
+        found = lists.find(place, of_database, [*place.roots(), *of_queries])
+    if found is not None and not (pair and found.is_absent):
+        return found
+    if pair is not None:
+        return read_labelled(place.protocol, pair)
+    raise place.nothing(
+        f"the authors' {stem}.mat, or {stem}_dbImages.npy, {stem}_qImages.npy and {stem}_gt.npy or "
+        f"{stem}_gt_25m.npy, here, in datasets or in the folder given as ground truth",
+        f"VPR-datasets-downloader's images/{split}/database and images/{split}/queries",
+    )
+
+
+def _time(query: AnyPath) -> str:
+    """Day, sunset or night: the sixth field of the .csv beside a query; "" where it is missing."""
+    try:
+        table = query.with_suffix(".csv").read_bytes().decode()
+        fields = next(csv.reader(io.StringIO(table, newline="")), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return ""
+    return _TIMES.get(fields[5].strip().upper(), "") if len(fields) > 5 else ""
+
+
+def _vpr_bench(*stems: str) -> Reader:
+    """A reader of the lists, images in `ref` and `query`; of SPED the downloader's layout, too."""
+
+    def read(place: Place) -> EvaluationSet:
+        if lists := read_lists(place, *stems):
+            return lists.find(place, place.roots())
+        is_sped = stems == ("SPED",)
+        if is_sped and (pair := place.pair("test")):
+            return read_labelled(place.protocol, pair)
+        raise place.nothing(
+            f"{stems[0]}_dbImages.npy, {stems[0]}_qImages.npy and {stems[0]}_gt.npy of the "
+            "authors' repository, here, in datasets or in the folder given as ground truth",
+            *(["VPR-datasets-downloader's images/test"] if is_sped else ()),
+        )
+
+    return read
+
 
 _PITTSBURGH = ("Pittsburgh", "Pittsburgh250k", "pitts")
 _MSLS = ("msls", "msls_val", "msls-val", "mapillary_sls", "mapillary")
 _NORDLAND = ("Nordland", "nordland-test")
 
-STEMS = {
-    "sped": ("SPED",),
-    "essex": ("ESSEX",),
-    "crossseason": ("CrossSeason", "CrossSeasons"),
-    "inria": ("Inria", "InriaHolidays"),
-}
-
-
-def read_vpr_bench(place: Place) -> Found:
-    """The lists, with images in `ref` and `query`; for SPED the downloader's layout as well.
-
-    Raises:
-        InputError: None of them is there, or the lists are broken.
-    """
-    name = place.protocol.name
-    stems = STEMS[name]
-    if lists := read_lists(place, *stems):
-        return lists.find(place, place.roots())
-    if name == "sped" and (pair := place.pair("test")):
-        return read_labelled(place.protocol, pair, mock=True)
-    raise place.nothing(
-        f"{stems[0]}_dbImages.npy, {stems[0]}_qImages.npy and {stems[0]}_gt.npy of the authors' "
-        "repository, here, in datasets or in the folder given as ground truth",
-        *(["VPR-datasets-downloader's images/test"] if name == "sped" else ()),
-    )
-
-
 # How each is read, and what its folder is usually called.
 _READERS: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
-    "pitts30k-val": (pittsburgh.read_pittsburgh, ("pitts30k-val", "pitts30k", *_PITTSBURGH)),
-    "pitts30k-test": (pittsburgh.read_pittsburgh, ("pitts30k-test", "pitts30k", *_PITTSBURGH)),
-    "pitts250k-val": (pittsburgh.read_pittsburgh, ("pitts250k-val", "pitts250k", *_PITTSBURGH)),
-    "pitts250k-test": (pittsburgh.read_pittsburgh, ("pitts250k-test", "pitts250k", *_PITTSBURGH)),
+    "pitts30k-val": (_pittsburgh, ("pitts30k-val", "pitts30k", *_PITTSBURGH)),
+    "pitts30k-test": (_pittsburgh, ("pitts30k-test", "pitts30k", *_PITTSBURGH)),
+    "pitts250k-val": (_pittsburgh, ("pitts250k-val", "pitts250k", *_PITTSBURGH)),
+    "pitts250k-test": (_pittsburgh, ("pitts250k-test", "pitts250k", *_PITTSBURGH)),
     "msls-val": (msls.read_msls_val, _MSLS),
     "msls-val-all": (msls.read_msls_val_all, _MSLS),
     "msls-test": (msls.read_msls_test, _MSLS),
     "nordland": (nordland.read_nordland, _NORDLAND),
     "nordland-full": (nordland.read_nordland_full, _NORDLAND),
     "nordland-selavpr": (nordland.read_nordland_selavpr, _NORDLAND),
-    "sped": (read_vpr_bench, ("SPED", "SPEDTEST")),
-    "essex": (read_vpr_bench, ("ESSEX", "ESSEX3IN1", "ESSEX3IN1_dataset")),
+    "sped": (_vpr_bench("SPED"), ("SPED", "SPEDTEST")),
+    "essex": (_vpr_bench("ESSEX"), ("ESSEX", "ESSEX3IN1", "ESSEX3IN1_dataset")),
     "crossseason": (
-        read_vpr_bench,
+        _vpr_bench("CrossSeason", "CrossSeasons"),
         ("CrossSeason", "CrossSeasons", "CrossSeason_CoHOG_Dataset"),
     ),
-    "inria": (read_vpr_bench, ("Inria", "InriaHolidays", "inria_holidays")),
-    "tokyo247": (pittsburgh.read_tokyo247, ("tokyo247", "tokyo_247", "tokyo24_7")),
+    "inria": (
+        _vpr_bench("Inria", "InriaHolidays"),
+        ("Inria", "InriaHolidays", "inria_holidays"),
+    ),
+    "tokyo247": (_tokyo247, ("tokyo247", "tokyo_247", "tokyo24_7")),
 }
 
 
@@ -80,7 +138,7 @@ def read_benchmark(
         name: One of `BENCHMARKS`.
         folder: The dataset's own folder, or one that holds it under a usual name.
         ground_truth: Where the authors' .mat or .npy files lie, if not there.
-        allow_subset: Take what there is of it, and mark it as a subset.
+        allow_subset: Accept a part of it, and mark it as a subset.
 
     Raises:
         InputError: No such benchmark; nothing of it there; ground truth that is missing or broken;
@@ -98,20 +156,24 @@ def read_benchmark(
     reader, names = _READERS[name]
     place = Place(protocol, folder, ground_truth, names)
     found = reader(place)
-    _require_counts(place, found.whole, allow_subset)
+    _require_counts(place, found, allow_subset)
     return _present(place, found, allow_subset)
 
 
+def _counts(images: EvaluationSet) -> tuple[int, int]:
+    return len(images.database), len(images.queries)
+
+
 def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> None:
-    """As many images as the protocol says; fewer where a subset will do."""
-    protocol, counts = place.protocol, (len(whole.database), len(whole.queries))
-    found = f"{place.title}: expected {_expected(protocol)}, found {_counted(*counts)}"
+    """As many images as the protocol says; fewer if a subset is allowed."""
+    counts, expected = _counts(whole), place.protocol.counts
+    found = _wrong_counts(place, counts)
     if 0 in counts:
         raise InputError(found)
-    expected = protocol.num_database, protocol.num_queries
-    same_as = _protocol_of(*counts, besides=protocol)
+    others = (other for other in BENCHMARKS.values() if other.name != place.protocol.name)
+    same_as = next((other.name for other in others if other.counts == counts), None)
     if same_as is not None and counts != expected:
-        raise InputError(f"{found}, which are those of {same_as.name}")
+        raise InputError(f"{found}, which are those of {same_as}")
     pairs = [(has, due) for has, due in zip(counts, expected, strict=True) if due is not None]
     if any(has > due for has, due in pairs):
         raise InputError(f"{found}, which is no part of it")
@@ -119,10 +181,9 @@ def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> N
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 
 
-def _present(place: Place, found: Found, allow_subset: bool) -> EvaluationSet:
-    """Only the images that are there, if that is all of them or a subset will do."""
-    whole, missing = found.whole, found.missing()
-    total = len(found.database_present) + len(found.queries_present)
+def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> EvaluationSet:
+    """Only the images that are there, if those are all or a subset is allowed."""
+    missing, total = whole.missing(), sum(_counts(whole))
     if missing and (not allow_subset or len(missing) == total):
         hint = "" if len(missing) == total else "; --allow-subset does without them and marks it"
         raise InputError(
@@ -130,33 +191,20 @@ def _present(place: Place, found: Found, allow_subset: bool) -> EvaluationSet:
             f"{missing[0]}{hint}",
             details=[f"missing: {path}" for path in missing],
         )
-    kept = whole.select(found.database_present, found.queries_present) if missing else whole
-    counts = len(kept.database), len(kept.queries)
+    kept = whole.select(*whole.present) if missing and whole.present else whole
+    counts = _counts(kept)
     if 0 in counts:
-        raise InputError(
-            f"{place.title}: expected {_expected(place.protocol)}, found {_counted(*counts)}"
-        )
-    expected = place.protocol.num_database, place.protocol.num_queries
-    short = any(due not in (None, has) for has, due in zip(counts, expected, strict=True))
-    return replace(kept, is_subset=bool(missing) or short)
+        raise InputError(_wrong_counts(place, counts))
+    pairs = zip(counts, place.protocol.counts, strict=True)
+    is_subset = bool(missing) or any(due not in (None, has) for has, due in pairs)
+    return replace(kept, is_subset=is_subset, present=None)
 
 
-def _protocol_of(database: int, queries: int, *, besides: Protocol) -> Protocol | None:
-    """The other protocol that is over just so many images."""
-    for protocol in BENCHMARKS.values():
-        counts = protocol.num_database, protocol.num_queries
-        if counts == (database, queries) and protocol.name != besides.name:
-            return protocol
-    return None
+def _wrong_counts(place: Place, found: tuple[int, int]) -> str:
+    expected = _counted(*place.protocol.counts)
+    return f"{place.title}: expected {expected}, found {_counted(*found)}"
 
 
-def _expected(protocol: Protocol) -> str:
-    if protocol.num_database is None and protocol.num_queries is None:
-        return "database images and queries"
-    if protocol.num_queries is None:
-        return f"{protocol.num_database:,} database images and queries"
-    return _counted(protocol.num_database or 0, protocol.num_queries)
-
-
-def _counted(database: int, queries: int) -> str:
-    return f"{database:,} database images and {queries:,} queries"
+def _counted(database: int | None, queries: int | None) -> str:
+    numbers = ["" if count is None else f"{count:,} " for count in (database, queries)]
+    return f"{numbers[0]}database images and {numbers[1]}queries"

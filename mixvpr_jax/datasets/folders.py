@@ -12,41 +12,46 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
 from etils import epath
 
+from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet, Protocol
+from mixvpr_jax.datasets.positions import (
+    BANDS,
+    FARTHEST_M,
+    fits_band,
+    on_one_plane,
+    place,
+    positives_of,
+    positives_within,
+)
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, files_below, locate
+from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 logger = logging.getLogger(__name__)
 
-FARTHEST_M = 1e9  # more than any position has, in metres
-BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _ZONE = re.compile(rf"(\d\d?)@?([{BANDS}])", re.ASCII)
 _DOWNLOADERS = 15  # fields of a name by VPR-datasets-downloader, at least
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """The images below a folder, sorted by path, or as a list beside it has them.
+class ImageFolder(Located):
+    """The images at any depth below `root`, sorted by path or in the order of a list beside it.
 
     Attributes:
-        root: The folder.
-        paths: Every image below it, at any depth.
         utm: [n, 2] float64, east and north in metres; None where no name holds a position.
         zones: [n] text, the UTM zone and latitude band of each position ("17T"), the zone alone
             ("17"), or nothing; None without positions.
     """
 
     root: AnyPath
-    paths: tuple[AnyPath, ...]
     utm: np.ndarray | None
-    zones: np.ndarray | None = None
+    zones: np.ndarray | None
 
 
 def read_folder(root: AnyPath) -> ImageFolder:
@@ -63,7 +68,7 @@ def read_folder(root: AnyPath) -> ImageFolder:
         if not root.is_dir():
             raise InputError(f"{root}: expected a folder of images, found no such folder")
         paths = _listed(root) or _found(root)
-    return ImageFolder(root, paths, *_positions(root, paths))
+    return ImageFolder(paths, np.ones(len(paths), bool), root, *_positions(root, paths))
 
 
 def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
@@ -186,8 +191,95 @@ def _zone(path: AnyPath, north: float) -> str:
     return zone
 
 
-def fits_band(band: str, north: float) -> bool:
-    """Whether a northing, in metres, lies in a latitude band, to half a degree."""
-    latitude = (north if band >= "N" else north - 1e7) / 110_900
-    lowest = 8 * BANDS.index(band) - 80
-    return lowest - 0.5 <= latitude <= lowest + (12 if band == "X" else 8) + 0.5
+# Two folders as an evaluation set -----------------------------------------------------------------
+
+LABELS = "@utm_east@utm_north@ in file names"
+FOLDER_MARK = "-folder"  # ends the name of a folder that is called like a benchmark
+
+
+def read_folder_pair(
+    database: AnyPath, queries: AnyPath, *, radius_m: float = 25.0
+) -> EvaluationSet:
+    """Any two folders of images; ground truth where the names of both hold positions.
+
+    Args:
+        database: Folder of the images that are searched, at any depth.
+        queries: Folder of the images that are looked for.
+        radius_m: How near a positive is, in metres, inclusive.
+
+    Raises:
+        InputError: A folder without images, or positions in some of its names only.
+    """
+    pair = read_folder(database), read_folder(queries)
+    without = [folder.root for folder in pair if folder.utm is None]
+    labelled = not without
+    protocol = Protocol(
+        name=unlike_benchmarks(_pair_name(database, queries)),
+        ground_truth=LABELS if labelled else "none",
+        positives=f"within {radius_m:g} m" if labelled else "none",
+        radius_m=radius_m if labelled else None,
+    )
+    if len(without) == 1:
+        logger.warning(
+            "note: no recall is measured, as %s has no %s, though the other folder has",
+            without[0], LABELS,
+        )  # fmt: skip
+    return _evaluation_set(protocol, "two folders", pair)
+
+
+def unlike_benchmarks(name: str) -> str:
+    """A folder's name, changed where it could be taken for a benchmark's."""
+
+    def plain(text: str) -> str:
+        return "".join(filter(str.isalnum, text.casefold()))
+
+    return f"{name}{FOLDER_MARK}" if plain(name) in map(plain, BENCHMARKS) else name
+
+
+def read_labelled(protocol: Protocol, pair: tuple[AnyPath, AnyPath]) -> EvaluationSet:
+    """A benchmark's folders of database and queries, as VPR-datasets-downloader lays them out.
+
+    Where the protocol has no radius, positions are made up, so that the right images lie within
+    25 m: then they make positives, and no map.
+    """
+    truth = LABELS if protocol.radius_m is not None else f"{LABELS}, made up"
+    protocol = replace(protocol, ground_truth=truth)
+    return _evaluation_set(protocol, downloader_layout(pair), read_labelled_folders(pair))
+
+
+def read_labelled_folders(pair: tuple[AnyPath, AnyPath]) -> tuple[ImageFolder, ImageFolder]:
+    """Both folders; InputError if the names hold no positions."""
+    folders = read_folder(pair[0]), read_folder(pair[1])
+    for folder in folders:
+        if folder.utm is None:
+            raise InputError(f"{folder.root}: expected {LABELS}, found {folder.paths[0].name}")
+    return folders
+
+
+def downloader_layout(pair: tuple[AnyPath, AnyPath]) -> str:
+    """The layout in words."""
+    return f"VPR-datasets-downloader's: {pair[0]} and {pair[1].name}, {LABELS}"
+
+
+def _evaluation_set(
+    protocol: Protocol, layout: str, pair: tuple[ImageFolder, ImageFolder]
+) -> EvaluationSet:
+    found, (database, queries) = EvaluationSet.of(protocol, layout, *pair), pair
+    if database.utm is None or queries.utm is None:
+        return found
+    if protocol.radius_m is None:
+        return replace(found, positives=positives_within(queries.utm, database.utm, 25.0))
+    assert database.zones is not None and queries.zones is not None
+    source = f"{database.root} and {queries.root}"
+    placed = place(source, (database.utm, queries.utm), (database.zones, queries.zones))
+    positives = positives_of(placed[1], placed[0], protocol.radius_m)
+    database_utm, queries_utm = on_one_plane(*placed)
+    return replace(found, positives=positives, database_utm=database_utm, queries_utm=queries_utm)
+
+
+def _pair_name(database: AnyPath, queries: AnyPath) -> str:
+    """The folder that holds both, where there is one: `city` of city/database and city/queries."""
+    database, queries = resolved(database), resolved(queries)
+    if database.parent == queries.parent:
+        return database.parent.name
+    return f"{queries.name} in {database.name}"

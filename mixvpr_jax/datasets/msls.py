@@ -7,35 +7,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found
-from mixvpr_jax.datasets.labelled import downloader_layout, read_labelled_folders
-from mixvpr_jax.datasets.lists import (
-    Lists,
-    read_indices,
-    read_names,
-    read_positives,
-)
-from mixvpr_jax.datasets.msls_tables import (
-    TEST_CITIES,
-    VAL_CITIES,
-    Shot,
-    conditions,
-    named_shots,
-    positions,
-    read_shots,
-    read_table,
-)
-from mixvpr_jax.datasets.places import Place
-from mixvpr_jax.datasets.positions import on_one_plane, positives_of
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
+from mixvpr_jax.datasets.ground_truth import Lists, Place, read_indices, read_names, read_positives
+from mixvpr_jax.datasets.positions import Placed, on_one_plane, place, positives_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
+
+VAL_CITIES = ("cph", "sf")
+TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
+_CITY_OF = {"10": "sf", "32": "cph", "33": "cph"}  # by the number of the UTM zone
+_ZONE_OF = {"cph": "33U", "sf": "10S"}  # of the metres in the tables
+_KEY, _TIME, _NOTE = 7, 13, 14  # fields of a downloader's name: …@key@…@timestamp@note@.jpg
 
 # Positives, database, queries, and which of the queries are asked, where the list has more.
 _LISTS = tuple(
@@ -48,16 +42,25 @@ _LISTS = tuple(
     )
 )
 
-# City and key of each database image, and of each query.
-_Keys = tuple[list[tuple[str, str]], list[tuple[str, str]]]
+
+@dataclass(frozen=True)
+class Shot:
+    """An image: Mapillary's key, east and north in metres, their zone ("33U", or "")."""
+
+    key: str
+    city: str
+    utm: tuple[float, float]
+    zone: str = ""
+    light: str | None = None
+    season: str | None = None
 
 
-def read_msls_val(place: Place) -> Found:
-    """The official 740, their images in Mapillary's folders or in the downloader's.
+_Shots = Sequence[Shot]
+_Keys = list[tuple[str, str]]  # city and key of each image
 
-    Raises:
-        InputError: The lists are not there, or broken.
-    """
+
+def read_msls_val(place: Place) -> EvaluationSet:
+    """The official 740 queries, their images in Mapillary's folders or in the downloader's."""
     lists = _read_lists(place)
     if lists is None:
         raise InputError(
@@ -67,19 +70,54 @@ def read_msls_val(place: Place) -> Found:
             "none; give their folder as ground truth, or evaluate every query as msls-val-all, "
             "which is another protocol"
         )
-    roots = place.roots()
-    found = lists.find(place, [base for root in roots for base in (root / "train_val", root)])
+    found = lists.find(place, _parents(place))
     keys = _keys(lists.file, lists.database), _keys(lists.file, lists.queries)
-    cities = {"city": [city for city, _ in keys[1]]}
-    found = replace(found, whole=replace(found.whole, conditions=cities))
-    pair = None if found.database_present.any() else place.pair("val")
-    if pair is not None:
+    found = replace(found, conditions={"city": [city for city, _ in keys[1]]})
+    if found.is_absent and (pair := place.pair("val")):
         return _moved(found, keys, pair)
-    return replace(found, whole=_with_shots(found.whole, keys, _official_shots(roots)))
+    return _with_shots(found, keys, _official_shots(place))
+
+
+def read_msls_val_all(place: Place) -> EvaluationSet:
+    """Every query of both cities; positives within the radius, city by city."""
+    parent = next((root for root in _parents(place) if (root / VAL_CITIES[0]).is_dir()), None)
+    found, pair = None if parent is None else _read_tables(place, parent), place.pair("val")
+    if found is not None and not (pair and found.is_absent):
+        return found
+    if pair is None:
+        raise place.nothing(
+            "Mapillary's train_val/cph and train_val/sf, each with query and database",
+            "VPR-datasets-downloader's val/database and val/queries",
+        )
+    database, queries = read_labelled_folders(pair)
+    shots = named_shots(database), named_shots(queries)
+    layout = downloader_layout(pair)
+    return _by_city(place, layout, database, queries, *shots)
+
+
+def read_msls_test(place: Place) -> EvaluationSet:
+    """Six cities, by their `subtask_index.csv`; no ground truth."""
+    tests = [root / "test" for root in place.roots()]
+    parent = next((test for test in tests if (test / TEST_CITIES[0]).is_dir()), None)
+    if parent is None:
+        raise InputError(
+            f"{place.title}: expected Mapillary's test/miami and five more cities, found none"
+        )
+    database, queries = (_subtask(parent, part) for part in ("database", "query"))
+    layout = f"Mapillary's: {parent}, with subtask_index.csv"
+    cities = {"city": [path.parts[-4] for path in queries.paths]}
+    return EvaluationSet.of(place.protocol, layout, database, queries, conditions=cities)
+
+
+def _parents(place: Place) -> list[AnyPath]:
+    """The folders that the cities may lie in."""
+    return [parent for root in place.roots() for parent in (root / "train_val", root)]
+
+
+# The authors' lists -------------------------------------------------------------------------------
 
 
 def _read_lists(place: Place) -> Lists | None:
-    """Of the files that users have, those that are there: positives, database, queries, choice."""
     for truth_name, *names in _LISTS:
         truth = place.truth(truth_name)
         if truth is None or not all(truth.with_name(name).is_file() for name in names):
@@ -102,7 +140,7 @@ def _without_root(names: Sequence[str]) -> list[str]:
     return [name.replace("\\", "/").removeprefix("train_val/") for name in names]
 
 
-def _keys(file: AnyPath, names: Sequence[str]) -> list[tuple[str, str]]:
+def _keys(file: AnyPath, names: Sequence[str]) -> _Keys:
     """City and key of …/cph/query/images/KEY.jpg."""
     keys = []
     for name in names:
@@ -113,142 +151,181 @@ def _keys(file: AnyPath, names: Sequence[str]) -> list[tuple[str, str]]:
     return keys
 
 
-def _moved(found: Found, keys: _Keys, pair: tuple[AnyPath, AnyPath]) -> Found:
+def _moved(
+    found: EvaluationSet, keys: tuple[_Keys, _Keys], pair: tuple[AnyPath, AnyPath]
+) -> EvaluationSet:
     """The same images where VPR-datasets-downloader moved them, by the keys in their new names."""
-    folders = read_labelled_folders(pair)
-    shots = [named_shots(folder) for folder in folders]
-    located = []
-    for of, folder, named in zip(keys, folders, shots, strict=True):
-        path_of = {shot.key: path for shot, path in zip(named, folder.paths, strict=True)}
+    located, by_key = [], dict[str, Shot]()
+    for of, folder in zip(keys, read_labelled_folders(pair), strict=True):
+        shots = named_shots(folder)
+        path_of = {shot.key: path for shot, path in zip(shots, folder.paths, strict=True)}
+        by_key |= {shot.key: shot for shot in shots}
         present = np.array([key in path_of for _, key in of], bool)
         paths = (path_of.get(key, folder.root / f"@*@{key}@*.jpg") for _, key in of)
         located.append(Located(tuple(paths), present))
-    database, queries = located
-    whole = replace(
-        found.whole,
-        layout=f"{found.whole.layout}; images in {downloader_layout(pair)}",
-        database=database.paths,
-        queries=queries.paths,
-    )
-    by_key = {shot.key: shot for shot in (*shots[0], *shots[1])}
-    return Found(_with_shots(whole, keys, by_key), database.present, queries.present)
+    known = {"positives": found.positives, "conditions": found.conditions}
+    layout = f"{found.layout}; images in {downloader_layout(pair)}"
+    moved = EvaluationSet.of(found.protocol, layout, *located, **known)
+    return _with_shots(moved, keys, by_key)
 
 
-def _official_shots(roots: Sequence[AnyPath]) -> dict[str, Shot]:
+def _official_shots(place: Place) -> dict[str, Shot]:
     """By key, out of the tables; empty where there are none."""
-    for root in roots:
-        for parent in (root / "train_val", root):
-            folders = _folders(parent, VAL_CITIES)
-            if _have_tables(folders):
-                shots = [shot for folder, city in folders for shot in read_shots(folder, city)]
-                return {shot.key: shot for shot in shots}
+    for parent in _parents(place):
+        folders = [(parent / city / part, city) for part in _PARTS for city in VAL_CITIES]
+        tables = [folder / name for folder, _ in folders for name in _TABLES]
+        if all(table.is_file() for table in tables):
+            shots = [shot for folder, city in folders for shot in read_shots(folder, city)]
+            return {shot.key: shot for shot in shots}
     return {}
 
 
-def _have_tables(folders: Sequence[tuple[AnyPath, str]]) -> bool:
-    tables = [folder / name for folder, _ in folders for name in ("raw.csv", "postprocessed.csv")]
-    return all(table.is_file() for table in tables)
-
-
-def _folders(parent: AnyPath, cities: Sequence[str]) -> list[tuple[AnyPath, str]]:
-    return [(parent / city / part, city) for part in ("database", "query") for city in cities]
-
-
-def _with_shots(whole: EvaluationSet, keys: _Keys, shots: dict[str, Shot]) -> EvaluationSet:
+def _with_shots(
+    whole: EvaluationSet, keys: tuple[_Keys, _Keys], shots: Mapping[str, Shot]
+) -> EvaluationSet:
     """Adds positions and conditions, where every image has them."""
-    database, queries = ([shots.get(key) for _, key in of] for of in keys)
-    known = [shot for shot in queries if shot is not None]
-    if len(known) < len(queries):
+    database, queries = ([shots[key] for _, key in of if key in shots] for of in keys)
+    if len(queries) < len(keys[1]):
         return whole
-    whole = replace(whole, conditions={**conditions(known), **whole.conditions})
-    images = [shot for shot in database if shot is not None]
-    if len(images) < len(database):
+    whole = replace(whole, conditions={**_conditions(queries), **whole.conditions})
+    if len(database) < len(keys[0]):
         return whole
-    database_utm, queries_utm = on_one_plane(*positions(whole.name, images, known))
+    database_utm, queries_utm = on_one_plane(*_positions(whole.name, database, queries))
     return replace(whole, database_utm=database_utm, queries_utm=queries_utm)
 
 
-def read_msls_val_all(place: Place) -> Found:
-    """Every query of both cities; positives within the radius, city by city.
+# Mapillary's tables and a downloader's names ------------------------------------------------------
 
-    Raises:
-        InputError: Neither layout is there, or its tables are broken.
-    """
-    parents = [parent for root in place.roots() for parent in (root / "train_val", root)]
-    parent = next((parent for parent in parents if (parent / VAL_CITIES[0]).is_dir()), None)
-    found, pair = None if parent is None else _read_tables(place, parent), place.pair("val")
-    if found is not None and (pair is None or found.database_present.any()):
-        return found
-    if pair is not None:
-        return _read_names(place, pair)
-    raise place.nothing(
-        "Mapillary's train_val/cph and train_val/sf, each with query and database",
-        "VPR-datasets-downloader's val/database and val/queries",
-    )
+_PARTS, _TABLES = ("database", "query"), ("raw.csv", "postprocessed.csv")
 
 
-def _read_names(place: Place, pair: tuple[AnyPath, AnyPath]) -> Found:
-    database, queries = folders = read_labelled_folders(pair)
-    shots = [named_shots(folder) for folder in folders]
-    layout = downloader_layout(pair)
-    return Found.complete(_by_city(place, layout, database.paths, queries.paths, *shots))
-
-
-def _read_tables(place: Place, parent: AnyPath) -> Found:
+def _read_tables(place: Place, parent: AnyPath) -> EvaluationSet:
     shots, located = [], []
-    for part in ("database", "query"):
+    for part in _PARTS:
         here = [read_shots(parent / city / part, city) for city in VAL_CITIES]
         shots.append([shot for of_city in here for shot in of_city])
         names = [f"{shot.city}/{part}/images/{shot.key}.jpg" for shot in shots[-1]]
         located.append(locate([parent], names, parent))
     layout = f"Mapillary's: {parent}, with postprocessed.csv"
-    whole = _by_city(place, layout, located[0].paths, located[1].paths, *shots)
-    return Found(whole, located[0].present, located[1].present)
+    return _by_city(place, layout, *located, *shots)
 
 
 def _by_city(
     place: Place,
     layout: str,
-    database: tuple[AnyPath, ...],
-    queries: tuple[AnyPath, ...],
-    of_database: list[Shot],
-    of_queries: list[Shot],
+    database: Located,
+    queries: Located,
+    of_database: _Shots,
+    of_queries: _Shots,
 ) -> EvaluationSet:
-    placed = positions(place.title, of_database, of_queries)
+    placed = _positions(place.title, of_database, of_queries)
     positives = positives_of(placed[1], placed[0], place.protocol.radius_m or 25.0)
     utm = on_one_plane(*placed)
-    labels = conditions(of_queries)
-    return EvaluationSet(place.protocol, layout, database, queries, positives, *utm, labels)
-
-
-def read_msls_test(place: Place) -> Found:
-    """Six cities, by their `subtask_index.csv`; no ground truth.
-
-    Raises:
-        InputError: They are not all there, or a table is broken.
-    """
-    root = next((root for root in place.roots() if (root / "test" / TEST_CITIES[0]).is_dir()), None)
-    if root is None:
-        raise InputError(
-            f"{place.title}: expected Mapillary's test/miami and five more cities, found none"
-        )
-    located = [_listed(root / "test", part) for part in ("database", "query")]
-    cities = [path.parts[-4] for path in located[1].paths]
-    whole = EvaluationSet(
+    return EvaluationSet.of(
         place.protocol,
-        f"Mapillary's: {root / 'test'}, with subtask_index.csv",
-        located[0].paths,
-        located[1].paths,
-        conditions={"city": cities},
+        layout,
+        database,
+        queries,
+        positives=positives,
+        database_utm=utm[0],
+        queries_utm=utm[1],
+        conditions=_conditions(of_queries),
     )
-    return Found(whole, located[0].present, located[1].present)
 
 
-def _listed(parent: AnyPath, part: str) -> Located:
+def _subtask(parent: AnyPath, part: str) -> Located:
     names = []
     for city in TEST_CITIES:
-        file = parent / city / part / "subtask_index.csv"
-        rows = read_table(file, "key", "all")
+        rows = _read_table(parent / city / part / "subtask_index.csv", "key", "all")
         keys = [row["key"] for _, row in rows if row["all"].strip().lower() == "true"]
         names += [f"{city}/{part}/images/{key}.jpg" for key in keys]
     return locate([parent], names, parent)
+
+
+def _read_table(file: AnyPath, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a table with the number of their line."""
+    try:
+        with io.TextIOWrapper(file.open("rb"), newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{file}: expected columns {', '.join(missing)}, found none such")
+            for row in reader:
+                yield reader.line_num, row
+    except OSError as error:
+        raise InputError(f"{file}: expected a table, {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: expected a table in UTF-8, {error}") from None
+
+
+def read_shots(folder: AnyPath, city: str) -> list[Shot]:
+    """The images of `train_val/CITY/query` or `…/database` without panoramas, in their order."""
+    raw = {row["key"]: row for _, row in _read_table(folder / "raw.csv", "key", "pano")}
+    shots, file = [], folder / "postprocessed.csv"
+    for line, row in _read_table(file, "key", "easting", "northing"):
+        key = row["key"]
+        if key not in raw:
+            raise InputError(f"{file}: line {line}: expected an image of raw.csv, found {key}")
+        if raw[key]["pano"].strip().lower() == "true":
+            continue
+        utm = _metres(file, line, row["easting"], row["northing"])
+        light = {"true": "night", "false": "day"}.get((row.get("night") or "").strip().lower())
+        season = _season(raw[key].get("captured_at") or "")
+        shots.append(Shot(key, city, utm, _ZONE_OF.get(city, ""), light, season))
+    return shots
+
+
+def named_shots(folder: ImageFolder) -> list[Shot]:
+    """The same out of VPR-datasets-downloader's names, an image each, in their order."""
+    assert folder.utm is not None
+    assert folder.zones is not None
+    shots, named = [], (folder.paths, folder.utm.tolist(), folder.zones.tolist())
+    for path, (east, north), zone in zip(*named, strict=True):
+        fields = [*path.name.split("@"), *[""] * 16]
+        light, _, rest = fields[_NOTE].partition("_")
+        city = rest.rpartition("_")[2] or _CITY_OF.get(fields[3].lstrip("0"), fields[3])
+        shots.append(
+            Shot(
+                fields[_KEY].removesuffix(".jpg"),
+                city,
+                (east, north),
+                zone or _ZONE_OF.get(city, ""),
+                light if light in ("day", "night") else None,
+                _season(fields[_TIME]),
+            )
+        )
+    return shots
+
+
+def _conditions(shots: _Shots) -> Mapping[str, Sequence[str]]:
+    """What all of these images tell: city, light, season."""
+    columns = {
+        name: [getattr(shot, name) for shot in shots] for name in ("city", "light", "season")
+    }
+    return {name: labels for name, labels in columns.items() if all(labels)}
+
+
+def _positions(source: object, database: _Shots, queries: _Shots) -> tuple[Placed, Placed]:
+    lists = database, queries
+    utm = [np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2) for shots in lists]
+    zones = [np.array([shot.zone for shot in shots], str) for shots in lists]
+    return place(source, (utm[0], utm[1]), (zones[0], zones[1]))
+
+
+def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:
+    try:
+        east, north = map(float, values)
+    except ValueError:
+        east = north = math.nan
+    if not (math.isfinite(east) and math.isfinite(north)):
+        raise InputError(f"{file}: line {line}: expected metres, found {', '.join(values)}")
+    return east, north
+
+
+def _season(captured: str) -> str | None:
+    """The northern hemisphere's, where the cities of val are; from 2018-01-31 or 20180131."""
+    date = re.match(r"\d{4}-?(\d\d)", captured)
+    month = int(date[1]) if date else 0
+    if not 1 <= month <= 12:
+        return None
+    return ("winter", "spring", "summer", "autumn")[month % 12 // 3]

@@ -13,13 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Found, Protocol
-from mixvpr_jax.datasets.folders import ImageFolder, read_folder
-from mixvpr_jax.datasets.labelled import downloader_layout
-from mixvpr_jax.datasets.lists import read_lists
-from mixvpr_jax.datasets.places import Place, subfolders
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder
+from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import locate
+from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
 
 _FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
@@ -28,12 +26,8 @@ _MOST_FRAMES = 10**9
 _NAME_LISTS = ("cleanImageNames.txt", "nordland_imageNames.txt")
 
 
-def read_nordland(place: Place) -> Found:
-    """27,592 winter images and 2,760 summer ones, by the authors' lists.
-
-    Raises:
-        InputError: The lists are not there, or broken.
-    """
+def read_nordland(place: Place) -> EvaluationSet:
+    """27,592 winter images and 2,760 summer ones, by the authors' lists."""
     lists = read_lists(place, "Nordland")
     if lists is None:
         raise InputError(
@@ -43,21 +37,17 @@ def read_nordland(place: Place) -> Found:
             "nordland_subset search summer for winter, which is neither"
         )
     found = lists.find(place, place.roots())
-    track = np.arange(len(found.whole.queries)) / max(len(found.whole.queries), 1)
-    return replace(found, whole=replace(found.whole, conditions={"section": _sections(track)}))
+    track = np.arange(len(found.queries)) / max(len(found.queries), 1)
+    return replace(found, conditions={"section": _sections(track)})
 
 
-def read_nordland_full(place: Place) -> Found:
-    """27,592 summer and 27,592 winter images: the downloader's folders, or those of the seasons.
-
-    Raises:
-        InputError: Neither is there, or images without a frame's number.
-    """
+def read_nordland_full(place: Place) -> EvaluationSet:
+    """27,592 summer and 27,592 winter images: the downloader's folders, or those of the seasons."""
     if pair := place.pair("test"):
         folders = read_folder(pair[0]), read_folder(pair[1])
         layout = f"{downloader_layout(pair)} (made up of frames)"
         frames = [_numbered_frames(folder) for folder in folders]
-        return Found.complete(_by_frames(place.protocol, layout, folders, frames))
+        return _by_frames(place.protocol, layout, *folders, frames)
     for root in place.roots():
         seasons = subfolders(root, ("summer",)), subfolders(root, ("winter",))
         if all(seasons):
@@ -68,12 +58,8 @@ def read_nordland_full(place: Place) -> Found:
     )
 
 
-def read_nordland_selavpr(place: Place) -> Found:
-    """3,450 and 3,450 images, frame by frame in the order of their names.
-
-    Raises:
-        InputError: No folders of database and queries, or frames that do not correspond.
-    """
+def read_nordland_selavpr(place: Place) -> EvaluationSet:
+    """3,450 and 3,450 images, frame by frame in the order of their names."""
     pair = place.pair("test")
     if pair is None:
         raise InputError(
@@ -82,10 +68,10 @@ def read_nordland_selavpr(place: Place) -> Found:
         )
     folders = read_folder(pair[0]), read_folder(pair[1])
     layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
-    return Found.complete(_by_frames(place.protocol, layout, folders, _ordered_frames(*folders)))
+    return _by_frames(place.protocol, layout, *folders, _ordered_frames(*folders))
 
 
-def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> Found:
+def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:
     """A frame's number is its place in the list of names, or else among the names there are."""
     file = place.truth(*_NAME_LISTS)
     if file is None:
@@ -93,15 +79,10 @@ def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> Found:
         source = summer
     else:
         names, source = _read_names(file), file
-    located = locate([summer], names, source), locate([winter], names, source)
-    pair = (
-        ImageFolder(summer, located[0].paths, None),
-        ImageFolder(winter, located[1].paths, None),
-    )
+    database, queries = (locate([season], names, source) for season in (summer, winter))
     frames = [np.arange(len(names))] * 2
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
-    whole = _by_frames(place.protocol, layout, pair, frames)
-    return Found(whole, located[0].present, located[1].present)
+    return _by_frames(place.protocol, layout, database, queries, frames)
 
 
 def _read_names(file: AnyPath) -> list[str]:
@@ -114,23 +95,20 @@ def _read_names(file: AnyPath) -> list[str]:
 def _by_frames(
     protocol: Protocol,
     layout: str,
-    pair: tuple[ImageFolder, ImageFolder],
+    database: Located,
+    queries: Located,
     frames: Sequence[np.ndarray],
 ) -> EvaluationSet:
-    database, queries = frames
-    order = np.argsort(database, kind="stable")
+    there, asked = frames
+    order = np.argsort(there, kind="stable")
     limit = protocol.frames or 0
-    first = np.searchsorted(database[order], queries - limit, "left")
-    last = np.searchsorted(database[order], queries + limit, "right")
+    first = np.searchsorted(there[order], asked - limit, "left")
+    last = np.searchsorted(there[order], asked + limit, "right")
     positives = [np.sort(order[start:end]) for start, end in zip(first, last, strict=True)]
-    length = max(database.max(initial=0), queries.max(initial=0)) + 1
-    return EvaluationSet(
-        protocol,
-        layout,
-        pair[0].paths,
-        pair[1].paths,
-        positives,
-        conditions={"section": _sections(queries / length)},
+    length = max(there.max(initial=0), asked.max(initial=0)) + 1
+    sections = {"section": _sections(asked / length)}
+    return EvaluationSet.of(
+        protocol, layout, database, queries, positives=positives, conditions=sections
     )
 
 

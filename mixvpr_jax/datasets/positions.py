@@ -9,9 +9,10 @@ import numpy as np
 from scipy.spatial import KDTree
 from utm import to_latlon
 
-from mixvpr_jax.datasets.folders import BANDS, FARTHEST_M, fits_band
 from mixvpr_jax.errors import InputError
 
+FARTHEST_M = 1e9  # more than any position has, in metres
+BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
 EQUATOR_M = 6_378_137.0  # the Earth's radius there, and its flattening, by WGS 84
 ECCENTRICITY_SQUARED = 0.00669437999014
@@ -67,7 +68,7 @@ class Placed:
 def place(
     source: object, sides: tuple[np.ndarray, np.ndarray], zones: tuple[np.ndarray, np.ndarray]
 ) -> tuple[Placed, Placed]:
-    """Positions of two lists of images, which may lie in zones of their own.
+    """Positions of two lists of images, which may lie in several zones.
 
     Images of one zone and hemisphere lie on one plane, and so do those without a zone.
 
@@ -77,15 +78,17 @@ def place(
         zones: For each of them [n] text: zone and latitude band ("32U"), zone ("32"), or nothing.
 
     Raises:
-        InputError: Images of several zones, of which some are not said, hemispheres in place of
-            latitude bands, or positions outside of any zone.
+        InputError: No metres (`require_metres`), several zones of which some are not said,
+            hemispheres in place of latitude bands, or positions outside of any zone.
     """
+    require_metres(source, *sides)
     found = sorted({str(zone) for side in zones for zone in np.unique(side)})
     said = [zone for zone in found if zone]
     numbers = {zone.rstrip(BANDS) for zone in said}
     hemispheres = {zone[-1] >= "N" for zone in said if zone[-1] in BANDS}
+    if len(found) > 1 and all(zone[-1:] in ("N", "S") for zone in found):
+        _require_bands(source, sides, zones)
     if len(numbers) <= 1 and len(hemispheres) <= 1:
-        _require_bands(source, found, sides, zones)
         database, queries = (Placed(utm, np.zeros(len(utm), int)) for utm in sides)
         return database, queries
     if vague := [zone or "none" for zone in found if zone[-1:] not in tuple(BANDS)]:
@@ -93,16 +96,13 @@ def place(
             f"{source}: expected UTM zone and latitude band (@utm_east@utm_north@32@U@) in every "
             f"name, as there are several, found {', '.join(vague)} beside {said[-1]}"
         )
-    _require_bands(source, found, sides, zones)
     return _place(source, sides[0], zones[0]), _place(source, sides[1], zones[1])
 
 
 def _require_bands(
-    source: object, found: Sequence[str], sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
+    source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
 ) -> None:
     """Refuses N and S for the hemispheres: as bands, both are north of the equator."""
-    if len(found) < 2 or not all(zone[-1:] in ("N", "S") for zone in found):
-        return
     for utm, side in zip(sides, zones, strict=True):
         for (_, north), zone in zip(utm.tolist(), side.tolist(), strict=True):
             if not fits_band(zone[-1], north):
@@ -128,18 +128,7 @@ def _place(source: object, utm: np.ndarray, zones: np.ndarray) -> Placed:
 
 
 def positives_of(queries: Placed, database: Placed, radius_m: float) -> list[np.ndarray]:
-    """The database images within a distance of each query.
-
-    In the plane of their zone, as protocols have it; of two zones, through the Earth.
-
-    Args:
-        queries: Where the q queries are.
-        database: Where the n database images are.
-        radius_m: The largest distance of a positive, in metres, inclusive.
-
-    Returns:
-        For each query the ascending indices of its positives; perhaps none.
-    """
+    """As `positives_within`: in the plane of a zone, as protocols have it, or through the Earth."""
     every = np.unique(np.concatenate([queries.zones, database.zones])).tolist()
     if len(every) <= 1:
         return positives_within(queries.utm, database.utm, radius_m)
@@ -187,18 +176,9 @@ def on_one_plane(database: Placed, queries: Placed) -> tuple[np.ndarray, np.ndar
 
 
 def require_metres(source: object, *positions: np.ndarray) -> None:
-    """Refuses positions that are no numbers, or that look like degrees.
+    """Refuses arrays [n, 2] with positions that are not finite, beyond the Earth, or degrees.
 
-    Degrees are told by their range and by what a local frame in metres does not have: see
-    `_like_degrees`.
-
-    Args:
-        source: Where they are from: the beginning of the error line.
-        positions: Arrays [n, 2].
-
-    Raises:
-        InputError: A position is not finite, or beyond the Earth; or all of them look like
-            degrees, or those of one array do and lie far from the others.
+    Degrees: all positions look like it, or those of one array do and lie far from the others.
     """
     together = np.concatenate(positions)
     if not np.isfinite(together).all():
@@ -246,3 +226,10 @@ def _far(side: np.ndarray, together: np.ndarray) -> bool:
         return False
     low, high = side.min(0) - 1e4, side.max(0) + 1e4
     return int(((together >= low) & (together <= high)).all(1).sum()) == len(side)
+
+
+def fits_band(band: str, north: float) -> bool:
+    """Whether a northing, in metres, lies in a latitude band, to half a degree."""
+    latitude = (north if band >= "N" else north - 1e7) / 110_900
+    lowest = 8 * BANDS.index(band) - 80
+    return lowest - 0.5 <= latitude <= lowest + (12 if band == "X" else 8) + 0.5

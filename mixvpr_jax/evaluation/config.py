@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_positive, to_paths
+from mixvpr_jax.checks import require_known, require_positive
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype
-from mixvpr_jax.storage import AnyPath, as_path
+from mixvpr_jax.storage import AnyPath, as_path, to_paths
 
 Index = Literal["exact", "approximate", "faiss"]
 Storage = Literal["float32", "float16"]

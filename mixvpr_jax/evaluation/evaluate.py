@@ -59,8 +59,7 @@ from mixvpr_jax.evaluation.recall import (
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.released import cache_folder
+from mixvpr_jax.pretrained import cache_folder, from_pretrained
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.datasets.labelled import FOLDER_MARK, LABELS
+from mixvpr_jax.datasets.folders import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls

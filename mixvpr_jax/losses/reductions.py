@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+T = TypeVar("T")
 
-def total(value: Array, axis_name: str | None) -> Array:
-    """The sum over a mesh axis, inside a parallel program; the value itself outside of one."""
-    return value if axis_name is None else lax.psum(value, axis_name)
+
+def total(values: T, axis_name: str | None) -> T:
+    """Sums a pytree of arrays over a mesh axis, in one collective; no axis: a single device."""
+    return values if axis_name is None else lax.psum(values, axis_name)
 
 
 def mean(losses: Array, weights: Array, axis_name: str | None) -> Float[Array, ""]:

@@ -231,13 +231,11 @@ class ModelConfig:
                 "expected a model's configuration, found a training run's; give the folder "
                 "`model` of the run"
             )
-        values = dict(checked_fields(cls, values, {"interpolation": "bilinear"}))
-        if values["aggregator"] is not None:
+        values = checked_fields(cls, values, {"interpolation": "bilinear"})
+        if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)
             require_known("aggregator name", name, AGGREGATORS)
             kind = AGGREGATORS[name]
             values["aggregator"] = kind(**checked_fields(kind, aggregator))
-        values["layers_to_crop"] = tuple(values["layers_to_crop"])
-        values["image_size"] = tuple(values["image_size"])
         return cls(**values)

@@ -1,4 +1,4 @@
-"""Layers with PyTorch's conventions: Linear, convolution, batch normalisation, sequence."""
+"""Layers with PyTorch's conventions: Linear, convolution, sequence."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
@@ -73,8 +72,11 @@ class Conv(nnx.Module):
         self.groups = groups
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w c"], kernel: Float[Array, "s s c2 c3"] | None = None
+    ) -> Float[Array, "b h2 w2 c3"]:
+        """Convolves with the layer's kernel, or with another one in its place."""
+        kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
         size = kernel.shape[0]
         if size == 1:
             x = x[:, :: self.stride, :: self.stride]
@@ -88,65 +90,6 @@ class Conv(nnx.Module):
             feature_group_count=self.groups,
             precision=precision(self.dtype),
         )
-
-
-class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, as torch.nn.BatchNorm2d computes it.
-
-    `nnx.BatchNorm` rounds its batch_stats to a half-precision `dtype` and stores the biased
-    variance; here batch_stats and arithmetic are float32 or wider and the stored variance is
-    unbiased. `model.train()` and `model.eval()` set `use_running_average`; with `axis_name`
-    (`nnx.view(model, axis_name="data")`) the global batch is normalised.
-    """
-
-    momentum = 0.9  # weight of the old value; PyTorch's momentum of 0.1
-    epsilon = 1e-5
-
-    def __init__(self, channels: int, *, dtype: Dtype) -> None:
-        stored = param_dtype(dtype)
-        self.scale = nnx.Param(jnp.ones(channels, stored))
-        self.bias = nnx.Param(jnp.zeros(channels, stored))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, stored))
-        self.var = nnx.BatchStat(jnp.ones(channels, stored))
-        self.use_running_average = True
-        self.axis_name: str | None = None
-
-    def __call__(
-        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
-    ) -> Float[Array, "b h w c"]:
-        wide = x.astype(self.scale.dtype)
-        mean, var = self.mean[...], self.var[...]
-        if not self.use_running_average:
-            mean, var = self._batch_statistics(wide, valid)
-        factor = self.scale[...] * lax.rsqrt(var + self.epsilon)
-        offset = self.bias[...] - mean * factor
-        return (wide * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
-
-    def set_view(
-        self, use_running_average: bool | None = None, axis_name: str | None = None
-    ) -> None:
-        """Sets the attributes of a view; called by `flax.nnx.view`."""
-        if use_running_average is not None:
-            self.use_running_average = use_running_average
-        if axis_name is not None:
-            self.axis_name = axis_name
-
-    def _batch_statistics(
-        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None
-    ) -> tuple[Array, Array]:
-        """Mean and variance of the valid images; updates batch_stats unless all is padding."""
-        weights = jnp.ones(len(x), x.dtype) if valid is None else valid.astype(x.dtype)
-        weights = weights[:, None, None, None]
-        images = total(weights.sum(), self.axis_name)
-        count = jnp.maximum(images, 1) * (x.shape[1] * x.shape[2])
-        mean = total((x * weights).sum((0, 1, 2)), self.axis_name) / count
-        centred = x - mean[None, None, None]
-        var = total((centred**2 * weights).sum((0, 1, 2)), self.axis_name) / count
-        unbiased = var * (count / jnp.maximum(count - 1, 1))
-        for running, value in ((self.mean, mean), (self.var, unbiased)):
-            blend = self.momentum * running[...] + (1 - self.momentum) * value
-            running[...] = lax.stop_gradient(jnp.where(images > 0, blend, running[...]))
-        return mean, var
 
 
 class Sequence(nnx.Module):

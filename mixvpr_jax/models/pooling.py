@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, Dtype
@@ -70,7 +71,7 @@ class ConvAP(nnx.Module):
             jnp.asarray(cell_weights(size, cells), wide)
             for size, cells in zip(x.shape[1:3], self.cells, strict=True)
         )
-        x = jnp.einsum("bhwc,ih,jw->bcij", x, rows, columns, precision=self.channel_pool.precision)
+        x = jnp.einsum("bhwc,ih,jw->bcij", x, rows, columns, precision=Precision.HIGHEST)
         return l2_normalize(x.reshape(x.shape[0], -1))
 
 

@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.models.config import BACKBONES, BackboneShape, Dtype, ModelConfig
-from mixvpr_jax.models.layers import BatchNorm, Conv, Sequence
+from mixvpr_jax.models.layers import Conv, Sequence
+from mixvpr_jax.models.normalization import BatchNorm, normalized_conv
 
 
 class Downsample(nnx.Module):
@@ -29,7 +30,7 @@ class Downsample(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        return self.bn(self.conv(x), valid)
+        return normalized_conv(self.conv, self.bn, x, valid)
 
 
 class Block(nnx.Module):
@@ -64,10 +65,10 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        y = jax.nn.relu(self.bn1(self.conv1(x), valid))
-        y = self.bn2(self.conv2(y), valid)
+        y = jax.nn.relu(normalized_conv(self.conv1, self.bn1, x, valid))
+        y = normalized_conv(self.conv2, self.bn2, y, valid)
         if self.bottleneck:
-            y = self.bn3(self.conv3(jax.nn.relu(y)), valid)
+            y = normalized_conv(self.conv3, self.bn3, jax.nn.relu(y), valid)
         shortcut = self.downsample(x, valid) if hasattr(self, "downsample") else x
         return jax.nn.relu(y + shortcut)
 
@@ -92,7 +93,7 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
-        x = jax.nn.relu(self.bn1(self.conv1(images), valid))
+        x = jax.nn.relu(normalized_conv(self.conv1, self.bn1, images, valid))
         x = max_pool(x)
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x, valid)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_not_negative, require_positive, to_paths
+from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.storage import AnyPath, reaching, resolved
+from mixvpr_jax.storage import AnyPath, reaching, resolved, to_paths
 
 LossName = Literal[
     "MultiSimilarityLoss",

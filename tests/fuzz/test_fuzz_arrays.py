@@ -11,7 +11,7 @@ from fuzzing import allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixvpr_jax.datasets.lists import read_indices, read_names, read_positives
+from mixvpr_jax.datasets.ground_truth import read_indices, read_names, read_positives
 
 
 def objects(*items):

@@ -16,7 +16,7 @@ from mixvpr_jax.conversion.formats import read_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax
 from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
 from mixvpr_jax.datasets import mat_files
-from mixvpr_jax.datasets.lists import read_names, read_positives
+from mixvpr_jax.datasets.ground_truth import read_names, read_positives
 from mixvpr_jax.datasets.mat_files import read_variable
 from mixvpr_jax.preprocess import Preprocess, decode_image
 

@@ -12,7 +12,7 @@ from fuzzing import allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixvpr_jax.datasets.pittsburgh import read_struct
+from mixvpr_jax.datasets.ground_truth import read_struct
 from mixvpr_jax.datasets.positions import positives_within
 
 NAMES = [f"000/00082{i}_pitch1_yaw1.jpg" for i in range(3)]

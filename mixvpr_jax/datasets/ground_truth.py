@@ -1,0 +1,325 @@
+"""The authors' ground truth: where it lies, and what it says.
+
+- `{NAME}_dbImages.npy` and `{NAME}_qImages.npy` hold relative paths, `{NAME}_gt.npy` an array of
+  arrays: for each query the indices of its positives.
+- `{NAME}.mat` holds NetVLAD's `dbStruct`: relative paths and positions in metres.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.datasets.mat_files import read_variable
+from mixvpr_jax.datasets.object_arrays import read_array
+from mixvpr_jax.datasets.positions import positives_within, require_metres
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import locate, names_in
+from mixvpr_jax.storage import AnyPath
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look for a benchmark. No image is opened.
+
+    Attributes:
+        protocol: Which.
+        folder: The dataset's own folder, or one that holds it.
+        ground_truth: Where the authors' files lie if not there, or one of them.
+        names: What the dataset's folder is usually called; case is ignored.
+    """
+
+    protocol: Protocol
+    folder: AnyPath
+    ground_truth: AnyPath | None
+    names: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """How an error line begins."""
+        return f"{self.folder}: {self.protocol.name}"
+
+    def roots(self) -> list[AnyPath]:
+        """The folders that may be the dataset's own, likeliest first."""
+        near = [self.folder, *subfolders(self.folder, self.names)]
+        return [*near, *(raw for root in near for raw in subfolders(root, ("raw_data", "raw")))]
+
+    def truth(self, *files: str) -> AnyPath | None:
+        """The first of these ground-truth files that is found, in the order they are named."""
+        folders = list(self._truth_folders())
+        found = (_file_in(folder, file) for file in files for folder in folders)
+        return next((path for path in found if path is not None), None)
+
+    def _truth_folders(self) -> Iterator[AnyPath]:
+        given = self.ground_truth
+        if given is not None and given.is_file():
+            given = given.parent
+        for root in self.roots() if given is None else [given]:
+            yield root
+            for below in subfolders(root, ("datasets", *self.names)):
+                yield below
+                yield from subfolders(below, self.names)
+
+    def pair(self, split: str) -> tuple[AnyPath, AnyPath] | None:
+        """Folders `database` and `queries`, as VPR-datasets-downloader lays them out."""
+        for root in self.roots():
+            for within in (f"images/{split}", split, "."):
+                database, queries = root / within / "database", root / within / "queries"
+                if database.is_dir() and queries.is_dir():
+                    return database, queries
+        return None
+
+    def nothing(self, *expected: str) -> InputError:
+        """The line for a folder that holds none of the layouts."""
+        return InputError(f"{self.title}: expected {'; or '.join(expected)}; found neither")
+
+
+def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
+    """The folders in a folder that have one of these names, in any case, by rank."""
+    ranks = {name.lower(): rank for rank, name in reversed(list(enumerate(names)))}
+    return sorted(
+        (folder / name for name in names_in(folder, "directory") if name.lower() in ranks),
+        key=lambda path: (ranks[path.name.lower()], path.name),
+    )
+
+
+def _file_in(folder: AnyPath, name: str) -> AnyPath | None:
+    if (folder / name).is_file():
+        return folder / name
+    found = [other for other in names_in(folder, "file") if other.lower() == name.lower()]
+    return folder / min(found) if found else None
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Relative paths of n database images and q queries, with the ascending positives of each.
+
+    `file` lists the database images, `truth` the positives.
+    """
+
+    file: AnyPath
+    truth: AnyPath
+    database: list[str]
+    queries: list[str]
+    positives: list[np.ndarray]
+
+    def find(
+        self,
+        place: Place,
+        database_bases: Sequence[AnyPath],
+        query_bases: Sequence[AnyPath] | None = None,
+    ) -> EvaluationSet:
+        """The benchmark, with its images below these folders."""
+        database = locate(database_bases, self.database, self.file)
+        queries = locate(query_bases or database_bases, self.queries, self.file)
+        protocol, truth = place.protocol, self.truth.name
+        if not protocol.ground_truth.startswith(truth):
+            protocol = replace(
+                protocol, ground_truth=f"{truth}, a list", positives="as listed for each query"
+            )
+        layout = f"lists: {self.file}, {truth} and what lies beside them"
+        return EvaluationSet.of(protocol, layout, database, queries, positives=self.positives)
+
+
+def read_lists(place: Place, *stems: str) -> Lists | None:
+    """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first.
+
+    Raises:
+        InputError: One of the three is missing or broken, they differ in length, or an index
+            lies outside of the database.
+    """
+    for stem in stems:
+        truths = f"{stem}_gt.npy", f"{stem}_gt_25m.npy"
+        images = f"{stem}_dbImages.npy", f"{stem}_qImages.npy"
+        truth = place.truth(*truths)
+        first = truth or place.truth(*images)
+        if first is None:
+            continue
+        truth = truth or first.with_name(truths[0])
+        files = [truth, *(first.with_name(name) for name in images)]
+        for file in files:
+            if not file.is_file():
+                other = f" (or {truths[1]})" if file is truth else ""
+                raise InputError(
+                    f"{file}{other}: expected it beside {first.name}, found no such file"
+                )
+        database, queries = map(read_names, files[1:])
+        positives = read_positives(truth, len(queries), len(database))
+        return Lists(files[1], truth, database, queries, positives)
+    return None
+
+
+def read_names(file: AnyPath) -> list[str]:
+    """A list of paths, each of them once."""
+    array = read_array(file)
+    values = array.tolist() if array.ndim == 1 else [None]
+    names = [os.fsdecode(value) for value in values if isinstance(value, str | bytes)]
+    if len(names) != len(values):
+        raise InputError(f"{file}: expected a list of file names, found {_kind(array)}")
+    if len(set(names)) < len(names):
+        twice, count = Counter(names).most_common(1)[0]
+        raise InputError(f"{file}: expected each image once, found {twice[:200]!r} {count} times")
+    return names
+
+
+def read_indices(file: AnyPath, limit: int, of: str) -> np.ndarray:
+    """A list of whole numbers below a limit, as int64."""
+    array = read_array(file)
+    if array.ndim != 1:
+        raise InputError(f"{file}: expected a list of whole numbers, found {_kind(array)}")
+    return _indices(file, array, limit, of)
+
+
+def read_positives(file: AnyPath, num_queries: int, num_database: int) -> list[np.ndarray]:
+    """For each query the ascending indices of its positives, perhaps none."""
+    array = read_array(file)
+    if array.ndim == 0 or len(array) != num_queries:
+        found = len(array) if array.ndim else 1
+        raise InputError(
+            f"{file}: expected the positives of {num_queries:,} queries, found {found:,} entries"
+        )
+    entries, done = list(array), dict[int, np.ndarray]()
+    for query, entry in enumerate(entries):
+        if id(entry) not in done:  # a file may list one array a million times
+            indices = _indices(file, entry, num_database, f"query {query}: the database")
+            done[id(entry)] = np.unique(indices)
+    return [done[id(entry)] for entry in entries]
+
+
+def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
+    try:
+        values = np.asarray(entry).ravel()
+        values = np.array(values.tolist()) if values.dtype == object else values
+    except ValueError:  # lists of different lengths within
+        values = np.array(["?"])
+    if values.size == 0:
+        return np.empty(0, np.int64)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"{file}: expected whole numbers, found {_shown(entry)}")
+    outside = values[(values < 0) | (values >= limit)]
+    if outside.size:
+        raise InputError(
+            f"{file}: {of} has {limit:,} images, expected indices below that, found {outside[0]}"
+        )
+    return values.astype(np.int64)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"shape {array.shape} of {array.dtype}"
+
+
+def _shown(value: object) -> str:
+    """A value in one short line."""
+    return " ".join(reprlib.repr(value).split())[:80]
+
+
+@dataclass(frozen=True)
+class DbStruct:
+    """NetVLAD's `dbStruct`: relative paths, [n, 2] and [q, 2] float64 metres, and posDistThr."""
+
+    file: AnyPath
+    database: list[str]
+    queries: list[str]
+    database_utm: np.ndarray
+    queries_utm: np.ndarray
+    radius_m: float
+
+    def find(
+        self, protocol: Protocol, databases: Sequence[AnyPath], queries: Sequence[AnyPath]
+    ) -> EvaluationSet:
+        """The benchmark, with its images below these folders."""
+        if self.radius_m != protocol.radius_m:
+            raise InputError(
+                f"{self.file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, "
+                f"found {self.radius_m:g}"
+            )
+        return EvaluationSet.of(
+            protocol,
+            f"the authors': {self.file}",
+            locate(databases, self.database, self.file),
+            locate(queries, self.queries, self.file),
+            positives=positives_within(self.queries_utm, self.database_utm, self.radius_m),
+            database_utm=self.database_utm,
+            queries_utm=self.queries_utm,
+        )
+
+
+def read_struct(file: AnyPath) -> DbStruct:
+    """Reads `dbStruct`, whose lists must be as long as it says.
+
+    Raises:
+        InputError: No MATLAB file, without that struct or without a field, lists of different
+            length, or positions that are not in metres.
+    """
+    try:
+        struct = read_variable(file.read_bytes(), "dbStruct")
+    except NotImplementedError:
+        raise InputError(
+            f"{file}: expected a MATLAB file of version 5 to 7, found 7.3 (HDF5); save it in "
+            "MATLAB with -v7"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{file}: expected a MATLAB file, found {error}") from None
+    if not isinstance(struct, dict):
+        raise InputError(f"{file}: expected a struct named dbStruct, found none")
+    database = _names(file, struct, "dbImageFns", "dbImage")
+    queries = _names(file, struct, "qImageFns", "qImage")
+    counts = _number(file, struct, "numImages"), _number(file, struct, "numQueries")
+    if counts != (len(database), len(queries)):
+        raise InputError(
+            f"{file}: expected lists of {counts[0]:,.0f} and {counts[1]:,.0f} images, as "
+            f"numImages and numQueries say, found {len(database):,} and {len(queries):,}"
+        )
+    database_utm = _positions(file, struct, "utmDb", len(database))
+    queries_utm = _positions(file, struct, "utmQ", len(queries))
+    require_metres(file, database_utm, queries_utm)
+    radius_m = _number(file, struct, "posDistThr")
+    return DbStruct(file, database, queries, database_utm, queries_utm, radius_m)
+
+
+def _field(file: AnyPath, struct: dict[str, Any], *names: str) -> Any:
+    name = next((name for name in names if name in struct), None)
+    if name is None:
+        raise InputError(f"{file}: expected dbStruct.{names[0]}, found {', '.join(struct)}")
+    return struct[name]
+
+
+def _names(file: AnyPath, struct: dict[str, Any], *fields: str) -> list[str]:
+    found = _field(file, struct, *fields)
+    if isinstance(found, np.ndarray) and found.size == 0:
+        return []
+    names: list[Any] = found if isinstance(found, list) else [found]
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(
+                f"{file}: expected dbStruct.{fields[0]} to list names, found {_shown(name)}"
+            )
+    return names
+
+
+def _number(file: AnyPath, struct: dict[str, Any], field: str) -> float:
+    value = _field(file, struct, field)
+    if not isinstance(value, np.ndarray) or value.size != 1:
+        raise InputError(f"{file}: expected a number in dbStruct.{field}, found {_shown(value)}")
+    return float(value.item())
+
+
+def _positions(file: AnyPath, struct: dict[str, Any], field: str, count: int) -> np.ndarray:
+    value = _field(file, struct, field)
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{file}: expected dbStruct.{field} in numbers, found {_shown(value)}")
+    if count == 0 and value.size == 0:
+        return np.empty((0, 2))
+    if value.shape != (2, count):
+        shape = " x ".join(f"{size:,}" for size in value.shape)
+        raise InputError(
+            f"{file}: expected dbStruct.{field} of 2 x {count:,} metres, found {shape}"
+        )
+    return value.T.astype(np.float64)
