@@ -1,0 +1,286 @@
+"""What the compilers of TPU and H100 make of the main programs: python benchmarks/compiled.py.
+
+Neither device is needed, and nothing is timed: a program's operations, the bytes that they read and
+write, its memory and its collectives are the same on every machine. Each compiler has an
+environment of its own below out/compilers, which `--install` makes (TPU 1 GB, CUDA 6 GB).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from hlo import bytes_by_class, collective_counts  # noqa: E402
+
+ENVIRONMENTS = ROOT / "out" / "compilers"
+Target = Literal["v5e", "v5p", "v6e", "h100"]
+Program = Literal["describe", "step", "search"]
+TOPOLOGIES = {
+    ("v5e", 8): "v5e:2x4",
+    ("v5e", 64): "v5e:8x8",
+    ("v5e", 256): "v5e:16x16",
+    ("v5p", 8): "v5p:2x2x2",
+    ("v6e", 8): "v6e:2x4",
+}
+# FLOP/s in bfloat16, bytes/s and bytes of memory; docs/scaling.md names the sources.
+DEVICES = {
+    "v5e": (197e12, 819e9, 16e9),
+    "v5p": (459e12, 2765e9, 95e9),
+    "v6e": (918e12, 1638e9, 32e9),
+    "h100": (989e12, 3350e9, 80e9),
+}
+IMAGES = 480
+# What the compiler asks a driver for; jax issue 23971 has the rest.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+SETTINGS = {
+    "cuda": {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false",
+    },
+    "tpu": {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    },
+}
+
+
+def main(
+    targets: tuple[Target, ...] = ("v5e", "h100"),
+    programs: tuple[Program, ...] = ("describe", "step", "search"),
+    devices: tuple[int, ...] = (1, 8),
+    install: bool = False,
+    output: Path = ROOT / "benchmarks" / "compiled.json",
+) -> None:
+    """Compiles, prints a table and writes it as JSON.
+
+    Args:
+        targets: For which accelerators.
+        programs: Describing 1 and 256 images, the training step of 120x4, a search.
+        devices: How many share the step; h100 stands for one.
+        install: Makes the compilers' environments first.
+        output: The JSON file.
+    """
+    if install:
+        for kind in {_environment(target) for target in targets}:
+            _install(kind)
+    rows = []
+    print(f"| {' | '.join(TITLES)} |\n|{' --- |' * len(TITLES)}")
+    for target in targets:
+        for program in programs:
+            sizes = {"describe": (1, 256), "step": devices, "search": (1,)}[program]
+            for size in sizes:
+                if program == "step" and size > 1 and (target, size) not in TOPOLOGIES:
+                    continue
+                rows.append(_in_environment(target, program, size))
+                print(_line(rows[-1]), flush=True)
+    temporary = output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(output)
+
+
+TITLES = (
+    "device",
+    "program",
+    "GFLOP",
+    "GB moved",
+    "of which products, reductions, copies, the rest",
+    "temporary, GB",
+    "collectives, of which in turn",
+    "ms by FLOP",
+    "ms by bytes",
+)
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row of the table; GPUs' compilers count no operations."""
+    flops, bandwidth, memory = DEVICES[row["target"]]
+    work, moved = row["flops"], row["bytes"]
+    classes = (row["bytes_by_class"].get(name, 0) for name in ("products", "reductions", "copies"))
+    parts = [f"{value / 1e9:.1f}" for value in (*classes, row["bytes_by_class"].get("other", 0))]
+    cells = (
+        row["target"],
+        row["name"],
+        f"{work / 1e9:,.0f}" if work else "",
+        f"{moved / 1e9:.1f}",
+        ", ".join(parts),
+        f"{row['temporary'] / 1e9:.1f} of {memory / 1e9:.0f}",
+        f"{row['collectives']}, {row['in_turn']}" if row["collectives"] else "",
+        f"{1e3 * work / flops:.1f}" if work else "",
+        f"{1e3 * moved / bandwidth:.1f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _environment(target: Target) -> str:
+    return "cuda" if target == "h100" else "tpu"
+
+
+def _install(kind: str) -> None:
+    """An environment with the compiler, and with what the project itself needs."""
+    folder = ENVIRONMENTS / kind
+    extra = {"cuda": "jax[cuda12]", "tpu": "jax[tpu]"}[kind]
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "pip", "install", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, extra, f"{ROOT}[train]"], check=True)
+
+
+def _in_environment(target: Target, program: Program, size: int) -> dict[str, Any]:
+    """What one program compiles to, by a process of the compiler's environment."""
+    kind = _environment(target)
+    python = ENVIRONMENTS / kind / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"{python}: no such compiler yet; add --install")
+    command = [python, __file__, "--one", target, program, str(size)]
+    environment = {**os.environ, **SETTINGS[kind], "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
+    """Compiles a program in this process, and says what it consists of."""
+    import jax
+
+    count = size if program == "step" else 1
+    mesh = jax.sharding.Mesh(_topology(target, count), ("data",))
+    lowered = {"describe": _describe, "step": _step, "search": _search}[program](mesh, size)
+    compiled = lowered.compile()
+    text, cost = compiled.as_text(), compiled.cost_analysis() or {}
+    by_class: Counter[str] = bytes_by_class(text)
+    collectives, in_turn = collective_counts(text)
+    names = {
+        "describe": f"describe, {size} images",
+        "step": f"step, {IMAGES} images, {size} devices",
+        "search": "search, 512 queries in 131,072 x 4096",
+    }
+    return {
+        "target": target,
+        "name": names[program].replace("1 images", "1 image").replace("1 devices", "1 device"),
+        "flops": cost.get("flops"),
+        "bytes": cost.get("bytes accessed") or by_class.total(),
+        "bytes_by_class": by_class,
+        "temporary": compiled.memory_analysis().temp_size_in_bytes,
+        "collectives": collectives,
+        "in_turn": in_turn,
+    }
+
+
+def _topology(target: Target, count: int) -> Any:
+    """Descriptions of devices that are not there."""
+    import numpy as np
+    from jax.experimental import topologies
+
+    if target != "h100":
+        name = TOPOLOGIES[target, max(count, 8)]
+        return np.array(topologies.get_topology_desc(name, "tpu").devices[:count])
+    from jax._src import xla_bridge
+
+    known = xla_bridge.canonicalize_platform
+
+    def canonicalize(platform: str) -> str:
+        try:
+            return known(platform)
+        except RuntimeError:  # JAX looks for a device on the way
+            return "cuda"
+
+    xla_bridge.canonicalize_platform = canonicalize
+    options = {"topology": f"1x1x{count}", "target_config": H100}
+    return np.array(topologies.get_topology_desc("h100", "cuda", **options).devices[:count])
+
+
+def _shapes(tree: Any, mesh: Any, *axes: str) -> Any:
+    """Shapes of arrays that lie on a mesh."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _recipe_model() -> Any:
+    from mixvpr_jax.models.vpr import create_model
+    from mixvpr_jax.training.command import load_recipe
+
+    config, _ = load_recipe("resnet50_mixvpr_4096")
+    return config, create_model(config.model.architecture)
+
+
+def _describe(mesh: Any, images: int) -> Any:
+    """In bfloat16; the weights are arguments."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    config, model = _recipe_model()
+    graph, state = nnx.split(model)
+    given = jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.float32)
+    describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    return describe.lower(*_shapes((state, given), mesh))
+
+
+def _step(mesh: Any, devices: int) -> Any:
+    """The official step; images are padded to fit the devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from mixvpr_jax.losses import LOSSES
+    from mixvpr_jax.losses.mining import MINERS
+    from mixvpr_jax.training.step import create_state, make_optimizer, make_step
+
+    config, model = _recipe_model()
+    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
+    layers = config.optimizer.layers_to_freeze
+    pair = LOSSES[config.loss], MINERS[config.miner]
+    step: Any = make_step(model, optimizer, *pair, mesh, layers_to_freeze=layers)
+    images = -(-IMAGES // devices) * devices
+    batch = (
+        jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((images,), jnp.int32),
+    )
+    return step.lower(_shapes(create_state(model, optimizer), mesh), *_shapes(batch, mesh, "data"))
+
+
+def _search(mesh: Any, _: int) -> Any:
+    """A chunk of the database against all queries."""
+    import jax
+    import jax.numpy as jnp
+
+    from mixvpr_jax.evaluation.search import better
+
+    floats = [(1, 512, 64), (512, 4096), (131_072, 4096), (131_072,)]
+    scores, queries, chunk, norms = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in floats)
+    indices = jax.ShapeDtypeStruct(scores.shape, jnp.int32)
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    given = _shapes((scores, indices, queries, chunk, norms, first), mesh)
+    return better.lower(*given, mesh, None)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(compile_one(*sys.argv[2:4], int(sys.argv[4]))))  # pyright: ignore
+    else:
+        import tyro
+
+        tyro.cli(main)

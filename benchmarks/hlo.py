@@ -1,0 +1,93 @@
+"""What an optimized program moves and sends, read off its HLO."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2}  # others by their name: f32, s8, u64
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"}
+COPIES = ("copy", "slice", "transpose", "reshape", "dynamic-slice", "concatenate", "pad")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_ARRAY = re.compile(r"\b(pred|bf16|f\d+|s\d+|u\d+)\[([\d,]*)\]")
+
+
+class Instruction(NamedTuple):
+    """A line of a computation."""
+
+    name: str
+    type: str
+    operation: str
+    operands: list[str]
+    line: str
+
+
+def instructions(text: str) -> Iterator[Instruction]:
+    """Those of the entry computation, in order."""
+    entry = text[text.index("\nENTRY ") :]
+    for line in entry[: entry.index("\n}")].splitlines():
+        if found := _INSTRUCTION.match(line):
+            name, type_, operation, rest = found.groups()
+            operands = re.findall(r"%([\w.\-]+)", rest[: _closing(rest)])
+            yield Instruction(name, type_, operation, operands, rest)
+
+
+def bytes_by_class(text: str) -> Counter[str]:
+    """Bytes of operands and results: products, reductions, copies, collectives, other."""
+    bodies = dict(re.findall(r"\n%?([\w.\-]+) \([^\n]*\{\n(.*?)\n\}", text, re.DOTALL))
+    sizes, moved = {}, Counter()
+    for name, type_, operation, operands, line in instructions(text):
+        sizes[name] = _num_bytes(type_)
+        if operation not in FREE and not operation.endswith("-done"):
+            called = re.search(r"calls=%?([\w.\-]+)", line)
+            body = bodies.get(called[1], "") if called else ""
+            size = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+            moved[_class_of(operation, line, body)] += size
+    return moved
+
+
+def collective_counts(text: str) -> tuple[int, int]:
+    """How many collectives there are, and the longest chain that waits for one another."""
+    chain: dict[str, int] = {}
+    count = 0
+    for name, _, operation, operands, _ in instructions(text):
+        starts = operation.removesuffix("-start") in COLLECTIVES
+        count += starts
+        chain[name] = starts + max((chain.get(operand, 0) for operand in operands), default=0)
+    return count, max(chain.values(), default=0)
+
+
+def _class_of(operation: str, line: str, body: str) -> str:
+    if operation.removesuffix("-start") in COLLECTIVES:
+        return "collectives"
+    if re.search(r"__cublas|__cudnn", line) or re.search(r"\b(convolution|dot)\(", body):
+        return "products"
+    if operation in ("convolution", "dot"):
+        return "products"
+    if operation == "reduce" or re.search(r" reduce\(", body):
+        return "reductions"
+    if operation.removesuffix("-start") in COPIES or " transpose(" in body:
+        return "copies"
+    return "other"
+
+
+def _num_bytes(type_: str) -> int:
+    return sum(
+        prod(int(size) for size in sizes.split(",") if size)
+        * (ITEM_BYTES.get(dtype) or int(dtype[1:]) // 8)
+        for dtype, sizes in _ARRAY.findall(type_)
+    )
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis closes that was opened before the text."""
+    depth = 1
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return place
+    return len(text)
