@@ -1,13 +1,26 @@
-"""Where all processes of a test session keep compiled programs: the same ones over and over."""
+"""Where all processes of a test session keep compiled programs: the same ones over and over.
+
+The environment tells the processes that tests start. Eager operations are kept as well: most of
+what a model costs at its start is a hundred small compilations.
+"""
 
 import atexit
 import os
 import shutil
 import tempfile
 
-_VARIABLE = "MIXVPR_JAX_TEST_PROGRAMS"  # which workers inherit
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"  # which workers inherit
+_OURS = "MIXVPR_JAX_TEST_PROGRAMS"
 
-if _VARIABLE not in os.environ:
-    os.environ[_VARIABLE] = tempfile.mkdtemp(prefix="compiled")
-    atexit.register(shutil.rmtree, os.environ[_VARIABLE], ignore_errors=True)
-COMPILED = os.environ[_VARIABLE]
+if _OURS not in os.environ:
+    os.environ[_OURS] = tempfile.mkdtemp(prefix="compiled")
+    atexit.register(shutil.rmtree, os.environ[_OURS], ignore_errors=True)
+os.environ[_FOLDER] = COMPILED = os.environ[_OURS]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# A process that was killed leaves half a program, and another may read one that is being written.
+# JAX then warns and compiles it.
+HALF_WRITTEN = "ignore:Error reading persistent compilation cache entry"
+os.environ["PYTHONWARNINGS"] = ",".join(
+    filter(None, (os.environ.get("PYTHONWARNINGS"), HALF_WRITTEN))
+)

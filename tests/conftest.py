@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import jax
-from compiled import COMPILED
+from compiled import COMPILED, HALF_WRITTEN
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -16,12 +16,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 PACKAGE = Path(__file__).parent.parent / "mixvpr_jax"
 # Configurations check their own values, and say what is wrong in a line.
 CHECKED = [
     f"mixvpr_jax.{room}.{path.stem}"
-    for room in ("models", "evaluation", "losses")
+    for room in ("data", "evaluation", "losses", "models", "training")
     for path in (PACKAGE / room).glob("*.py")
     if path.stem not in ("__init__", "config")
 ]
@@ -37,4 +37,17 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # Shared fixtures; pytest imports these once the lines above have run.
-pytest_plugins = ["checkpoints", "folders", "parity", "runs", "small_model", "stores"]
+pytest_plugins = [
+    "browser",
+    "checkpoints",
+    "folders",
+    "parity",
+    "report_pages",
+    "runs",
+    "small_model",
+    "stores",
+]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", HALF_WRITTEN)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shared import once
 
 from mixvpr_jax import GeMConfig, ModelConfig, create_model, save_pretrained
 from mixvpr_jax.evaluation import evaluate as evaluation
@@ -14,9 +15,13 @@ from mixvpr_jax.report import write_report
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64))), folder)
-    return folder
+
+    def save(folder):
+        config = ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64))
+        save_pretrained(create_model(config), folder)
+        return folder
+
+    return once(tmp_path_factory, "weights", save)
 
 
 def write_images(folder, names, seed=0):

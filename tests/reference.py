@@ -31,9 +31,12 @@ def torch_model(config: ModelConfig, seed: int = 0) -> TorchModel:
     """The reference of a configuration in float64, every entry drawn at random."""
     generator = torch.Generator().manual_seed(seed)
     name = config.aggregator.name
-    model = TorchModel(config.arch, config.layers_to_crop, name, official_options(config)).double()
+    with torch.device("meta"):  # no initialisation, which takes longer than what follows
+        model = TorchModel(config.arch, config.layers_to_crop, name, official_options(config))
+    model = model.double().to_empty(device="cpu")
     for key, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
+            tensor.zero_()
             continue
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if key.endswith("running_var"):

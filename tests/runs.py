@@ -12,16 +12,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import compiled  # noqa: F401 - keeps programs for the processes of `start`
 import jax
 import numpy as np
 import pytest
-from compiled import COMPILED
+from shared import once
 
 from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax import from_pretrained
 from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.storage import as_path
 from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.validation import Validation
@@ -33,19 +35,29 @@ CITIES = ("Avalon", "Brigadoon")
 @pytest.fixture(scope="session")
 def town(tmp_path_factory):
     """Seven places in each of two cities to train on, and five others to find."""
-    folder = tmp_path_factory.mktemp("town")
-    drawn = {"image_size": (36, 48), "difficulty": 0.3}
-    write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
-    write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
-    return folder
+
+    def draw(folder):
+        drawn = {"image_size": (36, 48), "difficulty": 0.3}
+        write_gsv_cities(CityConfig(7, 5, **drawn, seed=1), folder / "train", cities=CITIES)
+        write_evaluation_folders(CityConfig(5, 4, **drawn, seed=2), folder / "test")
+        return folder
+
+    return once(tmp_path_factory, "town", draw)
 
 
 @pytest.fixture(scope="session")
 def finished(town, tmp_path_factory):
     """A run to its end, on eight devices: its folder and its outcome."""
+
+    def run(folder):
+        with jax.numpy_dtype_promotion("standard"):
+            return train(tiny_config(town), folder / "run")
+
+    outcome = once(tmp_path_factory, "finished", run)
+    # A copy, as tests give the same command again.
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    with jax.numpy_dtype_promotion("standard"):
-        return workdir, train(tiny_config(town), workdir)
+    shutil.copytree(outcome.model.parent, workdir)
+    return workdir, replace(outcome, model=as_path(workdir) / "model")
 
 
 @pytest.fixture
@@ -109,8 +121,6 @@ def start(arguments, devices=1, *, double=False, **options):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_ENABLE_X64": str(int(double)),
-        "JAX_COMPILATION_CACHE_DIR": COMPILED,  # the same programs over and over
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
     return subprocess.Popen(
         [str(argument) for argument in arguments],

@@ -16,6 +16,7 @@ from folders import write_images
 from PIL import ExifTags, Image
 from recipe import GOLDEN, official_shapes, recipe_state
 from runs import small_disk
+from shared import once
 
 from mixvpr_jax import from_pretrained, save_pretrained, storage
 from mixvpr_jax.conversion import convert_checkpoint
@@ -38,11 +39,14 @@ PHOTO_SETS = [
 
 @pytest.fixture(scope="session")
 def official_512(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("official")
-    state = recipe_state(official_shapes()["resnet50_mixvpr_512"])
-    torch.save({n: torch.tensor(a) for n, a in state.items()}, folder / "official.ckpt")
-    save_pretrained(convert_checkpoint(folder / "official.ckpt").model, folder / "model")
-    return folder / "model"
+
+    def convert(folder):
+        state = recipe_state(official_shapes()["resnet50_mixvpr_512"])
+        torch.save({n: torch.tensor(a) for n, a in state.items()}, folder / "official.ckpt")
+        save_pretrained(convert_checkpoint(folder / "official.ckpt").model, folder / "model")
+        return folder / "model"
+
+    return once(tmp_path_factory, "official_512", convert)
 
 
 def test_labelled_folders(evaluate, labelled, tmp_path):

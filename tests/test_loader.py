@@ -90,7 +90,7 @@ def test_batches_hold_what_the_sampler_says(folder, expected):
         assert batch.labels.tolist() == labels.tolist() + [-1] * (16 - count)
         assert np.array_equal(batch.operations[:count], batches.sampler.operations(step, count))
         assert not batch.operations[count:].any()
-        for row, image in enumerate(images):
+        for row, image in enumerate(images.tolist()):
             path = folder / batches.source.places.name(image)
             height, width = batch.sizes[row]
             pixels = np.asarray(Image.open(path))

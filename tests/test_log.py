@@ -5,6 +5,7 @@ import re
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 
 from mixvpr_jax.training.log import Log, Monitor
@@ -20,9 +21,9 @@ def test_the_progress_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     log = Log(tmp_path, step=0, total_steps=3)
     monitor = Monitor(log, rates=np.array([0.1, 0.2, 0.3]), log_every_steps=1)
-    metrics = {"loss": np.float32(1.25), "batch_accuracy": np.float32(0.5)}
+    metrics = {"loss": jnp.float32(1.25), "batch_accuracy": jnp.float32(0.5)}
     for step in (1, 2):
-        monitor.add(step, {**metrics, "images": np.int32(16)})
+        monitor.add(step, {**metrics, "images": jnp.int32(16)})
     monitor.drain()
     log.close()
     done, left = r"2/3 \[\d\d:\d\d<", r"\d\d:\d\d, "
@@ -32,12 +33,13 @@ def test_the_progress_bar(tmp_path, monkeypatch):
 
 def test_speed_is_of_real_images(tmp_path, monkeypatch):
     """Of the whole batch, as the step counts them; a last batch may be short."""
+    counts = {1: jnp.int32(16), 2: jnp.int32(5)}
+    metrics = {"loss": jnp.float32(1.25), "batch_accuracy": jnp.float32(0.5)}
     monkeypatch.setattr(time, "perf_counter", iter((0.0, 1.0, 2.0, 2.0)).__next__)
     log = Log(tmp_path, step=0, total_steps=2)
     monitor = Monitor(log, rates=np.array([0.1, 0.1]), log_every_steps=2)
-    metrics = {"loss": np.float32(1.25), "batch_accuracy": np.float32(0.5)}
-    for step, images in ((1, 16), (2, 5)):
-        monitor.add(step, {**metrics, "images": np.int32(images)})
+    for step, images in counts.items():
+        monitor.add(step, {**metrics, "images": images})
     monitor.drain()
     log.close()
     (entry,) = log.entries

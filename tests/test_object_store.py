@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from runs import command, finish, start, tiny_config, told
@@ -72,12 +73,26 @@ def test_a_run_is_killed_stopped_and_ends_as_on_a_disk(town, bucket, tmp_path):
     assert kept == on_disk
 
 
+@pytest.fixture(scope="module")
+def objects_of_run(town, store):
+    """The objects of a run in the store, with checkpoints 4 and 8."""
+    with jax.numpy_dtype_promotion("standard"):
+        train(tiny_config(town, epochs=2), f"gs://{BUCKET}/run")
+    names = list(store.storage.objects[BUCKET])
+    objects = [
+        (name, store.storage.get_file(BUCKET, name), store.storage.get_file_obj(BUCKET, name))
+        for name in names
+    ]
+    store.storage.wipe(keep_buckets=True)
+    return objects
+
+
 @pytest.fixture
-def trained(town, bucket, ordinary_promotion):
-    """A run in the store, with checkpoints 4 and 8."""
-    workdir = bucket / "run"
-    train(tiny_config(town, epochs=2), workdir)
-    return workdir
+def trained(objects_of_run, bucket, store, ordinary_promotion):
+    """A run in the store, see `objects_of_run`."""
+    for name, data, kept in objects_of_run:
+        store.storage.create_file(BUCKET, name, data, dict(kept))
+    return bucket / "run"
 
 
 def test_a_damaged_checkpoint(town, trained, caplog):

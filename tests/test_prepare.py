@@ -107,7 +107,7 @@ def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
     _, (plain, stored) = open_both(folder, tmp_path)
     assert all(plain.read(image) == stored.read(image) for image in range(36))
     sizes = np.full(10, 1200)
-    shards = City("Rome", [{}] * 10, [""] * 10, sizes, None).shards()
+    shards = City("Rome", [{}] * 10, [""] * 10, sizes, epath.Path(folder)).shards()
     assert [row for shard in shards for row in shard] == list(range(10))
     assert {len(shard) for shard in shards} <= {1, 2, 3}
 

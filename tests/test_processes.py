@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from runs import command, finish, small_disk, start, town  # noqa: F401
+from shared import once
 
 from mixvpr_jax import InputError
 from mixvpr_jax.distributed import ProcessConfig
@@ -61,10 +62,14 @@ def assert_same_run(one, other, tolerance):
 @pytest.fixture(scope="module")
 def alone(town, tmp_path_factory):  # noqa: F811
     """A run of one process on eight devices."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    status, _, errors = finish(start(command(town, workdir, *DOUBLE), 8, double=True))
-    assert status == 0, errors
-    return workdir
+
+    def run(folder):
+        arguments = command(town, folder / "run", *DOUBLE)
+        status, _, errors = finish(start(arguments, 8, double=True))
+        assert status == 0, errors
+        return folder / "run"
+
+    return once(tmp_path_factory, "alone", run)
 
 
 def told(output):

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from runs import command, finish, has_reached, kill_when, log_of, saves, start, told
+from shared import once
 
 from mixvpr_jax.training.log import read_log
 
@@ -24,10 +25,13 @@ ACCIDENTS = ("stopped", "killed in a save", "killed in a validation")
 @pytest.fixture(scope="module", params=[1, 8], ids=["one device", "eight devices"])
 def uninterrupted(request, town, tmp_path_factory):
     """How many devices, and the folder of a run that nothing befell."""
-    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    status, _, errors = finish(start(command(town, workdir), request.param))
-    assert status == 0, errors
-    return request.param, workdir
+
+    def run(folder):
+        status, _, errors = finish(start(command(town, folder / "run"), request.param))
+        assert status == 0, errors
+        return request.param, folder / "run"
+
+    return once(tmp_path_factory, f"uninterrupted_{request.param}", run)
 
 
 def assert_same_run(workdir, reference):

@@ -53,7 +53,7 @@ def test_the_sheet_is_resized_as_the_model_says(town, tmp_path, monkeypatch, whe
     show(config, tmp_path, step=1)
     images, sampler, step = pictures[0][0]
     source = open_source(config.data)
-    for found, image in zip(images, sampler.batch(step)[0], strict=False):
+    for found, image in zip(images, sampler.batch(step)[0].tolist(), strict=False):
         expected = Image.open(town / "train" / source.places.name(image))
         expected = np.asarray(expected.resize((40, 32), Image.Resampling.BICUBIC))
         assert np.abs(found.astype(int) - expected).max() <= (where == "device")
@@ -66,7 +66,7 @@ def test_the_sheet_shows_the_batch_place_by_place(town, tmp_path):
     images, _ = Sampler(source.places, config.data, config.seed).batch(1)
     sheet = Image.open(tmp_path / "contact_sheet.jpg")
     width = round(THUMBNAIL * 40 / 32)
-    for index, image in enumerate(images):
+    for index, image in enumerate(images.tolist()):
         row, column = divmod(index // 4, (1680 - MARGIN) // (4 * width + MARGIN))
         left = MARGIN + column * (4 * width + MARGIN) + index % 4 * width
         top = MARGIN + row * (THUMBNAIL + CAPTION + MARGIN) + CAPTION
@@ -82,7 +82,7 @@ def test_broken_images_are_named(town, tmp_path, caplog):
     root = shutil.copytree(town / "train", tmp_path / "train")
     config = replace(config, data=replace(config.data, root=root))
     places = open_source(config.data).places
-    broken = places.name(Sampler(places, config.data, config.seed).batch(0)[0][2])
+    broken = places.name(int(Sampler(places, config.data, config.seed).batch(0)[0][2]))
     (root / broken).write_bytes(b"")
     show(config, tmp_path / "out")
     (record,) = caplog.records

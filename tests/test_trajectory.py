@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN, recipe_images, recipe_state
 from reference import in_float64
 from reference_training import ReferenceTraining, official_model
@@ -53,7 +55,9 @@ def test_official_trajectory(name, devices, parity):
         training = nnx.clone(model)
         training.train()
         first = np.asarray(training(batch(0)[0]))
-        state, losses, accuracies = create_state(model, optimizer), [], []
+        # On its devices from the start; each step from the second on would otherwise compile again.
+        state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
+        losses, accuracies = [], []
         for index in range(12):
             given = state
             state, metrics = step(given, *batch(index))

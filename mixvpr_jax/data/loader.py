@@ -118,7 +118,7 @@ class Batches:
 
         def read(row: int) -> tuple[int, str] | None:
             try:
-                decoded = self._decoded(images[row], operations[row])
+                decoded = self._decoded(int(images[row]), operations[row])
             except InputError as error:
                 pixels[row] = 0
                 return int(images[row]), str(error)

@@ -200,7 +200,7 @@ def read_city(source: FolderSource, index: int) -> City:
     images = own.start + np.argsort(places.row[own])
     (_, header), *table = read_rows(root / "Dataframes" / f"{name}.csv")
     rows = [dict(zip(header, table[row][1], strict=False)) for row in places.row[images]]
-    names = [places.name(image) for image in images]
+    names = [places.name(image) for image in images.tolist()]
     for row, image in zip(rows, names, strict=True):
         if f"_{row['lat']}_{row['lon']}_" not in image:  # it is named by the numbers
             row |= {"lat": str(float(row["lat"])), "lon": str(float(row["lon"]))}

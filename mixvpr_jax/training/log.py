@@ -6,23 +6,39 @@ import json
 import math
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.training.step import Metrics
+
+
+@contextmanager
+def _hidden(module: str) -> Generator[None]:
+    """Lets `import module` raise ImportError, unless it has been imported before."""
+    found = sys.modules.setdefault(module, cast(Any, None))
+    try:
+        yield
+    finally:
+        if found is None:
+            del sys.modules[module]
+
+
+with _hidden("torch"):  # tensorboardX only annotates with its types, and it takes two seconds
+    from tensorboardX import SummaryWriter
 
 Entry = dict[str, Any]
 

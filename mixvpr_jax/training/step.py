@@ -35,12 +35,12 @@ NEVER = 2**31 - 1  # the last step that an int32 counts
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes."""
+    """All that a step changes: arrays, or what describes them while JAX lowers the step."""
 
     params: Any
     statistics: Any  # batch_stats, by their name on disk
     optimizer: Any
-    step: Int[Array, ""]
+    step: Any  # an int32
 
 
 def create_state(model: VPRModel, optimizer: optax.GradientTransformation) -> TrainState:

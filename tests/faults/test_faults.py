@@ -5,15 +5,19 @@ from random import Random
 import pytest
 from bench import Bench
 from campaign import draw, try_fault, unharmed
+from shared import once
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    town = draw(folder / "town")
-    return town, *unharmed(town, folder)
+
+    def run(folder):
+        town = draw(folder / "town")
+        return town, *unharmed(town, folder)
+
+    return once(tmp_path_factory, "whole", run)
 
 
 @pytest.mark.parametrize(
