@@ -87,19 +87,26 @@ def gather(rows: np.ndarray) -> list[np.ndarray]:
     """
     if jax.process_count() == 1:
         return [rows]
-    own = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
     parts = [np.empty((count, *rows.shape[1:]), rows.dtype) for count in counts]
-    targets = [part.reshape(-1).view(np.uint8) for part in parts]
-    size = max(map(len, targets))
+    parts[jax.process_index()] = np.ascontiguousarray(rows)
+    exchange(parts)
+    return parts
+
+
+def exchange(parts: Sequence[np.ndarray]) -> None:
+    """All-gathers in place: each process holds the array of its index and receives the others."""
+    targets = {index: part.reshape(-1).view(np.uint8) for index, part in enumerate(parts)}
+    own = targets.pop(jax.process_index())
+    size = max(map(len, (own, *targets.values())))
     for start in range(0, size, PIECE_BYTES):
         piece = np.zeros(min(PIECE_BYTES, size - start), np.uint8)
         some = own[start : start + PIECE_BYTES]
         piece[: len(some)] = some
-        for target, found in zip(targets, _gather_bytes(piece), strict=True):
+        gathered = _gather_bytes(piece)
+        for index, target in targets.items():
             target = target[start : start + PIECE_BYTES]
-            target[:] = found[: len(target)]
-    return parts
+            target[:] = gathered[index, : len(target)]
 
 
 def _gather_bytes(own: np.ndarray) -> np.ndarray:

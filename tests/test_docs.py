@@ -48,7 +48,7 @@ COMMANDS = {
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
-    **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate")},
+    **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate", "memory")},
 }
 FOREIGN = {  # of gcloud, pip, docker, sha256sum, tensorboard, SLURM, XLA and other people's scripts
     *("--check", "--command", "--cpus-per-task", "--exclude-editable", "--gpus-per-node"),

@@ -101,7 +101,7 @@ def evaluate(
         with raise_on_all_processes():
             if is_main_process():  # opened first: hours of work need a place to go
                 folder = stack.enter_context(atomic_folder(output))
-        evaluator = Evaluator(config, model, preprocess)
+        evaluator = Evaluator(config, model, preprocess, folder)
         evaluation = evaluator.evaluate(data, ks)
         with raise_on_all_processes(), named_when_full(output):
             if folder is not None:
@@ -159,8 +159,15 @@ def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, 
 class Evaluator:
     """A model and how it is evaluated; see `evaluate`."""
 
-    def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        model: VPRModel,
+        preprocess: Preprocess,
+        temporary: Path | None = None,
+    ) -> None:
         self.config, self.model, self.preprocess = config, model, preprocess
+        self.temporary = temporary
         self.mesh = data_mesh(jax.local_devices())
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
@@ -245,6 +252,7 @@ class Evaluator:
             storage=self.config.storage,
             skip_unreadable=self.config.skip_unreadable,
             cache=cache,
+            temporary=self.temporary,
             on_progress=progress.update,
         )
         if not described.readable.any():
