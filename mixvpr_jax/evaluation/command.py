@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import tyro
@@ -45,13 +46,19 @@ def evaluate_and_tell(config: EvaluationConfig) -> None:
     evaluation = evaluate(config, write_report)
     if not is_main_process():
         return
-    lines = [f"skipped: {reason}" for reason in evaluation.unreadable]
-    if evaluation.unreadable:
-        lines.append(f"skipped {len(evaluation.unreadable)} unreadable images")
-    if turned := sum(evaluation.num_turned):
-        lines.append(
-            f"{turned} images were turned upright by their EXIF orientation, which other "
-            "evaluation code does not do"
-        )
+    lines = lines_of(evaluation.unreadable, sum(evaluation.num_turned))
     lines += [*evaluation.data.describe(), evaluation.headline()]
     print("\n".join(lines), f"report: {shlex.quote(str(config.output / 'report.html'))}", sep="\n")
+
+
+def lines_of(unreadable: Sequence[str], num_turned: int) -> list[str]:
+    """What to tell of images that were skipped or turned."""
+    lines = [f"skipped: {reason}" for reason in unreadable]
+    if unreadable:
+        lines.append(f"skipped {len(unreadable)} unreadable images")
+    if num_turned:
+        lines.append(
+            f"{num_turned} images were turned upright by their EXIF orientation, which other "
+            "evaluation code does not do"
+        )
+    return lines
