@@ -9,9 +9,9 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
 from mixvpr_jax.errors import ending_at_once
 from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.processes import ALONE, ProcessConfig, run_and_leave
 
 
 def run(arguments: list[str], prog: str) -> NoReturn:
@@ -33,6 +33,7 @@ def command(
     """Evaluates, as one of several processes where there are others."""
     with ending_at_once():
         import mixvpr_jax.evaluation.evaluate  # noqa: F401 (after --help has had its say)
+        from mixvpr_jax.distributed import joined
 
     with joined(processes, preemption=False):
         evaluate_and_tell(config)
@@ -40,6 +41,7 @@ def command(
 
 def evaluate_and_tell(config: EvaluationConfig) -> None:
     """Evaluates, and prints what came of it."""
+    from mixvpr_jax.distributed import is_main_process
     from mixvpr_jax.evaluation.evaluate import evaluate
     from mixvpr_jax.report import write_report
 
