@@ -14,6 +14,7 @@ from mixvpr_jax.version import __version__
 COMMANDS = {
     "train": ("training.command", "Train a model; the same command again resumes it."),
     "eval": ("evaluation.command", "Evaluate recall on a benchmark or on two folders of photos."),
+    "describe": ("evaluation.describe_command", "Write the descriptors of photos to a file."),
     "report": ("report.command", "Write report.html again from an evaluation's output folder."),
     "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
 }

@@ -6,17 +6,12 @@ Each process runs the same program; process 0 alone writes files and logs.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import re
 import signal
 import socket
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import jax
@@ -24,45 +19,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from mixvpr_jax.errors import InputError, explain, platform_error, run_command
+from mixvpr_jax.errors import InputError, explain, platform_error
+from mixvpr_jax.processes import ProcessConfig, leave
 
 AXIS = "data"
 PIECE_BYTES = 2**28  # sent by a process at a time
 HEARTBEAT_SECONDS = 20  # of silence from a process, after which the others end
 START_SECONDS = 300  # for all processes to start
 SHUTDOWN_SECONDS = 10  # for all processes to disconnect
-
-
-@dataclass(frozen=True)
-class ProcessConfig:
-    """This process among several, if the environment does not say; give all fields or none.
-
-    Attributes:
-        coordinator: Address of process 0, as host:port; the port must be free there.
-        processes: Number of processes.
-        process_id: Index of this process, from 0.
-    """
-
-    coordinator: str | None = None
-    processes: int | None = None
-    process_id: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.coordinator is None or self.processes is None or self.process_id is None:
-            if (self.coordinator, self.processes, self.process_id) != (None, None, None):
-                raise InputError(
-                    "expected --coordinator, --processes and --process-id, or none of them"
-                )
-            return
-        if not re.fullmatch(r".+:\d+", self.coordinator):
-            raise InputError(f"coordinator: expected host:port, found {self.coordinator!r}")
-        if not 0 <= self.process_id < self.processes:
-            raise InputError(
-                f"process_id: expected 0 to {self.processes - 1}, found {self.process_id}"
-            )
-
-
-ALONE = ProcessConfig()  # unless the environment says otherwise
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -87,19 +51,26 @@ def gather(rows: np.ndarray) -> list[np.ndarray]:
     """
     if jax.process_count() == 1:
         return [rows]
-    own = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
     counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
     parts = [np.empty((count, *rows.shape[1:]), rows.dtype) for count in counts]
-    targets = [part.reshape(-1).view(np.uint8) for part in parts]
-    size = max(map(len, targets))
+    parts[jax.process_index()] = np.ascontiguousarray(rows)
+    exchange(parts)
+    return parts
+
+
+def exchange(parts: Sequence[np.ndarray]) -> None:
+    """All-gathers in place: each process holds the array of its index and receives the others."""
+    targets = {index: part.reshape(-1).view(np.uint8) for index, part in enumerate(parts)}
+    own = targets.pop(jax.process_index())
+    size = max(map(len, (own, *targets.values())))
     for start in range(0, size, PIECE_BYTES):
         piece = np.zeros(min(PIECE_BYTES, size - start), np.uint8)
         some = own[start : start + PIECE_BYTES]
         piece[: len(some)] = some
-        for target, found in zip(targets, _gather_bytes(piece), strict=True):
+        gathered = _gather_bytes(piece)
+        for index, target in targets.items():
             target = target[start : start + PIECE_BYTES]
-            target[:] = found[: len(target)]
-    return parts
+            target[:] = gathered[index, : len(target)]
 
 
 def _gather_bytes(own: np.ndarray) -> np.ndarray:
@@ -227,25 +198,3 @@ def _require_free(port: int) -> None:
 def _end(status: int, line: str) -> NoReturn:
     sys.stderr.write(f"error: {line}\n")
     leave(status)
-
-
-def run_and_leave(main: Callable[[], None]) -> NoReturn:
-    """Runs a command and ends the process with its exit status."""
-    try:
-        run_command(main)
-    except SystemExit as wanted:
-        leave(int(wanted.code or 0))
-    except BaseException:
-        traceback.print_exc()
-        leave(1)
-    leave(0)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process at once, without waiting minutes for threads that block on others or I/O."""
-    for worker in multiprocessing.active_children():
-        worker.kill()  # SIGTERM does not reach one that is suspended
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)

@@ -164,7 +164,7 @@ class TestOfAnEvaluation:
         def refuse(*_):
             raise AssertionError("computed again")
 
-        monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.compile_encoder", lambda *_: refuse)
+        monkeypatch.setattr("mixvpr_jax.evaluation.describer.compile_encoder", lambda *_: refuse)
 
         def again(**options):
             try:
@@ -229,7 +229,7 @@ class TestOfAnEvaluation:
         def no_home():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.cache_folder", no_home)
+        monkeypatch.setattr("mixvpr_jax.evaluation.describer.cache_folder", no_home)
         assert evaluate(*labelled).recall[1] == pytest.approx(200 / 3)
         assert ["--cache-gigabytes 0" in line for line in of_the_cache(caplog)] == [True]
 
@@ -237,7 +237,7 @@ class TestOfAnEvaluation:
         def refuse(*_):
             raise PermissionError(13, "Permission denied", "home")
 
-        monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.prune", refuse)
+        monkeypatch.setattr("mixvpr_jax.evaluation.describer.prune", refuse)
         evaluate(*labelled)
         assert (tmp_path / "out" / "results.json").exists()
         assert ["MIXVPR_HOME" in line for line in of_the_cache(caplog)] == [True]

@@ -32,11 +32,16 @@ def test_version():
     assert run("--version") == (0, f"mixvpr-jax {__version__}\n", "")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_help_of_its_own_name(name):
-    status, output, _ = run(name, "--help")
+@pytest.mark.parametrize("name", [*COMMANDS, "train demo", "convert to-flax", "convert to-torch"])
+def test_each_command_has_help_of_its_own_name(name, monkeypatch):
+    """Before it imports anything that takes long."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    status, output, told = run(*name.split(), "--help")
     assert status == 0
     assert output.startswith(f"usage: mixvpr {name} ")
+    imported = set(re.findall(r"([\w.]+)$", told, re.MULTILINE))
+    assert "tyro" in imported or name in ("convert", "info")
+    assert not imported & {"jax", "flax", "numpy", "scipy", "PIL", "safetensors"}
 
 
 def test_a_mistyped_command():

@@ -1,7 +1,10 @@
 """Describing many files: over devices, processes and workers, with a cache that resumes."""
 
+import errno
+import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -47,6 +50,10 @@ class Counting:
         return mean_colours(images)
 
 
+def encode_all(paths, encode):
+    return np.concatenate([encode(Preprocess((16, 24))(path)) for path in paths])
+
+
 def numbers(process):
     """What 32 bits, or a conversion, would spoil; of each process another number of rows."""
     rows = 5 - 4 * process
@@ -88,12 +95,48 @@ def test_workers_read_what_threads_read(photos):
     assert np.array_equal(by_threads.descriptors, by_processes.descriptors)
 
 
+@pytest.mark.parametrize("where", ["memory", "file"])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_descriptors_are_held_once(tmp_path, photos, small_chunks, monkeypatch, where, broken):
+    """Fresh, and from the cache; NumPy tells tracemalloc of what it allocates."""
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = [tmp_path / "broken.jpg"] * broken + photos * 16
+
+    def encode(images):
+        return np.repeat(mean_colours(images), 4000, axis=1)
+
+    options = {"cache": DescriptorCache(tmp_path / "key"), "skip_unreadable": True}
+    expected = np.tile(encode_all(photos, encode), (16, 1))
+    if where == "file":
+        monkeypatch.setattr(describe, "IN_MEMORY_BYTES", 1000)
+    for _ in range(2):
+        tracemalloc.start()
+        found = described(paths, encode, temporary=tmp_path, **options)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most / expected.nbytes < (1.2 if where == "memory" else 0.2)
+        assert np.array_equal(found.descriptors, expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"broken.jpg", "key"}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+def test_a_disk_without_room_for_the_descriptors(tmp_path, photos, monkeypatch):
+    """Found before anything is written: a page of a mapping that has no room kills the process."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(describe, "IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=f"{tmp_path}: expected room on the disk"):
+        described(photos, temporary=tmp_path)
+
+
 def test_order_and_progress(photos):
     told = []
     found = described(photos, on_progress=told.append)
     assert sum(told) == len(photos)
-    one_by_one = np.concatenate([mean_colours(Preprocess((16, 24))(path)) for path in photos])
-    assert np.array_equal(found.descriptors, one_by_one)
+    assert np.array_equal(found.descriptors, encode_all(photos, mean_colours))
 
 
 def test_half_precision_is_kept_as_such(photos):

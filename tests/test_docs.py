@@ -26,13 +26,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
-# commands of `mixvpr`, and scripts that stand for them: the room, and words before the options
+# commands of `mixvpr`, and scripts that stand for them: the module, and words before the options
 ROOMS = {
-    "mixvpr train": ("training", ["demo"]),
-    "mixvpr eval": ("evaluation", []),
-    "mixvpr convert to-flax": ("conversion", ["to-flax"]),
-    "mixvpr convert to-torch": ("conversion", ["to-torch"]),
-    "mixvpr report": ("report", []),
+    "mixvpr train": ("training.command", ["demo"]),
+    "mixvpr eval": ("evaluation.command", []),
+    "mixvpr describe": ("evaluation.describe_command", []),
+    "mixvpr convert to-flax": ("conversion.command", ["to-flax"]),
+    "mixvpr convert to-torch": ("conversion.command", ["to-torch"]),
+    "mixvpr report": ("report.command", []),
 }
 ROOMS |= {
     "train.py": ROOMS["mixvpr train"],
@@ -48,7 +49,7 @@ COMMANDS = {
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
-    **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate")},
+    **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate", "memory")},
 }
 FOREIGN = {  # of gcloud, pip, docker, sha256sum, tensorboard, SLURM, XLA and other people's scripts
     *("--check", "--command", "--cpus-per-task", "--exclude-editable", "--gpus-per-node"),
@@ -69,7 +70,7 @@ def options_of(name):
         with pytest.raises(SystemExit):
             if name in ROOMS:
                 room, words = ROOMS[name]
-                command = importlib.import_module(f"mixvpr_jax.{room}.command")
+                command = importlib.import_module(f"mixvpr_jax.{room}")
                 command.parse([*words, "--help"], name)
             else:
                 module = importlib.import_module(module)
@@ -104,7 +105,7 @@ def test_commands_have_the_options_that_pages_give_them(options):
             if name in COMMANDS:
                 seen.add(name)
                 assert set(used) <= options[name] | {"--help"}, f"{path.name}: {name}"
-    told = ("train", "eval", "convert to-flax", "convert to-torch")
+    told = ("train", "eval", "describe", "convert to-flax", "convert to-torch")
     assert {f"mixvpr {name}" for name in told} <= seen
     assert {"mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen
 

@@ -222,7 +222,7 @@ def test_a_second_evaluation_computes_nothing(evaluate, labelled, tmp_path, monk
     def refuse(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("mixvpr_jax.evaluation.evaluate.compile_encoder", lambda *_: refuse)
+    monkeypatch.setattr("mixvpr_jax.evaluation.describer.compile_encoder", lambda *_: refuse)
     second = evaluate(*labelled, overwrite=True)
     assert np.array_equal(first.database_descriptors, second.database_descriptors)
     with pytest.raises(AssertionError, match="computed again"):

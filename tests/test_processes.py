@@ -13,8 +13,8 @@ from runs import command, finish, small_disk, start, town  # noqa: F401
 from shared import once
 
 from mixvpr_jax import InputError
-from mixvpr_jax.distributed import ProcessConfig
 from mixvpr_jax.locks import locked
+from mixvpr_jax.processes import ProcessConfig
 from mixvpr_jax.training.log import read_log
 
 # Ours; JAX's; that of CPU devices, where the next operation overtakes the one that failed.
@@ -211,7 +211,7 @@ def test_senseless_processes(values, message):
 MEET = """
 import sys
 from mixvpr_jax import distributed
-from mixvpr_jax.distributed import ProcessConfig
+from mixvpr_jax.processes import ProcessConfig, run_and_leave
 
 def main():
     address, process_id = sys.argv[1], int(sys.argv[2])
@@ -219,7 +219,7 @@ def main():
         pass
 
 distributed.START_SECONDS = 3
-distributed.run_and_leave(main)
+run_and_leave(main)
 """
 
 

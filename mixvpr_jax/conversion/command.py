@@ -9,9 +9,8 @@ from typing import Annotated
 import tyro
 
 from mixvpr_jax.checks import require_known
-from mixvpr_jax.conversion import LayoutName, convert_checkpoint, write_checkpoint
-from mixvpr_jax.errors import run_command
-from mixvpr_jax.pretrained import from_pretrained, save_pretrained
+from mixvpr_jax.conversion import LayoutName
+from mixvpr_jax.errors import ending_at_once, run_command
 
 _Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
 
@@ -56,6 +55,10 @@ def to_flax(
         pool_size: Rows and columns of ConvAP's cells, which no weight tells.
         key: Where in the file the weights lie (such as model_state_dict), if in several places.
     """
+    with ending_at_once():
+        from mixvpr_jax.conversion.convert import convert_checkpoint
+        from mixvpr_jax.pretrained import save_pretrained
+
     conversion = convert_checkpoint(
         checkpoint, image_size=image_size, in_size=in_size, pool_size=pool_size, key=key
     )
@@ -77,6 +80,10 @@ def to_torch(
         layout: Whose code will load it: that of MixVPR and gsv-cities, or OpenVPRLab's.
         unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's backbone there, on which names depend.
     """
+    with ending_at_once():
+        from mixvpr_jax.conversion.convert import write_checkpoint
+        from mixvpr_jax.pretrained import from_pretrained
+
     model, _ = from_pretrained(weights)
     write_checkpoint(model, checkpoint, layout=layout, unfrozen_blocks=unfrozen_blocks)
     if layout == "official" and model.config.interpolation == "bicubic":

@@ -6,22 +6,27 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from mixvpr_jax.checks import require_known
+from mixvpr_jax.conversion import LayoutName
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
-from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
+from mixvpr_jax.conversion.key_table import (
+    few,
+    to_flax,
+    to_openvprlab,
+    to_torch,
+    torch_name,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
-
-LayoutName = Literal["official", "openvprlab"]
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,16 @@ def read_folder(root: AnyPath) -> ImageFolder:
         InputError: No such folder, no image in it, a position in some names only, or one that is
             no pair of numbers; a listed image that is missing.
     """
+    paths = list_images(root)
+    return ImageFolder(paths, np.ones(len(paths), bool), root, *_positions(root, paths))
+
+
+def list_images(root: AnyPath) -> tuple[AnyPath, ...]:
+    """The images of a folder, in the order of `read_folder`, whatever their names hold."""
     with reaching(root):
         if not root.is_dir():
             raise InputError(f"{root}: expected a folder of images, found no such folder")
-        paths = _listed(root) or _found(root)
-    return ImageFolder(paths, np.ones(len(paths), bool), root, *_positions(root, paths))
+        return _listed(root) or _found(root)
 
 
 def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
@@ -76,23 +81,39 @@ def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
     folder = root if root.name not in ("", "..") else resolved(root)
     if not folder.name or not (file := folder.parent / f"{folder.name}_images_paths.txt").is_file():
         return None
+    otherwise = ", or remove it to take all images of the folder"
+    paths = read_list(file, folder, (folder, folder.parent), otherwise)
+    logger.warning("note: %s: %d images, as listed in %s", root, len(paths), file)
+    return paths
+
+
+def read_list(
+    file: AnyPath, folder: AnyPath, bases: Sequence[AnyPath], otherwise: str = ""
+) -> tuple[AnyPath, ...]:
+    """The images that a text file names, a line each.
+
+    Args:
+        file: The list.
+        folder: Where they must lie.
+        bases: What the names may be relative to.
+        otherwise: What to do but mend it, for the error.
+    """
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: expected a list of images in UTF-8, {error}") from None
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise InputError(f"{file}: expected the images of {root}, a line each, found none")
-    located = locate([folder, folder.parent], names, file)
+        raise InputError(f"{file}: expected the images of {folder}, a line each, found none")
+    located = locate(bases, names, file)
     pairs = zip(located.paths, located.present, strict=True)
     missing = [path for path, there in pairs if not (there and path.is_relative_to(folder))]
     if missing:
         raise InputError(
-            f"{file}: expected {len(names):,} images in {root}, found {len(missing):,} missing, "
-            f"the first {missing[0]}; mend the list, or remove it to take all images of the folder",
+            f"{file}: expected {len(names):,} images in {folder}, found {len(missing):,} missing, "
+            f"the first {missing[0]}; mend the list{otherwise}",
             details=[f"missing: {path}" for path in missing],
         )
-    logger.warning("note: %s: %d images, as listed in %s", root, len(names), file)
     return located.paths
 
 

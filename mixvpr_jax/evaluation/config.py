@@ -1,4 +1,4 @@
-"""What to evaluate, and how."""
+"""What to describe or evaluate, and how."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_positive
+from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.storage import AnyPath, as_path, to_paths
@@ -15,8 +15,41 @@ Index = Literal["exact", "approximate", "faiss"]
 Storage = Literal["float32", "float16"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribeConfig:
+    """How photos are described.
+
+    Attributes:
+        weights: Model folder (also gs://), a released name, or hf://organisation/repository.
+        batch_size: Images per batch, over all devices; if not given, 16 a device, or on a CPU one
+            for two cores, where larger batches are slower.
+        num_workers: Processes that decode; 0 for threads, None for what suits the machine.
+        dtype: Dtype to compute in; if not given, the model's own.
+        storage: Dtype of the descriptors.
+        cache_gigabytes: Size limit of the descriptor cache below MIXVPR_HOME; least recently used
+            entries are evicted. 0 disables the cache.
+        skip_unreadable: Leave out images that cannot be read, and count them.
+        overwrite: Replace earlier results.
+    """
+
+    weights: str
+    batch_size: int | None = None
+    num_workers: int | None = None
+    dtype: Dtype | None = None
+    storage: Storage = "float32"
+    cache_gigabytes: float = 20.0
+    skip_unreadable: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            require_positive(self, "batch_size")
+        require_known("storage", self.storage, get_args(Storage))
+        require_not_negative(self, "num_workers", "cache_gigabytes")
+
+
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(DescribeConfig):
     """What to evaluate, and how: a benchmark by its name, or two folders.
 
     Folders lie on a disk, or in an object store (gs://bucket/folder).
@@ -36,24 +69,15 @@ class EvaluationConfig:
         positive_radius_m: Largest distance of a positive in metres, where file names hold
             positions (@utm_east@utm_north@…); 25 if not given. A benchmark has its own.
         recall_values: The k of recall@k; 1, 5, 10 and 20 if not given.
-        batch_size: Images per batch, over all devices; if not given, 16 a device, or on a CPU one
-            for two cores, where larger batches are slower.
-        num_workers: Processes that decode; 0 for threads, None for what suits the machine.
-        dtype: Dtype to compute in; if not given, the model's own.
-        storage: Dtype of the descriptors.
         index: Exact neighbours; approximate ones by `jax.lax.approx_max_k`, which is fast on TPUs;
             or an index of FAISS.
         faiss_factory: The index in FAISS's words; Flat if not given.
         faiss_nprobe: Cells of an IVF index that are searched for a query; FAISS's default is 1.
         search_megabytes: Memory that an exact or approximate search may take besides the
             descriptors; 1024 if not given.
-        cache_gigabytes: Size limit of the descriptor cache below MIXVPR_HOME; least recently used
-            entries are evicted. 0 disables the cache.
         latency_queries: How many queries are timed one by one; 0 for none.
         saliency_queries: For how many queries the report shows where the model looks.
         compare: Output folder of another evaluation of the same dataset, to compare with.
-        skip_unreadable: Leave out images that cannot be read, and count them.
-        overwrite: Replace earlier results in the output folder.
     """
 
     weights: str
@@ -66,32 +90,23 @@ class EvaluationConfig:
     queries: AnyPath | None = None
     positive_radius_m: float | None = None
     recall_values: tuple[int, ...] | None = None
-    batch_size: int | None = None
-    num_workers: int | None = None
-    dtype: Dtype | None = None
-    storage: Storage = "float32"
     index: Index = "exact"
     faiss_factory: str | None = None
     faiss_nprobe: int | None = None
     search_megabytes: int | None = None
-    cache_gigabytes: float = 20.0
     latency_queries: int = 50
     saliency_queries: int = 0
     compare: AnyPath | None = None
-    skip_unreadable: bool = False
-    overwrite: bool = False
     exclude_neighbours: int | None = None
 
     def __post_init__(self) -> None:
         to_paths(self, "output", "data_dir", "ground_truth", "database", "queries", "compare")
-        positive = ("batch_size", "positive_radius_m", "faiss_nprobe", "search_megabytes")
+        super().__post_init__()
+        positive = ("positive_radius_m", "faiss_nprobe", "search_megabytes")
         require_positive(self, *(name for name in positive if getattr(self, name) is not None))
-        require_known("storage", self.storage, get_args(Storage))
         require_known("index", self.index, get_args(Index))
-        counts = ("num_workers", "cache_gigabytes", "latency_queries", "saliency_queries")
-        for name in (*counts, "exclude_neighbours"):
-            if not (getattr(self, name) or 0) >= 0:
-                raise InputError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        counts = ("latency_queries", "saliency_queries", "exclude_neighbours")
+        require_not_negative(self, *counts)
         if self.recall_values is not None and min(self.recall_values, default=0) < 1:
             raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
         folders = [self.database is not None, self.queries is not None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -11,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,17 +24,18 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from mixvpr_jax.distributed import AXIS, gather, gather_text, raise_on_all_processes
+from mixvpr_jax.distributed import AXIS, exchange, gather_text, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.orientation import was_turned
 from mixvpr_jax.preprocess import Preprocess, load_image, normalize
-from mixvpr_jax.storage import AnyPath, OutOfReach
+from mixvpr_jax.storage import AnyPath, OutOfReach, named_when_full
 from mixvpr_jax.workers import default_num_workers, num_processors, out_of_reach_of_ctrl_c
 
 Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
 BATCHES_AT_ONCE = 2  # on a CPU, one fills the other's pauses; else the next waits for the device
+IN_MEMORY_BYTES = 2**32  # of descriptors; more are mapped from a file
 ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
 
 
@@ -106,6 +110,7 @@ def describe_images(
     storage: str = "float32",
     skip_unreadable: bool = False,
     cache: DescriptorCache | None = None,
+    temporary: Path | None = None,
     on_progress: Callable[[int], object] = lambda images: None,
 ) -> Described:
     """Computes the descriptors of image files.
@@ -123,6 +128,8 @@ def describe_images(
         storage: The dtype in which descriptors are kept, "float32" or "float16".
         skip_unreadable: Whether to leave out what cannot be read, and say so in the result.
         cache: Where finished chunks are kept, and taken from.
+        temporary: Folder for an unnamed file that holds descriptors beyond IN_MEMORY_BYTES, by
+            default the system's; they then take disk in place of memory.
         on_progress: Told the number of images done, after each batch.
 
     Raises:
@@ -131,40 +138,97 @@ def describe_images(
     batch_size = min(batch_size, max(len(paths), 1))
     batch_size = -(-batch_size // batch_multiple) * batch_multiple
     rows = batch_size * max(1, ROWS_PER_CHUNK // batch_size)
-    chunks = _cut(slice(0, len(paths)), rows)
-    share = -(-len(chunks) // jax.process_count())
-    own = chunks[jax.process_index() * share :][:share]
-    parts = []
+    share = rows * -(-len(paths) // (rows * jax.process_count()))
+    shares = _cut(slice(0, len(paths)), share)[jax.process_index() :][:1]
+    table = _Table(len(paths), storage, temporary)
+
+    def put(images: slice, part: Part) -> None:
+        if not skip_unreadable and any(part.reasons):
+            raise InputError(next(filter(None, part.reasons)))
+        table.put(images, part)
+        on_progress(len(part.reasons))
+
     with raise_on_all_processes():
-        known = [_known(cache, chunk, preprocess, paths[chunk]) for chunk in own]
-        todo = [chunk for chunk, part in zip(own, known, strict=True) if part is None]
+        todo = []
+        for chunk in chain.from_iterable(_cut(own, rows) for own in shares):
+            if part := _known(cache, chunk, preprocess, paths[chunk]):
+                put(chunk, part)
+            else:
+                todo.append(chunk)
         batches = [tuple(paths[batch]) for chunk in todo for batch in _cut(chunk, batch_size)]
         with closing(_describe(encode, preprocess, batches, batch_size, num_workers)) as described:
-            for chunk, part in zip(own, known, strict=True):
-                some, count = [], len(_cut(chunk, batch_size))
-                for batch in [part] if part else islice(described, count):
-                    if not skip_unreadable and any(batch.reasons):
-                        raise InputError(next(filter(None, batch.reasons)))
-                    on_progress(len(batch.reasons))
-                    some.append(replace(batch, values=batch.values.astype(storage)))
-                parts.append(_joined(some))
-                if cache and not part:
-                    cache.save(chunk, parts[-1])
-    whole = _joined(parts) if parts else Part(np.zeros(0, storage), (), ())
-    told = [json.loads(text) for text in gather_text(json.dumps([whole.reasons, whole.turned]))]
-    reasons, turned = (list(chain(*each)) for each in zip(*told, strict=True))
-    # Flat, as a process without a part knows no width.
-    descriptors = np.concatenate(gather(whole.values.ravel())).reshape(len(reasons), -1)
-    readable = np.array([not reason for reason in reasons], bool)
-    descriptors = descriptors[readable]
-    broken = np.flatnonzero(~np.isfinite(descriptors).all(axis=1))
-    if len(broken):
-        path = paths[int(np.flatnonzero(readable)[broken[0]])]
+            for chunk in todo:
+                for batch, part in zip(_cut(chunk, batch_size), described, strict=False):
+                    put(batch, part)
+                if cache:
+                    cache.save(chunk, table.part(chunk))
+    if jax.process_count() > 1:
+        table.exchange(share)
+    found = table.finished(rows)
+    broken = [
+        row
+        for some in _cut(slice(0, len(found.descriptors)), rows)
+        for row in some.start + np.flatnonzero(~np.isfinite(found.descriptors[some]).all(axis=1))
+    ]
+    if broken:
+        path = paths[int(np.flatnonzero(found.readable)[broken[0]])]
         raise InputError(
             f"{path}: expected a finite descriptor, found NaN or infinity (and so for "
-            f"{len(broken)} of {len(descriptors)} images): look at the weights"
+            f"{len(broken)} of {len(found.descriptors)} images): look at the weights"
         )
-    return Described(descriptors, readable, tuple(filter(None, reasons)), sum(turned))
+    return found
+
+
+class _Table:
+    """What becomes of all images: one array, since two copies may not fit into memory."""
+
+    def __init__(self, count: int, storage: str, temporary: Path | None) -> None:
+        self.values = np.zeros((0, 0), storage)
+        self.reasons, self.turned = [""] * count, [False] * count
+        self.temporary = temporary
+
+    def put(self, rows: slice, part: Part) -> None:
+        if not len(self.values):
+            self._allocate(part.values.shape[1])
+        self.values[rows] = part.values
+        self.reasons[rows], self.turned[rows] = part.reasons, part.turned
+
+    def _allocate(self, size: int) -> None:
+        """In memory, or beyond IN_MEMORY_BYTES in a mapped file that has no name."""
+        shape, dtype = (len(self.reasons), size), self.values.dtype
+        num_bytes = shape[0] * size * dtype.itemsize
+        if num_bytes <= IN_MEMORY_BYTES:
+            self.values = np.empty(shape, dtype)
+            return
+        where = self.temporary or Path(tempfile.gettempdir())
+        with named_when_full(where), tempfile.TemporaryFile(dir=where) as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk kills the process by SIGBUS
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            self.values = np.asarray(np.memmap(file, dtype, "w+", shape=shape))
+
+    def part(self, rows: slice) -> Part:
+        return Part(self.values[rows], tuple(self.reasons[rows]), tuple(self.turned[rows]))
+
+    def exchange(self, share: int) -> None:
+        """Shares the rows among processes, each of which has so many."""
+        shares = [slice(at * share, (at + 1) * share) for at in range(jax.process_count())]
+        own = shares[jax.process_index()]
+        text = json.dumps([self.values.shape[1], self.reasons[own], self.turned[own]])
+        told = list(map(json.loads, gather_text(text)))
+        sizes, reasons, turned = zip(*told, strict=True)
+        if not len(self.values):  # there was nothing to do for this process
+            self._allocate(max(sizes))
+        self.reasons, self.turned = (list(chain(*each)) for each in (reasons, turned))
+        exchange([self.values[rows] for rows in shares])
+
+    def finished(self, rows: int) -> Described:
+        """The rows of the images that could be read, moved up in place, so many at a time."""
+        readable = np.array([not reason for reason in self.reasons], bool)
+        kept = np.flatnonzero(readable)
+        for some in _cut(slice(0, len(kept)), rows) if len(kept) < len(readable) else ():
+            self.values[some] = self.values[kept[some]]
+        reasons = tuple(filter(None, self.reasons))
+        return Described(self.values[: len(kept)], readable, reasons, sum(self.turned))
 
 
 def _known(
@@ -182,13 +246,6 @@ def _known(
 
 def _cut(rows: slice, size: int) -> list[slice]:
     return [slice(at, min(at + size, rows.stop)) for at in range(rows.start, rows.stop, size)]
-
-
-def _joined(parts: Sequence[Part]) -> Part:
-    reasons, turned = (
-        tuple(chain(*each)) for each in zip(*((p.reasons, p.turned) for p in parts), strict=True)
-    )
-    return Part(np.concatenate([part.values for part in parts]), reasons, turned)
 
 
 def _describe(

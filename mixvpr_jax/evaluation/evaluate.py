@@ -10,31 +10,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
-import PIL
 from tqdm import tqdm
 
-from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
+from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.cache import (
-    DescriptorCache,
-    OneWarning,
-    content_key,
-    prune,
-    weights_hash,
-)
 from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
 from mixvpr_jax.evaluation.describe import (
-    Described,
     Encoder,
     compile_encoder,
     compile_saliency,
-    describe_images,
 )
+from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.evaluation.export_index import FaissIndex
 from mixvpr_jax.evaluation.output import (
     ALL_OUTPUTS,
@@ -57,12 +46,8 @@ from mixvpr_jax.evaluation.recall import (
     without_left_out,
 )
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
-from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.pretrained import cache_folder, from_pretrained
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
-from mixvpr_jax.version import __version__
-from mixvpr_jax.workers import num_processors
 
 RECALL_VALUES = (1, 5, 10, 20)
 APPROXIMATE_RECALL = 0.99
@@ -93,15 +78,13 @@ def evaluate(
         ks = _recall_values(config, data)
         if config.compare is not None:
             check_comparable(read_output(config.compare), data.name, data.queries, data.database)
-        model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
-        if model.config.aggregator is None:
-            raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
+        model, preprocess = open_model(config)
     with ExitStack() as stack:
         folder = None
         with raise_on_all_processes():
             if is_main_process():  # opened first: hours of work need a place to go
                 folder = stack.enter_context(atomic_folder(output))
-        evaluator = Evaluator(config, model, preprocess)
+        evaluator = Evaluator(config, model, preprocess, folder)
         evaluation = evaluator.evaluate(data, ks)
         with raise_on_all_processes(), named_when_full(output):
             if folder is not None:
@@ -113,11 +96,7 @@ def evaluate(
                         if not (folder / name).exists() and (output / name).exists():
                             (output / name).unlink()
             stack.close()  # the results get their names: that may fail, too
-    if evaluator.cached is not None:
-        try:
-            prune(evaluator.cached, 1e9 * config.cache_gigabytes)
-        except OSError as error:
-            evaluator.warn(error)
+    evaluator.prune()
     return evaluation
 
 
@@ -156,23 +135,10 @@ def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, 
     return tuple(sorted(set(values)))
 
 
-class Evaluator:
+class Evaluator(Describer):
     """A model and how it is evaluated; see `evaluate`."""
 
-    def __init__(self, config: EvaluationConfig, model: VPRModel, preprocess: Preprocess) -> None:
-        self.config, self.model, self.preprocess = config, model, preprocess
-        self.mesh = data_mesh(jax.local_devices())
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
-        self.batch_size = config.batch_size or each * self.mesh.size
-        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
-        self.weights_hash = weights_hash(get_weights(model))
-        self.warn, self.cached = OneWarning(), None
-        if config.cache_gigabytes:
-            try:
-                self.cached = cache_folder() / "descriptors"
-            except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home
-                self.warn(error)
+    config: EvaluationConfig
 
     def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
         """Everything that is measured, of the images that can be read."""
@@ -219,37 +185,6 @@ class Evaluator:
             num_turned=(database.num_turned, queries.num_turned),
             weights_hash=self.weights_hash,
         )
-
-    def describe(self, what: str, paths: tuple[AnyPath, ...], progress: tqdm) -> Described:
-        """Descriptors of image files, those that are known from the cache."""
-        cache = None
-        if self.cached is not None:
-            how = {  # what descriptors depend on besides weights and images
-                "model": self.model.config.to_dict(),
-                "storage": self.config.storage,
-                "batch_size": self.batch_size,
-                "devices": [device.device_kind for device in self.mesh.devices.flat],
-                "mixvpr_jax": __version__,
-                "jax": jax.__version__,
-                "pillow": PIL.__version__,
-            }
-            key = content_key(self.weights_hash, paths, how)
-            cache = DescriptorCache(self.cached / key, self.warn)
-        described = describe_images(
-            self.encode,
-            self.preprocess,
-            paths,
-            batch_size=self.batch_size,
-            batch_multiple=self.mesh.size,
-            num_workers=self.config.num_workers,
-            storage=self.config.storage,
-            skip_unreadable=self.config.skip_unreadable,
-            cache=cache,
-            on_progress=progress.update,
-        )
-        if not described.readable.any():
-            raise InputError(f"{what}: expected at least one readable image, found none")
-        return described
 
     def index(self, database: np.ndarray) -> Index | FaissIndex:
         """The index that was asked for."""

@@ -20,7 +20,7 @@ from mixvpr_jax.evaluation.search import nearest, rounding_of_scores, squared_di
 from mixvpr_jax.storage import AnyPath
 
 QUERIES_AT_ONCE = 256
-ROWS_AT_ONCE = 16384
+ROWS_AT_ONCE = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _count_nearer(
     targets = (queries.astype(np.float64) ** 2).sum(1) - squared  # as scores: 2 qd - |d|²
     counts = np.zeros(len(queries), np.int32)
     for start in range(0, len(database), ROWS_AT_ONCE):
-        chunk = database[start : start + ROWS_AT_ONCE].astype(np.float32)
+        chunk = database[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
         scores = np.asarray(_scores(queries.astype(np.float32), chunk))
         slack = rounding_of_scores(queries, float(np.vecdot(chunk, chunk).max()))
         counts += (scores > (targets + slack)[:, None]).sum(1, dtype=np.int32)

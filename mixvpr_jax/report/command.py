@@ -7,8 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mixvpr_jax.errors import run_command
-from mixvpr_jax.report import write_report
+from mixvpr_jax.errors import ending_at_once, run_command
 from mixvpr_jax.storage import as_path
 
 
@@ -32,6 +31,9 @@ def report(
         output: The output folder of an evaluation.
         compare: The output folder of another evaluation of the same images, to compare with.
     """
+    with ending_at_once():
+        from mixvpr_jax.report.page import write_report
+
     folder = as_path(output)
     write_report(folder, None if compare is None else as_path(compare))
     print(f"report: {shlex.quote(str(folder / 'report.html'))}")

@@ -14,8 +14,8 @@ import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixvpr_jax.checks import closest
-from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
 from mixvpr_jax.errors import InputError, ending_at_once
+from mixvpr_jax.processes import ALONE, ProcessConfig, run_and_leave
 from mixvpr_jax.training.config import RENAMED, TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -48,6 +48,7 @@ def parse(arguments: list[str], prog: str) -> None:
     ) -> None:
         with ending_at_once():
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
+            from mixvpr_jax.distributed import joined
 
         with joined(processes, preemption=True):
             train_and_tell(config, workdir, profile_steps)
@@ -72,6 +73,7 @@ def _renamed(word: str) -> str:
 
 def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
     """Trains and prints how it went."""
+    from mixvpr_jax.distributed import is_main_process
     from mixvpr_jax.training.log import steps_to_profile
     from mixvpr_jax.training.loop import train
 

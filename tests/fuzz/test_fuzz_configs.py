@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mixvpr_jax.evaluation.evaluate as evaluation
-from mixvpr_jax.distributed import ProcessConfig
+from mixvpr_jax import distributed
 from mixvpr_jax.errors import run_command
 from mixvpr_jax.evaluation import command as eval_command
 from mixvpr_jax.evaluation.config import EvaluationConfig
@@ -29,6 +29,7 @@ from mixvpr_jax.models.config import (
     ModelConfig,
 )
 from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.processes import ProcessConfig
 from mixvpr_jax.training import command as train_command
 from mixvpr_jax.training.config import TrainConfig
 
@@ -142,8 +143,7 @@ def patched():
         raise Parsed(config)
 
     with pytest.MonkeyPatch.context() as patch:
-        for command in (train_command, eval_command):
-            patch.setattr(command, "joined", lambda processes, preemption: nullcontext())
+        patch.setattr(distributed, "joined", lambda processes, preemption: nullcontext())
         patch.setattr(train_command, "train_and_tell", train)
         patch.setattr(evaluation, "evaluate", evaluate)
         yield patch

@@ -1,0 +1,109 @@
+"""A model that describes photos as a configuration says, with what it knows from earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import PIL
+from tqdm import tqdm
+
+from mixvpr_jax.conversion import get_weights
+from mixvpr_jax.distributed import data_mesh
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.cache import (
+    DescriptorCache,
+    OneWarning,
+    content_key,
+    prune,
+    weights_hash,
+)
+from mixvpr_jax.evaluation.config import DescribeConfig
+from mixvpr_jax.evaluation.describe import Described, compile_encoder, describe_images
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.pretrained import cache_folder, from_pretrained
+from mixvpr_jax.storage import AnyPath
+from mixvpr_jax.version import __version__
+from mixvpr_jax.workers import num_processors
+
+
+def open_model(config: DescribeConfig) -> tuple[VPRModel, Preprocess]:
+    """The model that describes; raises InputError for a bare backbone."""
+    model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
+    if model.config.aggregator is None:
+        raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
+    return model, preprocess
+
+
+class Describer:
+    """A model on all devices of this process, and the descriptor cache.
+
+    Attributes:
+        encode: Normalised images [b, h, w, 3] → descriptors [b, d].
+        weights_hash: SHA-256 of the model's weights.
+    """
+
+    def __init__(
+        self,
+        config: DescribeConfig,
+        model: VPRModel,
+        preprocess: Preprocess,
+        temporary: Path | None = None,
+    ) -> None:
+        """Compiles nothing yet; many descriptors go into a file in `temporary`."""
+        self.config, self.model, self.preprocess = config, model, preprocess
+        self.temporary = temporary
+        self.mesh = data_mesh(jax.local_devices())
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
+        self.batch_size = config.batch_size or each * self.mesh.size
+        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
+        self.weights_hash = weights_hash(get_weights(model))
+        self.warn, self.cached = OneWarning(), None
+        if config.cache_gigabytes:
+            try:
+                self.cached = cache_folder() / "descriptors"
+            except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home
+                self.warn(error)
+
+    def describe(self, what: str, paths: Sequence[AnyPath], progress: tqdm) -> Described:
+        """Descriptors of image files, those that are known from the cache."""
+        cache = None
+        if self.cached is not None:
+            how = {  # what descriptors depend on besides weights and images
+                "model": self.model.config.to_dict(),
+                "storage": self.config.storage,
+                "batch_size": self.batch_size,
+                "devices": [device.device_kind for device in self.mesh.devices.flat],
+                "mixvpr_jax": __version__,
+                "jax": jax.__version__,
+                "pillow": PIL.__version__,
+            }
+            key = content_key(self.weights_hash, paths, how)
+            cache = DescriptorCache(self.cached / key, self.warn)
+        described = describe_images(
+            self.encode,
+            self.preprocess,
+            paths,
+            batch_size=self.batch_size,
+            batch_multiple=self.mesh.size,
+            num_workers=self.config.num_workers,
+            storage=self.config.storage,
+            skip_unreadable=self.config.skip_unreadable,
+            cache=cache,
+            temporary=self.temporary,
+            on_progress=progress.update,
+        )
+        if not described.readable.any():
+            raise InputError(f"{what}: expected at least one readable image, found none")
+        return described
+
+    def prune(self) -> None:
+        """Keeps the cache within its limit."""
+        if self.cached is not None:
+            try:
+                prune(self.cached, 1e9 * self.config.cache_gigabytes)
+            except OSError as error:
+                self.warn(error)

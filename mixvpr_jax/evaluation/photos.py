@@ -1,0 +1,124 @@
+"""Descriptors of photos in one file: `.npy` with the names beside, or `.h5` as hloc writes it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mixvpr_jax.checks import nearest
+from mixvpr_jax.datasets.folders import list_images, read_list
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.config import DescribeConfig
+from mixvpr_jax.evaluation.describe import Described
+from mixvpr_jax.evaluation.describer import Describer, open_model
+from mixvpr_jax.storage import (
+    AnyPath,
+    atomic_write,
+    check_writable,
+    is_local,
+    reaching,
+    resolved,
+)
+
+
+def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
+    """Describes photos and writes their descriptors.
+
+    Args:
+        photos: A folder, searched at any depth; a photo; or a list, a .txt with a name a line.
+        output: FILE.npy holds [n, d], FILE.txt beside it n names relative to the folder, a line
+            each; FILE.h5 a group a name with its `global_descriptor` [d], as hloc writes it.
+        config: The model, and how it describes.
+
+    Raises:
+        InputError: Whatever is wrong with photos, model or output. Nothing is written then.
+    """
+    files = files_of(output)
+    check_absent(files, photos, overwrite=config.overwrite)
+    folder, paths = find_photos(photos)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if strange := next((name for name in names if len(name.splitlines()) != 1), None):
+        raise InputError(f"{folder}: expected names of one line, found {strange!r}; rename it")
+    model, preprocess = open_model(config)
+    with ExitStack() as stack:  # opened first: hours of work need a place to go
+        # The last is named first: descriptors never lie beside names of others, whatever ends it.
+        temporary = [stack.enter_context(atomic_write(file)) for file in files]
+        describer = Describer(config, model, preprocess, temporary[0].parent)
+        with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
+            found = describer.describe(str(photos), paths, progress)
+        described = [name for name, there in zip(names, found.readable, strict=True) if there]
+        if len(files) == 1:
+            write_hloc(temporary[0], described, found.descriptors)
+        else:
+            np.save(temporary[0], found.descriptors)
+            lines = "".join(f"{name}\n" for name in described)
+            temporary[1].write_text(lines, encoding="utf-8", errors="surrogateescape")
+            with reaching(output):
+                output.unlink(missing_ok=True)
+    describer.prune()
+    return found
+
+
+def files_of(output: AnyPath) -> list[AnyPath]:
+    """What is written for an output; raises InputError for another ending than .npy and .h5."""
+    if output.suffix == ".npy":
+        return [output, output.with_suffix(".txt")]
+    if output.suffix != ".h5":
+        raise InputError(f"output: expected FILE.npy or FILE.h5, found {output}")
+    try:
+        import h5py  # noqa: F401 (told before hours of work)
+    except ImportError:
+        raise InputError(
+            f"{output}: h5py is not installed; pip install 'mixvpr-jax[hloc]'"
+        ) from None
+    return [output]
+
+
+def check_absent(files: list[AnyPath], photos: AnyPath, *, overwrite: bool) -> None:
+    """Raises InputError where files cannot be written, or may not be."""
+    with reaching(files[0]):
+        if photos in files:
+            raise InputError(f"{photos}: expected another name for the output than the list's")
+        present = [file for file in files if file.exists()]
+        for file in present:
+            if file.is_dir():
+                raise InputError(f"{file}: expected a file to write, found a folder")
+    if present and not overwrite:
+        raise InputError(
+            f"{files[0]}: expected no earlier descriptors, found "
+            f"{', '.join(map(str, present))}; choose another name or give --overwrite"
+        )
+    if not is_local(files[0]):
+        check_writable(files[0].parent)
+
+
+def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
+    """The folder that names are relative to, and the photos."""
+    with reaching(photos):
+        is_folder, there = photos.is_dir(), photos.exists()
+    if is_folder:
+        paths = list_images(photos)
+        inside = all(path.is_relative_to(photos) for path in paths)
+        return photos if inside else resolved(photos), paths
+    if not there:
+        raise InputError(
+            f"{photos}: expected a folder of photos, a photo, or a list of photos (.txt), found no "
+            f"such file{nearest(photos)}"
+        )
+    if photos.suffix.lower() == ".txt":
+        paths = read_list(photos, photos.parent, [photos.parent])
+        return photos.parent, tuple(dict.fromkeys(paths))
+    return photos.parent, (photos,)
+
+
+def write_hloc(file: Path, names: list[str], descriptors: np.ndarray) -> None:
+    """Writes a group a name that holds the dataset `global_descriptor`."""
+    import h5py
+
+    with h5py.File(file, "w") as groups:
+        for name, descriptor in zip(names, descriptors, strict=True):
+            encoded = name.encode("utf-8", "surrogateescape")
+            groups.create_group(encoded).create_dataset("global_descriptor", data=descriptor)
