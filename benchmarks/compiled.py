@@ -217,7 +217,7 @@ def _shapes(tree: Any, mesh: Any, *axes: str) -> Any:
 
 def _recipe_model() -> Any:
     from mixvpr_jax.models.vpr import create_model
-    from mixvpr_jax.training.command import load_recipe
+    from mixvpr_jax.training.recipes import load_recipe
 
     config, _ = load_recipe("resnet50_mixvpr_4096")
     return config, create_model(config.model.architecture)

@@ -30,8 +30,8 @@ from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import LOSSES  # noqa: E402
 from mixvpr_jax.losses.mining import MINERS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups  # noqa: E402
 
 FLOAT = 4  # bytes

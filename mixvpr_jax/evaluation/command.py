@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import tyro
 
 from mixvpr_jax.distributed import ALONE, ProcessConfig, is_main_process, joined, run_and_leave
-from mixvpr_jax.errors import ending_at_once
+from mixvpr_jax.errors import ending_at_once, extra
 from mixvpr_jax.evaluation.config import EvaluationConfig
 
 
@@ -22,7 +23,12 @@ def parse(arguments: list[str], prog: str) -> None:
     """Evaluates as the command line says."""
     logging.basicConfig(format="%(message)s")
     how = (tyro.conf.AvoidSubcommands,)
-    tyro.cli(command, prog=prog, description=__doc__, args=arguments, config=how)
+    tyro.cli(interface(), prog=prog, description=__doc__, args=arguments, config=how)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return command
 
 
 def command(
@@ -30,7 +36,7 @@ def command(
     processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
 ) -> None:
     """Evaluates, as one of several processes where there are others."""
-    with ending_at_once():
+    with ending_at_once(), extra("eval", "mixvpr eval: expected its packages"):
         import mixvpr_jax.evaluation.evaluate  # noqa: F401 (after --help has had its say)
 
     with joined(processes, preemption=False):
