@@ -158,7 +158,7 @@ def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
     import jax
     from programs import QUERIES, ROWS, describing, searching, training
 
-    from mixvpr_jax.training.command import load_recipe
+    from mixvpr_jax.training.recipes import load_recipe
 
     config, _ = load_recipe("resnet50_mixvpr_4096")
     mesh = jax.sharding.Mesh(_topology(target, size if program == "step" else 1), ("data",))

@@ -29,8 +29,8 @@ from programs import training  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import parameter_groups  # noqa: E402
 
 FLOAT = 4  # bytes

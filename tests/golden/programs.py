@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from benchmarks.hlo import collective_counts, instructions
 from benchmarks.programs import describing, searching, training
 from mixvpr_jax.distributed import data_mesh
-from mixvpr_jax.training.command import load_recipe
+from mixvpr_jax.training.recipes import load_recipe
 
 FIGURES = Path(__file__).with_suffix(".json")
 PROGRAMS = ("describe 1 image", "step on 8 devices", "search")
