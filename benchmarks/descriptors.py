@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
+from mixvpr_jax.export.engine import EngineModel  # noqa: E402
 from mixvpr_jax.pretrained import RELEASED  # noqa: E402
 
 
@@ -85,6 +87,9 @@ def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[s
     images = np.random.default_rng(0).standard_normal((batch, *config.image_size, 3), np.float32)
     ours, flops = jax_run(model, images)
     runs: dict[str, Run] = {"mixvpr-jax": ours}
+    if jax.default_backend() == "cpu" and dtype == "float32":
+        for engine in ("onnxruntime", "openvino", "openvino-bfloat16"):
+            runs[f"mixvpr-jax, {engine}"] = partial(EngineModel(model, engine), images)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layouts = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
     for label, layout in layouts.items():

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent.parent / "mixvpr_jax"
 # Configurations check their own values, and say what is wrong in a line.
 CHECKED = [
     f"mixvpr_jax.{room}.{path.stem}"
-    for room in ("data", "evaluation", "losses", "models", "training")
+    for room in ("data", "evaluation", "export", "losses", "models", "training")
     for path in (PACKAGE / room).glob("*.py")
     if path.stem not in ("__init__", "config")
 ]

@@ -63,6 +63,8 @@ SHOW = "import runpy\nrunpy.run_module('mixvpr_jax.training.show', run_name='__m
         ("--config demo --output out", "train", SHOW),
         (f"{EVALUATE} --index faiss --faiss-factory Flat", "faiss", MIXVPR),
         ("describe photos --weights model -o out.h5", "hloc", MIXVPR),
+        ("export model out.onnx", "onnxruntime", MIXVPR),
+        (f"{EVALUATE} --engine openvino", "openvino", MIXVPR),
         ("convert to-torch model out", "convert", MIXVPR),
         ("convert to-torch gs://bucket/model out", "gcs", MIXVPR),
         ("convert to-torch hf://someone/model out", "hub", MIXVPR),

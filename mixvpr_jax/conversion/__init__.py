@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         convert_checkpoint,
         get_weights,
         to_state_dict,
+        weights_hash,
         write_checkpoint,
     )
 
@@ -21,6 +22,7 @@ __all__ = [
     "convert_checkpoint",
     "get_weights",
     "to_state_dict",
+    "weights_hash",
     "write_checkpoint",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping
@@ -124,6 +125,16 @@ def get_weights(model: VPRModel) -> dict[str, np.ndarray]:
     """Parameters and batch_stats of a model by name (`backbone.conv1.kernel`, …)."""
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     return {_dotted(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+
+
+def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of named arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def build_model(

@@ -137,16 +137,6 @@ def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) 
     return digest.hexdigest()[:32]
 
 
-def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
-    """The SHA-256 of named arrays, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def prune(root: Path, limit_bytes: float) -> None:
     """Removes the least recently used folders, until the rest is within the limit.
 

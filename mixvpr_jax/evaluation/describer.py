@@ -7,20 +7,21 @@ from pathlib import Path
 
 import jax
 import PIL
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from mixvpr_jax.conversion import get_weights
+from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.cache import (
-    DescriptorCache,
-    OneWarning,
-    content_key,
-    prune,
-    weights_hash,
-)
+from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning, content_key, prune
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.describe import Described, compile_encoder, describe_images
+from mixvpr_jax.evaluation.describe import (
+    Described,
+    Encoder,
+    compile_encoder,
+    describe_images,
+)
+from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import cache_folder, from_pretrained
@@ -31,7 +32,9 @@ from mixvpr_jax.workers import num_processors
 
 def open_model(config: DescribeConfig) -> tuple[VPRModel, Preprocess]:
     """The model that describes; raises InputError for a bare backbone."""
-    model, preprocess = from_pretrained(config.weights, dtype=config.dtype)
+    model, preprocess = from_pretrained(
+        config.weights, dtype=config.dtype or (None if config.engine == "jax" else "float32")
+    )
     if model.config.aggregator is None:
         raise InputError(f"{config.weights}: expected a whole model, found a bare backbone")
     return model, preprocess
@@ -59,7 +62,7 @@ class Describer:
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
         self.batch_size = config.batch_size or each * self.mesh.size
-        self.encode = compile_encoder(model, self.mesh if self.mesh.size > 1 else None)
+        self.encode = self.encoder(self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
         self.warn, self.cached = OneWarning(), None
         if config.cache_gigabytes:
@@ -68,12 +71,19 @@ class Describer:
             except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home
                 self.warn(error)
 
+    def encoder(self, mesh: Mesh | None = None) -> Encoder:
+        """Normalised images [b, h, w, 3] → descriptors [b, d], by the engine that was asked for."""
+        if self.config.engine == "jax":
+            return compile_encoder(self.model, mesh)
+        return EngineModel(self.model, self.config.engine)
+
     def describe(self, what: str, paths: Sequence[AnyPath], progress: tqdm) -> Described:
         """Descriptors of image files, those that are known from the cache."""
         cache = None
         if self.cached is not None:
             how = {  # what descriptors depend on besides weights and images
                 "model": self.model.config.to_dict(),
+                "engine": self.config.engine,
                 "storage": self.config.storage,
                 "batch_size": self.batch_size,
                 "devices": [device.device_kind for device in self.mesh.devices.flat],

@@ -20,7 +20,6 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
 from mixvpr_jax.evaluation.describe import (
     Encoder,
-    compile_encoder,
     compile_saliency,
 )
 from mixvpr_jax.evaluation.describer import Describer, open_model
@@ -166,7 +165,7 @@ class Evaluator(Describer):
         if is_main and config.latency_queries:
             search = partial(index.search, k=found[0].shape[1])
             paths = data.queries[: config.latency_queries]
-            latency = measure_latency(compile_encoder(self.model), self.preprocess, search, paths)
+            latency = measure_latency(self.encoder(), self.preprocess, search, paths)
         if is_main and config.saliency_queries:
             look = compile_saliency(self.model)
             for query, path in enumerate(data.queries[: config.saliency_queries]):

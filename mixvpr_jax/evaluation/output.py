@@ -187,6 +187,7 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
             "num_queries": protocol.num_queries,
             "published": list(map(asdict, protocol.published)),
             "neighbours": config.neighbours,
+            "engine": config.engine,
             "denominator": "all queries",
         },
         "is_subset": data.is_subset,

@@ -20,6 +20,7 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
+Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +71,8 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     return VPRModel(config, rngs=nnx.Rngs(params=seed))
 
 
-def check_images(config: ModelConfig, shape: tuple[int, ...], dtype: str) -> None:
-    """Raises InputError unless images of this shape and dtype fit the model."""
+def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> None:
+    """Raises InputError unless images of this shape and dtype fit; a batch may be symbolic."""
     if len(shape) != 4 or shape[3] != 3:
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if "float" not in dtype:

@@ -1,0 +1,131 @@
+"""Exported files: FILE.onnx or FILE.stablehlo, and FILE.json that says what it is."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixvpr_jax.conversion import get_weights, weights_hash
+from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
+from mixvpr_jax.storage import AnyPath, atomic_write
+from mixvpr_jax.version import __version__
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+DTYPES = {".onnx": ("float32", "float16"), ".stablehlo": ("float32", "bfloat16")}
+TOLERANCES = {"float16": 2e-2}  # of the largest value; other dtypes: 1e-5
+
+
+def export_model(
+    model: VPRModel,
+    path: AnyPath,
+    *,
+    dtype: str,
+    opset: int | None = None,
+    preprocess: bool = False,
+) -> dict[str, Any]:
+    """Writes a model as a program with its weights, once it computes what the model does.
+
+    Args:
+        model: In evaluation mode.
+        path: FILE.onnx, or FILE.stablehlo, which `jax.export.deserialize` reads.
+        dtype: ONNX: float32 or float16. StableHLO computes as the model does.
+        opset: ONNX's operators; 17 if not given, or 18 to resize.
+        preprocess: Whether an ONNX graph resizes and normalises uint8 images.
+
+    Returns:
+        What FILE.json holds: the model, its input, and the largest difference to it on noise.
+
+    Raises:
+        InputError: An unknown ending, options that do not fit it, too large a difference.
+    """
+    if model.backbone.bn1.use_running_average is not True:
+        raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
+    if path.suffix not in DTYPES:
+        raise InputError(f"{path}: expected FILE.onnx or FILE.stablehlo, found another ending")
+    if dtype not in DTYPES[path.suffix]:
+        known = " or ".join(DTYPES[path.suffix])
+        raise InputError(f"{path}: expected dtype {known}, found {dtype}")
+    if path.suffix == ".stablehlo" and (preprocess or opset):
+        raise InputError(f"{path}: expected FILE.onnx with --preprocess or --opset")
+    if isinstance(path, Path) and not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
+    size = model.config.image_size
+    noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    images = noise if preprocess else normalize(noise)
+    if path.suffix == ".onnx":
+        opset = opset or (18 if preprocess else 17)
+        data, found = _onnx(model, images, dtype=dtype, opset=opset, preprocess=preprocess)
+    else:
+        data, found = _stablehlo(model, images)
+    expected = np.asarray(model(normalize(noise)))
+    difference = float(np.abs(found - expected).max())
+    most = TOLERANCES.get(dtype, 1e-5) * float(np.abs(expected).max())
+    if not difference <= most:
+        raise InputError(
+            f"{path}: expected the model's descriptors within {most:.2g}, found {difference:.2g}; "
+            "nothing was written"
+        )
+    facts = {
+        "mixvpr_jax": __version__,
+        "model": model.config.to_dict(),
+        "weights_sha256": weights_hash(get_weights(model)),
+        "input": _input(model, preprocess=preprocess),
+        "output": {"name": _output(model), "shape": ["batch", *expected.shape[1:]]},
+        "dtype": dtype,
+        "largest_difference": difference,
+    }
+    if path.suffix == ".onnx":
+        facts |= {"opset": opset, "onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
+    else:
+        facts |= {"platforms": PLATFORMS, "jax": version("jax")}
+    with ExitStack() as stack:
+        described = stack.enter_context(atomic_write(path.with_suffix(".json")))
+        described.write_text(json.dumps(facts, indent=2) + "\n")
+        stack.enter_context(atomic_write(path)).write_bytes(data)
+    return facts
+
+
+def _input(model: VPRModel, *, preprocess: bool) -> dict[str, Any]:
+    """What the program takes; images of other sizes are resized to `image_size` before."""
+    size = model.config.image_size
+    facts = {"name": "images", "layout": "NHWC, RGB", "image_size": size}
+    facts["interpolation"] = f"{model.config.interpolation}, antialiased"
+    if preprocess:
+        return facts | {"dtype": "uint8", "shape": ["batch", "height", "width", 3]}
+    mean, std = (value.astype(float).round(3).tolist() for value in (IMAGENET_MEAN, IMAGENET_STD))
+    normalised = {"normalised": "(pixel / 255 - mean) / std", "mean": mean, "std": std}
+    return facts | {"dtype": "float32", "shape": ["batch", *size, 3]} | normalised
+
+
+def _output(model: VPRModel) -> str:
+    return "features" if model.config.aggregator is None else "descriptors"
+
+
+def _onnx(model: VPRModel, images: np.ndarray, **options: Any) -> tuple[bytes, np.ndarray]:
+    """The file's bytes, and what ONNX Runtime makes of images with them."""
+    with extra("onnxruntime", "FILE.onnx: expected onnx and onnxruntime"):
+        import onnxruntime  # noqa: F401
+
+        from mixvpr_jax.export.graph import to_onnx
+    from mixvpr_jax.export.engine import onnxruntime_run
+
+    data = to_onnx(model, **options).SerializeToString()
+    return data, onnxruntime_run(data)(images)
+
+
+def _stablehlo(model: VPRModel, images: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """The same by JAX: a program for CPUs, GPUs and TPUs."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    given = jax.ShapeDtypeStruct((batch, *model.config.image_size, 3), jnp.float32)
+    program = jax.export.export(jax.jit(lambda images: model(images)), platforms=PLATFORMS)(given)
+    data = bytes(program.serialize())
+    return data, np.asarray(jax.export.deserialize(bytearray(data)).call(images))

@@ -1,0 +1,225 @@
+"""Exported models, run by their consumers: ONNX Runtime, OpenVINO, jax.export in a bare process."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from flax import nnx
+from PIL import Image
+
+from mixvpr_jax import (
+    ConvAPConfig,
+    CosPlaceConfig,
+    GeMConfig,
+    InputError,
+    MixVPRConfig,
+    ModelConfig,
+    Preprocess,
+    create_model,
+    from_pretrained,
+    save_pretrained,
+)
+from mixvpr_jax.conversion import get_weights, weights_hash
+from mixvpr_jax.export.command import parse
+from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.export.files import export_model
+from mixvpr_jax.export.graph import OPSETS, to_onnx
+from mixvpr_jax.models.config import BACKBONES
+
+SIZE = (66, 80)
+MIXVPR = MixVPRConfig(8, 2, 1.5, 2)
+# Every backbone, aggregator and cut, each at least once.
+MODELS = [
+    *(ModelConfig(arch, (3, 4), MIXVPR, SIZE) for arch in BACKBONES),
+    ModelConfig("resnet50", (4,), MIXVPR, SIZE),
+    ModelConfig("resnet18", (), ConvAPConfig(16, 2, 3), SIZE),
+    ModelConfig("resnet18", (4,), CosPlaceConfig(32), SIZE),
+    ModelConfig("resnet18", (3, 4), GeMConfig(2.5), SIZE),
+    ModelConfig("resnet18", (4,), None, SIZE),
+]
+IMAGES = np.random.default_rng(1).standard_normal((3, *SIZE, 3)).astype(np.float32)
+
+
+def drawn(config):
+    """A model whose BatchNorms and biases are not those of a new one."""
+    model, rng = create_model(config, seed=1), np.random.default_rng(2)
+    for path, leaf in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        low, high = {"var": (0.5, 1.5), "mean": (-0.2, 0.2), "bias": (-0.1, 0.1)}.get(
+            path[-1], (0, 0)
+        )
+        if high:
+            leaf[...] = jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+    return model
+
+
+def run(graph, images, options=None):
+    """By ONNX Runtime."""
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return drawn(ModelConfig("resnet18", (3, 4), MIXVPR, SIZE))
+
+
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: f"{c.arch} {c.aggregator} {c.num_stages}")
+def test_a_graph_computes_what_the_model_does(config):
+    model = drawn(config)
+    expected = np.asarray(model(IMAGES))
+    found = run(to_onnx(model), IMAGES)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_any_opset_and_batch(small, opset):
+    graph = to_onnx(small, opset=opset)
+    assert graph.opset_import[0].version == opset
+    for batch in (1, 3):
+        expected = np.asarray(small(IMAGES[:batch]))
+        np.testing.assert_allclose(run(graph, IMAGES[:batch]), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", MODELS[-5:], ids=lambda c: str(c.aggregator))
+def test_half_precision(config):
+    model = drawn(config)
+    graph = to_onnx(model, dtype="float16")
+    kinds = {weight.data_type for weight in graph.graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    expected, found = np.asarray(model(IMAGES)), run(graph, IMAGES)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-2 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_preprocessing_in_the_graph(interpolation):
+    """Antialiased as Pillow's, which rounds twice: a level in 255 on some pixels."""
+    config = ModelConfig("resnet18", (3, 4), MIXVPR, SIZE, interpolation=interpolation)
+    model, preprocess = drawn(config), Preprocess(SIZE, interpolation)
+    graph = to_onnx(model, opset=18, preprocess=True)
+    smooth = np.random.default_rng(0).integers(0, 256, (2, 10, 14, 3), np.uint8)
+    photos = np.stack([np.asarray(Image.fromarray(x).resize((280, 200))) for x in smooth])
+    expected = np.asarray(model(preprocess(photos)))
+    cosines = (run(graph, photos) * expected).sum(1)
+    assert cosines.min() > 0.9999
+    upright = photos[:, : SIZE[0], : SIZE[1]]  # of the model's own size: nothing to resize
+    expected = np.asarray(model(preprocess(upright)))
+    np.testing.assert_allclose(run(graph, upright), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_compute_what_jax_does(tmp_path, small, engine):
+    save_pretrained(small, tmp_path / "model")
+    model, preprocess = from_pretrained(tmp_path / "model", engine=engine)
+    assert (model.config, preprocess.image_size) == (small.config, SIZE)
+    np.testing.assert_allclose(model(IMAGES), np.asarray(small(IMAGES)), rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="images: expected normalised floats, found uint8"):
+        model(np.zeros((1, *SIZE, 3), np.uint8))
+    with pytest.raises(InputError, match=r"expected images of \(66, 80\), found \(66, 79\)"):
+        model(IMAGES[:, :, 1:])
+
+
+def test_an_engine_in_bfloat16(small):
+    expected, found = np.asarray(small(IMAGES)), EngineModel(small, "openvino-bfloat16")(IMAGES)
+    assert ((expected * found).sum(1) / np.linalg.norm(found, axis=1)).min() > 0.998
+
+
+def test_an_engine_takes_a_model_that_was_trained_in_bfloat16(tmp_path, small):
+    half = create_model(replace(small.config, dtype="bfloat16"))
+    save_pretrained(half, tmp_path / "model")
+    model, _ = from_pretrained(tmp_path / "model", engine="onnxruntime")
+    full, _ = from_pretrained(tmp_path / "model", dtype="float32")
+    np.testing.assert_allclose(model(IMAGES), np.asarray(full(IMAGES)), rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="expected to compute in float32, found bfloat16"):
+        EngineModel(half, "onnxruntime")
+
+
+BARE = """
+import sys
+import jax, numpy
+with open(sys.argv[1], "rb") as file:
+    program = jax.export.deserialize(bytearray(file.read()))
+numpy.save(sys.argv[3], program.call(numpy.load(sys.argv[2])))
+assert not {"flax", "mixvpr_jax"} & set(sys.modules)
+"""
+
+
+def test_a_stablehlo_file_needs_jax_alone(tmp_path, small):
+    facts = export_model(small, tmp_path / "model.stablehlo", dtype="float32")
+    assert facts["platforms"] == ("cpu", "cuda", "tpu")
+    np.save(tmp_path / "images.npy", IMAGES)
+    names = ("model.stablehlo", "images.npy", "found.npy")
+    command = [sys.executable, "-c", BARE, *(str(tmp_path / name) for name in names)]
+    subprocess.run(command, check=True, timeout=120)
+    found = np.load(tmp_path / "found.npy")
+    np.testing.assert_allclose(found, np.asarray(small(IMAGES)), rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def folder(tmp_path, small):
+    save_pretrained(small, tmp_path / "model")
+    return tmp_path
+
+
+def export(folder, *arguments):
+    parse([str(folder / "model"), *arguments], "mixvpr export")
+
+
+def test_the_command_writes_the_file_and_what_it_is(folder, small, capsys):
+    export(folder, str(folder / "m.onnx"))
+    assert "largest difference to JAX: " in capsys.readouterr().out
+    facts = json.loads((folder / "m.json").read_text())
+    assert facts["weights_sha256"] == weights_hash(get_weights(small))
+    assert facts["input"]["shape"] == ["batch", 66, 80, 3]
+    assert facts["output"] == {"name": "descriptors", "shape": ["batch", 16]}
+    assert 0 <= facts["largest_difference"] < 1e-6
+    found = run(onnx.load(folder / "m.onnx"), IMAGES)
+    np.testing.assert_allclose(found, np.asarray(small(IMAGES)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("m.pb", (), "expected FILE.onnx or FILE.stablehlo, found another ending"),
+        ("m.onnx", ("--opset", "16"), "opset: expected 17 to 23, found 16"),
+        ("m.onnx", ("--opset", "17", "--preprocess"), "opset: expected 18 to 23, found 17"),
+        ("m.onnx", ("--dtype", "bfloat16"), "expected dtype float32 or float16, found bfloat16"),
+        (
+            "m.stablehlo",
+            ("--dtype", "float16"),
+            "expected dtype float32 or bfloat16, found float16",
+        ),
+        ("m.stablehlo", ("--preprocess",), "expected FILE.onnx with --preprocess or --opset"),
+        ("none/m.onnx", (), "expected a file in a folder that exists, found no "),
+    ],
+)
+def test_what_cannot_be_exported(folder, name, options, line):
+    with pytest.raises(InputError, match=line):
+        export(folder, str(folder / name), *options)
+    assert [path.name for path in folder.iterdir()] == ["model"]
+
+
+def test_training_mode_is_refused(tmp_path):
+    model = create_model(ModelConfig("resnet18", (3, 4), MIXVPR, SIZE))
+    model.train()
+    with pytest.raises(InputError, match="expected evaluation mode, found training mode"):
+        export_model(model, tmp_path / "m.stablehlo", dtype="float32")
+    with pytest.raises(InputError, match="expected evaluation mode, found training mode"):
+        to_onnx(model)
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path, small, monkeypatch):
+    def wrong(model, **options):
+        return to_onnx(drawn(replace(small.config, aggregator=MixVPRConfig(8, 1, 1, 2))), **options)
+
+    monkeypatch.setattr("mixvpr_jax.export.graph.to_onnx", wrong)
+    with pytest.raises(InputError, match="nothing was written"):
+        export_model(small, tmp_path / "m.onnx", dtype="float32")
+    assert list(tmp_path.iterdir()) == []
