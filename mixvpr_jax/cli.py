@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": ("evaluation.command", "Evaluate recall on a benchmark or on two folders of photos."),
     "describe": ("evaluation.describe_command", "Write the descriptors of photos to a file."),
     "report": ("report.command", "Write report.html again from an evaluation's output folder."),
+    "info": ("info", "Print versions, devices, engines and caches, for a bug report."),
     "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
 }
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"

@@ -49,7 +49,9 @@ def parse(arguments: list[str], prog: str) -> None:
         with ending_at_once():
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
             from mixvpr_jax.distributed import joined
+            from mixvpr_jax.programs import keep_programs
 
+        keep_programs()
         with joined(processes, preemption=True):
             train_and_tell(config, workdir, profile_steps)
 
