@@ -1,6 +1,6 @@
 """What is published of accelerators, and what is assumed of their networks, for scaling.py.
 
-Sources: cloud.google.com/tpu/docs/v5e and …/v6e (peak, memory, chips a host and a pod);
+Sources: cloud.google.com/tpu/docs/v5e, …/v5p and …/v6e (peak, memory, chips a host and a pod);
 nvidia.com/en-us/data-center/h100 (SXM, without sparsity); "How To Scale Your Model" (Austin et al.,
 2025, jax-ml.github.io/scaling-book), parts 2 "TPUs" (links, host and data centre network), 3
 "Sharding" (costs of collectives, a microsecond a hop) and 12 "GPUs" (NVLink and InfiniBand).
@@ -80,4 +80,8 @@ ACCELERATORS = (
         "TPU v6e", 918e12, 918e12 / 6, 32e9, 1638e9, 3.2e10, 8, 90, 256, 2 * 1.8e11, 12.5e9
     ),
     Accelerator("H100", 989e12, 67e12, 80e9, 3350e9, 6.4e10, 8, 112, 8, 450e9, 50e9),
+)
+# Its pods are rings along three axes, which `gather_seconds` does not know: for compiled.py alone.
+V5P = Accelerator(
+    "TPU v5p", 459e12, 459e12 / 6, 95e9, 2765e9, 1.6e10, 4, 104, 8960, 3 * 1.8e11, 6.25e9
 )

@@ -18,19 +18,18 @@ from typing import Any, Literal
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from accelerators import ACCELERATORS  # noqa: E402
+from accelerators import ACCELERATORS, V5P  # noqa: E402
 from hlo import bytes_by_class, collective_counts  # noqa: E402
 
 ENVIRONMENTS = ROOT / "out" / "compilers"
-Target = Literal["v5e", "v6e", "h100"]
+Target = Literal["v5e", "v5p", "v6e", "h100"]
 Program = Literal["describe", "step", "search"]
 TOPOLOGIES = {
-    ("v5e", 8): "v5e:2x4",
-    ("v5e", 64): "v5e:8x8",
-    ("v5e", 256): "v5e:16x16",
-    ("v6e", 8): "v6e:2x4",
+    "v5e": {8: "v5e:2x4", 64: "v5e:8x8", 256: "v5e:16x16"},
+    "v5p": {8: "v5p:2x2x2", 64: "v5p:4x4x4", 256: "v5p:4x8x8"},
+    "v6e": {8: "v6e:2x4", 64: "v6e:8x8", 256: "v6e:16x16"},
 }
-PUBLISHED = dict(zip(("v5e", "v6e", "h100"), ACCELERATORS, strict=True))
+PUBLISHED = dict(zip(("v5e", "v6e", "h100"), ACCELERATORS, strict=True)) | {"v5p": V5P}
 IMAGES = 480
 # What the compiler asks a driver for; jax issue 23971 has the rest.
 H100 = """
@@ -60,37 +59,38 @@ SETTINGS = {
 
 
 def main(
-    targets: tuple[Target, ...] = ("v5e", "h100"),
+    targets: tuple[Target, ...] = ("v5e", "v5p", "v6e", "h100"),
     programs: tuple[Program, ...] = ("describe", "step", "search"),
-    devices: tuple[int, ...] = (1, 8),
+    devices: tuple[int, ...] = (1, 8, 64, 256),
     install: bool = False,
     output: Path = ROOT / "benchmarks" / "compiled.json",
 ) -> None:
-    """Compiles, prints a table and writes it as JSON.
+    """Compiles, prints a table, and writes it as JSON and Markdown: an hour on two cores.
 
     Args:
         targets: For which accelerators.
         programs: Describing 1 and 256 images, the training step of 120x4, a search.
         devices: How many share the step; h100 stands for one.
         install: Makes the compilers' environments first.
-        output: The JSON file.
+        output: The JSON file; the Markdown lies next to it.
     """
     if install:
         for kind in {_environment(target) for target in targets}:
             _install(kind)
-    rows = []
-    print(f"| {' | '.join(TITLES)} |\n|{' --- |' * len(TITLES)}")
+    rows: list[dict[str, Any]] = []
+    lines = [f"| {' | '.join(TITLES)} |", f"|{' --- |' * len(TITLES)}"]
+    print(*lines, sep="\n")
     for target in targets:
         for program in programs:
             sizes = {"describe": (1, 256), "step": devices, "search": (1,)}[program]
             for size in sizes:
-                if program == "step" and size > 1 and (target, size) not in TOPOLOGIES:
+                if program == "step" and size > 1 and target not in TOPOLOGIES:
                     continue
                 rows.append(_in_environment(target, program, size))
-                print(_line(rows[-1]), flush=True)
-    temporary = output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(output)
+                lines.append(_line(rows[-1]))
+                print(lines[-1], flush=True)
+    output.write_text(json.dumps(rows, indent=1) + "\n")
+    output.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 TITLES = (
@@ -156,10 +156,18 @@ def _in_environment(target: Target, program: Program, size: int) -> dict[str, An
 def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
     """Compiles a program in this process, and says what it consists of."""
     import jax
+    from programs import QUERIES, ROWS, describing, searching, training
 
-    count = size if program == "step" else 1
-    mesh = jax.sharding.Mesh(_topology(target, count), ("data",))
-    lowered = {"describe": _describe, "step": _step, "search": _search}[program](mesh, size)
+    from mixvpr_jax.training.recipes import load_recipe
+
+    config, _ = load_recipe("resnet50_mixvpr_4096")
+    mesh = jax.sharding.Mesh(_topology(target, size if program == "step" else 1), ("data",))
+    if program == "describe":
+        lowered = describing(config.model.architecture, mesh, size)
+    elif program == "step":
+        lowered, _ = training(config, mesh, IMAGES)
+    else:
+        lowered = searching(mesh)
     compiled = lowered.compile()
     text, cost = compiled.as_text(), compiled.cost_analysis() or {}
     by_class: Counter[str] = bytes_by_class(text)
@@ -167,7 +175,7 @@ def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
     names = {
         "describe": f"describe, {size} images",
         "step": f"step, {IMAGES} images, {size} devices",
-        "search": "search, 512 queries in 131,072 x 4096",
+        "search": f"search, {QUERIES} queries in {ROWS:,} x 4096",
     }
     return {
         "target": target,
@@ -187,7 +195,7 @@ def _topology(target: Target, count: int) -> Any:
     from jax.experimental import topologies
 
     if target != "h100":
-        name = TOPOLOGIES[target, max(count, 8)]
+        name = TOPOLOGIES[target][max(count, 8)]
         return np.array(topologies.get_topology_desc(name, "tpu").devices[:count])
     from jax._src import xla_bridge
 
@@ -202,75 +210,6 @@ def _topology(target: Target, count: int) -> Any:
     xla_bridge.canonicalize_platform = canonicalize
     options = {"topology": f"1x1x{count}", "target_config": H100}
     return np.array(topologies.get_topology_desc("h100", "cuda", **options).devices[:count])
-
-
-def _shapes(tree: Any, mesh: Any, *axes: str) -> Any:
-    """Shapes of arrays that lie on a mesh."""
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    sharding = NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
-
-
-def _recipe_model() -> Any:
-    from mixvpr_jax.models.vpr import create_model
-    from mixvpr_jax.training.command import load_recipe
-
-    config, _ = load_recipe("resnet50_mixvpr_4096")
-    return config, create_model(config.model.architecture)
-
-
-def _describe(mesh: Any, images: int) -> Any:
-    """In bfloat16; the weights are arguments."""
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
-    config, model = _recipe_model()
-    graph, state = nnx.split(model)
-    given = jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.float32)
-    describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
-    return describe.lower(*_shapes((state, given), mesh))
-
-
-def _step(mesh: Any, devices: int) -> Any:
-    """The official step; images are padded to fit the devices."""
-    import jax
-    import jax.numpy as jnp
-
-    from mixvpr_jax.losses import LOSSES
-    from mixvpr_jax.losses.mining import MINERS
-    from mixvpr_jax.training.step import create_state, make_optimizer, make_step
-
-    config, model = _recipe_model()
-    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
-    layers = config.optimizer.layers_to_freeze
-    pair = LOSSES[config.loss], MINERS[config.miner]
-    step: Any = make_step(model, optimizer, *pair, mesh, layers_to_freeze=layers)
-    images = -(-IMAGES // devices) * devices
-    batch = (
-        jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((images,), jnp.int32),
-    )
-    return step.lower(_shapes(create_state(model, optimizer), mesh), *_shapes(batch, mesh, "data"))
-
-
-def _search(mesh: Any, _: int) -> Any:
-    """A chunk of the database against all queries."""
-    import jax
-    import jax.numpy as jnp
-
-    from mixvpr_jax.evaluation.search import better
-
-    floats = [(1, 512, 64), (512, 4096), (131_072, 4096), (131_072,)]
-    scores, queries, chunk, norms = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in floats)
-    indices = jax.ShapeDtypeStruct(scores.shape, jnp.int32)
-    first = jax.ShapeDtypeStruct((), jnp.int32)
-    given = _shapes((scores, indices, queries, chunk, norms, first), mesh)
-    return better.lower(*given, mesh, None)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import NamedTuple
 
@@ -50,6 +50,27 @@ def bytes_by_class(text: str) -> Counter[str]:
     return moved
 
 
+def collectives(text: str) -> Counter[tuple[str, str, tuple[int, ...]]]:
+    """The collectives by (kind, dtype, shape) of what each gives, without axes of length 1.
+
+    One that XLA merged of several counts as these. For programs without asynchronous ones.
+    """
+    return Counter(
+        (operation, dtype, squeezed(_shape(sizes)))
+        for _, type_, operation, *_ in instructions(text)
+        if operation in COLLECTIVES
+        for dtype, sizes in _ARRAY.findall(type_)
+    )
+
+
+def collective_bytes(found: Counter[tuple[str, str, tuple[int, ...]]]) -> Counter[str]:
+    """The bytes that collectives give a device, by kind."""
+    given = Counter()
+    for (kind, dtype, shape), count in found.items():
+        given[kind] += count * _item_bytes(dtype) * prod(shape)
+    return given
+
+
 def collective_counts(text: str) -> tuple[int, int]:
     """How many collectives there are, and the longest chain that waits for one another."""
     chain: dict[str, int] = {}
@@ -59,6 +80,11 @@ def collective_counts(text: str) -> tuple[int, int]:
         count += starts
         chain[name] = starts + max((chain.get(operand, 0) for operand in operands), default=0)
     return count, max(chain.values(), default=0)
+
+
+def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape without its axes of length 1."""
+    return tuple(size for size in shape if size != 1)
 
 
 def _class_of(operation: str, line: str, body: str) -> str:
@@ -76,11 +102,15 @@ def _class_of(operation: str, line: str, body: str) -> str:
 
 
 def _num_bytes(type_: str) -> int:
-    return sum(
-        prod(int(size) for size in sizes.split(",") if size)
-        * (ITEM_BYTES.get(dtype) or int(dtype[1:]) // 8)
-        for dtype, sizes in _ARRAY.findall(type_)
-    )
+    return sum(_item_bytes(dtype) * prod(_shape(sizes)) for dtype, sizes in _ARRAY.findall(type_))
+
+
+def _item_bytes(dtype: str) -> int:
+    return ITEM_BYTES.get(dtype) or int(dtype[1:]) // 8
+
+
+def _shape(sizes: str) -> list[int]:
+    return [int(size) for size in sizes.split(",") if size]
 
 
 def _closing(text: str) -> int:

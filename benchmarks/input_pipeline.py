@@ -38,7 +38,7 @@ from mixvpr_jax.data.loader import Batch, Batches, read_batches  # noqa: E402
 from mixvpr_jax.data.sources import Sampler, Source, open_source  # noqa: E402
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 
 SIZE = (320, 320)
 WARM_UP = 4  # batches, while workers start and buffers fill

@@ -21,18 +21,17 @@ import tyro
 from flax import nnx
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from accelerators import ACCELERATORS, Accelerator  # noqa: E402
-from collectives import collectives, num_bytes, num_operations  # noqa: E402
+from hlo import collective_bytes, collective_counts, collectives  # noqa: E402
+from programs import training  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
-from mixvpr_jax.losses import LOSSES  # noqa: E402
-from mixvpr_jax.losses.mining import MINERS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
-from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
+from mixvpr_jax.training.step import parameter_groups  # noqa: E402
 
 FLOAT = 4  # bytes
 DECODED = 509  # images/s of a core, by processes: benchmarks/README.md
@@ -112,16 +111,13 @@ def check(config: TrainConfig, devices: Iterable[int], each: int) -> Step:
         if counted is None:
             alone = flops - step.pair_flops(each, count)
             counted = replace(step, flops_per_image=alone / each)
-        found = collectives(text)
-        sent = [
-            num_bytes({key: n for key, n in found.items() if key[0] == kind})
-            for kind in ("all-gather", "reduce-scatter", "all-reduce")
-        ]
+        given = collective_bytes(collectives(text))
+        sent = [given[kind] for kind in ("all-gather", "reduce-scatter", "all-reduce")]
         sums = FLOAT * (step.parameters + step.statistics) if count > 1 else 0
         model = counted.flops_per_image * each + counted.pair_flops(each, count)
         memory = program.memory_analysis().temp_size_in_bytes
         work = f"{flops / 1e9:,.1f}", f"{model / 1e9:,.1f}", f"{memory / 1e6:,.0f}"
-        row(count, *(f"{size:,}" for size in (*sent, sums)), num_operations(text), *work)
+        row(count, *(f"{size:,}" for size in (*sent, sums)), collective_counts(text)[0], *work)
     assert counted is not None
     print(
         f"\n{counted.flops_per_image / 1e9:.1f} GFLOP an image; {counted.parameters:,} parameters "
@@ -144,20 +140,10 @@ def row(*cells: object) -> None:
 
 def compile_step(config: TrainConfig, count: int, each: int) -> tuple[Any, Step]:
     """The program on so many fake devices, which is never run, and what it should consist of."""
-    model = create_model(config.model.architecture)
-    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
-    options = {
-        "layers_to_freeze": config.optimizer.layers_to_freeze,
-        "batch_stats_per_device": config.batch_stats_per_device,
-    }
-    miner = MINERS[config.miner] if config.miner else None
-    mesh = data_mesh(jax.devices()[:count])
-    step = make_step(model, optimizer, LOSSES[config.loss], miner, mesh, **options)
-    state = jax.eval_shape(lambda: create_state(model, optimizer))
-    images = jax.ShapeDtypeStruct((count * each, *config.model.image_size, 3), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((count * each,), jnp.int32)
-    lowered = step.lower(state, images, labels)  # pyright: ignore[reportFunctionMemberAccess]
-    width = jax.eval_shape(model, images.update(dtype=jnp.float32)).shape[1]
+    lowered, state = training(config, data_mesh(jax.devices()[:count]), count * each)
+    model = nnx.eval_shape(lambda: create_model(config.model.architecture))
+    images = jax.ShapeDtypeStruct((1, *config.model.image_size, 3), jnp.float32)
+    width = jax.eval_shape(model, images).shape[1]
     return lowered.compile({"xla_backend_optimization_level": 0}), planned(config, state, width)
 
 

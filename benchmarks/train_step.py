@@ -27,8 +27,8 @@ from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
 from mixvpr_jax.losses.mining import multi_similarity_miner  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import (  # noqa: E402
     create_state,
     make_optimizer,

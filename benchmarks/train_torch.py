@@ -27,9 +27,9 @@ from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.errors import InputError, run_command  # noqa: E402
 from mixvpr_jax.preprocess import normalize  # noqa: E402
 from mixvpr_jax.storage import atomic_write  # noqa: E402
-from mixvpr_jax.training.command import load_recipe  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.loop import Setup  # noqa: E402
+from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A small network on a generated town: what `make demo` trains.
 
     make demo, or, where the town is drawn already:
-    python train.py demo --workdir out/demo/run
+    mixvpr train demo --workdir out/demo/run
 
 Hardware: two CPU cores.
 Time: four to eight minutes on two CPU cores of a shared host, for 160 steps of 64 images.

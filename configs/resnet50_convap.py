@@ -1,6 +1,6 @@
 r"""Conv-AP with 8192 values, trained as MixVPR is.
 
-    python train.py resnet50_convap --workdir runs/resnet50_convap \
+    mixvpr train resnet50_convap --workdir runs/resnet50_convap \
         --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 

@@ -1,6 +1,6 @@
 r"""GeM pooling with 2048 values, trained as MixVPR is.
 
-    python train.py resnet50_gem --workdir runs/resnet50_gem \
+    mixvpr train resnet50_gem --workdir runs/resnet50_gem \
         --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 

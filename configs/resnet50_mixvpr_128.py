@@ -1,6 +1,6 @@
 r"""MixVPR with 128 values, the official recipe.
 
-    python train.py resnet50_mixvpr_128 --workdir runs/resnet50_mixvpr_128 \
+    mixvpr train resnet50_mixvpr_128 --workdir runs/resnet50_mixvpr_128 \
         --model.init resnet50.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 

@@ -116,6 +116,22 @@ def _explained() -> Iterator[None]:
 
 
 @contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Wraps imports of packages that mixvpr-jax[name] installs; `what` says who expected them.
+
+    Raises:
+        InputError: One of them is missing; the line ends with the command that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").startswith("mixvpr_jax"):
+            raise
+        line = f"{what}, found: {error}; pip install 'mixvpr-jax[{name}]'"
+        raise InputError(" ".join(line.split())) from None
+
+
+@contextmanager
 def ending_at_once() -> Iterator[None]:
     """For imports: Ctrl-C and SIGTERM end the process, since some modules swallow exceptions."""
     with _handled_by(_end_now):

@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import tyro
+
 from mixvpr_jax.errors import InputError, ending_at_once, platform_error, run_command, text_of
 from mixvpr_jax.version import __version__
 
-USAGE = "usage: {0} [-h]\n\nPrints versions, devices, engines and caches, for a bug report.\n"
-CORE = ("jax", "jaxlib", "flax", "numpy", "pillow", "safetensors")
-OPTIONAL = {  # a package: the extra that brings it, or its own name
-    "tyro": "eval",
-    "scipy": "eval",
-    "utm": "eval",
+CORE = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors", "tyro")
+OPTIONAL = {  # a package: the extra that brings it
     "grain": "train",
     "orbax-checkpoint": "train",
     "faiss-cpu": "faiss",
     "h5py": "hloc",
     "gcsfs": "gcs",
+    "huggingface_hub": "hub",
     "tensorflow-datasets": "tfds",
     "torch": "convert",
 }
@@ -37,11 +36,16 @@ def run(arguments: list[str], prog: str) -> None:
 
 def parse(arguments: list[str], prog: str) -> None:
     """The same; errors are the caller's to report."""
-    if arguments:
-        if arguments not in (["-h"], ["--help"]):
-            raise InputError(f"{prog}: expected no options, found {' '.join(arguments)}")
-        sys.stdout.write(USAGE.format(prog))
-        return
+    tyro.cli(interface(), prog=prog, args=arguments)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return command
+
+
+def command() -> None:
+    """Prints versions, devices, engines and caches, for a bug report."""
     with ending_at_once():
         lines = list(facts())
     sys.stdout.writelines(f"{name + ':':24}{value}\n" for name, value in lines)

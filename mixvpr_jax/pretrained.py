@@ -16,7 +16,7 @@ import safetensors.numpy
 from mixvpr_jax.checks import closest
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import is_html, read_safetensors, what_else
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import Dtype, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
@@ -117,7 +117,7 @@ def _find(name: str) -> Path:
     if Path(name).is_file():
         raise InputError(
             f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
-            f"python -m convert.torch_to_flax {quote(name)} FOLDER"
+            f"mixvpr convert to-flax {quote(name)} FOLDER"
         )
     if name in RELEASED:
         return _released_folder(name)
@@ -175,8 +175,7 @@ def _released_checkpoint(name: str) -> Path:
     path = cache_folder() / RELEASED[name].file_name
     file, folder = quote(str(path)), quote(str(path.parent / name))
     commands = (
-        f"gdown {RELEASED[name].drive_id} -O {file} && "
-        f"python -m convert.torch_to_flax {file} {folder}"
+        f"gdown {RELEASED[name].drive_id} -O {file} && mixvpr convert to-flax {file} {folder}"
     )
     refused = (
         f"{path}: expected a checkpoint, found an HTML page, now removed: Google Drive refused the "
@@ -216,10 +215,8 @@ def _hub_folder(name: str) -> Path:
     repository = name.removeprefix(HUB)
     if repository.count("/") != 1:
         raise InputError(f"{name}: expected {HUB}organisation/repository")
-    try:
-        import huggingface_hub  # pyright: ignore[reportMissingImports] (optional)
-    except ImportError:
-        raise InputError(f"{name}: pip install huggingface_hub to fetch it") from None
+    with extra("hub", f"{name}: expected huggingface_hub to fetch it"):
+        import huggingface_hub
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # from the hub, requests or the file system

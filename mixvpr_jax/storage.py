@@ -23,7 +23,7 @@ from typing import Any
 
 from etils import epath
 
-from mixvpr_jax.errors import InputError, text_of
+from mixvpr_jax.errors import InputError, extra, text_of
 
 try:
     import fcntl
@@ -76,10 +76,8 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
 
     for protocol in ("gs", "gcs"):  # other hosts write, too: a cached listing goes stale
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
-    try:
+    with extra("gcs", f"{text}: expected gcsfs"):
         fsspec.get_filesystem_class("gs")
-    except ImportError as error:
-        raise InputError(f"{text}: {error}; pip install 'mixvpr-jax[gcs]'") from None
     return epath.Path(text)
 
 

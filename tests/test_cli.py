@@ -40,8 +40,34 @@ def test_each_command_has_help_of_its_own_name(name, monkeypatch):
     assert status == 0
     assert output.startswith(f"usage: mixvpr {name} ")
     imported = set(re.findall(r"([\w.]+)$", told, re.MULTILINE))
-    assert "tyro" in imported or name in ("convert", "info")
+    assert "tyro" in imported or name == "convert"
     assert not imported & {"jax", "flax", "numpy", "scipy", "PIL", "safetensors"}
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+_tyro_mixvpr
+echo "${COMPREPLY[*]}"
+"""
+
+
+def test_the_shell_completes_commands_recipes_and_options(tmp_path):
+    status, script, errors = run("--print-completion", "bash")
+    assert (status, errors) == (0, "")
+    (tmp_path / "completion").write_text(script)
+
+    def completed(*words):
+        command = ["bash", "-c", COMPLETE, "bash", tmp_path / "completion", "mixvpr", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert set(completed("")) == {*COMMANDS, "-h", "--help"}
+    assert completed("convert", "to-f") == ["to-flax"]
+    assert completed("train", "resnet50_c") == ["resnet50_convap", "resnet50_cosplace"]
+    assert completed("train", "demo", "--optimizer.lea") == ["--optimizer.learning-rate"]
+    assert completed("eval", "--index", "") == ["exact", "approximate", "faiss"]
+    line = "error: mixvpr --print-completion: unknown name 'csh'; closest: zsh, fish, bash\n"
+    assert run("--print-completion", "csh") == (2, "", line)
 
 
 def test_a_mistyped_command():

@@ -18,6 +18,11 @@ METADATA = ("PKG-INFO", "setup.cfg", "mixvpr_jax.egg-info/")
 # Built with what is installed here: a build environment of its own needs the network.
 BUILD = [sys.executable, "-m", "build", "--no-isolation"]
 
+MINE = """from dataclasses import replace
+from mixvpr_jax.training import load_recipe
+config = replace(load_recipe("resnet50_mixvpr_4096")[0], epochs=12)
+"""
+
 
 def kept():
     """The repository's files, ignored ones not among them."""
@@ -73,6 +78,7 @@ def test_the_source_archive_holds_the_repository_and_makes_the_same_wheel(tree, 
         assert (unpacked / name).read_bytes() == (tree / name).read_bytes(), name
     assert members(build(unpacked, "wheel", tmp_path / "from archive")) == direct
     package = {name for name in files if name.startswith("mixvpr_jax/")}
+    package |= {f"mixvpr_jax/{name}" for name in files if name.startswith("configs/")}
     assert {name for name in direct if ".dist-info/" not in name} == package
 
 
@@ -97,4 +103,8 @@ def test_the_installed_wheel_works_away_from_the_tree(wheel, weights, tmp_path):
     folders = ["--database", "database", "--queries", "queries", "--output", "out"]
     run(python.with_name("mixvpr"), "eval", "--weights", weights, *folders)
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    run(python.with_name("mixvpr"), "report", "out")
+    mixvpr = python.with_name("mixvpr")
+    run(mixvpr, "report", "out")
+    assert "  resnet50_mixvpr_4096 " in run(mixvpr, "train", "--help")
+    (tmp_path / "mine.py").write_text(MINE)
+    assert "(default: 12)" in run(mixvpr, "train", "mine.py", "--help")

@@ -14,13 +14,14 @@ import pytest
 import tyro
 from recipe import GOLDEN
 
+from mixvpr_jax.cli import COMPLETION
 from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES
 from mixvpr_jax.pretrained import RELEASED
-from mixvpr_jax.training.command import list_recipes
 from mixvpr_jax.training.config import RENAMED
+from mixvpr_jax.training.recipes import list_recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
@@ -121,7 +122,7 @@ def test_scripts_are_the_installed_commands(options):
 @page
 def test_options_that_are_named_exist(path, options):
     former = {f"--{name.replace('_', '-')}" for name in RENAMED}
-    known = set().union(*options.values(), FOREIGN, former)
+    known = set().union(*options.values(), FOREIGN, former, {COMPLETION})
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", path.read_text()))
     assert named <= known, sorted(named - known)
 

@@ -288,7 +288,7 @@ class TestCompare:
         with pytest.raises(InputError, match=r"results.json: expected .*, found no such file"):
             evaluate(*labelled, compare=tmp_path / "one")
         (tmp_path / "one" / "results.json").write_text(content)
-        with pytest.raises(InputError, match=r"results.json: expected what eval.py writes"):
+        with pytest.raises(InputError, match=r"results.json: expected what mixvpr eval writes"):
             evaluate(*labelled, compare=tmp_path / "one")
 
 

@@ -135,7 +135,9 @@ def test_export(evaluate, labelled, tmp_path):
 
 def test_what_cannot_be_exported(evaluate, labelled, tmp_path):
     out, file = tmp_path / "out", tmp_path / "robot.faiss"
-    with pytest.raises(InputError, match=r"database_descriptors.npy: expected what eval.py writes"):
+    with pytest.raises(
+        InputError, match=r"database_descriptors.npy: expected what mixvpr eval writes"
+    ):
         export_index(out, file)
     evaluate(*labelled)
     (out / "database_images.csv").rename(out / "moved.csv")

@@ -1,5 +1,6 @@
 """The compiled step: what devices say to each other, what each computes, how often it compiles."""
 
+import json
 import re
 import signal
 from collections import Counter
@@ -11,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from collectives import collectives, squeezed
 from flax import nnx
+from golden.programs import FIGURES, PROGRAMS, figures, lowered
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
+from benchmarks.hlo import collectives, squeezed
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
@@ -110,6 +112,12 @@ def test_work_grows_by_the_rows_of_the_pair_matrix_alone():
         pairs = EACH * EACH * devices // 2  # more than on half as many devices
         assert rest[devices] - rest[devices // 2] <= ELEMENTWISE * pairs
         assert abs(rest[devices] - rest[1]) <= 1e-4 * rest[1]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_is_what_its_figures_say(name):
+    """After a change that is meant and explained: `python tests/golden/programs.py`."""
+    assert figures(lowered(name)) == json.loads(FIGURES.read_text())[name]
 
 
 def test_nothing_passes_through_the_host():

@@ -3,7 +3,7 @@
 import pytest
 from golden.recipes import LISTINGS, listing
 
-from mixvpr_jax.training.command import CONFIGS, list_recipes, load_recipe
+from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 
 
 @pytest.mark.parametrize("name", list_recipes(CONFIGS))

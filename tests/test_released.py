@@ -28,7 +28,7 @@ def test_unknown_names_give_the_closest(tmp_path, home):
         from_pretrained("resnet50_409")
     file = tmp_path / "some.ckpt"
     file.touch()
-    with pytest.raises(InputError, match="found a file; convert .* convert.torch_to_flax"):
+    with pytest.raises(InputError, match="found a file; convert .* mixvpr convert to-flax"):
         from_pretrained(file)
 
 
@@ -54,7 +54,7 @@ def test_released_name_without_weights_gives_the_two_commands(home):
         from_pretrained("resnet50_4096")
     line = str(error.value)
     assert "gdown 1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L -O" in line
-    assert f"python -m convert.torch_to_flax '{home}/resnet50_MixVPR_4096_channels(1024)" in line
+    assert f"mixvpr convert to-flax '{home}/resnet50_MixVPR_4096_channels(1024)" in line
     assert "\n" not in line
     assert not home.exists()
 
@@ -182,5 +182,5 @@ def test_hub(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected hf://organisation/repository"):
         from_pretrained("hf://mixvpr")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match="pip install huggingface_hub"):
+    with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[hub\]'"):
         from_pretrained("hf://someone/mixvpr")

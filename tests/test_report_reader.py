@@ -119,7 +119,7 @@ def test_broken_files_are_named(out, name):
     before = (out / "report.html").read_bytes()
     _cut(out / name)
     broken = "predictions.csv" if name == "query_images.csv" else name
-    with pytest.raises(InputError, match=rf"{broken}: expected what eval.py writes, found"):
+    with pytest.raises(InputError, match=rf"{broken}: expected what mixvpr eval writes, found"):
         write_report(out)
     assert (out / "report.html").read_bytes() == before
 
@@ -128,7 +128,7 @@ def test_broken_files_are_named(out, name):
 def test_results_of_another_form(out, changes):
     results = json.loads((out / "results.json").read_text())
     (out / "results.json").write_text(json.dumps(results | changes))
-    with pytest.raises(InputError, match=r"results.json: expected what eval.py writes"):
+    with pytest.raises(InputError, match=r"results.json: expected what mixvpr eval writes"):
         write_report(out)
 
 
@@ -148,7 +148,7 @@ def test_results_of_another_form(out, changes):
 )
 def test_arrays_of_another_evaluation(out, arrays):
     np.savez(out / "report_data.npz", **arrays)
-    with pytest.raises(InputError, match=r"report_data.npz: expected what eval.py writes"):
+    with pytest.raises(InputError, match=r"report_data.npz: expected what mixvpr eval writes"):
         write_report(out)
 
 

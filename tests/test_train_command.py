@@ -36,7 +36,7 @@ def test_recipes_are_listed():
 def test_a_recipe_is_a_typed_value_that_says_what_it_costs(name):
     module = __import__(f"configs.{name}", fromlist=["config"])
     assert isinstance(module.config, TrainConfig)
-    assert f"python train.py {name} --workdir" in module.__doc__
+    assert f"mixvpr train {name} --workdir" in module.__doc__
     told = dict(re.findall(r"^(\w+): (.*(?:\n\S.*)*?)(?=\n\w+: |\n*\Z)", module.__doc__, re.M))
     assert told.keys() == {"Hardware", "Time", "Recall"}
     assert re.search(r"on (a GPU|two CPU cores)", told["Time"])  # of which machine

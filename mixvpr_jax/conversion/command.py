@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ def run(arguments: list[str], prog: str) -> None:
 
 def parse(arguments: list[str], prog: str) -> None:
     """The same; errors are the caller's to report."""
-    ways = {"to-flax": to_flax, "to-torch": to_torch}
+    ways = interface()
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"usage: {prog} WAY [options]\n\nways:\n")
         for name, way in ways.items():
@@ -31,6 +32,11 @@ def parse(arguments: list[str], prog: str) -> None:
     name, *options = arguments
     require_known(prog, name, ways)
     tyro.cli(ways[name], prog=f"{prog} {name}", args=options)
+
+
+def interface() -> dict[str, Callable[..., None]]:
+    """What the command line calls, by name."""
+    return {"to-flax": to_flax, "to-torch": to_torch}
 
 
 def to_flax(

@@ -16,14 +16,8 @@ from mixvpr_jax.checks import require_known
 from mixvpr_jax.conversion import LayoutName
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
-from mixvpr_jax.conversion.key_table import (
-    few,
-    to_flax,
-    to_openvprlab,
-    to_torch,
-    torch_name,
-)
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
+from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
@@ -118,10 +112,8 @@ def write_checkpoint(
 
             temporary.write_bytes(safetensors.numpy.save(state))
             return
-        try:
+        with extra("convert", f"{path}: expected PyTorch, which writes it (not .safetensors)"):
             import torch
-        except ImportError:
-            raise InputError("PyTorch is needed: pip install 'mixvpr-jax[convert]'") from None
         # By way of memory: torch.save reports a full disk as a RuntimeError of its own.
         buffer = io.BytesIO()
         torch.save({name: torch.tensor(array) for name, array in state.items()}, buffer)

@@ -217,7 +217,7 @@ class Command:
     Attributes:
         dataset: Which one.
         data_dir: The folder as it is distributed: Dataframes and Images.
-        output: Where the prepared data set goes; give it to train.py as --data.root.
+        output: Where the prepared data set goes; give it to `mixvpr train` as --data.root.
         cities: Which cities; by default each that has a table.
         skip_missing: Leave out images that are in a table and not there.
     """

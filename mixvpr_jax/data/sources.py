@@ -18,7 +18,7 @@ from etils import epath
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.listing import Fence, links_in, sizes_in
 from mixvpr_jax.storage import as_path
 
@@ -200,7 +200,8 @@ def _refuse_other_versions(root: epath.Path) -> None:
         raise InputError(
             f"{others[0].parent}: expected version {VERSION} of the prepared data set, found "
             f"{', '.join(sorted(other.name for other in others))}; prepare it again "
-            "(python -m mixvpr_jax.data.prepare)"
+            "(python -m mixvpr_jax.data.prepare gsv_cities --data-dir GSV_CITIES_FOLDER "
+            "--output TFDS_FOLDER)"
         )
 
 
@@ -231,8 +232,8 @@ def _check_shards(root: epath.Path, places: Places) -> None:
         else:
             continue
         raise InputError(
-            f"{root}: expected {wrong}; copy it again (sha256sum --check {CHECKSUMS} names the "
-            "broken files)"
+            f"{root}: expected {wrong}; copy it again (in it, sha256sum --check {CHECKSUMS} "
+            "names the broken files)"
         )
 
 
@@ -242,13 +243,8 @@ def import_tfds() -> Any:
     Raises:
         InputError: It is not installed.
     """
-    try:
+    with extra("tfds", "prepared data sets: expected tensorflow-datasets"):
         import tensorflow_datasets
-    except ImportError as error:
-        raise InputError(
-            f"prepared data sets: expected tensorflow-datasets, found {error}; "
-            "pip install 'mixvpr-jax[tfds]'"
-        ) from None
     return tensorflow_datasets
 
 

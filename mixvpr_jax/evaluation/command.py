@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import tyro
@@ -23,7 +23,12 @@ def parse(arguments: list[str], prog: str) -> None:
     """Evaluates as the command line says."""
     logging.basicConfig(format="%(message)s")
     how = (tyro.conf.AvoidSubcommands,)
-    tyro.cli(command, prog=prog, description=__doc__, args=arguments, config=how)
+    tyro.cli(interface(), prog=prog, description=__doc__, args=arguments, config=how)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return command
 
 
 def command(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable
 from typing import Annotated
 
 import tyro
@@ -28,7 +29,12 @@ def run(arguments: list[str], prog: str) -> None:
 def parse(arguments: list[str], prog: str) -> None:
     """The same; errors are the caller's to report."""
     logging.basicConfig(format="%(message)s")
-    tyro.cli(command, prog=prog, description=__doc__, args=arguments)
+    tyro.cli(interface(), prog=prog, description=__doc__, args=arguments)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return command
 
 
 def command(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from mixvpr_jax.errors import InputError, run_command, starting
+from mixvpr_jax.errors import InputError, extra, run_command, starting
 
 with starting(__name__):
     import numpy as np
@@ -45,12 +45,8 @@ class FaissIndex:
                 cannot train such an index, or it has no cells.
         """
         check_descriptors("database", database)
-        try:
+        with extra("faiss", "index: expected FAISS"):
             import faiss
-        except ImportError:
-            raise InputError(
-                "index: FAISS is not installed; pip install 'mixvpr-jax[faiss]'"
-            ) from None
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
         self.database = database
         try:
@@ -92,10 +88,10 @@ def export_index(
     factory: str = "Flat",
     metric: Literal["l2", "ip"] = "l2",
 ) -> None:
-    """Writes a FAISS index of the database descriptors that eval.py left.
+    """Writes a FAISS index of the database descriptors that `mixvpr eval` left.
 
     Args:
-        output: The output folder of eval.py.
+        output: The output folder of `mixvpr eval`.
         file: The index; the list of its images is written next to it, as FILE.images.csv.
         factory: Which index, in FAISS's words: Flat, HNSW32, IVF256,Flat, …
         metric: Squared L2 distances, or inner products.
@@ -104,7 +100,7 @@ def export_index(
     try:
         descriptors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: expected what eval.py writes, found no such file") from None
+        raise InputError(f"{path}: expected what mixvpr eval writes, found no such file") from None
     except (ValueError, EOFError) as error:
         raise InputError(f"{path}: expected an array of descriptors, found {error}") from None
     if descriptors.ndim != 2 or descriptors.dtype.kind != "f" or not len(descriptors):

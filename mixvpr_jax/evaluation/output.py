@@ -320,7 +320,9 @@ def model_name(weights: str) -> str:
 
 def malformed(path: AnyPath) -> InputError:
     """What to raise for a file that an evaluation did not write like this."""
-    return InputError(f"{path}: expected what eval.py writes, found something else; evaluate again")
+    return InputError(
+        f"{path}: expected what mixvpr eval writes, found something else; evaluate again"
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.datasets.folders import list_images, read_list
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
@@ -68,12 +68,8 @@ def files_of(output: AnyPath) -> list[AnyPath]:
         return [output, output.with_suffix(".txt")]
     if output.suffix != ".h5":
         raise InputError(f"output: expected FILE.npy or FILE.h5, found {output}")
-    try:
+    with extra("hloc", f"{output}: expected h5py"):
         import h5py  # noqa: F401 (told before hours of work)
-    except ImportError:
-        raise InputError(
-            f"{output}: h5py is not installed; pip install 'mixvpr-jax[hloc]'"
-        ) from None
     return [output]
 
 

@@ -142,9 +142,8 @@ def _sums_of_product(
     divisor = jnp.maximum(count, 1)  # a device may have nothing but padding
     if valid is not None:
         x *= valid.astype(x.dtype)[:, None, None, None]
-    flat = x.reshape(-1, x.shape[-1])
-    sums = flat.astype(wide).sum(0)
-    gram: Array = _gram(flat, wide)
+    sums = x.astype(wide).sum((0, 1, 2))
+    gram: Array = _gram(x, wide)
     scatter = gram - sums[:, None] * sums[None] / divisor
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     first = exact(sums, kernel) - count * origin
@@ -152,16 +151,17 @@ def _sums_of_product(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _gram(x: Float[Array, "n c"], dtype: DTypeLike) -> Float[Array, "c c"]:
-    """x^T x; going backwards, one product, where JAX would make two."""
+def _gram(x: Float[Array, "b h w c"], dtype: DTypeLike) -> Float[Array, "c c"]:
+    """x^T x, without a reshape: TPUs would copy x. Backwards one product, where JAX makes two."""
     exact = precision(x.dtype.name)
-    return jnp.matmul(x.T, x, precision=exact, preferred_element_type=dtype)
+    return jnp.einsum("bhwc,bhwd->cd", x, x, precision=exact, preferred_element_type=dtype)
 
 
 @_gram.defjvp
 def _gram_jvp(dtype: DTypeLike, primals: tuple[Array], tangents: tuple[Array]) -> Pair:
     (x,), (direction,) = primals, tangents
-    half = jnp.matmul(x.T, direction, precision=precision(x.dtype.name)).astype(dtype)
+    exact = precision(x.dtype.name)
+    half = jnp.einsum("bhwc,bhwd->cd", x, direction, precision=exact).astype(dtype)
     gram: Array = _gram(x, dtype)
     return gram, half + half.T
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Annotated
 
 import tyro
@@ -18,7 +19,12 @@ def run(arguments: list[str], prog: str) -> None:
 
 def parse(arguments: list[str], prog: str) -> None:
     """The same, where errors are the caller's to tell."""
-    tyro.cli(report, prog=prog, args=arguments)
+    tyro.cli(interface(), prog=prog, args=arguments)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return report
 
 
 def report(

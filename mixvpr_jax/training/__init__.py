@@ -7,6 +7,7 @@ from mixvpr_jax.training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from mixvpr_jax.training.recipes import load_recipe
 
 __all__ = [
     "AugmentationConfig",
@@ -15,4 +16,5 @@ __all__ = [
     "StartConfig",
     "TrainConfig",
     "ValidationConfig",
+    "load_recipe",
 ]

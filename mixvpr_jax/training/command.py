@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.checks import closest
-from mixvpr_jax.errors import InputError, ending_at_once
+from mixvpr_jax.errors import ending_at_once, extra
 from mixvpr_jax.processes import ALONE, ProcessConfig, run_and_leave
 from mixvpr_jax.training.config import RENAMED, TrainConfig
+from mixvpr_jax.training.recipes import list_recipes, load_recipe
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PROFILE = "FIRST:LAST: steps to trace, for TensorBoard's profile page (--logdir WORKDIR)."
 WORKDIR = "Run directory (path or gs://…); an existing run is resumed."
 USAGE = "usage: {0} NAME --workdir DIR [options]; {0} NAME --help lists them"
@@ -34,19 +32,33 @@ def parse(arguments: list[str], prog: str) -> None:
     name, *options = arguments or ["--help"]
     if name in ("-h", "--help"):
         sys.stdout.write(f"{USAGE.format(prog)}\n\nrecipes:\n")
-        for recipe in list_recipes(CONFIGS):
+        for recipe in list_recipes():
             first_line = load_recipe(recipe)[1].splitlines()[0]
             sys.stdout.write(f"  {recipe:24} {first_line}\n")
         return
     recipe, description = load_recipe(name)
+    tyro.cli(
+        _command(recipe),
+        prog=f"{prog} {name}",
+        description=description,
+        args=[_renamed(word) for word in options],
+        config=(tyro.conf.AvoidSubcommands,),
+    )
 
+
+def interface() -> dict[str, Callable[..., None]]:
+    """What the command line calls, by recipe."""
+    return {name: _command(load_recipe(name)[0]) for name in list_recipes()}
+
+
+def _command(recipe: TrainConfig) -> Callable[..., None]:
     def command(
         workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help=WORKDIR)],
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
         processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
         profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
     ) -> None:
-        with ending_at_once():
+        with ending_at_once(), extra("train", "mixvpr train: expected its packages"):
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
             from mixvpr_jax.distributed import joined
             from mixvpr_jax.programs import keep_programs
@@ -55,13 +67,7 @@ def parse(arguments: list[str], prog: str) -> None:
         with joined(processes, preemption=True):
             train_and_tell(config, workdir, profile_steps)
 
-    tyro.cli(
-        command,
-        prog=f"{prog} {name}",
-        description=description,
-        args=[_renamed(word) for word in options],
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    return command
 
 
 def _renamed(word: str) -> str:
@@ -115,32 +121,3 @@ def mute_background() -> None:
             tell_ignored(found)
 
     threading.excepthook, sys.unraisablehook = of_thread, ignored
-
-
-def list_recipes(folder: Path) -> list[str]:
-    """The names of a folder's recipes."""
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-
-
-def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
-    """The recipe `config` of a file, named by its path or its name in a folder, and its docstring.
-
-    Raises:
-        InputError: No such recipe, or a file without one.
-    """
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    known = list_recipes(folder)
-    if not name.endswith(".py") and name not in known:
-        hint = closest(name, known) if known else "; give the path of a recipe, such as ./mine.py"
-        raise InputError(f"{name}: no such recipe in {folder.name}/{hint}")
-    if not path.is_file():
-        raise InputError(f"{path}: expected a recipe, found no such file")
-    spec = importlib.util.spec_from_file_location(f"{folder.name}.{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = getattr(module, "config", None)
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: expected config = TrainConfig(…), found {config!r:.80}")
-    return config, module.__doc__ or path.stem

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixvpr_jax.errors import InputError, run_command, starting
+from mixvpr_jax.errors import InputError, extra, run_command, starting
 
-with starting(__name__):
+with starting(__name__), extra("train", "show: expected its packages"):
     import numpy as np
     import tyro
     from matplotlib.figure import Figure
@@ -28,8 +28,8 @@ with starting(__name__):
     from mixvpr_jax.data.sources import Sampler, open_source
     from mixvpr_jax.distributed import data_mesh
     from mixvpr_jax.storage import atomic_folder
-    from mixvpr_jax.training.command import load_recipe
     from mixvpr_jax.training.config import TrainConfig
+    from mixvpr_jax.training.recipes import load_recipe
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 
@@ -130,7 +130,7 @@ def main() -> None:
         """Draws a batch as training sees it, place by place, and statistics of the data set.
 
         Args:
-            config: Recipe: a file of configs/ without .py.
+            config: The recipe's name, or the path of a file.
             output: Folder of contact_sheet.jpg, statistics.png and statistics.json.
             step: Step of the run, from 0.
             data: Training images.

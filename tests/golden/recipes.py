@@ -10,8 +10,8 @@ from typing import Any
 from flax import nnx
 
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.training.command import CONFIGS, list_recipes, load_recipe
 from mixvpr_jax.training.config import TrainConfig
+from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 
 LISTINGS = Path(__file__).parent / "recipes"
 

@@ -1,0 +1,68 @@
+"""The main programs, lowered for devices that need not be there: nothing is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mixvpr_jax.evaluation.search import better
+from mixvpr_jax.losses import LOSSES
+from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.training.config import TrainConfig
+from mixvpr_jax.training.step import TrainState, create_state, make_optimizer, make_step
+
+QUERIES, ROWS, KEPT = 512, 131_072, 64
+
+
+def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
+    """Describes normalised images; the weights are arguments."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.float32)
+    describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    return describe.lower(*_placed((state, given), mesh))
+
+
+def training(config: TrainConfig, mesh: Mesh, images: int) -> tuple[Any, TrainState]:
+    """A step on a batch, which is padded to fit the devices, and the shapes of its state."""
+    model = create_model(config.model.architecture)
+    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
+    step: Any = make_step(
+        model,
+        optimizer,
+        LOSSES[config.loss],
+        MINERS[config.miner] if config.miner else None,
+        mesh,
+        layers_to_freeze=config.optimizer.layers_to_freeze,
+        batch_stats_per_device=config.batch_stats_per_device,
+    )
+    state = jax.eval_shape(lambda: create_state(model, optimizer))
+    images = -(-images // mesh.size) * mesh.size
+    batch = (
+        jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((images,), jnp.int32),
+    )
+    return step.lower(_placed(state, mesh), *_placed(batch, mesh, *mesh.axis_names)), state
+
+
+def searching(mesh: Mesh, width: int = 4096) -> Any:
+    """The best KEPT of each of QUERIES, in a chunk of ROWS of the database."""
+    floats = [(mesh.size, QUERIES, KEPT), (QUERIES, width), (ROWS, width), (ROWS,)]
+    scores, queries, chunk, norms = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in floats)
+    indices = jax.ShapeDtypeStruct(scores.shape, jnp.int32)
+    first = jax.ShapeDtypeStruct((), jnp.int32)
+    given = _placed((scores, indices, queries, chunk, norms, first), mesh)
+    return better.lower(*given, mesh, None)
+
+
+def _placed(tree: Any, mesh: Mesh, *axes: str) -> Any:
+    """Shapes of arrays that lie on a mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )

@@ -1,0 +1,58 @@
+"""Recipes: files that hold a `config`, those of the package by name and a user's own by path."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+from mixvpr_jax.checks import closest
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.training.config import TrainConfig
+
+_INSTALLED, _CHECKOUT = (Path(__file__).parents[i] / "configs" for i in (1, 2))
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+
+
+def list_recipes(folder: Path = CONFIGS) -> list[str]:
+    """The names of a folder's recipes."""
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
+    """The `config` of a recipe and its docstring.
+
+    Args:
+        name: A recipe in `folder`, or the path of a file, which may import its neighbours as a
+            script does.
+        folder: The package's own recipes.
+
+    Raises:
+        InputError: No such recipe, or a file without one.
+
+    Example:
+        >>> config, _ = load_recipe("resnet50_mixvpr_4096")
+        >>> config.model.aggregator.out_channels
+        1024
+    """
+    path, known = folder / f"{name}.py", list_recipes(folder)
+    module_name = f"{folder.name}.{name}"
+    if name.endswith(".py"):
+        path = Path(name)
+        module_name = path.stem
+        sys.path.insert(0, str(path.parent.absolute()))
+    elif name not in known:
+        hint = closest(name, known) if known else "; give the path of a recipe, such as ./mine.py"
+        raise InputError(f"{name}: no such recipe in {folder.name}/{hint}")
+    if not path.is_file():
+        raise InputError(f"{path}: expected a recipe, found no such file")
+    spec = spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules.setdefault(module_name, module)
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"{path}: expected config = TrainConfig(…), found {config!r:.80}")
+    return config, module.__doc__ or path.stem
