@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report.command", "Write report.html again from an evaluation's output folder."),
     "export": ("export.command", "Write a model as ONNX or StableHLO."),
     "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
+    "info": ("info", "Print versions, devices, engines and caches, for a bug report."),
 }
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
 COMPLETION = "--print-completion"

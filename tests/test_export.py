@@ -1,6 +1,8 @@
 """Exported models, run by their consumers: ONNX Runtime, OpenVINO, jax.export in a bare process."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +14,8 @@ import onnxruntime
 import pytest
 from flax import nnx
 from PIL import Image
+from recipe import GOLDEN
+from runs import ROOT
 
 from mixvpr_jax import (
     ConvAPConfig,
@@ -204,6 +208,22 @@ def test_what_cannot_be_exported(folder, name, options, line):
     with pytest.raises(InputError, match=line):
         export(folder, str(folder / name), *options)
     assert [path.name for path in folder.iterdir()] == ["model"]
+
+
+def test_the_code_of_the_page_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "model").rename("my_model")
+    shutil.copy(GOLDEN / "street.jpg", folder)
+    for name in ("model.onnx", "model.stablehlo"):
+        parse(["my_model", name], "mixvpr export")
+    page, found = (ROOT / "docs" / "export.md").read_text(), {}
+    every = []
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block.replace("(320, 320)", str(SIZE)), found)
+        every.append(np.asarray(found["descriptors"]))
+    assert len(every) == 3
+    for descriptors in every:
+        np.testing.assert_allclose(descriptors, every[0], rtol=0, atol=1e-6)
 
 
 def test_training_mode_is_refused(tmp_path):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import KDTree
 from utm import to_latlon
 
 from mixvpr_jax.errors import InputError
@@ -36,6 +35,8 @@ def positives_within(
     """
     # The tree offers a little more than asked for, so that the rule itself, not the tree's
     # rounding, decides at exactly the radius.
+    from scipy.spatial import KDTree  # loads for 0.3 s, and not all folders have positions
+
     tree, radius = KDTree(database), radius_m * (1 + 1e-9)
     pairs = int(tree.query_ball_point(queries, radius, return_length=True).sum())
     if pairs > MAX_PAIRS:

@@ -39,7 +39,9 @@ def command(
     with ending_at_once():
         import mixvpr_jax.evaluation.evaluate  # noqa: F401 (after --help has had its say)
         from mixvpr_jax.distributed import joined
+        from mixvpr_jax.programs import keep_programs
 
+    keep_programs()
     with joined(processes, preemption=False):
         evaluate_and_tell(config)
 

@@ -60,9 +60,12 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
     """A function of normalised images [b, h, w, 3] → descriptors [b, d], compiled for each shape.
 
     The weights are constants of the program, so that the compiler folds what follows from them
-    alone (BatchNorm's factors among it): a tenth faster on a CPU than weights as arguments. It is
-    compiled in the JAX settings of the first call, and then runs in any thread. The devices of
-    `mesh`, by default one, share each batch, which must divide evenly.
+    alone (BatchNorm's factors among it). On a CPU, weights as arguments take 1.18 of the time at
+    batch 1 and 1.08 at batch 8, and save 0.4 s of the first call from a program that was kept:
+    constants are faster from 20 images on.
+
+    It is compiled in the JAX settings of the first call, and then runs in any thread. The devices
+    of `mesh`, by default one, share each batch, which must divide evenly.
     """
     divided = None if mesh is None else NamedSharding(mesh, P(AXIS))
     traced = jax.jit(lambda images: model(images), in_shardings=divided, out_shardings=divided)

@@ -45,7 +45,9 @@ def command(
     """Describes photos, and prints what came of it."""
     with ending_at_once():
         from mixvpr_jax.evaluation.photos import describe_photos
+        from mixvpr_jax.programs import keep_programs
 
+    keep_programs()
     found = describe_photos(as_path(photos), as_path(output), config)
     count, size = found.descriptors.shape
     what = f"{count} descriptors of {size} values, {found.descriptors.dtype}"

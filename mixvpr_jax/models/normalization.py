@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,12 +52,12 @@ class BatchNorm(nnx.Module):
         return (wide * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
 
     def affine(
-        self, shape: tuple[int, ...], valid: Bool[Array, " b"] | None, sums: Callable[[Array], Pair]
+        self, shape: tuple[Any, ...], valid: Bool[Array, " b"] | None, sums: Callable[[Array], Pair]
     ) -> Pair:
         """Factor and offset [c] that normalise; in training those of the batch.
 
         Args:
-            shape: Of the values, [b, h, w, c].
+            shape: Of the values, [b, h, w, c]; b may be symbolic.
             valid: Marks images that are not padding.
             sums: Maps an origin [c] to the sums [c] of value - origin and of its square, over a
                 device's valid images.

@@ -61,7 +61,9 @@ def _command(recipe: TrainConfig) -> Callable[..., None]:
         with ending_at_once(), extra("train", "mixvpr train: expected its packages"):
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
             from mixvpr_jax.distributed import joined
+            from mixvpr_jax.programs import keep_programs
 
+        keep_programs()
         with joined(processes, preemption=True):
             train_and_tell(config, workdir, profile_steps)
 

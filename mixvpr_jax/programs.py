@@ -1,0 +1,68 @@
+"""Compiled programs, kept on the disk from one command to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import jax
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.pretrained import cache_folder
+
+LIMIT_BYTES = 2 * 2**30  # of all programs; one with resnet50_4096's weights in it takes 40 MB
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX is told of another.
+
+    For commands: no import does this. Where the folder cannot be written, nothing is kept.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:  # also JAX_COMPILATION_CACHE_DIR
+        return
+    try:
+        folder = cache_folder() / "programs" / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return
+        evict(folder.parent, LIMIT_BYTES)
+    except (OSError, RuntimeError, InputError):  # RuntimeError: there is no home
+        return
+    # Of a full disk, or a file that a killed process left: JAX compiles as without a cache.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many are small
+
+
+def evict(root: Path, limit_bytes: int) -> None:
+    """Removes the programs that were read longest ago, until the rest is within the limit.
+
+    JAX's own limit (jax_compilation_cache_max_size) fails where a killed process left a program
+    without its time.
+    """
+    found = []
+    for file in root.glob("*/*-cache"):
+        with suppress(OSError):  # another process removed it
+            status = file.stat()
+            found.append((max(status.st_atime, status.st_mtime), status.st_size, file))
+    total = 0
+    for _, size, file in sorted(found, reverse=True):
+        total += size
+        if total > limit_bytes:
+            with suppress(OSError):
+                file.unlink()
+
+
+def _processor() -> str:
+    """A name for this kind of processor: XLA's programs for another may crash here."""
+    found = f"{platform.machine()} {platform.processor()}"
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        named = ("model name", "flags", "Features", "CPU part")
+        found += "".join(sorted({line for line in lines if line.startswith(named)}))
+    return hashlib.sha256(found.encode()).hexdigest()[:16]
