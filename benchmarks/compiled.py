@@ -89,8 +89,8 @@ def main(
                 rows.append(_in_environment(target, program, size))
                 lines.append(_line(rows[-1]))
                 print(lines[-1], flush=True)
-    output.write_text(json.dumps(rows, indent=1) + "\n")
-    output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+                output.write_text(json.dumps(rows, indent=1) + "\n")
+                output.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 TITLES = (
@@ -108,6 +108,8 @@ TITLES = (
 
 def _line(row: dict[str, Any]) -> str:
     """A row of the table; GPUs' compilers count no operations."""
+    if "failed" in row:
+        return f"| {row['target']} | {row['name']} | {row['failed']} |{' |' * (len(TITLES) - 3)}"
     published = PUBLISHED[row["target"]]
     work, moved = row["flops"], row["bytes"]
     classes = (row["bytes_by_class"].get(name, 0) for name in ("products", "reductions", "copies"))
@@ -149,14 +151,26 @@ def _in_environment(target: Target, program: Program, size: int) -> dict[str, An
         )
     command = [python, __file__, "--one", target, program, str(size)]
     environment = {**os.environ, **SETTINGS[kind], "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:  # the compiler's own fault, or ours
+        failed = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        return {"target": target, "name": _name(program, size), "failed": failed[0][:300]}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _name(program: Program, size: int) -> str:
+    one = "" if size == 1 else "s"
+    return {
+        "describe": f"describe, {size} image{one}",
+        "step": f"step, {IMAGES} images, {size} device{one}",
+        "search": "search, 512 queries in 131,072 x 4096",
+    }[program]
 
 
 def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
     """Compiles a program in this process, and says what it consists of."""
     import jax
-    from programs import QUERIES, ROWS, describing, searching, training
+    from programs import describing, searching, training
 
     from mixvpr_jax.training.recipes import load_recipe
 
@@ -172,14 +186,9 @@ def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
     text, cost = compiled.as_text(), compiled.cost_analysis() or {}
     by_class: Counter[str] = bytes_by_class(text)
     collectives, in_turn = collective_counts(text)
-    names = {
-        "describe": f"describe, {size} images",
-        "step": f"step, {IMAGES} images, {size} devices",
-        "search": f"search, {QUERIES} queries in {ROWS:,} x 4096",
-    }
     return {
         "target": target,
-        "name": names[program].replace("1 images", "1 image").replace("1 devices", "1 device"),
+        "name": _name(program, size),
         "flops": cost.get("flops"),
         "bytes": cost.get("bytes accessed") or by_class.total(),
         "bytes_by_class": by_class,

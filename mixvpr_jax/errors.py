@@ -147,8 +147,13 @@ def _end_now(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _signals_raised() -> Iterator[None]:
-    """Raises Ctrl-C and SIGTERM as exceptions, so that temporary files are removed."""
+    """Raises Ctrl-C and SIGTERM as exceptions, so that temporary files are removed.
+
+    Python ignores what is raised inside a destructor or a callback of its garbage collector; there
+    the signal is sent again.
+    """
     first: float | None = None
+    tell_ignored = sys.unraisablehook
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal first
@@ -158,8 +163,23 @@ def _signals_raised() -> Iterator[None]:
         if time.monotonic() - first > TWICE_SECONDS:  # the user insists
             _end_now(number, frame)
 
+    def ignored(found: Any) -> None:
+        nonlocal first
+        if not issubclass(found.exc_type, KeyboardInterrupt):
+            tell_ignored(found)
+            return
+        first = None
+        number = signal.SIGTERM if issubclass(found.exc_type, Terminated) else signal.SIGINT
+        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
     with _handled_by(interrupt):
-        yield
+        sys.unraisablehook = ignored
+        try:
+            yield
+        finally:
+            sys.unraisablehook = tell_ignored
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import pytest
 from folders import write_images
 
 from mixvpr_jax import InputError
+from mixvpr_jax.conversion import weights_hash
 from mixvpr_jax.evaluation.cache import (
     MARK,
     DescriptorCache,
     Part,
     content_key,
     prune,
-    weights_hash,
 )
 
 

@@ -1,5 +1,9 @@
 """What a command says of wrong input."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from mixvpr_jax.errors import InputError, run_command
@@ -15,3 +19,26 @@ def test_an_error_is_one_line_and_steers_no_terminal(capsys):
     with pytest.raises(SystemExit):
         run_command(fail)
     assert capsys.readouterr().err == f"c\\rd\nerror: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "status"),
+    [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)],
+)
+def test_a_signal_inside_a_destructor_is_not_lost(number, line, status, capsys):
+    """Python ignores what a destructor raises."""
+
+    class Held:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+
+    def wait():
+        held = Held()
+        del held
+        time.sleep(10)
+        raise AssertionError("the signal was lost")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(wait)
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"{line}\n"

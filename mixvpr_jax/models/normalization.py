@@ -106,11 +106,11 @@ def normalized_conv(
 
     Then compilers add offset, shortcut and ReLU to the product before they write it. With running
     averages it always is. In training it is for 1x1 convolutions that do not narrow: the moments of
-    their output follow from those of their input, which is smaller.
+    their output follow from those of their input, which is smaller. CPUs have no use for that.
     """
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
-    if not norm.use_running_average and (size > 1 or narrow > broad):
+    if not norm.use_running_average and (size > 1 or narrow > broad or conv.on_cpu):
         return norm(conv(x), valid)
 
     strided = x[:, ::step, ::step]

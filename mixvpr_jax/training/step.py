@@ -65,8 +65,9 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     program = jax.shard_map(
-        make_device_step(model, optimizer, loss, miner, **options),
+        make_device_step(model, optimizer, loss, miner, on_cpu=on_cpu, **options),
         mesh=mesh,
         in_specs=(P(), P(AXIS), P(AXIS)),
         out_specs=(P(), P()),
@@ -84,14 +85,18 @@ def make_device_step(
     batch_stats_per_device: bool = False,
     layers_to_freeze: int | None = None,
     grad_cache_chunks: int = 1,
+    on_cpu: bool = False,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The step as each device runs it on its own images, inside the axis `data`.
 
-    The options are those of `TrainConfig` and `OptimizerConfig`. Gradient caching (Gao et al.,
-    2021) describes all images without gradient for one loss, then each chunk for its gradient.
+    The options are those of `TrainConfig` and `OptimizerConfig`; `on_cpu` takes programs that are
+    faster there. Gradient caching (Gao et al., 2021) describes all images without gradient for one
+    loss, then each chunk for its gradient.
     """
     axis_name = None if batch_stats_per_device else AXIS
-    training = nnx.view(model, use_running_average=freeze_batch_stats, axis_name=axis_name)
+    training = nnx.view(
+        model, use_running_average=freeze_batch_stats, axis_name=axis_name, on_cpu=on_cpu
+    )
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
     objective = partial(_objective, loss, miner)
