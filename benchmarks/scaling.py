@@ -37,7 +37,7 @@ from mixvpr_jax.training.step import parameter_groups  # noqa: E402
 COMPILED = ROOT / "benchmarks" / "compiled.json"
 FLOAT = 4  # bytes
 QUERIES = 512
-IMAGES = (10**7, 10**8, 10**9)
+IMAGES = 10**8
 WIDTHS = (4096, 512, 128)
 HELD = 0.8  # of a device's memory, by the database
 
@@ -90,7 +90,7 @@ def main(
     counted = check(config, devices, images_per_device)
     print(f"\nThe recipe's batch divided, by the programs in {COMPILED.name}, milliseconds:\n")
     project(counted)
-    print(f"\nExact search for {QUERIES} queries in half precision, and memory:\n")
+    print(f"\n{IMAGES:,} images: memory, and exact search for {QUERIES} queries:\n")
     search()
 
 
@@ -197,28 +197,24 @@ def milliseconds(step: Step, accelerator: Accelerator, devices: int, each: int) 
 
 def search() -> None:
     """Tables of memory, and of the seconds of an exact search by each of its bounds."""
-    heading("images", "values", "float32, GB", "float16 or bfloat16", "IVF-PQ of 64 bytes")
-    for images in IMAGES:
-        for width in WIDTHS:
-            half = 2 * images * width
-            inverted = images * (64 + 8) + FLOAT * width * (4 * round(images**0.5) + 256)
-            sizes = (f"{size / 1e9:,.1f}" for size in (2 * half, half, inverted))
-            row(f"{images:,}", width, *sizes)
+    heading("values", "float32, GB", "float16 or bfloat16", "IVF-PQ of 64 bytes")
+    for width in WIDTHS:
+        half = 2 * IMAGES * width
+        inverted = IMAGES * (64 + 8) + FLOAT * width * (4 * round(IMAGES**0.5) + 256)
+        row(width, *(f"{size / 1e9:,.1f}" for size in (2 * half, half, inverted)))
     print()
     bounds = "products, s", "HBM, s", "host link, s"
-    heading("images", "values", "accelerator", "devices that hold it", *bounds)
-    for images in IMAGES:
-        for width in WIDTHS:
-            for accelerator in ACCELERATORS.values():
-                size = 2 * images * width
-                devices = -(-size // int(HELD * accelerator.memory))
-                seconds = (
-                    2 * QUERIES * images * width / devices / accelerator.float32,
-                    size / devices / accelerator.bandwidth,
-                    size / devices / accelerator.from_host,
-                )
-                shown = (f"{value:.2g}" for value in seconds)
-                row(f"{images:,}", width, accelerator.name, f"{devices:,}", *shown)
+    heading("values", "accelerator", "devices that hold it", *bounds)
+    for width in WIDTHS:
+        for accelerator in ACCELERATORS.values():
+            size = 2 * IMAGES * width
+            devices = -(-size // int(HELD * accelerator.memory))
+            seconds = (
+                2 * QUERIES * IMAGES * width / devices / accelerator.float32,
+                size / devices / accelerator.bandwidth,
+                size / devices / accelerator.from_host,
+            )
+            row(width, accelerator.name, devices, *(f"{value:.2g}" for value in seconds))
 
 
 if __name__ == "__main__":
