@@ -24,7 +24,8 @@ from mixvpr_jax.evaluation.describe import (
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.pretrained import cache_folder, from_pretrained
+from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.released import cache_folder
 from mixvpr_jax.storage import AnyPath
 from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors
