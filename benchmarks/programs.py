@@ -13,6 +13,7 @@ from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.normalization import fold
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.step import TrainState, create_state, make_optimizer, make_step
@@ -21,8 +22,8 @@ QUERIES, ROWS, KEPT = 512, 131_072, 64
 
 
 def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
-    """Describes normalised images; the weights are arguments."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    """Describes normalised images, as `compile_encoder` does."""
+    graph, state = nnx.split(fold(create_model(config)))
     given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.float32)
     describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return describe.lower(*_placed((state, given), mesh))

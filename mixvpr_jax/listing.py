@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 import numpy as np
@@ -180,6 +181,28 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
     found = [folders.find(base / path) for path in relative]
     paths = tuple(file or base / path for file, path in zip(found, relative, strict=True))
     return Located(paths, np.array([file is not None for file in found], bool))
+
+
+def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
+    """For each photo the indices of those up to so many frames before and after it, and its own.
+
+    Frames are a folder's photos in the order of their names, in which numbers count by value.
+    """
+    folders: dict[PurePath, list[int]] = {}
+    for index, path in enumerate(paths):
+        folders.setdefault(path.parent, []).append(index)
+    near: list[list[int]] = [[]] * len(paths)
+    for members in folders.values():
+        members.sort(key=lambda index: _by_value(paths[index].name))
+        for place, index in enumerate(members):
+            near[index] = members[max(place - frames, 0) : place + frames + 1]
+    return near
+
+
+def _by_value(name: str) -> list[object]:
+    """What names sort by: frame2 comes before frame10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 class _Folders:

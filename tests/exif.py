@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 ORIENTATION = 0x0112
 SIZES = {1: "B", 3: "H", 4: "I"}
@@ -71,6 +71,24 @@ def with_entry(tiff, entry):
     whole = tiff + bytes(len(tiff) % 2)
     head = whole[:4] + struct.pack("<I", len(whole)) + whole[8:]
     return head + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+def jpeg_taken(position=None, heading=None, time=None, tint=0):
+    """A JPEG that says where and when it was taken, as phones write it."""
+    exif = Image.Exif()
+    if position is not None:
+        gps = {}
+        for tag, sides, degrees in ((1, "NS", position[0]), (3, "EW", position[1])):
+            whole, minutes = divmod(abs(degrees) * 60, 60)
+            gps |= {tag: sides[degrees < 0], tag + 1: (whole, int(minutes), minutes % 1 * 60)}
+        if heading is not None:
+            gps |= {16: "T", 17: heading}
+        exif[ExifTags.IFD.GPSInfo] = gps
+    if time is not None:
+        said = {ExifTags.Base.DateTimeOriginal: time.strftime("%Y:%m:%d %H:%M:%S")}
+        exif[ExifTags.IFD.Exif] = said
+    pixels = np.full((40, 50, 3), tint % 256, np.uint8)
+    return encoded(Image.fromarray(pixels), "JPEG", exif=exif)
 
 
 def raw_profile(exif):

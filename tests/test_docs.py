@@ -34,6 +34,8 @@ ROOMS = {
     "mixvpr describe": ("evaluation.describe_command", []),
     "mixvpr convert to-flax": ("conversion.command", ["to-flax"]),
     "mixvpr convert to-torch": ("conversion.command", ["to-torch"]),
+    "mixvpr pairs": ("evaluation.pairs_command", []),
+    "mixvpr places": ("places.command", []),
     "mixvpr report": ("report.command", []),
     "mixvpr export": ("export.command", []),
 }
@@ -107,7 +109,8 @@ def test_commands_have_the_options_that_pages_give_them(options):
             if name in COMMANDS:
                 seen.add(name)
                 assert set(used) <= options[name] | {"--help"}, f"{path.name}: {name}"
-    told = ("train", "eval", "describe", "export", "convert to-flax", "convert to-torch")
+    told = ("train", "eval", "describe", "pairs", "places", "export")
+    told += ("convert to-flax", "convert to-torch")
     assert {f"mixvpr {name}" for name in told} <= seen
     assert {"mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -159,7 +159,7 @@ def build_model(
     if problem:
         raise InputError(f"{source}: {problem}")
     filled = [
-        (path, leaf.replace(jnp.asarray(weights[name], leaf.dtype)))
+        (path, leaf.replace(jax.device_put(np.array(weights[name], leaf.dtype))))
         for name, (path, leaf) in leaves.items()
     ]
     return nnx.merge(graph, nnx.from_flat_state(filled))

@@ -60,7 +60,8 @@ class DataConfig:
         root: The folder that holds `Dataframes` and `Images`, or what
             `python -m mixvpr_jax.data.prepare` made of it; a path or gs:// address. None is
             `gsv_cities` in the folder that the environment variable MIXVPR_DATA names.
-        cities: Which cities, one after another in this order.
+        cities: Which cities, one after another in this order; none given means each that has a
+            table.
         places_per_batch: P.
         images_per_place: K, chosen anew in each epoch.
         min_images_per_place: Places with fewer are left out.
@@ -103,8 +104,6 @@ class DataConfig:
                 f"min_images_per_place: expected images_per_place ({self.images_per_place}) or "
                 f"more, found {self.min_images_per_place}"
             )
-        if not self.cities:
-            raise InputError("cities: expected at least one, found none")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
         require_positive(self, "prefetch", "timeout_seconds")

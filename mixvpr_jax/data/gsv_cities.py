@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from mixvpr_jax.checks import closest, nearest
+from mixvpr_jax.data.config import GSV_CITIES
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import as_path
 
@@ -130,6 +131,15 @@ def read_places(
             table.names = naming(table.path, table.names)
         parts.append(_places_of(table, index, cities, min_images))
     return _joined(tuple(cities), parts)
+
+
+def all_cities(root: epath.Path) -> tuple[str, ...]:
+    """Each that has a table, in the official order and then by name."""
+    found = {path.stem for path in (root / "Dataframes").glob("*.csv")}
+    official = [city for city in GSV_CITIES if city in found]
+    if not found:
+        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no tables")
+    return (*official, *sorted(found.difference(official)))
 
 
 @dataclass

@@ -27,8 +27,7 @@ with starting(__name__):
     from etils import epath
     from tqdm import tqdm
 
-    from mixvpr_jax.data.config import GSV_CITIES
-    from mixvpr_jax.data.gsv_cities import COLUMNS, is_blank, read_rows, whole
+    from mixvpr_jax.data.gsv_cities import COLUMNS, all_cities, is_blank, read_rows, whole
     from mixvpr_jax.data.sources import (
         CHECKSUMS,
         NAME,
@@ -85,7 +84,7 @@ def prepare_gsv_cities(
         raise _prepared_already(output)
     import_tfds()
     root = epath.Path(data_dir)
-    chosen = tuple(cities) or _all_cities(root)
+    chosen = tuple(cities) or all_cities(root)
     source, num_skipped = open_folder(root, chosen, min_images=1, skip_missing=skip_missing)
     stored = [read_city(source, index) for index in range(len(chosen))]
     num_bytes = int(sum(city.sizes.sum() for city in stored))
@@ -110,15 +109,6 @@ def prepare_gsv_cities(
 
 def _prepared_already(output: Path) -> InputError:
     return InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
-
-
-def _all_cities(root: epath.Path) -> tuple[str, ...]:
-    """Each that has a table, in the official order and then by name."""
-    found = {path.stem for path in (root / "Dataframes").glob("*.csv")}
-    official = [city for city in GSV_CITIES if city in found]
-    if not found:
-        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no tables")
-    return (*official, *sorted(found.difference(official)))
 
 
 def _require_space(output: Path, staging: Path, num_bytes: int) -> None:

@@ -17,7 +17,7 @@ from etils import epath
 
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
-from mixvpr_jax.data.gsv_cities import Places, other_names, read_places
+from mixvpr_jax.data.gsv_cities import Places, all_cities, other_names, read_places
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.listing import Fence, links_in, sizes_in
 from mixvpr_jax.storage import as_path
@@ -87,20 +87,24 @@ def open_source(config: DataConfig) -> Source:
     as_path(config.folder)  # refuses addresses of unknown kind
     root, least = epath.Path(config.folder), config.min_images_per_place
     if (prepared := find_prepared(root)) is not None:
-        source = PreparedSource(
-            str(prepared), read_places(prepared, config.cities, min_images=least)
-        )
+        cities = config.cities or all_cities(prepared)
+        source = PreparedSource(str(prepared), read_places(prepared, cities, min_images=least))
         _check_shards(prepared, source.places)
     else:
         _refuse_other_versions(root)
         options = {"min_images": least, "skip_missing": config.skip_missing}
-        source, num_skipped = open_folder(root, config.cities, **options)
+        source, num_skipped = open_folder(root, config.cities or all_cities(root), **options)
         if num_skipped:
             logger.warning("note: %s: %d missing images left out", root, num_skipped)
     if (found := len(source.places)) < 2:
         raise InputError(
             f"{config.folder}: expected 2 places or more, found {found}: there are no negatives; "
             "add to data.cities, or lower data.min-images-per-place"
+        )
+    if found < config.places_per_batch:
+        logger.warning(
+            "note: %s: %d places, fewer than a batch of data.places-per-batch %d",
+            *(root, found, config.places_per_batch),
         )
     return source
 

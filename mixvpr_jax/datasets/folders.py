@@ -171,11 +171,14 @@ def _positions(
             f"{len(labelled)} of {len(paths)}; without it, for one: {unlabelled}; move those "
             "without a position to a folder of their own"
         )
-    utm = np.array([_position(path) for path in paths], np.float64)
-    return utm, np.array([_zone(path, north) for path, north in zip(paths, utm[:, 1], strict=True)])
+    utm = np.array([position_of(path) for path in paths], np.float64)
+    return utm, np.array(
+        [zone_of(path, north) for path, north in zip(paths, utm[:, 1], strict=True)]
+    )
 
 
-def _position(path: AnyPath) -> tuple[float, float]:
+def position_of(path: AnyPath) -> tuple[float, float]:
+    """East and north in metres, in a name's first two fields; raises InputError without them."""
     parts = path.name.split("@")[1:3]
     if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
         raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
@@ -185,7 +188,7 @@ def _position(path: AnyPath) -> tuple[float, float]:
     return east, north
 
 
-def _zone(path: AnyPath, north: float) -> str:
+def zone_of(path: AnyPath, north: float) -> str:
     """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
 
     Names of other forms may hold anything there: then a letter must fit the northing.

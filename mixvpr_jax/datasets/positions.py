@@ -146,24 +146,28 @@ def positives_of(queries: Placed, database: Placed, radius_m: float) -> list[np.
 
 
 def _on_earth(images: Placed) -> np.ndarray:
-    """[n, 3] metres from the middle of the Earth (WGS 84)."""
-    points = np.empty((len(images.utm), 3))
+    """[n, 3] metres from the middle of the Earth."""
+    degrees = np.empty((len(images.utm), 2))
     for zone in np.unique(images.zones).tolist():
         of_zone = images.zones == zone
         # "Northern" with negative metres is the south.
         east, north = images.utm[of_zone].T
-        degrees = to_latlon(east, north, zone, northern=True, strict=False)
-        latitude, longitude = np.radians(degrees)
-        normal = EQUATOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * np.sin(latitude) ** 2)
-        points[of_zone] = np.stack(
-            [
-                normal * np.cos(latitude) * np.cos(longitude),
-                normal * np.cos(latitude) * np.sin(longitude),
-                normal * (1 - ECCENTRICITY_SQUARED) * np.sin(latitude),
-            ],
-            axis=1,
-        )
-    return points
+        degrees[of_zone] = np.stack(to_latlon(east, north, zone, northern=True, strict=False), 1)
+    return earth_centred(degrees)
+
+
+def earth_centred(degrees: np.ndarray) -> np.ndarray:
+    """[n, 3] metres from the middle of the Earth, of [n, 2] latitudes and longitudes (WGS 84)."""
+    latitude, longitude = np.radians(degrees).T
+    normal = EQUATOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * np.sin(latitude) ** 2)
+    return np.stack(
+        [
+            normal * np.cos(latitude) * np.cos(longitude),
+            normal * np.cos(latitude) * np.sin(longitude),
+            normal * (1 - ECCENTRICITY_SQUARED) * np.sin(latitude),
+        ],
+        axis=1,
+    )
 
 
 def on_one_plane(database: Placed, queries: Placed) -> tuple[np.ndarray, np.ndarray]:

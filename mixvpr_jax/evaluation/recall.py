@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.search import nearest, rounding_of_scores, squared_distances
+from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath
 
 QUERIES_AT_ONCE = 256
@@ -205,10 +205,8 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
         InputError: Frames to leave out, and no query of the database, or none is left of it.
     """
     places: dict[object, list[int]] = {}
-    folders: dict[AnyPath, list[int]] = {}
     for index, path in enumerate(data.database):
         places.setdefault(_identity(path), []).append(index)
-        folders.setdefault(path.parent, []).append(index)
     own = [places.get(_identity(path), []) for path in data.queries]
     if not any(own):
         if frames is not None:
@@ -218,11 +216,7 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
             )
         return data
     if frames:
-        near: dict[int, list[int]] = {}
-        for members in folders.values():
-            members.sort(key=lambda index: _by_value(data.database[index].name))
-            for place, index in enumerate(members):
-                near[index] = members[max(place - frames, 0) : place + frames + 1]
+        near = frames_near(data.database, frames)
         own = [sorted({other for index in some for other in near[index]}) for some in own]
     elif max(map(len, own)) == len(data.database):
         logger.warning("the database holds one photo, a query: it finds itself, and nothing else")
@@ -276,9 +270,3 @@ def _identity(path: AnyPath) -> object:
         except OSError:  # which is told when it is read
             return path.absolute()
     return path
-
-
-def _by_value(name: str) -> list[object]:
-    """What names sort by: frame2 comes before frame10."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]

@@ -13,7 +13,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.layers import Conv
 from mixvpr_jax.models.mixvpr import MixVPR
-from mixvpr_jax.models.normalization import BatchNorm
+from mixvpr_jax.models.normalization import BatchNorm, folded
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeMPool, cell_weights
 from mixvpr_jax.models.resnet import Block
 from mixvpr_jax.models.vpr import VPRModel
@@ -109,19 +109,15 @@ class _Graph:
         return self.add("Cast", x, to=kind)
 
     def conv(self, conv: Conv, norm: BatchNorm, x: str) -> str:
-        """A convolution with its BatchNorm, which float64 folds into kernel and bias."""
-        scale, bias, mean, var = (
-            np.asarray(value[...], np.float64)
-            for value in (norm.scale, norm.bias, norm.mean, norm.var)
-        )
-        factor = scale / np.sqrt(var + norm.epsilon)
-        kernel = (np.asarray(conv.kernel[...], np.float64) * factor).transpose(3, 2, 0, 1)
+        """A convolution that holds its BatchNorm."""
+        kernel, offset = folded(conv, norm)
+        kernel = kernel.transpose(3, 2, 0, 1)
         padding = kernel.shape[2] // 2
         return self.add(
             "Conv",
             x,
             self.weight(kernel),
-            self.weight(bias - mean * factor),
+            self.weight(offset),
             kernel_shape=kernel.shape[2:],
             pads=[padding] * 4,
             strides=[conv.stride] * 2,

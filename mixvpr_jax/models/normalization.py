@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -21,6 +22,7 @@ from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.models.layers import Conv, param_dtype, precision
 
 Pair = tuple[Array, Array]
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 class BatchNorm(nnx.Module):
@@ -43,6 +45,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, stored))
         self.use_running_average = True
         self.axis_name: str | None = None
+        self.is_folded = False  # see `fold`
 
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
@@ -108,6 +111,9 @@ def normalized_conv(
     averages it always is. In training it is for 1x1 convolutions that do not narrow: the moments of
     their output follow from those of their input, which is smaller. CPUs have no use for that.
     """
+    if norm.is_folded:
+        y = conv(x)
+        return y + norm.bias[...].astype(y.dtype)[None, None, None]
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
     if not norm.use_running_average and (size > 1 or narrow > broad or conv.on_cpu):
@@ -118,6 +124,33 @@ def normalized_conv(
     factor, offset = norm.affine(strided.shape, valid, sums)
     y = conv(x, kernel * factor[None, None, None])
     return y + offset.astype(y.dtype)[None, None, None]
+
+
+def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and offset of one convolution that is `norm(conv(x))` by batch_stats, in float64."""
+    kernel, scale, bias, mean, var = (
+        np.asarray(value[...], np.float64)
+        for value in (conv.kernel, norm.scale, norm.bias, norm.mean, norm.var)
+    )
+    factor = scale / np.sqrt(var + norm.epsilon)
+    return kernel * factor, bias - mean * factor
+
+
+def fold(model: Module) -> Module:
+    """A copy for inference, whose convolutions hold what its BatchNorms do.
+
+    It shares all other weights with the model, which stays as it is.
+    """
+    model = nnx.clone(model)
+    for _, module in nnx.iter_modules(model):
+        for name, norm in vars(module).items():
+            if isinstance(norm, BatchNorm):
+                conv = getattr(module, name.replace("bn", "conv"))
+                kernel, offset = folded(conv, norm)
+                conv.kernel[...] = jax.device_put(kernel.astype(conv.kernel.dtype))
+                norm.bias[...] = jax.device_put(offset.astype(norm.bias.dtype))
+                norm.is_folded = True
+    return model
 
 
 def _sums(

@@ -1,0 +1,214 @@
+"""Pairs of photos to match, as hloc and COLMAP read them: a query and a database photo a line."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from mixvpr_jax.checks import nearest
+from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.evaluation.output import read_names
+from mixvpr_jax.evaluation.search import Index
+from mixvpr_jax.exif import read_exif
+from mixvpr_jax.listing import frames_near
+from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
+
+SECONDS = {10: 1.0, 13: 1e-3, 16: 1e-6, 19: 1e-9}  # units of a time since 1970, by its digits
+SIDES = ("database", "query")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Names of n photos, below `folder` where it is known, and their descriptors [n, d]."""
+
+    names: list[str]
+    descriptors: np.ndarray
+    folder: AnyPath | None
+
+
+def find_pairs(
+    database: Photos, queries: Photos, top: int, exclude_near: str | None, min_score: float | None
+) -> list[tuple[str, str]]:
+    """Each query's nearest photos, nearest first, that are neither itself nor near it.
+
+    Raises:
+        InputError: Names with spaces, unknown times, descriptors that do not fit, no pair at all.
+    """
+    for name in (*database.names, *queries.names):
+        if not name or any(map(str.isspace, name)):
+            raise InputError(
+                f"expected names without spaces, at which hloc and COLMAP split a line, found "
+                f"{name!r}; rename it"
+            )
+    left_out = _left_out(database, queries, exclude_near)
+    most = top + max(map(len, left_out), default=0)
+    indices, _ = Index(database.descriptors).search(queries.descriptors, most)
+    found = []
+    for row, name in enumerate(queries.names):
+        some = indices[row][~np.isin(indices[row], left_out[row])][:top]
+        if min_score is not None:
+            some = some[_cosines(queries.descriptors[row], database.descriptors[some]) >= min_score]
+        found += [(name, database.names[index]) for index in some.tolist()]
+    if not found:
+        least = "" if min_score is None else f", or whose score is at least {min_score:g}"
+        raise InputError(f"expected pairs of photos that are not left out{least}, found none")
+    return found
+
+
+def _cosines(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    query, rows = (array.astype(np.float64) for array in (query, rows))
+    return rows @ query / (np.linalg.norm(rows, axis=1) * np.linalg.norm(query))
+
+
+def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> list[list[int]]:
+    """For each query the indices of the database photos that are itself or near it."""
+    places = defaultdict[str, list[int]](list)
+    for index, name in enumerate(database.names):
+        places[name].append(index)
+    own = [places.get(name, []) for name in queries.names]
+    if exclude_near is None:
+        return own
+    parsed = re.fullmatch(r"(\d+)|(\d+\.?\d*)s", exclude_near, re.ASCII)
+    if parsed is None:
+        raise InputError(
+            f"exclude_near: expected frames (10) or seconds (30s), found {exclude_near}"
+        )
+    if not any(own):
+        raise InputError(
+            "exclude_near: expected queries that are database photos, found none; leave it out"
+        )
+    if parsed[1]:
+        near = frames_near([PurePosixPath(name) for name in database.names], int(parsed[1]))
+        return [sorted({other for index in some for other in near[index]}) for some in own]
+    times, seconds = _times(database), float(parsed[2])
+    return [
+        np.flatnonzero((np.abs(times[:, None] - times[some]) <= seconds).any(1)).tolist()
+        for some in own
+    ]
+
+
+def _times(photos: Photos) -> np.ndarray:
+    """[n] seconds, by the names where all of them are times since 1970, else by EXIF."""
+    stems = [PurePosixPath(name).stem.split(".") for name in photos.names]
+    if all(len(whole) in SECONDS and "".join([whole, *rest]).isdecimal() for whole, *rest in stems):
+        return np.array(
+            [float(".".join(stem)) * SECONDS[len(stem[0])] for stem in stems], np.float64
+        )
+    if photos.folder is None:
+        raise InputError(
+            "exclude_near: expected names that are times since 1970, or photos whose EXIF data "
+            f"tell the time; found {photos.names[0]}; give --photos FOLDER"
+        )
+    times = [read_exif(photos.folder / name).time for name in photos.names]
+    known = [time.timestamp() for time in times if time is not None]
+    if len(known) < len(times):
+        raise InputError(
+            f"exclude_near: expected EXIF data with the time in every photo, found none in "
+            f"{len(times) - len(known)} of {len(times)}, the first "
+            f"{photos.names[times.index(None)]}; give a number of frames"
+        )
+    return np.array(known, np.float64)
+
+
+# Files of descriptors -----------------------------------------------------------------------------
+
+
+def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos]:
+    """The database and the queries; the same twice where a file holds one set of photos."""
+    with reaching(source):
+        is_folder, there = source.is_dir(), source.exists()
+    if not there:
+        raise InputError(
+            f"{source}: expected an evaluation's output folder or descriptors (.npy, .h5), found "
+            f"no such file{nearest(source)}"
+        )
+    if is_folder:
+        return _read_evaluation(source, folder)
+    photos = _read_file(source, folder)
+    return photos, photos
+
+
+def _read_file(source: AnyPath, folder: AnyPath | None) -> Photos:
+    if source.suffix == ".npy":
+        lines = _bytes_of(source.with_suffix(".txt")).decode("utf-8", "surrogateescape")
+        return _named(source, lines.splitlines(), _load(source), folder)
+    if source.suffix == ".h5":
+        return _named(source, *_load_hloc(source), folder)
+    raise InputError(f"{source}: expected descriptors (.npy, .h5), found another file")
+
+
+def _named(
+    source: AnyPath, names: list[str], descriptors: np.ndarray, folder: AnyPath | None
+) -> Photos:
+    if len(names) != len(descriptors):
+        raise InputError(
+            f"{source}: expected a name for each descriptor, found {len(names):,} names and "
+            f"{len(descriptors):,} descriptors; describe the photos again"
+        )
+    return Photos(names, descriptors, folder)
+
+
+def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos]:
+    database, queries = (
+        list(map(as_path, read_names(output / f"{side}_images.csv"))) for side in SIDES
+    )
+    folders = {path.parent for path in (*database, *queries)}
+    if not folders:
+        raise InputError(f"{output}: expected what mixvpr eval writes; evaluate again")
+    if folder is None:
+        around = (above for some in folders for above in (some, *some.parents))
+        folder = next(
+            (above for above in around if all(other.is_relative_to(above) for other in folders)),
+            None,
+        )
+    if folder is None or not all(other.is_relative_to(folder) for other in folders):
+        where = "one folder" if folder is None else str(folder)
+        raise InputError(f"{output}: expected photos of {where}; give --photos FOLDER")
+    found = []
+    for paths, side in ((database, SIDES[0]), (queries, SIDES[1])):
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        found.append(_named(output, names, _load(output / f"{side}_descriptors.npy"), folder))
+    return found[0], found[1]
+
+
+def _bytes_of(file: AnyPath) -> bytes:
+    with reaching(file):
+        if not file.is_file():
+            raise InputError(f"{file}: expected the names of the descriptors, found no such file")
+        return file.read_bytes()
+
+
+def _load(file: AnyPath) -> np.ndarray:
+    try:
+        with local_copy(file) as copy:
+            return np.load(copy, mmap_mode="r", allow_pickle=False)
+    except (ValueError, FileNotFoundError, EOFError) as error:
+        raise InputError(f"{file}: expected descriptors, found: {error}") from None
+
+
+def _load_hloc(file: AnyPath) -> tuple[list[str], np.ndarray]:
+    """Names and descriptors [n, d] out of the groups that hold a `global_descriptor`."""
+    with extra("hloc", f"{file}: expected h5py"):
+        import h5py
+
+    found: list[tuple[str, Sequence[float]]] = []
+
+    def visit(name: str, node: object) -> None:
+        if name.endswith("/global_descriptor") and isinstance(node, h5py.Dataset):
+            found.append((name.removesuffix("/global_descriptor"), node[()]))
+
+    try:
+        with local_copy(file) as copy, h5py.File(copy, "r") as groups:
+            groups.visititems(visit)
+        names, rows = zip(*found, strict=True)
+        return list(names), np.stack(rows)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: expected groups with a global_descriptor of one size, as hloc writes them, "
+            f"found: {error}"
+        ) from None

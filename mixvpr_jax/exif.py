@@ -1,0 +1,91 @@
+"""Where and when a photo was taken, as its EXIF data say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from PIL import ExifTags, Image
+
+from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
+
+GPS = ExifTags.GPS
+SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is known of a photo; None for what is not.
+
+    Attributes:
+        position: Latitude and longitude in degrees (WGS 84).
+        heading: Where the camera looked, in degrees from north, clockwise; 0 to 360.
+        time: By the camera's clock, which knows no time zone.
+    """
+
+    position: tuple[float, float] | None = None
+    heading: float | None = None
+    time: datetime | None = None
+
+
+def read_exif(path: AnyPath) -> Taken:
+    """Reads a photo's EXIF data; those that cannot be understood count as missing.
+
+    A position of exactly 0, 0 counts as missing: cameras write it while they search for satellites.
+    """
+    with reaching(path), path.open("rb") as file:
+        try:
+            exif = Image.open(file).getexif()
+            gps, camera = (exif.get_ifd(ifd) for ifd in (ExifTags.IFD.GPSInfo, ExifTags.IFD.Exif))
+        except OutOfReach:
+            raise
+        except Exception:  # Pillow's metadata readers raise many kinds
+            return Taken()
+    latitude = _degrees(gps, GPS.GPSLatitude, GPS.GPSLatitudeRef, 90)
+    longitude = _degrees(gps, GPS.GPSLongitude, GPS.GPSLongitudeRef, 180)
+    position = None
+    if latitude is not None and longitude is not None and (latitude or longitude):
+        position = latitude, longitude
+    heading = _number(gps.get(GPS.GPSImgDirection))
+    base = ExifTags.Base
+    return Taken(
+        position,
+        heading % 360 if heading is not None and 0 <= heading <= 360 else None,
+        _time(camera.get(base.DateTimeOriginal), camera.get(base.SubsecTimeOriginal))
+        or _time(exif.get(base.DateTime), camera.get(base.SubsecTime)),
+    )
+
+
+def _degrees(gps: Mapping[int, Any], tag: int, ref: int, largest: int) -> float | None:
+    """Degrees, minutes and seconds as one signed number of degrees."""
+    parts, side = gps.get(tag), str(gps.get(ref, "")).strip("\0 ").upper()
+    if not isinstance(parts, tuple) or len(parts) != 3 or side not in SIGNS:
+        return None
+    numbers = [number for part in parts if (number := _number(part)) is not None]
+    if len(numbers) < 3:
+        return None
+    degrees = SIGNS[side] * math.fsum(number / 60**at for at, number in enumerate(numbers))
+    return degrees if abs(degrees) <= largest else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; EXIF writes what it does not know as 0/0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _time(text: Any, fraction: Any) -> datetime | None:
+    """`2026:11:27 12:00:00` and its fraction of a second, "25" for 0.25."""
+    digits = str(fraction).strip("\0 ")
+    try:
+        time = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:  # 0000:00:00, of a clock that was not set
+        return None
+    part = float(f"0.{digits}") if digits.isdecimal() and digits.isascii() else 0.0
+    return time + timedelta(seconds=part)

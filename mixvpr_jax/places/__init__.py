@@ -1,0 +1,1 @@
+"""Training data of one's own photos."""

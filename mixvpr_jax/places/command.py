@@ -1,0 +1,221 @@
+"""Makes training data in GSV-Cities' form of photos whose positions are known.
+
+Photos near one another that look the same way make a place. They become hard links where they lie
+on the disk of the output, and copies elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from mixvpr_jax.checks import require_positive
+from mixvpr_jax.errors import InputError, ending_at_once, run_command
+from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
+
+if TYPE_CHECKING:
+    from mixvpr_jax.exif import Taken
+    from mixvpr_jax.places.grouping import Place
+
+UNKNOWN = -1  # a heading
+PHOTOS = "A folder of photos, searched at any depth."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacesConfig:
+    """What to make, and what makes a place.
+
+    Attributes:
+        output: Folder to make: Dataframes, Images, and photos.csv with what became of each photo.
+        positions: A table with the columns image, lat and lon (or east, north and zone), and
+            perhaps heading (degrees from north) and time; by default names
+            (@utm_east@utm_north@…) and EXIF tell.
+        zone: UTM zone and latitude band, such as 32U, of metres that come without.
+        name: Name of the cities; that of the folder of photos if not given.
+        radius_m: How far a place's photos lie from the one in their middle, in metres.
+        heading_degrees: The sector of a place's headings, with that one's in its middle.
+        apart_m: Least distance of two places of one city whose headings differ by no more than
+            that, in metres.
+        min_images: Places with fewer photos are left out.
+        min_days: Places photographed on fewer days are left out.
+    """
+
+    output: str
+    positions: str | None = None
+    zone: str | None = None
+    name: str | None = None
+    radius_m: float = 10.0
+    heading_degrees: float = 60.0
+    apart_m: float = 40.0
+    min_images: int = 4
+    min_days: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
+        if self.heading_degrees > 360:
+            raise InputError(f"heading_degrees: expected at most 360, found {self.heading_degrees}")
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.name):
+            raise InputError(f"name: expected letters, digits and hyphens, found {self.name}")
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Makes what the command line says."""
+    run_command(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """The same; errors are the caller's to report."""
+    tyro.cli(interface(), prog=prog, description=__doc__, args=arguments)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return command
+
+
+def command(
+    photos: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS", help=PHOTOS)],
+    config: Annotated[PlacesConfig, tyro.conf.arg(name="")],
+) -> None:
+    """Makes training data, and prints what came of the photos."""
+    made = make_places(as_path(photos), config)
+    listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
+    print(
+        f"{made.num_known:,} of {made.num_photos:,} photos have a position: {listed} lists them",
+        f"{len(made.places):,} places of {made.num_used:,} photos; cities: {made.num_cities}",
+        f"train on them: mixvpr train finetune --data.root {root} --workdir RUN",
+        sep="\n",
+    )
+
+
+@dataclass(frozen=True)
+class Made:
+    """The places of a folder, and how many of its photos have a position."""
+
+    places: Sequence[Place]
+    num_photos: int
+    num_known: int
+
+    @property
+    def num_used(self) -> int:
+        """The photos of all places."""
+        return sum(len(place.photos) for place in self.places)
+
+    @property
+    def num_cities(self) -> int:
+        """Cities are numbered from 0."""
+        return 1 + max(place.city for place in self.places)
+
+
+def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
+    """Makes training data of a folder of photos.
+
+    Raises:
+        InputError: No photo with a position, a position out of range, no two places; an output
+            that is there already. Nothing is written then.
+    """
+    with ending_at_once():
+        from mixvpr_jax.datasets.folders import list_images
+        from mixvpr_jax.places.grouping import MIN_PLACES, Place, group
+        from mixvpr_jax.places.positions import find_positions
+
+    output = as_path(config.output)
+    if not isinstance(output, Path):
+        raise InputError(f"output: expected a folder of this machine, found {output}")
+    if output.exists():
+        raise InputError(f"{output}: expected no such folder, found one; choose another")
+    paths = list_images(photos)
+    taken = find_positions(photos, paths, config.positions, config.zone)
+    known = [index for index, one in enumerate(taken) if one.position is not None]
+    if not known:
+        raise InputError(
+            f"{photos}: expected photos with a position (EXIF, @utm_east@utm_north@ names, or "
+            f"--positions FILE.csv), found none among {len(paths):,}"
+        )
+    options = ("radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
+    found = group(
+        [taken[index] for index in known], **{name: getattr(config, name) for name in options}
+    )
+    if len(found) < MIN_PLACES:
+        raise InputError(
+            f"{photos}: expected {MIN_PLACES} places of {config.min_images} photos or more that "
+            f"lie {config.apart_m:g} m apart, found none such, with {len(known):,} of "
+            f"{len(paths):,} photos that have a position; change --radius-m, "
+            "--apart-m, --heading-degrees, --min-images or --min-days"
+        )
+    places = [Place(p.city, p.place_id, tuple(known[i] for i in p.photos)) for p in found]
+    made = Made(places, len(paths), len(known))
+    name = config.name or re.sub(r"[^A-Za-z0-9-]+", "-", photos.resolve().name).strip("-")
+    cities = [f"{name or 'Places'}{number or ''}" for number in range(made.num_cities)]
+    with atomic_folder(output) as temporary:
+        _write(temporary, cities, (photos, paths, taken), places)
+    return made
+
+
+def _write(
+    output: Path,
+    cities: Sequence[str],
+    photos: tuple[AnyPath, Sequence[AnyPath], Sequence[Taken]],
+    places: Sequence[Place],
+) -> None:
+    """Writes a table a city, the photos, and which image each photo became."""
+    from mixvpr_jax.data.gsv_cities import COLUMNS
+    from mixvpr_jax.places.positions import relative
+
+    (folder, paths, taken), images = photos, {}
+    (output / "Dataframes").mkdir()
+    for number, city in enumerate(cities):
+        (output / "Images" / city).mkdir(parents=True)
+        table: list[Sequence[object]] = [COLUMNS]
+        for place in (place for place in places if place.city == number):
+            for index in place.photos:
+                row = _row(place.place_id, taken[index], city, f"{index:06d}")
+                table.append(row)
+                images[index] = f"Images/{city}/{_name(row)}"
+                _copy(paths[index], output / images[index])
+        _write_csv(output / "Dataframes" / f"{city}.csv", table)
+    told: list[Sequence[object]] = [("photo", "lat", "lon", "image")]
+    for index, path in enumerate(paths):
+        position = taken[index].position or ("", "")
+        told.append((relative(path, folder), *position, images.get(index, "")))
+    _write_csv(output / "photos.csv", told)
+
+
+def _row(place_id: int, taken: Taken, city: str, panoid: str) -> tuple[object, ...]:
+    """An image in GSV-Cities' columns; an unknown year and month are 0."""
+    assert taken.position is not None
+    year, month = (taken.time.year, taken.time.month) if taken.time else (0, 0)
+    heading = UNKNOWN if taken.heading is None else round(taken.heading) % 360
+    latitude, longitude = (round(degrees, 7) for degrees in taken.position)
+    return place_id, year, month, heading, city, latitude, longitude, panoid
+
+
+def _name(row: tuple[object, ...]) -> str:
+    """An image's name by its row."""
+    place_id, year, month, heading, city, *others = row
+    where = "_".join(map(str, others))
+    return f"{city}_{place_id:07d}_{year:04d}_{month:02d}_{heading:03d}_{where}.jpg"
+
+
+def _copy(source: AnyPath, target: Path) -> None:
+    with reaching(source):
+        if not is_local(source):
+            target.write_bytes(source.read_bytes())
+            return
+    try:
+        target.hardlink_to(Path(source).resolve())
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _write_csv(file: Path, rows: Sequence[Sequence[object]]) -> None:
+    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        csv.writer(text).writerows(rows)

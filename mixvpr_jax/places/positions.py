@@ -1,0 +1,159 @@
+"""Where and when photos were taken: by a table, by their names, or by their EXIF data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from utm import to_latlon
+from utm.error import OutOfRangeError
+
+from mixvpr_jax.datasets.folders import position_of, zone_of
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.exif import Taken, read_exif
+from mixvpr_jax.storage import AnyPath, as_path, reaching
+
+FIELDS = {
+    "name": ("image", "name", "file", "filename", "path", "photo"),
+    "latitude": ("lat", "latitude"),
+    "longitude": ("lon", "lng", "longitude"),
+    "east": ("east", "easting", "utm_east"),
+    "north": ("north", "northing", "utm_north"),
+    "zone": ("zone", "utm_zone"),
+    "heading": ("heading", "northdeg", "bearing"),
+    "time": ("time", "timestamp", "date", "datetime"),
+}
+"""The titles that columns of a table of positions may have."""
+
+
+def find_positions(
+    folder: AnyPath, paths: Sequence[AnyPath], table_file: str | None, zone: str | None
+) -> list[Taken]:
+    """What is known of each photo, by the table, or else its name, or else EXIF."""
+    table = None
+    if table_file is not None:
+        table = _read_table(as_path(table_file), zone)
+        names = {relative(path, folder) for path in paths}
+        if not names & table.keys():
+            raise InputError(
+                f"{table_file}: expected names relative to {folder}, such as "
+                f"{min(names)}, found {next(iter(table), 'no row')}"
+            )
+
+    def of(path: AnyPath) -> Taken:
+        if table is not None:
+            return table.get(relative(path, folder), Taken())
+        return _of_name(path, zone) if path.name.startswith("@") else read_exif(path)
+
+    return list(map(of, paths))
+
+
+def relative(path: AnyPath, folder: AnyPath) -> str:
+    """A photo's name in tables."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _of_name(path: AnyPath, zone: str | None) -> Taken:
+    """By `@utm_east@utm_north@…`; VPR-datasets-downloader adds heading and month, as in 201907."""
+    east, north = position_of(path)
+    position = _to_degrees(path, east, north, zone_of(path, north) or zone)
+    fields = path.name.split("@")
+    heading, time = (fields[9], fields[13]) if len(fields) >= 15 else ("", "")
+    return Taken(position, _to_heading(path, heading), _to_time(path, time))
+
+
+def _to_degrees(source: object, east: float, north: float, zone: str | None) -> tuple[float, float]:
+    if not zone:
+        raise InputError(f"{source}: expected the UTM zone of metres; give it, such as --zone 32U")
+    if not (found := re.fullmatch(r"(\d\d?)\s*([C-HJ-NP-X])", zone.strip().upper(), re.ASCII)):
+        raise InputError(f"{source}: expected a UTM zone with its band, as in 32U, found {zone}")
+    try:
+        latitude, longitude = to_latlon(east, north, int(found[1]), found[2])
+    except OutOfRangeError as error:
+        raise InputError(
+            f"{source}: expected metres of UTM zone {zone}, found {east:g}, {north:g}: {error}"
+        ) from None
+    return float(latitude), float(longitude)
+
+
+def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
+    """Name → what its row says; a row without a position says that there is none."""
+    with reaching(file):
+        if not file.is_file():
+            raise InputError(f"{file}: expected a table of positions, found no such file")
+        try:
+            text = file.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: expected text in UTF-8, found {error}") from None
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    titles = {title.strip().lower(): title for title in rows.fieldnames or ()}
+    columns = {
+        field: titles[known]
+        for field, several in FIELDS.items()
+        for known in several
+        if known in titles
+    }
+    in_degrees = {"latitude", "longitude"} <= columns.keys()
+    if "name" not in columns or not (in_degrees or {"east", "north"} <= columns.keys()):
+        raise InputError(
+            f"{file}: expected columns image, lat and lon (or east, north and zone), found "
+            f"{', '.join(titles) or 'none'}"
+        )
+    found: dict[str, Taken] = {}
+    for row in rows:
+        cells = {field: (row[title] or "").strip() for field, title in columns.items()}
+        name, where = PurePosixPath(cells["name"]).as_posix(), f"{file}: line {rows.line_num}"
+        if name in found:
+            raise InputError(f"{where}: expected each photo once, found {name} again")
+        heading = _to_heading(where, cells.get("heading", ""))
+        time = _to_time(where, cells.get("time", ""))
+        found[name] = Taken(_position(where, cells, zone), heading, time)
+    return found
+
+
+def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[float, float] | None:
+    in_degrees = "latitude" in cells and "longitude" in cells
+    both = ("latitude", "longitude") if in_degrees else ("east", "north")
+    texts = [cells[field] for field in both]
+    if not any(texts):
+        return None
+    try:
+        first, second = map(float, texts)
+    except ValueError:
+        raise InputError(f"{where}: expected two numbers, found {texts[0]}, {texts[1]}") from None
+    if not in_degrees:
+        return _to_degrees(where, first, second, cells.get("zone") or zone)
+    if not (abs(first) <= 90 and abs(second) <= 180):
+        raise InputError(
+            f"{where}: expected latitude and longitude in degrees, found {first:g}, {second:g}"
+        )
+    return first, second
+
+
+def _to_heading(where: object, text: str) -> float | None:
+    if not text:
+        return None
+    with suppress(ValueError):
+        if -180 <= (heading := float(text)) <= 360:
+            return heading % 360
+    raise InputError(f"{where}: expected a heading from 0 to 360 degrees, found {text}")
+
+
+def _to_time(where: object, text: str) -> datetime | None:
+    """ISO 8601, EXIF's form, seconds since 1970, a year and month (201907), or nothing."""
+    if not text:
+        return None
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    for form in ("%Y:%m:%d %H:%M:%S", "%Y%m"):
+        with suppress(ValueError):
+            return datetime.strptime(text, form)
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(float(text))
+    raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")

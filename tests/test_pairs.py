@@ -1,0 +1,157 @@
+"""Pairs of photos for hloc and COLMAP."""
+
+from datetime import datetime, timedelta
+
+import h5py
+import numpy as np
+import pytest
+from exif import jpeg_taken
+from folders import write_images
+
+from mixvpr_jax import InputError
+from mixvpr_jax.evaluation.pairs import Photos, find_pairs
+from mixvpr_jax.evaluation.pairs_command import PairsConfig, command
+
+
+def read_as_hloc(path):
+    """What hloc's parse_retrieval makes of a file of pairs."""
+    found = {}
+    for line in path.read_text().rstrip("\n").split("\n"):
+        query, name = line.split(" ")
+        found.setdefault(query, []).append(name)
+    return found
+
+
+def write_pairs(source, pairs, **options):
+    command(str(source), str(pairs), PairsConfig(**options))
+
+
+def on_a_circle(count):
+    """Descriptors of a robot's loop: the nearest of each are those before and after it."""
+    angles = 2 * np.pi * np.arange(count) / count
+    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+@pytest.fixture
+def loop(tmp_path):
+    names = [f"cam/frame{i}.jpg" for i in range(12)]
+    np.save(tmp_path / "d.npy", on_a_circle(12))
+    (tmp_path / "d.txt").write_text("".join(f"{name}\n" for name in names))
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for name, row in zip(names, on_a_circle(12), strict=True):
+            file.create_group(name)["global_descriptor"] = row
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["d.npy", "d.h5"])
+def test_a_sequence_searched_in_itself(loop, name, capsys):
+    write_pairs(loop / name, loop / "pairs.txt", top=2)
+    found = read_as_hloc(loop / "pairs.txt")
+    assert len(found) == 12
+    assert set(found["cam/frame0.jpg"]) == {"cam/frame1.jpg", "cam/frame11.jpg"}
+    assert "24 pairs of 12 queries" in capsys.readouterr().out
+
+    write_pairs(loop / name, loop / "far.txt", top=2, exclude_near="1")
+    far = read_as_hloc(loop / "far.txt")
+    # Frame 11 looks like frame 0, but was seen last.
+    assert far["cam/frame0.jpg"][0] == "cam/frame11.jpg"
+    assert set(far["cam/frame5.jpg"]) == {"cam/frame3.jpg", "cam/frame7.jpg"}
+
+
+@pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
+def test_seconds_by_names(unit):
+    names = [f"{1_700_000_000 * unit + 2 * i * unit}.png" for i in range(12)]
+    photos = Photos(names, on_a_circle(12), None)
+    pairs = find_pairs(photos, photos, 11, "4s", None)
+    near = {names[i] for i in range(3, 8)}
+    assert {name for query, name in pairs if query == names[5]} == {*names} - near
+
+
+def test_seconds_by_exif(tmp_path):
+    start = datetime(2026, 11, 27, 23, 59, 58)
+    names = [f"{i}.jpg" for i in range(8)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(jpeg_taken(time=start + timedelta(seconds=i)))
+    photos = Photos(names, on_a_circle(8), tmp_path)
+    pairs = find_pairs(photos, photos, 8, "2s", None)
+    assert [name for query, name in pairs if query == "0.jpg"] == [
+        *("7.jpg", "6.jpg", "3.jpg", "5.jpg", "4.jpg")
+    ]
+    with pytest.raises(InputError, match=r"give --photos FOLDER"):
+        find_pairs(Photos(names, on_a_circle(8), None), photos, 8, "2s", None)
+    (tmp_path / "3.jpg").write_bytes(jpeg_taken())
+    with pytest.raises(InputError, match=r"in 1 of 8, the first 3.jpg; give a number of frames"):
+        find_pairs(photos, photos, 8, "2s", None)
+
+
+def test_scores_are_cosines(loop, capsys):
+    path = loop / "pairs.txt"
+    write_pairs(loop / "d.npy", path, min_score=0.49)  # 60 degrees, at 30 degrees a frame
+    assert {len(names) for names in read_as_hloc(path).values()} == {4}
+    with pytest.raises(InputError, match=r"at least 1.5, found none"):
+        write_pairs(loop / "d.npy", loop / "none.txt", min_score=1.5)
+    assert not (loop / "none.txt").exists()
+
+
+def test_pairs_of_an_evaluation(labelled, evaluate, tmp_path, capsys):
+    database, queries = labelled
+    result = evaluate(database, queries)
+    write_pairs(tmp_path / "out", tmp_path / "pairs.txt", top=3)
+    found = read_as_hloc(tmp_path / "pairs.txt")
+    assert f"9 pairs of 3 queries, names below {database.parent}: " in capsys.readouterr().out
+    for query, row in zip(result.data.queries, result.predictions, strict=True):
+        names = [f"database/{result.data.database[index].name}" for index in row]
+        assert found[f"queries/{query.name}"] == names
+    with pytest.raises(InputError, match=r"expected photos of .*queries; give --photos FOLDER"):
+        write_pairs(tmp_path / "out", tmp_path / "p.txt", photos=str(queries))
+
+
+def test_queries_in_a_file_of_their_own(loop):
+    np.save(loop / "q.npy", on_a_circle(12)[3:4])
+    (loop / "q.txt").write_text("query.jpg\n")
+    write_pairs(loop / "d.h5", loop / "p.txt", top=1, queries=str(loop / "q.npy"))
+    assert (loop / "p.txt").read_text() == "query.jpg cam/frame3.jpg\n"
+    with pytest.raises(InputError, match=r"expected queries that are database photos, found none"):
+        write_pairs(loop / "d.h5", loop / "r.txt", queries=str(loop / "q.npy"), exclude_near="1")
+
+
+def test_wrong_input(loop, capsys):
+    def refused(message, source="d.npy", **options):
+        with pytest.raises(InputError, match=message):
+            write_pairs(loop / source, loop / "new.txt", **options)
+        assert not (loop / "new.txt").exists()
+
+    refused("e.npy: expected an evaluation's output folder or descriptors", "e.npy")
+    refused("top: expected a number above 0", top=0)
+    refused(r"expected frames \(10\) or seconds \(30s\), found 3m", exclude_near="3m")
+    (loop / "d.csv").write_text("")
+    refused(r"d.csv: expected descriptors \(.npy, .h5\)", "d.csv")
+    (loop / "broken.npy").write_bytes(b"\x93NUMPY")
+    (loop / "broken.txt").write_text("a\n")
+    refused("broken.npy: expected descriptors, found", "broken.npy")
+    (loop / "broken.h5").write_bytes(b"\x89HDF")
+    refused("broken.h5: expected groups with a global_descriptor", "broken.h5")
+    with h5py.File(loop / "local.h5", "w") as file:
+        file.create_group("a.jpg")["keypoints"] = np.zeros((3, 2))
+    refused("local.h5: expected groups with a global_descriptor", "local.h5")
+    (loop / "d.txt").write_text("one name.jpg\n")
+    refused("expected a name for each descriptor, found 1 names and 12", "d.npy")
+    np.save(loop / "d.npy", on_a_circle(1))
+    refused("expected names without spaces, .* found 'one name.jpg'", "d.npy")
+    (loop / "d.txt").unlink()
+    refused("d.txt: expected the names of the descriptors, found no such file", "d.npy")
+
+    (loop / "new.txt").write_text("kept")
+    with pytest.raises(InputError, match="expected no such file, found one; give --overwrite"):
+        write_pairs(loop / "d.h5", loop / "new.txt")
+    assert (loop / "new.txt").read_text() == "kept"
+    write_pairs(loop / "d.h5", loop / "new.txt", top=1, overwrite=True)
+    assert len(read_as_hloc(loop / "new.txt")) == 12
+
+
+def test_a_folder_of_photos_that_is_searched_in_itself(tmp_path, evaluate, capsys):
+    photos = write_images(tmp_path / "photos", [f"{i}.jpg" for i in range(5)])
+    evaluate(photos, photos)
+    write_pairs(tmp_path / "out", tmp_path / "pairs.txt")
+    found = read_as_hloc(tmp_path / "pairs.txt")
+    assert all(len(names) == 4 and query not in names for query, names in found.items())

@@ -1,0 +1,270 @@
+"""Training data of one's own photos."""
+
+import csv
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+from exif import jpeg_taken
+from folders import write_images
+from utm import from_latlon, to_latlon
+
+from mixvpr_jax import InputError
+from mixvpr_jax.data.config import DataConfig
+from mixvpr_jax.data.sources import open_source
+from mixvpr_jax.exif import Taken, read_exif
+from mixvpr_jax.places.command import PlacesConfig, make_places
+from mixvpr_jax.places.grouping import group
+
+USUAL = {
+    "radius_m": 5.0,
+    "heading_degrees": 60.0,
+    "apart_m": 40.0,
+    "min_images": 4,
+    "min_days": 1,
+}
+
+
+def at(east, north, zone=(32, "U"), heading=None, time=None):
+    latitude, longitude = to_latlon(east, north, *zone, strict=False)
+    return Taken((float(latitude), float(longitude)), heading, time)
+
+
+def around(latitude, longitude, count=4):
+    """Photos within a metre of a point, some of them on its other sides."""
+    turns = np.arange(count) * 2.4
+    step = 4e-6 * np.stack([np.sin(turns), np.cos(turns)], 1)
+    return [Taken((latitude + y, (longitude + x + 180) % 360 - 180)) for y, x in step.tolist()]
+
+
+def grouped(taken, **options):
+    places = group(taken, **(USUAL | options))
+    return {(place.city, place.place_id): set(place.photos) for place in places}
+
+
+# Places -------------------------------------------------------------------------------------------
+
+
+def test_places_of_a_street():
+    """Every 2 m a photo, for 100 m: ten places, of which those 40 m apart share a city."""
+    found = grouped([at(500000.5 + 2 * i, 5000003.0) for i in range(50)])
+    assert sorted(map(sorted, found.values())) == [list(range(i, i + 5)) for i in range(0, 50, 5)]
+    for city in {city for city, _ in found}:
+        starts = sorted(min(photos) for (of, _), photos in found.items() if of == city)
+        assert min(np.diff(starts)) * 2 >= 40
+    # Two cities of two and more: places alone in a city would have no negatives.
+    assert all(sum(of == city for of, _ in found) >= 2 for city in {city for city, _ in found})
+
+
+def test_headings_around_north():
+    """355 and 5 degrees look the same way, 170 another; both are places of one city."""
+    headings = [355, 5, 359.9, 0, 360 - 29, 170, 180, 190, 200]
+    far = [at(500505, 5000005, heading=90) for _ in range(4)]
+    found = grouped([at(500005, 5000005, heading=heading) for heading in headings] + far)
+    assert sorted(map(sorted, found.values())) == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    assert {city for city, _ in found} == {0}
+    # 0 degrees shares what it sees with 60 and 300, which do not share it with each other.
+    headings = [0] * 4 + [60] * 4 + [300] * 4
+    found = grouped([at(500005, 5000005, heading=heading) for heading in headings] + far)
+    alike = [{min(photos) for (of, _), photos in found.items() if of == city} for city in (0, 1)]
+    assert alike == [{0, 12}, {4, 8}]
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude"),
+    [
+        (48.00002, 12.0),  # zones 32 and 33
+        (-17.00002, 180.0),  # zones 60 and 1, at the date line
+        (0.0, 9.00003),  # both hemispheres
+        (60.00001, 3.0),  # where Norway's zone is wider
+    ],
+)
+def test_a_place_across_a_border_is_one(latitude, longitude):
+    """Forty photos within a metre or two, as if there were no border, and another place."""
+    found = grouped(around(latitude, longitude, 40) + around(latitude + 0.01, longitude, 8))
+    assert found == {(0, 0): {*range(40)}, (0, 1): {*range(40, 48)}}
+    assert len({from_latlon(*one.position)[2:] for one in around(latitude, longitude, 40)}) == 2
+
+
+def test_what_too_few_photos_or_days_show_is_left_out():
+    days = [datetime(2026, 11, day, 12) for day in (1, 1, 1, 2)]
+    once = [at(500005, 5000005, time=days[0]) for _ in days]
+    twice = [at(500105 + 100 * i, 5000005, time=time) for i in range(2) for time in days]
+    few = [at(501005, 5000005, time=days[0])] * 3
+    assert len(grouped(once + twice + few)) == 3
+    assert list(grouped(once + twice + few, min_days=2).values()) == [
+        {*range(4, 8)},
+        {*range(8, 12)},
+    ]
+    assert len(grouped(once + twice + few, min_images=3)) == 4
+    assert grouped(once + twice, min_images=5) == {}
+    assert grouped(once) == {}, "one place has no negatives"
+
+
+# Where photos were taken --------------------------------------------------------------------------
+
+
+def test_exif(tmp_path):
+    path, time = tmp_path / "a.jpg", datetime(2026, 2, 3, 4, 5, 6)
+    for position in ((48.137154, 11.576124), (-33.856784, -151.215297), (0.0, 1e-4)):
+        path.write_bytes(jpeg_taken(position, 123.4, time))
+        taken = read_exif(path)
+        assert np.allclose(taken.position, position, rtol=0, atol=1e-8)
+        assert taken.heading == pytest.approx(123.4) and taken.time == time
+    path.write_bytes(jpeg_taken((0.0, 0.0)))
+    assert read_exif(path) == Taken(), "no satellites yet"
+    path.write_bytes(jpeg_taken((91.0, 0.0), heading=400))
+    assert read_exif(path) == Taken()
+    for broken in (b"", b"\xff\xd8\xff", jpeg_taken((1.0, 1.0))[:60]):
+        path.write_bytes(broken)
+        assert read_exif(path) == Taken()
+
+
+@pytest.fixture
+def streets(tmp_path):
+    """Three places 100 m apart, four photos each, with EXIF; and two photos without a position."""
+    folder = tmp_path / "My streets"
+    folder.mkdir()
+    for place in range(3):
+        for view in range(4):
+            taken = at(500005.0 + 100 * place, 5000005.0 + view)
+            time = datetime(2025, 1 + place, 1 + view)
+            content = jpeg_taken(taken.position, (355 + 3 * view) % 360, time, 60 * place + view)
+            (folder / f"p{place}v{view}.jpg").write_bytes(content)
+    for name in ("x.jpg", "y.jpg"):
+        (folder / name).write_bytes(jpeg_taken())
+    return folder
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_places(output):
+    """Photo names by place, as the loader for training finds them."""
+    source = open_source(DataConfig(root=output, cities=()))
+    became = {row["image"]: row["photo"] for row in read_csv(output / "photos.csv")}
+    places = source.places
+    found = []
+    for place in range(len(places)):
+        images = range(*places.bounds[place : place + 2])
+        found.append(sorted(became[places.name(image)] for image in images))
+        assert all(source.read(image) for image in images)
+    return sorted(found)
+
+
+EXPECTED = [[f"p{place}v{view}.jpg" for view in range(4)] for place in range(3)]
+
+
+def test_of_exif(streets, tmp_path):
+    made = make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
+    assert (made.num_photos, made.num_known, made.num_used, made.num_cities) == (14, 12, 12, 1)
+    assert same_places(tmp_path / "data") == EXPECTED
+    rows = read_csv(tmp_path / "data" / "Dataframes" / "My-streets.csv")
+    assert [row["northdeg"] for row in rows[:4]] == ["355", "358", "1", "4"]
+    assert {(row["year"], row["month"]) for row in rows} == {("2025", str(i)) for i in (1, 2, 3)}
+    listed = {row["photo"]: row for row in read_csv(tmp_path / "data" / "photos.csv")}
+    assert listed["x.jpg"] == {"photo": "x.jpg", "lat": "", "lon": "", "image": ""}
+    photo = tmp_path / "data" / listed["p1v2.jpg"]["image"]
+    assert photo.read_bytes() == (streets / "p1v2.jpg").read_bytes()
+
+
+def test_of_names(tmp_path):
+    rest = "@@355@@@@201903@@.jpg"
+    names = [
+        f"@{500005 + 100 * place:010.2f}@{5000005 + view:010.2f}@32@U@@@{place}{view}{rest}"
+        for place in range(3)
+        for view in range(4)
+    ]
+    folder = write_images(tmp_path / "town", names)
+    make_places(folder, PlacesConfig(output=str(tmp_path / "data")))
+    assert same_places(tmp_path / "data") == [sorted(names[i : i + 4]) for i in (0, 4, 8)]
+    rows = read_csv(tmp_path / "data" / "Dataframes" / "town.csv")
+    assert {row["year"] + row["month"] for row in rows} == {"20193"}
+
+    plain = [name.replace("@32@U@", "@@@") for name in names]
+    bare = write_images(tmp_path / "bare", plain)
+    with pytest.raises(InputError, match=r"expected the UTM zone .* such as --zone 32U"):
+        make_places(bare, PlacesConfig(output=str(tmp_path / "other")))
+    make_places(bare, PlacesConfig(output=str(tmp_path / "other"), zone="32u"))
+    assert same_places(tmp_path / "other") == [sorted(plain[i : i + 4]) for i in (0, 4, 8)]
+
+
+@pytest.mark.parametrize("columns", ["lat;lon", "EAST,North,zone"])
+def test_of_a_table(columns, streets, tmp_path):
+    separator = ";" if ";" in columns else ","
+    lines = [separator.join(["Image", *columns.split(separator), "heading", "time"])]
+    for place in range(3):
+        for view in range(4):
+            east, north = 700005.0 + 100 * place, 9000005.0 + view
+            cells = to_latlon(east, north, 56, "H", strict=False)
+            cells = cells if separator == ";" else (east, north, "56H")
+            time = "2026-01-02T03:04:05Z" if view else ""
+            row = [f"p{place}v{view}.jpg", *cells, -5, time]
+            lines.append(separator.join(map(str, row)))
+    lines.append(separator.join(["x.jpg"] + [""] * columns.count(separator) + ["", "", ""]))
+    table = tmp_path / "table.csv"
+    table.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table), name="Sydney")
+    made = make_places(streets, config)
+    assert made.num_known == 12
+    assert same_places(tmp_path / "data") == EXPECTED
+    rows = read_csv(tmp_path / "data" / "Dataframes" / "Sydney.csv")
+    assert {row["northdeg"] for row in rows} == {"355"}
+
+
+# Wrong input --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("photo,lat\na,1", "expected columns image, lat and lon .*, found photo, lat"),
+        ("", "expected columns image, lat and lon .*, found none"),
+        ("name,lat,lon\np0v0.jpg,91,0", "line 2: expected latitude and longitude .* 91, 0"),
+        ("name,lat,lon\np0v0.jpg,nan,0", "line 2: expected latitude and longitude"),
+        ("name,lat,lon\np0v0.jpg,5000005,500005", "line 2: expected latitude and longitude"),
+        ("name,lat,lon\np0v0.jpg,48,", "line 2: expected two numbers, found 48, "),
+        ("name,lat,lon\np0v0.jpg,1,2\np0v0.jpg,1,2", "line 3: expected each photo once"),
+        ("name,lat,lon,heading\np0v0.jpg,1,2,north", "line 2: expected a heading .* north"),
+        ("name,lat,lon,time\np0v0.jpg,1,2,noon", "line 2: expected a time, .* found noon"),
+        ("name,lat,lon\nq.jpg,1,2", "expected names relative to .* found q.jpg"),
+        ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
+        ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),
+        ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
+        ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
+        ("name,lat,lon\np0v0.jpg,1,1", "expected 2 places of 4 photos .* with 1 of 14 photos"),
+    ],
+)
+def test_a_wrong_table(lines, message, streets, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text(lines)
+    config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table))
+    with pytest.raises(InputError, match=message):
+        make_places(streets, config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["My streets", "table.csv"]
+
+
+def test_wrong_options(streets, tmp_path):
+    with pytest.raises(InputError, match="heading_degrees: expected at most 360, found 400"):
+        PlacesConfig(output="data", heading_degrees=400)
+    with pytest.raises(InputError, match="name: expected letters, digits and hyphens, found a/b"):
+        PlacesConfig(output="data", name="a/b")
+    with pytest.raises(InputError, match="expected no such folder, found one"):
+        make_places(streets, PlacesConfig(output=str(tmp_path)))
+    with pytest.raises(InputError, match="expected a folder of this machine"):
+        make_places(streets, PlacesConfig(output="gs://bucket/data"))
+
+
+def test_training_on_them(streets, tmp_path, caplog):
+    """The recipe takes every city, and fewer places than a batch are told."""
+    from mixvpr_jax.training.recipes import load_recipe
+
+    make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
+    config, _ = load_recipe("finetune")
+    assert json.loads(json.dumps(config.to_dict()))["data"]["cities"] == []
+    data = DataConfig(root=tmp_path / "data", cities=config.data.cities, places_per_batch=60)
+    assert open_source(data).places.cities == ("My-streets",)
+    assert "3 places, fewer than a batch of data.places-per-batch 60" in caplog.text
