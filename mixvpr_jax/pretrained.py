@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import overload
+from typing import Any, overload
 
 import safetensors.numpy
 
 from mixvpr_jax.checks import closest
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import read_safetensors, what_else
-from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.hub import FILES, HUB, fetch
+from mixvpr_jax.model_card import converted_from, model_card
 from mixvpr_jax.models.config import Dtype, Engine, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
 from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
-
-HUB = "hf://"
-FILES = ("config.json", "model.safetensors")
 
 
 @overload
@@ -49,7 +48,7 @@ def from_pretrained(
     Args:
         name: A folder on a disk or gs://bucket/folder that `save_pretrained` or a finished run
             wrote, a released name ("resnet50_4096", "eigenplaces_resnet50_2048", …: docs/models.md)
-            or "hf://organisation/repository".
+            or "hf://organisation/repository@revision" (docs/hub.md).
         dtype: Overrides the configuration's dtype of computation.
         engine: "onnxruntime" or "openvino": on a CPU, twice as fast as JAX. The model then is a
             function of images with a `config`, which computes in float32 within 1e-6 of JAX;
@@ -65,7 +64,7 @@ def from_pretrained(
     if engine != "jax":
         model, preprocess = from_pretrained(name, dtype=dtype or "float32")
         return EngineModel(model, engine), preprocess
-    with _folder(os.fspath(name)) as folder:
+    with model_folder(os.fspath(name)) as folder:
         config = _read_config(folder / "config.json")
         if dtype is not None:
             config = replace(config, dtype=dtype)
@@ -76,32 +75,42 @@ def from_pretrained(
     return model, Preprocess(config.image_size, config.interpolation)
 
 
-def save_pretrained(model: VPRModel, folder: str | os.PathLike[str], *, origin: str = "") -> None:
+def save_pretrained(
+    model: VPRModel,
+    folder: str | os.PathLike[str],
+    *,
+    origin: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> None:
     """Writes model.safetensors, config.json and README.md into a folder, see `atomic_folder`.
 
     Args:
         model: The model, in training or evaluation mode.
         folder: A path or gs:// address.
-        origin: A sentence for README.md on where the model comes from.
+        origin: A sentence for README.md on where the weights come from.
+        training: Settings for README.md of the run that trained them.
     """
+    card = model_card(model.config, origin=origin, training=training)
     with atomic_folder(as_path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n")
-        (temporary / "README.md").write_text(_model_card(model.config, origin))
+        (temporary / "README.md").write_text(card)
 
 
 @contextmanager
-def _folder(name: str) -> Iterator[Path]:
-    """Yields the model's folder on a disk; objects of a store are downloaded temporarily."""
+def model_folder(name: str, parts: Sequence[str] = FILES) -> Iterator[Path]:
+    """Yields a model's folder on a disk; parts of it in a store are downloaded temporarily."""
     if not name.startswith("gs://"):
         yield _find(name)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        for file in (_model_in(as_path(name)) / part for part in FILES):
+        for file in (_model_in(as_path(name)) / part for part in parts):
             with reaching(file):
                 if not file.exists():
+                    if file.name not in FILES:
+                        continue
                     raise InputError(f"{file}: expected a model's file, found no such object")
                 Path(temporary, file.name).write_bytes(file.read_bytes())
         yield Path(temporary)
@@ -109,7 +118,7 @@ def _folder(name: str) -> Iterator[Path]:
 
 def _find(name: str) -> Path:
     if name.startswith(HUB):
-        return _hub_folder(name)
+        return fetch(name)
     if Path(name).is_dir():
         return Path(_model_in(Path(name)))
     if Path(name).is_file():
@@ -150,25 +159,11 @@ def _released_folder(name: str) -> Path:
                 "file to download it again"
             )
         try:
-            save_pretrained(model, folder, origin=RELEASED[name].origin(checkpoint))
+            save_pretrained(model, folder, origin=converted_from(checkpoint, RELEASED[name].url))
         except AppearedMeanwhile:  # another process converted the same weights
             if not (folder / "config.json").is_file():
                 raise
     return folder
-
-
-def _hub_folder(name: str) -> Path:
-    repository = name.removeprefix(HUB)
-    if repository.count("/") != 1:
-        raise InputError(f"{name}: expected {HUB}organisation/repository")
-    with extra("hub", f"{name}: expected huggingface_hub to fetch it"):
-        import huggingface_hub
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except Exception as error:  # from the hub, requests or the file system
-        raise InputError(
-            f"{name}: the download from the hub failed ({error})".replace("\n", " ")
-        ) from error
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -184,27 +179,3 @@ def _read_config(path: Path) -> ModelConfig:
         return ModelConfig.from_dict(json.loads(content))
     except (InputError, ValueError, RecursionError) as error:  # from the configuration or JSON
         raise InputError(f"{path}: {error}") from error
-
-
-def _model_card(config: ModelConfig, origin: str) -> str:
-    height, width = config.image_size
-    resized = f"resized to {height}x{width} pixels (Pillow's {config.interpolation} filter)"
-    return f"""---
-library_name: mixvpr-jax
-tags: [visual-place-recognition, image-retrieval, jax, flax]
----
-# {config.arch}, {config.aggregator.name if config.aggregator else "bare backbone"}
-
-Made with mixvpr-jax. An image, {resized},
-gives a descriptor of {config.descriptor_dim or "no"} values; nearest neighbours show the same
-place. {origin}
-
-```python
-import mixvpr_jax
-
-model, preprocess = mixvpr_jax.from_pretrained("path/to/this/folder")
-descriptors = model(preprocess(images))
-```
-
-`config.json` says what the model is, `model.safetensors` holds its weights.
-"""

@@ -6,7 +6,6 @@ gmberton/EigenPlaces (MIT), whose VGG-16 is not among our backbones.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -36,12 +35,6 @@ class Released:
     def drive_id(self) -> str | None:
         """What Google Drive calls the file; None elsewhere."""
         return self.url.removeprefix(DRIVE) if self.url.startswith(DRIVE) else None
-
-    def origin(self, checkpoint: Path) -> str:
-        """Where a model comes from; the authors publish no hashes to compare with."""
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"Converted from {self.url} (sha256 {digest})."
 
 
 def _mixvpr(channels: int, rows: int, drive_id: str) -> Released:

@@ -38,6 +38,7 @@ ROOMS = {
     "mixvpr places": ("places.command", []),
     "mixvpr report": ("report.command", []),
     "mixvpr export": ("export.command", []),
+    "mixvpr push": ("push", []),
 }
 ROOMS |= {
     "train.py": ROOMS["mixvpr train"],

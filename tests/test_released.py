@@ -1,4 +1,4 @@
-"""Released names: the cache, the download, the hub, and every way in which a name is wrong."""
+"""Released names: the cache, the download, and every way in which a name is wrong."""
 
 import hashlib
 import http.server
@@ -15,9 +15,8 @@ import safetensors.numpy
 import torch
 from recipe import official_shapes, recipe_state
 from reference_torch import CosPlaceNet
-from small_model import SMALL
 
-from mixvpr_jax import InputError, from_pretrained, save_pretrained
+from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.released import RELEASED, cache_folder
 
 
@@ -170,28 +169,6 @@ def test_a_home_that_cannot_be_used(home, monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(InputError, match="expected a home directory .*found none; set MIXVPR_HOME"):
         from_pretrained("resnet50_512")
-
-
-def test_hub(model, tmp_path, monkeypatch):
-    save_pretrained(model, tmp_path / "hub")
-
-    def snapshot_download(repository, allow_patterns):
-        assert set(allow_patterns) == {"config.json", "model.safetensors"}
-        if repository != "someone/mixvpr":
-            raise RuntimeError("Repository Not Found\nfor url")
-        return str(tmp_path / "hub")
-
-    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    loaded, _ = from_pretrained("hf://someone/mixvpr")
-    assert loaded.config == SMALL
-    with pytest.raises(InputError, match="Repository Not Found for url"):
-        from_pretrained("hf://someone/else")
-    with pytest.raises(InputError, match="expected hf://organisation/repository"):
-        from_pretrained("hf://mixvpr")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[hub\]'"):
-        from_pretrained("hf://someone/mixvpr")
 
 
 class Website(http.server.ThreadingHTTPServer):
