@@ -64,7 +64,7 @@ def model_card(
         training: The settings of the run that trained it; paths in them are shortened to names.
     """
     height, width = config.image_size
-    aggregator = config.aggregator.name if config.aggregator else "bare backbone"
+    aggregator = config.aggregator_name or "bare backbone"
     gives = f"a descriptor of {config.descriptor_dim} values and unit norm"
     if config.aggregator is None:
         gives = f"a feature map of {config.feature_channels} channels"
@@ -159,7 +159,7 @@ def with_recall(card: str, results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _parity(config: ModelConfig) -> str:
-    if config.aggregator is None or config.aggregator.name not in _CITATIONS:
+    if config.aggregator_name not in _CITATIONS:
         return ""
     return """
 ## Parity
