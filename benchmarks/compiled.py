@@ -18,7 +18,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from accelerators import ACCELERATORS, V5P  # noqa: E402
+from accelerators import ACCELERATORS  # noqa: E402
 from hlo import bytes_by_class, collective_counts  # noqa: E402
 
 ENVIRONMENTS = ROOT / "out" / "compilers"
@@ -29,7 +29,6 @@ TOPOLOGIES = {
     "v5p": {8: "v5p:2x2x2", 64: "v5p:4x4x4", 256: "v5p:4x8x8"},
     "v6e": {8: "v6e:2x4", 64: "v6e:8x8", 256: "v6e:16x16"},
 }
-PUBLISHED = dict(zip(("v5e", "v6e", "h100"), ACCELERATORS, strict=True)) | {"v5p": V5P}
 IMAGES = 480
 # What the compiler asks a driver for; jax issue 23971 has the rest.
 H100 = """
@@ -110,7 +109,7 @@ def _line(row: dict[str, Any]) -> str:
     """A row of the table; GPUs' compilers count no operations."""
     if "failed" in row:
         return f"| {row['target']} | {row['name']} | {row['failed']} |{' |' * (len(TITLES) - 3)}"
-    published = PUBLISHED[row["target"]]
+    published = ACCELERATORS[row["target"]]
     work, moved = row["flops"], row["bytes"]
     classes = (row["bytes_by_class"].get(name, 0) for name in ("products", "reductions", "copies"))
     parts = [f"{value / 1e9:.1f}" for value in (*classes, row["bytes_by_class"].get("other", 0))]

@@ -1,15 +1,16 @@
-"""A step on many devices: what it sends and computes, and how long: python benchmarks/scaling.py.
+"""A step on many devices: what it sends, computes and moves: python benchmarks/scaling.py.
 
 Compiles a recipe's step for fake devices, without running it, and reads collectives and
-floating-point operations off the program. From these and from published figures of accelerators it
-projects the time of a step on up to 1,024 of them, and of a search: docs/scaling.md says how far to
-trust that. Nothing is timed here.
+floating-point operations off the program. From these, from the accelerators' own programs
+(compiled.py) and from published figures it says what bounds a step, and a search. Nothing is timed.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -33,10 +34,10 @@ from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import parameter_groups  # noqa: E402
 
+COMPILED = ROOT / "benchmarks" / "compiled.json"
 FLOAT = 4  # bytes
-DECODED = 509  # images/s of a core, by processes: benchmarks/README.md
 QUERIES = 512
-IMAGES = (10**7, 10**8, 10**9)
+IMAGES = 10**8
 WIDTHS = (4096, 512, 128)
 HELD = 0.8  # of a device's memory, by the database
 
@@ -72,7 +73,6 @@ def main(
     name: str = "resnet50_mixvpr_4096",
     devices: tuple[int, ...] = (1, 8, 64),
     images_per_device: int = 60,
-    efficiency: float = 0.2,
     batch_stats_per_device: bool = False,
 ) -> None:
     """Compiles, counts and projects.
@@ -80,8 +80,7 @@ def main(
     Args:
         name: A recipe of configs/.
         devices: How many fake devices to compile for.
-        images_per_device: Images of each, also where the batch grows with the devices.
-        efficiency: The share of an accelerator's peak that a step is assumed to reach.
+        images_per_device: Images of each.
         batch_stats_per_device: Each normalises by its own images, see `TrainConfig`.
     """
     jax.config.update("jax_platforms", "cpu")
@@ -89,14 +88,9 @@ def main(
     recipe, _ = load_recipe(name)
     config = replace(recipe, batch_stats_per_device=batch_stats_per_device)
     counted = check(config, devices, images_per_device)
-    batch = config.data.batch_size
-    print(
-        f"\nThe recipe's batch of {batch} images, divided; {efficiency:.0%} of the peak assumed:\n"
-    )
-    project(counted, lambda n: -(-batch // n), efficiency)
-    print(f"\n{images_per_device} images on each device:\n")
-    project(counted, lambda _: images_per_device, efficiency)
-    print(f"\nExact search for {QUERIES} queries in half precision, and memory:\n")
+    print(f"\nThe recipe's batch divided, by the programs in {COMPILED.name}, milliseconds:\n")
+    project(counted)
+    print(f"\n{IMAGES:,} images: memory, and exact search for {QUERIES} queries:\n")
     search()
 
 
@@ -169,29 +163,31 @@ def planned(config: TrainConfig, state: Any, width: int) -> Step:
     return Step(width, parameters, statistics, in_turn)
 
 
-def project(step: Step, images_of: Callable[[int], int], efficiency: float) -> None:
-    """A table of the milliseconds that the parts of a step take, none beside another."""
-    parts = "compute", "pairs", "descriptors", "gradients", "statistics", "step, ms"
-    heading("accelerator", "devices", "images each", *parts, "images/s each", "cores a host")
-    for accelerator in ACCELERATORS:
-        for devices in (8, 64, 256, 1024):
-            each = images_of(devices)
-            found = milliseconds(step, accelerator, devices, each, efficiency)
-            rate = each / sum(found) * 1e3
-            cores = f"{rate * accelerator.per_host / DECODED:.0f} of {accelerator.cores}"
-            shown = (f"{part:.1f}" for part in (*found, sum(found)))
-            row(accelerator.name, f"{devices:,}", each, *shown, f"{rate:,.0f}", cores)
+def project(step: Step) -> None:
+    """A table of the milliseconds that bound a step of the recipe's batch, of the programs in JSON.
+
+    Sums and gathers follow the computation; of it FLOP or bytes, whichever take longer, count.
+    """
+    parts = "FLOP", "bytes", "descriptors", "gradients", "statistics"
+    heading("accelerator", "devices", "images each", *parts, "at least", "images/s each, at most")
+    for program in json.loads(COMPILED.read_text()):
+        found = re.fullmatch(r"step, (\d+) images, (\d+) devices?", program["name"])
+        if not found or "failed" in program:
+            continue
+        accelerator, devices = ACCELERATORS[program["target"]], int(found[2])
+        each = -(-int(found[1]) // devices)
+        work = 1e3 * (program["flops"] or 0) / accelerator.bfloat16
+        moved = 1e3 * program["bytes"] / accelerator.bandwidth
+        sums = milliseconds(step, accelerator, devices, each) if devices > 1 else [0.0] * 3
+        least = max(work, moved) + sum(sums)
+        shown = (f"{part:.1f}" for part in (work, moved, *sums, least))
+        row(accelerator.name, devices, each, *shown, f"{1e3 * each / least:,.0f}")
 
 
-def milliseconds(
-    step: Step, accelerator: Accelerator, devices: int, each: int, efficiency: float
-) -> list[float]:
-    """Compute, pairs, descriptors (there and back), gradients, statistics."""
-    descriptors = step.descriptor_bytes(each, devices)
+def milliseconds(step: Step, accelerator: Accelerator, devices: int, each: int) -> list[float]:
+    """Descriptors (there and back), gradients, statistics."""
     seconds = [
-        step.flops_per_image * each / (efficiency * accelerator.bfloat16),
-        step.pair_flops(each, devices) / (efficiency * accelerator.float32),
-        2 * accelerator.gather_seconds(descriptors, devices),
+        2 * accelerator.gather_seconds(step.descriptor_bytes(each, devices), devices),
         2 * accelerator.gather_seconds(FLOAT * step.parameters, devices),
         2 * accelerator.gather_seconds(FLOAT * step.statistics, devices)
         + step.sums_in_turn * accelerator.sum_latency(devices),
@@ -201,28 +197,24 @@ def milliseconds(
 
 def search() -> None:
     """Tables of memory, and of the seconds of an exact search by each of its bounds."""
-    heading("images", "values", "float32, GB", "float16 or bfloat16", "IVF-PQ of 64 bytes")
-    for images in IMAGES:
-        for width in WIDTHS:
-            half = 2 * images * width
-            inverted = images * (64 + 8) + FLOAT * width * (4 * round(images**0.5) + 256)
-            sizes = (f"{size / 1e9:,.1f}" for size in (2 * half, half, inverted))
-            row(f"{images:,}", width, *sizes)
+    heading("values", "float32, GB", "float16 or bfloat16", "IVF-PQ of 64 bytes")
+    for width in WIDTHS:
+        half = 2 * IMAGES * width
+        inverted = IMAGES * (64 + 8) + FLOAT * width * (4 * round(IMAGES**0.5) + 256)
+        row(width, *(f"{size / 1e9:,.1f}" for size in (2 * half, half, inverted)))
     print()
     bounds = "products, s", "HBM, s", "host link, s"
-    heading("images", "values", "accelerator", "devices that hold it", *bounds)
-    for images in IMAGES:
-        for width in WIDTHS:
-            for accelerator in ACCELERATORS:
-                size = 2 * images * width
-                devices = -(-size // int(HELD * accelerator.memory))
-                seconds = (
-                    2 * QUERIES * images * width / devices / accelerator.float32,
-                    size / devices / accelerator.bandwidth,
-                    size / devices / accelerator.from_host,
-                )
-                shown = (f"{value:.2g}" for value in seconds)
-                row(f"{images:,}", width, accelerator.name, f"{devices:,}", *shown)
+    heading("values", "accelerator", "devices that hold it", *bounds)
+    for width in WIDTHS:
+        for accelerator in ACCELERATORS.values():
+            size = 2 * IMAGES * width
+            devices = -(-size // int(HELD * accelerator.memory))
+            seconds = (
+                2 * QUERIES * IMAGES * width / devices / accelerator.float32,
+                size / devices / accelerator.bandwidth,
+                size / devices / accelerator.from_host,
+            )
+            row(width, accelerator.name, devices, *(f"{value:.2g}" for value in seconds))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 r"""Trains a released MixVPR further on one's own places.
 
     mixvpr places PHOTOS --output DATA
-    mixvpr train finetune --data.root DATA --workdir RUN
-    mixvpr train finetune --data.root DATA --workdir RUN \
+    mixvpr train finetune --workdir RUN --data.root DATA
+    mixvpr train finetune --workdir RUN --data.root DATA \
         --validation.sets OTHER_STREETS --validation.before-training
 
 OTHER_STREETS: folders `database` and `queries`, see docs/own_places.md. Every city is taken.
 Other weights: --model.init FILE_OR_FOLDER, and --model.aggregator.* where they have other sizes.
 
 Hardware: a GPU of 16 GB, or less with --grad-cache-chunks.
-Time: ten epochs, a step of 240 images for every 60 places.
-Recall: depends on the photos; measure it on streets that are not trained on.
+Time: ten epochs, a step of 240 images for every 60 places. The small network of the next line took
+six minutes on two CPU cores.
+Recall: R@1 72.0 on other streets of a generated town with harder weather and light, 52.7 before;
+docs/own_places.md has the command. Not trained from the released weights yet.
 """
 
 from mixvpr_jax.models.config import MixVPRConfig

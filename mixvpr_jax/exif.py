@@ -1,8 +1,9 @@
-"""Where and when a photo was taken, as its EXIF data say."""
+"""Where and when a photo was taken: EXIF data, and times that are numbers."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +15,9 @@ from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
 
 GPS = ExifTags.GPS
 SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
+
+
+UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ def read_exif(path: AnyPath) -> Taken:
         _time(camera.get(base.DateTimeOriginal), camera.get(base.SubsecTimeOriginal))
         or _time(exif.get(base.DateTime), camera.get(base.SubsecTime)),
     )
+
+
+def unix_seconds(text: str) -> float | None:
+    """A Unix time in s (perhaps with a fraction), ms, µs or ns; None for other numbers and text.
+
+    What begins with a zero counts frames.
+    """
+    found = re.fullmatch(r"([1-9]\d*)(\.\d+)?", text, re.ASCII)
+    if found is None or (len(found[1]) not in UNITS):
+        return None
+    return float(text) / 10 ** UNITS[len(found[1])]
 
 
 def _degrees(gps: Mapping[int, Any], tag: int, ref: int, largest: int) -> float | None:

@@ -41,8 +41,11 @@ class _OnDisk:
         self._lock: Flock | None = None
 
     def create(self) -> bool:
-        with suppress(FileExistsError):
-            self._lock = Flock.create(self.path, self.text)
+        # FileNotFoundError: another process removed the folder, which was empty, meanwhile.
+        with suppress(FileNotFoundError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                self._lock = Flock.create(self.path, self.text)
         return self._lock is not None
 
     def sign(self) -> tuple[str, object] | None:
@@ -169,7 +172,6 @@ def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
     created, text = [], json.dumps(_self())
     if isinstance(folder, Path):
         created = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
     try:
         path = folder / NAME
         place = _OnDisk(path, text) if isinstance(path, Path) else _InStore(path, text)

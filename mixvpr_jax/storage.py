@@ -141,7 +141,10 @@ def check_writable(folder: AnyPath) -> None:
 
 @contextmanager
 def local_copy(file: AnyPath) -> Iterator[Path]:
-    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object."""
+    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object.
+
+    Errors name the object.
+    """
     if isinstance(file, Path):
         yield file
         return
@@ -149,7 +152,13 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
         copy = Path(folder, file.name)
         with reaching(file):
             copy.write_bytes(file.read_bytes())
-        yield copy
+        try:
+            yield copy
+        except InputError as error:
+            line, *details = (
+                text.replace(str(copy), str(file)) for text in (str(error), *error.details)
+            )
+            raise InputError(line, details=details) from None
 
 
 def put_file(file: Path, target: AnyPath) -> None:

@@ -41,6 +41,13 @@ def test_odd_shapes_are_named(path, state, name, tensor):
         convert_checkpoint(saved(path, state | {name: tensor}))
 
 
+def test_names_that_are_one_as_text_are_refused(path, state):
+    """Of 1 and "1" one would be lost."""
+    extra = {1: torch.ones(1), "1": torch.zeros(1)}
+    with pytest.raises(InputError, match=r"official.ckpt: expected each name once, found 1 as tex"):
+        convert_checkpoint(saved(path, state | extra))
+
+
 def test_entries_that_are_no_tensors_are_refused(path, state):
     with pytest.raises(InputError, match=r"expected tensors alone .* found extra \(dict\)"):
         convert_checkpoint(saved(path, state | {"extra": {"weight": torch.ones(1)}}))

@@ -14,6 +14,7 @@ from runs import ROOT, command, finish, has_reached, start, tiny_config
 from mixvpr_jax import locks
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.locks import locked
+from mixvpr_jax.storage import Flock
 from mixvpr_jax.training.loop import train
 
 HOLDER = """
@@ -137,6 +138,21 @@ def test_many_at_once(folder):
         thread.join()
     assert most == 1
     assert len(refused) <= 3
+
+
+def test_a_folder_that_another_process_removes_meanwhile(tmp_path, monkeypatch):
+    """As it does with its own when it ends, if nothing was written."""
+    create, folder = Flock.create, tmp_path / "run"
+
+    def removed(path, text):
+        monkeypatch.setattr(Flock, "create", create)
+        path.parent.rmdir()
+        return create(path, text)
+
+    monkeypatch.setattr(Flock, "create", removed)
+    with locked(folder, "run"):
+        assert (folder / ".lock").exists()
+    assert not folder.exists()
 
 
 def test_a_killed_owner_lets_go_at_once(tmp_path):

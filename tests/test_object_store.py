@@ -14,7 +14,7 @@ from runs import command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import get_weights, write_checkpoint
+from mixvpr_jax.conversion import convert_checkpoint, get_weights, write_checkpoint
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.datasets import read_benchmark
@@ -177,6 +177,14 @@ def test_without_the_library(monkeypatch):
         as_path("gs://bucket/run")
     with pytest.raises(InputError, match=r"gs://bucket/run: .*; pip install 'mixvpr-jax\[gcs\]'"):
         open_source(DataConfig("gs://bucket/run"))
+
+
+def test_errors_name_the_object_of_a_checkpoint(bucket):
+    (bucket / "broken.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(
+        InputError, match=r"^gs://bucket/broken.ckpt: expected a PyTorch checkpoint"
+    ):
+        convert_checkpoint("gs://bucket/broken.ckpt")
 
 
 def test_models(town, trained, bucket):

@@ -67,6 +67,21 @@ def test_seconds_by_names(unit):
     assert {name for query, name in pairs if query == names[5]} == {*names} - near
 
 
+def test_numbers_of_frames_are_no_times():
+    """KITTI's names have ten digits."""
+    photos = Photos([f"{i:010d}.png" for i in range(12)], on_a_circle(12), None)
+    with pytest.raises(InputError, match=r"that are Unix times, .* found 0000000000.png"):
+        find_pairs(photos, photos, 11, "4s", None)
+
+
+def test_fractions_of_seconds_by_names():
+    """As TUM writes them; 0.4 s apart is within 0.4 s, whatever float64 makes of it."""
+    names = [f"rgb/{1_305_031_102 + 0.1 * i:.6f}.png" for i in range(12)]
+    photos = Photos(names, on_a_circle(12), None)
+    pairs = find_pairs(photos, photos, 11, "0.4s", None)
+    assert {name for query, name in pairs if query == names[5]} == {*names[:1], *names[10:]}
+
+
 def test_seconds_by_exif(tmp_path):
     start = datetime(2026, 11, 27, 23, 59, 58)
     names = [f"{i}.jpg" for i in range(8)]

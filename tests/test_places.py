@@ -215,6 +215,29 @@ def test_of_a_table(columns, streets, tmp_path):
     assert {row["northdeg"] for row in rows} == {"355"}
 
 
+@pytest.mark.parametrize(
+    ("text", "month"),
+    [
+        ("2026-01-02T03:04:05+09:00", (2026, 1)),
+        ("2026:02:03 04:05:06", (2026, 2)),
+        ("201903", (2019, 3)),
+        ("20190415", (2019, 4)),
+        ("1712101211", (2024, 4)),  # not 1712-10-12
+        ("1712101211234", (2024, 4)),
+        ("1712101211.5", (2024, 4)),
+    ],
+)
+def test_times_of_a_table(text, month, streets, tmp_path, caplog):
+    table = tmp_path / "table.csv"
+    rows = [f"p{p}v{v}.jpg,{48 + p / 100},11,{text}" for p in range(3) for v in range(4)]
+    table.write_text("\n".join(["name,lat,lon,time", *rows, "gone.jpg,1,1,"]))
+    config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table), name="A")
+    make_places(streets, config)
+    rows = read_csv(tmp_path / "data" / "Dataframes" / "A.csv")
+    assert {(int(row["year"]), int(row["month"])) for row in rows} == {month}
+    assert "1 rows name no photo of" in caplog.text and "the first gone.jpg" in caplog.text
+
+
 # Wrong input --------------------------------------------------------------------------------------
 
 
@@ -230,6 +253,8 @@ def test_of_a_table(columns, streets, tmp_path):
         ("name,lat,lon\np0v0.jpg,1,2\np0v0.jpg,1,2", "line 3: expected each photo once"),
         ("name,lat,lon,heading\np0v0.jpg,1,2,north", "line 2: expected a heading .* north"),
         ("name,lat,lon,time\np0v0.jpg,1,2,noon", "line 2: expected a time, .* found noon"),
+        ("name,lat,lon,time\np0v0.jpg,1,2,123", "line 2: expected a time, .* found 123"),
+        ("name,lat,lon\n,1,2", "line 2: expected each photo once, found no name"),
         ("name,lat,lon\nq.jpg,1,2", "expected names relative to .* found q.jpg"),
         ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
         ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),

@@ -69,6 +69,16 @@ def test_models_and_their_gradients(aggregator, dtype, ordinary_promotion):
     assert products(*gradient_of_model(config)) == expected
 
 
+@pytest.mark.parametrize("aggregator", AGGREGATORS[:1], ids=lambda config: config.name)
+def test_tensorfloat32_is_of_models_that_ask_for_it(aggregator, ordinary_promotion):
+    config = ModelConfig("resnet18", (3, 4), aggregator, (32, 32), "tensorfloat32")
+    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    images = floats(2, *config.image_size, 3)
+    found = products(lambda state, images: nnx.merge(graph, state)(images), state, images)
+    assert found == {("f32", "HIGH")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+
+
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_and_miners(loss, miner):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,9 @@ def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
 
 def _understood(content: _Content, key: str | None) -> Checkpoint:
     whole, keys, entries, aside = content
+    twice = [name for name, count in Counter(map(text, entries)).items() if count > 1]
+    if twice:
+        raise InputError(f"expected each name once, found {few(twice)} as text and as a number")
     tensors = {text(name): v for name, v in entries.items() if type(v) is np.ndarray}
     others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
     if not tensors:

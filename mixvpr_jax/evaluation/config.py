@@ -24,7 +24,8 @@ class DescribeConfig:
         batch_size: Images per batch, over all devices; if not given, 16 a device, or on a CPU one
             for two cores, where larger batches are slower.
         num_workers: Processes that decode; 0 for threads, None for what suits the machine.
-        dtype: Dtype to compute in; if not given, the model's own.
+        dtype: Dtype to compute in; if not given, the model's own. tensorfloat32 lets GPUs round
+            factors to 10 bits; descriptors are then no longer equal to the official ones.
         engine: What computes: JAX, or on a CPU ONNX Runtime or OpenVINO, twice as fast there, from
             the same weights (openvino-bfloat16: faster still, to a cosine of 0.998).
         storage: Dtype of the descriptors.

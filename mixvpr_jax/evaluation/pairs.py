@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -14,11 +15,11 @@ from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import read_names
 from mixvpr_jax.evaluation.search import Index
-from mixvpr_jax.exif import read_exif
+from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 
-SECONDS = {10: 1.0, 13: 1e-3, 16: 1e-6, 19: 1e-9}  # units of a time since 1970, by its digits
+SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
 
 
@@ -85,32 +86,32 @@ def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> li
     if parsed[1]:
         near = frames_near([PurePosixPath(name) for name in database.names], int(parsed[1]))
         return [sorted({other for index in some for other in near[index]}) for some in own]
-    times, seconds = _times(database), float(parsed[2])
+    times, seconds = _times(database), float(parsed[2]) + SLACK_SECONDS
+    order = np.argsort(times, kind="stable")
+    starts, ends = (np.searchsorted(times[order], times + shift) for shift in (-seconds, seconds))
     return [
-        np.flatnonzero((np.abs(times[:, None] - times[some]) <= seconds).any(1)).tolist()
+        sorted({int(other) for index in some for other in order[starts[index] : ends[index]]})
         for some in own
     ]
 
 
 def _times(photos: Photos) -> np.ndarray:
-    """[n] seconds, by the names where all of them are times since 1970, else by EXIF."""
-    stems = [PurePosixPath(name).stem.split(".") for name in photos.names]
-    if all(len(whole) in SECONDS and "".join([whole, *rest]).isdecimal() for whole, *rest in stems):
-        return np.array(
-            [float(".".join(stem)) * SECONDS[len(stem[0])] for stem in stems], np.float64
-        )
+    """[n] seconds, by the names where all of them are Unix times, else by EXIF."""
+    named = [unix_seconds(PurePosixPath(name).stem) for name in photos.names]
+    if None not in named:
+        return np.array(named, np.float64)
     if photos.folder is None:
         raise InputError(
-            "exclude_near: expected names that are times since 1970, or photos whose EXIF data "
-            f"tell the time; found {photos.names[0]}; give --photos FOLDER"
+            "exclude_near: expected names that are Unix times, or photos whose EXIF data tell the "
+            f"time, found {photos.names[named.index(None)]}; give --photos FOLDER"
         )
-    times = [read_exif(photos.folder / name).time for name in photos.names]
-    known = [time.timestamp() for time in times if time is not None]
-    if len(known) < len(times):
+    taken = [read_exif(photos.folder / name).time for name in photos.names]
+    known = [(time - datetime(1970, 1, 1)).total_seconds() for time in taken if time is not None]
+    if len(known) < len(taken):
         raise InputError(
             f"exclude_near: expected EXIF data with the time in every photo, found none in "
-            f"{len(times) - len(known)} of {len(times)}, the first "
-            f"{photos.names[times.index(None)]}; give a number of frames"
+            f"{len(taken) - len(known)} of {len(taken)}, the first "
+            f"{photos.names[taken.index(None)]}; give a number of frames"
         )
     return np.array(known, np.float64)
 

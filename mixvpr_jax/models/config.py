@@ -19,7 +19,7 @@ from mixvpr_jax.models.plugins import Aggregator, find_aggregator, saved_name
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
-Dtype = Literal["float32", "bfloat16", "float64"]
+Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
 
@@ -148,7 +148,8 @@ class ModelConfig:
         aggregator: Turns the feature map into a descriptor; None for a bare backbone.
         image_size: Height and width in pixels after resizing.
         dtype: Dtype of computation. Parameters and descriptors are float32, or float64 with
-            "float64" (for parity checks, under `jax_enable_x64`).
+            "float64" (for parity checks, under `jax_enable_x64`). With "tensorfloat32" GPUs round
+            the factors of products to 10 bits, and TPUs make them of three in bfloat16.
         interpolation: Pillow's resize filter: MixVPR and gsv-cities train with "bilinear",
             OpenVPRLab with "bicubic".
     """

@@ -25,9 +25,15 @@ def param_dtype(dtype: str) -> Dtype:
     return "float64" if dtype == "float64" else "float32"
 
 
+def array_dtype(dtype: str) -> str:
+    """Dtype of activations, and of weights as they are multiplied."""
+    return "float32" if dtype == "tensorfloat32" else dtype
+
+
 def precision(dtype: str) -> lax.Precision:
     """Full float32 products, which GPUs and TPUs round to TF32 or bfloat16 by default."""
-    return lax.Precision.DEFAULT if dtype == "bfloat16" else lax.Precision.HIGHEST
+    chosen = {"bfloat16": lax.Precision.DEFAULT, "tensorfloat32": lax.Precision.HIGH}
+    return chosen.get(dtype, lax.Precision.HIGHEST)
 
 
 def linear(
@@ -43,7 +49,7 @@ def linear(
         in_features,
         out_features,
         **{"kernel_init": torch_uniform, "bias_init": bias_init, **options},
-        dtype=dtype,
+        dtype=array_dtype(dtype),
         param_dtype=param_dtype(dtype),
         precision=precision(dtype),
         rngs=rngs,
@@ -84,7 +90,7 @@ class Conv(nnx.Module):
         self, x: Float[Array, "b h w c"], kernel: Float[Array, "s s c2 c3"] | None = None
     ) -> Float[Array, "b h2 w2 c3"]:
         """Convolves with the layer's kernel, or with another one in its place."""
-        kernel = (self.kernel[...] if kernel is None else kernel).astype(self.dtype)
+        kernel = (self.kernel[...] if kernel is None else kernel).astype(array_dtype(self.dtype))
         size = kernel.shape[0]
         if size == 1:
             x = x[:, :: self.stride, :: self.stride]

@@ -27,7 +27,7 @@ class Aggregator:
         Args:
             channels: Of the feature map.
             size: Its height and width for images of the model's `image_size`.
-            dtype: To compute in; parameters are float32.
+            dtype: The model's, as `mixvpr_jax.models.layers` take it ("tensorfloat32" among them).
             rngs: Where initial weights come from.
         """
         raise NotImplementedError(f"{type(self).__name__}.build")

@@ -18,7 +18,7 @@ from mixvpr_jax.models.config import (
     MixVPRConfig,
     ModelConfig,
 )
-from mixvpr_jax.models.layers import l2_normalize, param_dtype
+from mixvpr_jax.models.layers import array_dtype, l2_normalize, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.plugins import Aggregator as Plugin
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
@@ -73,7 +73,7 @@ class VPRModel(nnx.Module):
                 the line names the sizes that do.
         """
         check_images(self.config, np.shape(images), str(images.dtype))
-        features = self.backbone(jnp.asarray(images, self.config.dtype), valid)
+        features = self.backbone(jnp.asarray(images, array_dtype(self.config.dtype)), valid)
         return self.aggregator(features) if self.config.aggregator is not None else features
 
 

@@ -7,6 +7,7 @@ on the disk of the output, and copies elsewhere.
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import shlex
 import shutil
@@ -73,6 +74,7 @@ def run(arguments: list[str], prog: str) -> None:
 
 def parse(arguments: list[str], prog: str) -> None:
     """The same; errors are the caller's to report."""
+    logging.basicConfig(format="%(message)s")
     tyro.cli(interface(), prog=prog, description=__doc__, args=arguments)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from utm import to_latlon
@@ -15,7 +16,7 @@ from utm.error import OutOfRangeError
 
 from mixvpr_jax.datasets.folders import position_of, zone_of
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.exif import Taken, read_exif
+from mixvpr_jax.exif import Taken, read_exif, unix_seconds
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
@@ -29,6 +30,9 @@ FIELDS = {
     "time": ("time", "timestamp", "date", "datetime"),
 }
 """The titles that columns of a table of positions may have."""
+FORMS = {"%Y:%m:%d %H:%M:%S": 19, "%Y%m": 6, "%Y%m%d": 8, "%Y%m%d%H%M%S": 14}  # and lengths
+
+logger = logging.getLogger(__name__)
 
 
 def find_positions(
@@ -43,6 +47,11 @@ def find_positions(
             raise InputError(
                 f"{table_file}: expected names relative to {folder}, such as "
                 f"{min(names)}, found {next(iter(table), 'no row')}"
+            )
+        if strange := [name for name in table if name not in names]:
+            logger.warning(
+                "note: %s: %d rows name no photo of %s, the first %s",
+                *(table_file, len(strange), folder, strange[0]),
             )
 
     def of(path: AnyPath) -> Taken:
@@ -62,9 +71,13 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
     """By `@utm_east@utm_north@…`; VPR-datasets-downloader adds heading and month, as in 201907."""
     east, north = position_of(path)
     position = _to_degrees(path, east, north, zone_of(path, north) or zone)
-    fields = path.name.split("@")
-    heading, time = (fields[9], fields[13]) if len(fields) >= 15 else ("", "")
-    return Taken(position, _to_heading(path, heading), _to_time(path, time))
+    heading = time = None
+    if len(fields := path.name.split("@")) >= 15:
+        with suppress(InputError):  # names of other forms may hold anything there
+            heading = _to_heading(path, fields[9])
+        with suppress(InputError):
+            time = _to_time(path, fields[13])
+    return Taken(position, heading, time)
 
 
 def _to_degrees(source: object, east: float, north: float, zone: str | None) -> tuple[float, float]:
@@ -109,8 +122,9 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
     for row in rows:
         cells = {field: (row[title] or "").strip() for field, title in columns.items()}
         name, where = PurePosixPath(cells["name"]).as_posix(), f"{file}: line {rows.line_num}"
-        if name in found:
-            raise InputError(f"{where}: expected each photo once, found {name} again")
+        if not cells["name"] or name in found:
+            what = f"{name} again" if cells["name"] else "no name"
+            raise InputError(f"{where}: expected each photo once, found {what}")
         heading = _to_heading(where, cells.get("heading", ""))
         time = _to_time(where, cells.get("time", ""))
         found[name] = Taken(_position(where, cells, zone), heading, time)
@@ -146,14 +160,16 @@ def _to_heading(where: object, text: str) -> float | None:
 
 
 def _to_time(where: object, text: str) -> datetime | None:
-    """ISO 8601, EXIF's form, seconds since 1970, a year and month (201907), or nothing."""
+    """ISO 8601, EXIF's form, a Unix time, a date or month in digits (201907), or nothing."""
     if not text:
         return None
-    with suppress(ValueError):
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    for form in ("%Y:%m:%d %H:%M:%S", "%Y%m"):
+    if (seconds := unix_seconds(text)) is not None:
+        return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    if not text.isdecimal():
         with suppress(ValueError):
-            return datetime.strptime(text, form)
-    with suppress(ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(float(text))
+            return datetime.fromisoformat(text).replace(tzinfo=None)
+    for form, length in FORMS.items():
+        with suppress(ValueError):
+            if len(text) == length:
+                return datetime.strptime(text, form)
     raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")
