@@ -30,7 +30,7 @@ from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.export.engine import EngineModel  # noqa: E402
-from mixvpr_jax.pretrained import RELEASED  # noqa: E402
+from mixvpr_jax.released import RELEASED  # noqa: E402
 
 
 def main(

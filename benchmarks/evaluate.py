@@ -37,7 +37,7 @@ from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402
 from mixvpr_jax.evaluation.evaluate import Evaluator  # noqa: E402
 from mixvpr_jax.models.config import ModelConfig  # noqa: E402
 from mixvpr_jax.preprocess import Preprocess  # noqa: E402
-from mixvpr_jax.pretrained import RELEASED  # noqa: E402
+from mixvpr_jax.released import RELEASED  # noqa: E402
 
 KS = (1, 5, 10, 20)
 

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         ModelConfig,
     )
     from mixvpr_jax.models.linen import to_linen
+    from mixvpr_jax.models.plugins import Aggregator, register_aggregator
     from mixvpr_jax.models.vpr import VPRModel, create_model
     from mixvpr_jax.preprocess import Preprocess
     from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
+    "Aggregator",
     "ConvAPConfig",
     "CosPlaceConfig",
     "GeMConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "create_model",
     "from_pretrained",
+    "register_aggregator",
     "save_pretrained",
     "to_linen",
 ]
@@ -43,6 +46,7 @@ _MODULES = {
     "errors": ("InputError",),
     "evaluation.search": ("Index",),
     "models.linen": ("to_linen",),
+    "models.plugins": ("Aggregator", "register_aggregator"),
     "models.vpr": ("VPRModel", "create_model"),
     "preprocess": ("Preprocess",),
     "pretrained": ("from_pretrained", "save_pretrained"),

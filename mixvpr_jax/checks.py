@@ -17,7 +17,8 @@ def closest(name: object, known: Iterable[str]) -> str:
     """The known names closest to a mistyped one, as the end of an error line."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-    return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(names)}"
+    few = names if len(names) <= 20 else [*names[:20], "…"]
+    return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(few)}"
 
 
 def nearest(path: object) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": ("report.command", "Write report.html again from an evaluation's output folder."),
     "export": ("export.command", "Write a model as ONNX or StableHLO."),
     "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
+    "push": ("push", "Share a model on the Hugging Face Hub."),
     "info": ("info", "Print versions, devices, engines and caches, for a bug report."),
 }
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"

@@ -89,7 +89,7 @@ def _devices() -> str:
 
 def _caches() -> Iterator[tuple[str, str]]:
     try:
-        from mixvpr_jax.pretrained import cache_folder
+        from mixvpr_jax.released import cache_folder
 
         root = cache_folder()
     except InputError as error:  # there is no home

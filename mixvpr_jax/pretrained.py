@@ -1,60 +1,31 @@
-"""Models as folders of model.safetensors, config.json and README.md, and the released weights."""
+"""Models as folders of model.safetensors, config.json and README.md, opened by path or name."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import overload
+from typing import Any, overload
 
 import safetensors.numpy
 
 from mixvpr_jax.checks import closest
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
-from mixvpr_jax.conversion.formats import is_html, read_safetensors, what_else
-from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.conversion.formats import read_safetensors, what_else
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.export.engine import EngineModel
-from mixvpr_jax.models.config import Dtype, Engine, MixVPRConfig, ModelConfig
+from mixvpr_jax.hub import FILES, HUB, fetch
+from mixvpr_jax.model_card import converted_from, model_card
+from mixvpr_jax.models.config import Dtype, Engine, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.storage import (
-    AnyPath,
-    AppearedMeanwhile,
-    as_path,
-    atomic_folder,
-    atomic_write,
-    reaching,
-)
-
-HUB = "hf://"
-FILES = ("config.json", "model.safetensors")
-
-
-@dataclass(frozen=True)
-class Released:
-    """A checkpoint of amaralibey/MixVPR on Google Drive."""
-
-    config: ModelConfig
-    file_name: str
-    drive_id: str
-
-
-def _mixvpr(channels: int, rows: int, drive_id: str) -> Released:
-    file = f"resnet50_MixVPR_{channels * rows}_channels({channels})_rows({rows}).ckpt"
-    aggregator = MixVPRConfig(out_channels=channels, out_rows=rows)
-    return Released(ModelConfig(aggregator=aggregator), file, drive_id)
-
-
-RELEASED = {
-    "resnet50_4096": _mixvpr(1024, 4, "1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L"),
-    "resnet50_512": _mixvpr(256, 2, "1khiTUNzZhfV2UUupZoIsPIbsMRBYVDqj"),
-    "resnet50_128": _mixvpr(64, 2, "1DQnefjk1hVICOEYPwE4-CZAZOvi1NSJz"),
-}
+from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
+from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
 
 
 @overload
@@ -76,8 +47,8 @@ def from_pretrained(
 
     Args:
         name: A folder on a disk or gs://bucket/folder that `save_pretrained` or a finished run
-            wrote, a released name ("resnet50_4096", "resnet50_512", "resnet50_128") or
-            "hf://organisation/repository".
+            wrote, a released name ("resnet50_4096", "eigenplaces_resnet50_2048", …: docs/models.md)
+            or "hf://organisation/repository@revision" (docs/hub.md).
         dtype: Overrides the configuration's dtype of computation.
         engine: "onnxruntime" or "openvino": on a CPU, twice as fast as JAX. The model then is a
             function of images with a `config`, which computes in float32 within 1e-6 of JAX;
@@ -93,7 +64,7 @@ def from_pretrained(
     if engine != "jax":
         model, preprocess = from_pretrained(name, dtype=dtype or "float32")
         return EngineModel(model, engine), preprocess
-    with _folder(os.fspath(name)) as folder:
+    with model_folder(os.fspath(name)) as folder:
         config = _read_config(folder / "config.json")
         if dtype is not None:
             config = replace(config, dtype=dtype)
@@ -104,26 +75,42 @@ def from_pretrained(
     return model, Preprocess(config.image_size, config.interpolation)
 
 
-def save_pretrained(model: VPRModel, folder: str | os.PathLike[str]) -> None:
-    """Writes model.safetensors, config.json and README.md into a folder, see `atomic_folder`."""
+def save_pretrained(
+    model: VPRModel,
+    folder: str | os.PathLike[str],
+    *,
+    origin: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes model.safetensors, config.json and README.md into a folder, see `atomic_folder`.
+
+    Args:
+        model: The model, in training or evaluation mode.
+        folder: A path or gs:// address.
+        origin: A sentence for README.md on where the weights come from.
+        training: Settings for README.md of the run that trained them.
+    """
+    card = model_card(model.config, origin=origin, training=training)
     with atomic_folder(as_path(folder)) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n")
-        (temporary / "README.md").write_text(_model_card(model.config))
+        (temporary / "README.md").write_text(card)
 
 
 @contextmanager
-def _folder(name: str) -> Iterator[Path]:
-    """Yields the model's folder on a disk; objects of a store are downloaded temporarily."""
+def model_folder(name: str, parts: Sequence[str] = FILES) -> Iterator[Path]:
+    """Yields a model's folder on a disk; parts of it in a store are downloaded temporarily."""
     if not name.startswith("gs://"):
         yield _find(name)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        for file in (_model_in(as_path(name)) / part for part in FILES):
+        for file in (_model_in(as_path(name)) / part for part in parts):
             with reaching(file):
                 if not file.exists():
+                    if file.name not in FILES:
+                        continue
                     raise InputError(f"{file}: expected a model's file, found no such object")
                 Path(temporary, file.name).write_bytes(file.read_bytes())
         yield Path(temporary)
@@ -131,7 +118,7 @@ def _folder(name: str) -> Iterator[Path]:
 
 def _find(name: str) -> Path:
     if name.startswith(HUB):
-        return _hub_folder(name)
+        return fetch(name)
     if Path(name).is_dir():
         return Path(_model_in(Path(name)))
     if Path(name).is_file():
@@ -164,85 +151,19 @@ def _released_folder(name: str) -> Path:
     """The folder of a released model, converted on first use."""
     folder = cache_folder() / name
     if not (folder / "config.json").is_file():
-        checkpoint = _released_checkpoint(name)
+        checkpoint = fetch_checkpoint(name)
         model = convert_checkpoint(checkpoint).model
         if model.config != RELEASED[name].config:
-            raise InputError(f"{checkpoint}: expected the weights of {name}, found {model.config}")
+            raise InputError(
+                f"{checkpoint}: expected the weights of {name}, found {model.config}; delete the "
+                "file to download it again"
+            )
         try:
-            save_pretrained(model, folder)
+            save_pretrained(model, folder, origin=converted_from(checkpoint, RELEASED[name].url))
         except AppearedMeanwhile:  # another process converted the same weights
             if not (folder / "config.json").is_file():
                 raise
     return folder
-
-
-def cache_folder() -> Path:
-    """The folder of cached files: $MIXVPR_HOME, else mixvpr_jax in the user's cache directory."""
-    if home := os.environ.get("MIXVPR_HOME"):
-        return Path(home)
-    try:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no home directory, as in some containers
-        raise InputError(
-            "expected a home directory for released weights and descriptors, found none; set "
-            "MIXVPR_HOME to a folder that can be written to"
-        ) from None
-    return Path(caches) / "mixvpr_jax"
-
-
-def _released_checkpoint(name: str) -> Path:
-    """The PyTorch checkpoint of a released name, downloaded on first use."""
-    path = cache_folder() / RELEASED[name].file_name
-    file, folder = quote(str(path)), quote(str(path.parent / name))
-    commands = (
-        f"gdown {RELEASED[name].drive_id} -O {file} && mixvpr convert to-flax {file} {folder}"
-    )
-    refused = (
-        f"{path}: expected a checkpoint, found an HTML page, now removed: Google Drive refused the "
-        f"download; try again later, or {commands}"
-    )
-    if path.exists():
-        if _is_html_file(path):
-            path.unlink(missing_ok=True)
-            raise InputError(refused)
-        return path
-    try:
-        import gdown  # pyright: ignore[reportMissingImports] (optional)
-    except ImportError:
-        raise InputError(f"{name}: not in {path.parent}; run: {commands}") from None
-    with atomic_write(path) as partial:
-        problem = None
-        try:
-            gdown.download(id=RELEASED[name].drive_id, output=str(partial), quiet=True)
-        except Exception as error:  # from gdown, requests or the file system
-            problem = error
-        if problem or not partial.exists():  # gdown does not always raise
-            reason = f" ({problem})" if problem else ""
-            raise InputError(
-                f"{name}: the Google Drive download failed{reason}; run: {commands}"
-            ) from problem
-        if _is_html_file(partial):
-            raise InputError(refused)
-    return path
-
-
-def _is_html_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        return is_html(file.read(512))
-
-
-def _hub_folder(name: str) -> Path:
-    repository = name.removeprefix(HUB)
-    if repository.count("/") != 1:
-        raise InputError(f"{name}: expected {HUB}organisation/repository")
-    with extra("hub", f"{name}: expected huggingface_hub to fetch it"):
-        import huggingface_hub
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except Exception as error:  # from the hub, requests or the file system
-        raise InputError(
-            f"{name}: the download from the hub failed ({error})".replace("\n", " ")
-        ) from error
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -258,27 +179,3 @@ def _read_config(path: Path) -> ModelConfig:
         return ModelConfig.from_dict(json.loads(content))
     except (InputError, ValueError, RecursionError) as error:  # from the configuration or JSON
         raise InputError(f"{path}: {error}") from error
-
-
-def _model_card(config: ModelConfig) -> str:
-    height, width = config.image_size
-    resized = f"resized to {height}x{width} pixels (Pillow's {config.interpolation} filter)"
-    return f"""---
-library_name: mixvpr-jax
-tags: [visual-place-recognition, image-retrieval, jax, flax]
----
-# {config.arch}, {config.aggregator.name if config.aggregator else "bare backbone"}
-
-Made with mixvpr-jax. An image, {resized},
-gives a descriptor of {config.descriptor_dim or "no"} values; nearest neighbours show the same
-place.
-
-```python
-import mixvpr_jax
-
-model, preprocess = mixvpr_jax.from_pretrained("path/to/this/folder")
-descriptors = model(preprocess(images))
-```
-
-`config.json` says what the model is, `model.safetensors` holds its weights.
-"""

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.pretrained import cache_folder
+from mixvpr_jax.released import cache_folder
 
 LIMIT_BYTES = 2 * 2**30  # of all programs; one with resnet50_4096's weights in it takes 40 MB
 

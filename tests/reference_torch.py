@@ -173,3 +173,20 @@ class VPRModel(nn.Module):
 
     def forward(self, x):
         return self.aggregator(self.backbone(x))
+
+
+class CosPlaceNet(nn.Module):
+    """The network of gmberton/CosPlace and EigenPlaces, with their parameter names."""
+
+    def __init__(self, arch, dim):
+        super().__init__()
+        net = TorchvisionResNet(arch)
+        stages = (net.layer1, net.layer2, net.layer3, net.layer4)
+        stem = (net.conv1, net.bn1, nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.backbone = nn.Sequential(*stem, *stages)
+        # At the places of the normalisations and the flattening there is nothing to load.
+        linear = nn.Linear(net.out_channels, dim)
+        self.aggregation = nn.Sequential(nn.Identity(), GeMPool(), nn.Identity(), linear)
+
+    def forward(self, x):
+        return F.normalize(self.aggregation(F.normalize(self.backbone(x), dim=1)), dim=1)

@@ -19,7 +19,7 @@ from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES
-from mixvpr_jax.pretrained import RELEASED
+from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import RENAMED
 from mixvpr_jax.training.recipes import list_recipes
 
@@ -38,6 +38,7 @@ ROOMS = {
     "mixvpr places": ("places.command", []),
     "mixvpr report": ("report.command", []),
     "mixvpr export": ("export.command", []),
+    "mixvpr push": ("push", []),
 }
 ROOMS |= {
     "train.py": ROOMS["mixvpr train"],
@@ -165,7 +166,13 @@ def test_pages_name_the_benchmarks_and_backbones():
 
 def test_figures_of_released_weights():
     rows = re.findall(r"^\| `(resnet50_\d+)` \| (\d+) \| [\d,]+ \| (.*) \|$", MODELS, re.MULTILINE)
-    assert {name for name, *_ in rows} == set(RELEASED)
+    others = [
+        name.replace("D", dim)
+        for names, dims in table(MODELS, "| name | D |")
+        for name in re.findall(r"`(\w+)`", names)
+        for dim in dims.split(", ")
+    ]
+    assert sorted([*(name for name, *_ in rows), *others]) == sorted(RELEASED)
     for name, size, recalls in rows:
         assert RELEASED[name].config.descriptor_dim == int(size)
         for protocol, cell in zip(

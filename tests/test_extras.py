@@ -68,6 +68,7 @@ SHOW = "import runpy\nrunpy.run_module('mixvpr_jax.training.show', run_name='__m
         ("convert to-torch model out", "convert", MIXVPR),
         ("convert to-torch gs://bucket/model out", "gcs", MIXVPR),
         ("convert to-torch hf://someone/model out", "hub", MIXVPR),
+        ("push model hf://someone/model", "hub", MIXVPR),
     ],
 )
 def test_a_missing_extra_is_told_in_one_line(places, command, name, program):

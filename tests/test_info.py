@@ -54,7 +54,7 @@ def test_no_home(capsys, monkeypatch):
     def no_home():
         raise InputError("expected a home directory")
 
-    monkeypatch.setattr("mixvpr_jax.pretrained.cache_folder", no_home)
+    monkeypatch.setattr("mixvpr_jax.released.cache_folder", no_home)
     assert told(capsys)["caches"] == "expected a home directory"
 
 

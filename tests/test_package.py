@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,12 @@ def test_training_loads_no_torch():
         "import torch\n"  # whoever asks for it later gets it
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_the_wheel_holds_every_room():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {f"mixvpr_jax.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
+    assert set(settings["packages"]) == {"mixvpr_jax", "mixvpr_jax.configs", *rooms}
 
 
 def test_files_stay_readable():

@@ -1,8 +1,12 @@
-"""Released names: the cache, the download, the hub, and every way in which a name is wrong."""
+"""Released names: the cache, the download, and every way in which a name is wrong."""
 
+import hashlib
+import http.server
 import shlex
 import sys
+import threading
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,10 @@ import pytest
 import safetensors.numpy
 import torch
 from recipe import official_shapes, recipe_state
-from small_model import SMALL
+from reference_torch import CosPlaceNet
 
-from mixvpr_jax import InputError, from_pretrained, save_pretrained
-from mixvpr_jax.pretrained import RELEASED, cache_folder
+from mixvpr_jax import InputError, from_pretrained
+from mixvpr_jax.released import RELEASED, cache_folder
 
 
 @pytest.fixture
@@ -26,6 +30,8 @@ def home(tmp_path, monkeypatch):
 def test_unknown_names_give_the_closest(tmp_path, home):
     with pytest.raises(InputError, match="resnet50_409: expected a released name.*resnet50_4096"):
         from_pretrained("resnet50_409")
+    with pytest.raises(InputError, match="closest: eigenplaces_resnet50_2048, "):
+        from_pretrained("eigenplaces_resnet50_2084")
     file = tmp_path / "some.ckpt"
     file.touch()
     with pytest.raises(InputError, match="found a file; convert .* mixvpr convert to-flax"):
@@ -43,7 +49,8 @@ def test_commands_can_be_pasted(tmp_path, home, monkeypatch, name):
     monkeypatch.setenv("MIXVPR_HOME", str(file / "home"))
     with pytest.raises(InputError) as error:
         from_pretrained("resnet50_512")
-    fetch, convert = str(error.value).partition("run: ")[2].split(" && ")
+    install, fetch, convert = str(error.value).partition("run: ")[2].split(" && ")
+    assert install == "pip install gdown"
     checkpoint = f"{file}/home/{RELEASED['resnet50_512'].file_name}"
     assert shlex.split(fetch)[2:] == ["-O", checkpoint]
     assert shlex.split(convert)[3:] == [checkpoint, f"{file}/home/resnet50_512"]
@@ -164,23 +171,103 @@ def test_a_home_that_cannot_be_used(home, monkeypatch):
         from_pretrained("resnet50_512")
 
 
-def test_hub(model, tmp_path, monkeypatch):
-    save_pretrained(model, tmp_path / "hub")
+class Website(http.server.ThreadingHTTPServer):
+    """A stand-in of GitHub: path → content, or the number of bytes that it promises and fails."""
 
-    def snapshot_download(repository, allow_patterns):
-        assert set(allow_patterns) == {"config.json", "model.safetensors"}
-        if repository != "someone/mixvpr":
-            raise RuntimeError("Repository Not Found\nfor url")
-        return str(tmp_path / "hub")
+    def __init__(self):
+        self.pages = {}
+        super().__init__(("127.0.0.1", 0), Page)
 
-    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    loaded, _ = from_pretrained("hf://someone/mixvpr")
-    assert loaded.config == SMALL
-    with pytest.raises(InputError, match="Repository Not Found for url"):
-        from_pretrained("hf://someone/else")
-    with pytest.raises(InputError, match="expected hf://organisation/repository"):
-        from_pretrained("hf://mixvpr")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[hub\]'"):
-        from_pretrained("hf://someone/mixvpr")
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = self.server.pages.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        promised, content = (
+            (content, b"PK") if isinstance(content, int) else (len(content), content)
+        )
+        self.send_response(200)
+        self.send_header("Content-Length", str(promised))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def github(monkeypatch):
+    with Website() as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        for name in ("eigenplaces_resnet50_128", "cosplace_resnet18_64"):
+            path = f"/{RELEASED[name].file_name}"
+            url = f"http://127.0.0.1:{site.server_port}{path}"
+            monkeypatch.setitem(RELEASED, name, replace(RELEASED[name], url=url))
+        yield site
+        site.shutdown()
+        thread.join()
+
+
+def test_addresses_are_those_of_the_authors():
+    urls = {name: released.url for name, released in RELEASED.items()}
+    releases = "https://github.com/gmberton/{}/releases/download/v1.0/{}.pth"
+    cosplace = releases.format("CosPlace", "ResNet152_32_cosplace")
+    assert urls["cosplace_resnet152_32"] == cosplace
+    eigenplaces = releases.format("EigenPlaces", "ResNet50_2048_eigenplaces")
+    assert urls["eigenplaces_resnet50_2048"] == eigenplaces
+    methods = [name.partition("_")[0] for name in urls]
+    assert (methods.count("cosplace"), methods.count("eigenplaces")) == (26, 12)
+
+
+@pytest.mark.parametrize("name", ["eigenplaces_resnet50_128", "cosplace_resnet18_64"])
+def test_weights_of_github_equal_the_authors_network(name, home, github, tmp_path, capfd):
+    released = RELEASED[name]
+    torch.manual_seed(0)
+    reference = CosPlaceNet(released.config.arch, released.config.descriptor_dim).eval()
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    torch.save(reference.state_dict(), tmp_path / "checkpoint")
+    content = (tmp_path / "checkpoint").read_bytes()
+    github.pages[f"/{released.file_name}"] = content
+    model, preprocess = from_pretrained(name)
+    assert capfd.readouterr() == ("", "")  # a terminal alone sees the progress
+    assert preprocess.image_size == (512, 512)
+    images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    assert np.abs(model(images) - expected).max() < 1e-5
+    github.pages.clear()
+    from_pretrained(name)  # what was converted
+    card = (home / name / "README.md").read_text()
+    assert f"Converted from {released.url} (sha256 {hashlib.sha256(content).hexdigest()})." in card
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(None, "HTTP Error 404: Not Found"), (1000, "2 of 1,000 bytes"), (b"<html>", "HTML page")],
+)
+def test_a_download_that_fails_tells_how_to_do_it_by_hand(content, found, home, github):
+    released = RELEASED["cosplace_resnet18_64"]
+    if content is not None:
+        github.pages[f"/{released.file_name}"] = content
+    with pytest.raises(InputError, match=found) as error:
+        from_pretrained("cosplace_resnet18_64")
+    file = home / released.file_name
+    fetch, convert = str(error.value).split(" && ")
+    assert shlex.split(fetch)[-6:] == f"curl -fL --create-dirs {released.url} -o {file}".split()
+    folder = home / "cosplace_resnet18_64"
+    assert shlex.split(convert) == f"mixvpr convert to-flax {file} {folder}".split()
+    assert not list(home.iterdir())
+
+
+def test_without_a_network(home, monkeypatch):
+    released = replace(RELEASED["cosplace_resnet18_64"], url="http://127.0.0.1:1/a.pth")
+    monkeypatch.setitem(RELEASED, "cosplace_resnet18_64", released)
+    with pytest.raises(InputError, match="download http://127.0.0.1:1/a.pth, found: .*refused"):
+        from_pretrained("cosplace_resnet18_64")
+    assert not list(home.iterdir())

@@ -63,12 +63,13 @@ def to_flax(
     """
     with ending_at_once():
         from mixvpr_jax.conversion.convert import convert_checkpoint
+        from mixvpr_jax.model_card import converted_from
         from mixvpr_jax.pretrained import save_pretrained
 
     conversion = convert_checkpoint(
         checkpoint, image_size=image_size, in_size=in_size, pool_size=pool_size, key=key
     )
-    save_pretrained(conversion.model, folder)
+    save_pretrained(conversion.model, folder, origin=converted_from(checkpoint))
     print(f"{conversion.summary()}\nwritten: {folder}")
 
 

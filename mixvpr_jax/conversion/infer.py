@@ -18,12 +18,12 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import (
     AGGREGATORS,
     BACKBONES,
-    AggregatorConfig,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
+    OwnAggregatorConfig,
 )
 
 Size = tuple[int, int]  # height and width
@@ -206,7 +206,7 @@ def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def _aggregator(
     checkpoint: Checkpoint, pool_size: Size | None
-) -> tuple[AggregatorConfig | None, int | None]:
+) -> tuple[OwnAggregatorConfig | None, int | None]:
     """The aggregator and its input channels, where its weights tell them."""
     parts = {name.split(".")[1] for name in checkpoint.state if name.startswith("aggregator.")}
     if not parts:
@@ -244,7 +244,7 @@ def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
 
 
 def _require_told(
-    checkpoint: Checkpoint, told: str | None, aggregator: AggregatorConfig | None
+    checkpoint: Checkpoint, told: str | None, aggregator: OwnAggregatorConfig | None
 ) -> None:
     """Holds the aggregator that the weights are of to the one that the hyper-parameters name."""
     found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"

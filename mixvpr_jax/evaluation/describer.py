@@ -22,9 +22,11 @@ from mixvpr_jax.evaluation.describe import (
     describe_images,
 )
 from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.models.plugins import Aggregator
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
-from mixvpr_jax.pretrained import cache_folder, from_pretrained
+from mixvpr_jax.pretrained import from_pretrained
+from mixvpr_jax.released import cache_folder
 from mixvpr_jax.storage import AnyPath
 from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors
@@ -65,7 +67,8 @@ class Describer:
         self.encode = self.encoder(self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
         self.warn, self.cached = OneWarning(), None
-        if config.cache_gigabytes:
+        # The weights' hash does not tell a plug-in's code.
+        if config.cache_gigabytes and not isinstance(model.config.aggregator, Aggregator):
             try:
                 self.cached = cache_folder() / "descriptors"
             except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home

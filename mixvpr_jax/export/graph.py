@@ -14,6 +14,7 @@ from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.layers import Conv
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, folded
+from mixvpr_jax.models.plugins import Aggregator
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeMPool, cell_weights
 from mixvpr_jax.models.resnet import Block
 from mixvpr_jax.models.vpr import VPRModel
@@ -42,8 +43,13 @@ def to_onnx(
         [batch, h, w, c] of a bare backbone. The batch is of any size.
 
     Raises:
-        InputError: An opset that lacks the operators, or a model in training mode.
+        InputError: An opset that lacks the operators, a plug-in, or a model in training mode.
     """
+    if isinstance(model.config.aggregator, Aggregator):
+        raise InputError(
+            f"ONNX: expected an aggregator of mixvpr-jax, found the plug-in "
+            f"{model.config.aggregator_name}; mixvpr export writes it as FILE.stablehlo"
+        )
     first = ANTIALIAS if preprocess else OPSETS[0]
     if opset not in range(first, OPSETS[-1] + 1):
         raise InputError(f"opset: expected {first} to {OPSETS[-1]}, found {opset}")
@@ -187,6 +193,7 @@ def _aggregator(graph: _Graph, model: VPRModel, x: str) -> str:
     if isinstance(aggregator, CosPlace):
         pooled = _gem(graph, aggregator.gem, graph.l2_normalize(x, axis=1))
         return graph.linear(aggregator.fc, graph.cast(pooled, "float16"))
+    assert isinstance(aggregator, GeMPool)  # `to_onnx` refuses plug-ins
     return graph.cast(_gem(graph, aggregator, x), "float16")
 
 

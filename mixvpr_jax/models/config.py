@@ -14,6 +14,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.plugins import Aggregator, find_aggregator, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
@@ -130,8 +131,9 @@ class GeMConfig:
         require_positive(self, "p")
 
 
-AggregatorConfig = MixVPRConfig | ConvAPConfig | CosPlaceConfig | GeMConfig
-AGGREGATORS: Mapping[str, type[AggregatorConfig]] = {
+OwnAggregatorConfig = MixVPRConfig | ConvAPConfig | CosPlaceConfig | GeMConfig
+AggregatorConfig = OwnAggregatorConfig | Aggregator
+AGGREGATORS: Mapping[str, type[OwnAggregatorConfig]] = {
     cls.name: cls for cls in (MixVPRConfig, ConvAPConfig, CosPlaceConfig, GeMConfig)
 }
 
@@ -211,12 +213,21 @@ class ModelConfig:
                 return dim
             case GeMConfig():
                 return self.feature_channels
+            case Aggregator() as plugin:
+                return plugin.descriptor_dim(self.feature_channels, self.feature_size)
+
+    @property
+    def aggregator_name(self) -> str | None:
+        """Such as "MixVPR", or a plug-in's import path; None for a bare backbone."""
+        if isinstance(self.aggregator, Aggregator):
+            return saved_name(type(self.aggregator))
+        return None if self.aggregator is None else self.aggregator.name
 
     def to_dict(self) -> dict[str, Any]:
         """This configuration as JSON values."""
         values = asdict(self)
         if self.aggregator is not None:
-            values["aggregator"] = {"name": self.aggregator.name, **values["aggregator"]}
+            values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
         values["image_size"] = list(self.image_size)
         return values
@@ -237,7 +248,10 @@ class ModelConfig:
         if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)
-            require_known("aggregator name", name, AGGREGATORS)
-            kind = AGGREGATORS[name]
+            if isinstance(name, str) and ":" in name:
+                kind = find_aggregator(name)
+            else:
+                require_known("aggregator name", name, AGGREGATORS)
+                kind = AGGREGATORS[name]
             values["aggregator"] = kind(**checked_fields(kind, aggregator))
         return cls(**values)

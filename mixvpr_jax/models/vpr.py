@@ -18,12 +18,28 @@ from mixvpr_jax.models.config import (
     MixVPRConfig,
     ModelConfig,
 )
-from mixvpr_jax.models.layers import array_dtype
+from mixvpr_jax.models.layers import array_dtype, l2_normalize, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
+from mixvpr_jax.models.plugins import Aggregator as Plugin
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
 
-Aggregator = MixVPR | ConvAP | CosPlace | GeM
+
+class PluggedIn(nnx.Module):
+    """An aggregator of others, whose output is scaled to unit norm: [b, h, w, c] → [b, d]."""
+
+    def __init__(self, config: ModelConfig, plugin: Plugin, *, rngs: nnx.Rngs) -> None:
+        plugin.descriptor_dim(config.feature_channels, config.feature_size)  # or InputError
+        self.module = plugin.build(
+            config.feature_channels, config.feature_size, dtype=config.dtype, rngs=rngs
+        )
+        self.wide = param_dtype(config.dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        return l2_normalize(self.module(x).astype(self.wide))
+
+
+Aggregator = MixVPR | ConvAP | CosPlace | GeM | PluggedIn
 
 
 class VPRModel(nnx.Module):
@@ -101,5 +117,7 @@ def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
             return CosPlace(channels, cosplace, dtype=dtype, rngs=rngs)
         case GeMConfig(p=p):
             return GeM(p, dtype=dtype)
+        case Plugin() as plugin:
+            return PluggedIn(config, plugin, rngs=rngs)
         case None:
             raise InputError("a bare backbone has no aggregator")

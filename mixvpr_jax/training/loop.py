@@ -275,7 +275,7 @@ class Run:
         with raise_on_all_processes():
             if is_main_process():
                 nnx.update(setup.model, *jax.device_get((state.params, state.statistics)))
-                save_pretrained(setup.model, folder)
+                save_pretrained(setup.model, folder, training=setup.config.to_dict())
         metrics, before = self._validated(best), self._validated(0)
         return Outcome(self.step, setup.total_steps, folder, metrics, before)
 

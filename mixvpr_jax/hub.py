@@ -1,0 +1,136 @@
+"""The Hugging Face Hub: hf://organisation/repository[@revision], read and written."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mixvpr_jax.errors import InputError, extra, text_of
+from mixvpr_jax.version import __version__
+
+HUB = "hf://"
+FILES = ("config.json", "model.safetensors")
+CLIENT = {"library_name": "mixvpr-jax", "library_version": __version__}
+
+logger = logging.getLogger(__name__)
+
+
+class Address(NamedTuple):
+    """A model on the hub; no revision: the newest one."""
+
+    repository: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        """The address as a user writes it."""
+        return f"{HUB}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_address(text: str) -> Address:
+    """The parts of hf://organisation/repository or …@revision: a branch, a tag or a commit."""
+    found = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
+    if found is None:
+        raise InputError(f"{text}: expected {HUB}organisation/repository or …@revision")
+    return Address(found[1], found[2])
+
+
+def fetch(text: str) -> Path:
+    """The folder of a model's files in the library's cache, brought up to date.
+
+    With HF_HUB_OFFLINE, or where the hub is out of reach (which is logged), it is what an earlier
+    call fetched.
+
+    Raises:
+        InputError: There is no such model, or nothing to take in place of an unreachable hub.
+    """
+    address, (hub, _) = parse_address(text), _library(text)
+    try:
+        hub.HfApi(**CLIENT).model_info(address.repository, revision=address.revision)
+    except Exception as error:
+        problem = error
+    else:
+        problem = None
+    try:
+        folder = hub.snapshot_download(
+            address.repository, revision=address.revision, allow_patterns=list(FILES), **CLIENT
+        )
+    except Exception as error:  # from the hub, httpx or the file system
+        raise InputError(
+            f"{text}: expected to fetch it from the hub, found: {text_of(error)}"
+        ) from error
+    if missing := [name for name in FILES if not Path(folder, name).is_file()]:
+        raise InputError(
+            f"{text}: expected a model of mixvpr-jax, found no {' and no '.join(missing)}"
+        )
+    if problem is not None and not hub.is_offline_mode():
+        logger.warning(
+            "%s: the hub was out of reach (%s); taken as it was fetched earlier, commit %s",
+            *(text, text_of(problem), Path(folder).name[:7]),
+        )
+    return Path(folder)
+
+
+def push(
+    files: Mapping[str, Path], address: Address, *, overwrite: bool, private: bool, message: str
+) -> str:
+    """Writes files into a repository in one commit, and returns the commit's address.
+
+    A repository that is not there is made first.
+
+    Raises:
+        InputError: The repository holds another model, the token may not write to it, or the hub
+            is out of reach. Its files are as they were.
+    """
+    hub, errors = _library(str(address))
+    api = hub.HfApi(**CLIENT)
+    try:
+        api.create_repo(address.repository, private=private or None, exist_ok=True)
+        there = api.model_info(address.repository, revision=address.revision)
+        names = {file.rfilename for file in there.siblings or ()}
+        if not overwrite:
+            _refuse_another_model(hub, address, there.sha, names, files["config.json"])
+        commit = api.create_commit(
+            address.repository,
+            [hub.CommitOperationAdd(name, str(path)) for name, path in files.items()],
+            commit_message=message,
+            revision=address.revision,
+            parent_commit=there.sha,  # whoever pushed meanwhile is not overwritten
+        )
+    except InputError:
+        raise
+    except Exception as error:  # from the hub, httpx or the file system
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        denied = isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403)
+        hint = "; hf auth login with a token that may write there" if denied else ""
+        why = f" ({text_of(error.__cause__)})" if type(error) is RuntimeError else ""  # an upload's
+        raise InputError(
+            f"{address}: expected to write the model in one commit, found: {text_of(error)}{why}"
+            f"{hint}"
+        ) from error
+    return str(commit.commit_url)
+
+
+def _refuse_another_model(
+    hub: Any, address: Address, commit: str, names: set[str], config: Path
+) -> None:
+    content = names - {".gitattributes", "README.md"}
+    if "config.json" in names:
+        found = hub.hf_hub_download(address.repository, "config.json", revision=commit, **CLIENT)
+        if Path(found).read_bytes() == config.read_bytes():
+            return
+        content = {"another config.json"}
+    if content:
+        raise InputError(
+            f"{address}: expected an empty repository or an earlier version of this model, found "
+            f"{', '.join(sorted(content)[:5])}; choose another name, or replace it with --overwrite"
+        )
+
+
+def _library(text: str) -> tuple[Any, Any]:
+    with extra("hub", f"{text}: expected huggingface_hub"):
+        import huggingface_hub
+        import huggingface_hub.errors
+    return huggingface_hub, huggingface_hub.errors

@@ -1,0 +1,112 @@
+"""Aggregators of others: known once their module is imported, saved by their import path.
+
+A model's config.json may name any module, and importing one runs it. So nothing here imports what a
+file names: a module must be imported already, or be named by the user in MIXVPR_PLUGINS.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeVar, dataclass_transform
+
+from mixvpr_jax.errors import InputError, text_of
+
+TRUSTED = "MIXVPR_PLUGINS"
+T = TypeVar("T", bound="Aggregator")
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """The settings of an aggregator of one's own; subclasses add fields and `build`."""
+
+    def build(self, channels: int, size: tuple[int, int], *, dtype: Any, rngs: Any) -> Any:
+        """A `flax.nnx.Module`: feature maps [b, h, w, channels] → [b, d], of any norm.
+
+        Args:
+            channels: Of the feature map.
+            size: Its height and width for images of the model's `image_size`.
+            dtype: The model's, as `mixvpr_jax.models.layers` take it ("tensorfloat32" among them).
+            rngs: Where initial weights come from.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+    def descriptor_dim(self, channels: int, size: tuple[int, int]) -> int:
+        """Length of a descriptor: what a traced `build` gives."""
+        import jax
+        import jax.numpy as jnp
+        from flax import nnx
+
+        def describe() -> Any:
+            module = self.build(channels, size, dtype="float32", rngs=nnx.Rngs(0))
+            return module(jnp.zeros((1, *size, channels)))
+
+        shape = jax.eval_shape(describe).shape
+        if len(shape) != 2:
+            raise InputError(
+                f"{import_path(type(self))}: expected an array [b, d], found {list(shape)}"
+            )
+        return shape[1]
+
+
+_KNOWN: dict[str, type[Aggregator]] = {}
+
+
+@dataclass_transform(frozen_default=True)
+def register_aggregator(cls: type[T]) -> type[T]:
+    """Makes a subclass of `Aggregator` a frozen dataclass that models and recipes may use.
+
+    Example:
+        >>> @register_aggregator
+        ... class Mean(Aggregator):
+        ...     def build(self, channels, size, *, dtype, rngs):
+        ...         return lambda features: features.mean((1, 2))
+    """
+    if not issubclass(cls, Aggregator) or "<locals>" in cls.__qualname__:
+        raise InputError(
+            f"{import_path(cls)}: expected a subclass of mixvpr_jax.Aggregator at the top level of "
+            "a module"
+        )
+    known = dataclass(frozen=True)(cls)
+    _KNOWN[import_path(known)] = known
+    return known
+
+
+def import_path(cls: type) -> str:
+    """The name under which a class is saved: package.module:Class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def saved_name(cls: type) -> str:
+    """The same; InputError for a class of a script or notebook, which nobody could import."""
+    if cls.__module__ == "__main__":
+        raise InputError(
+            f"{cls.__qualname__}: expected a plug-in of a module that can be imported, found one "
+            "of a script or notebook; move it into a file of its own and import it"
+        )
+    return import_path(cls)
+
+
+def find_aggregator(name: str) -> type[Aggregator]:
+    """A registered class by its import path.
+
+    Raises:
+        InputError: Its module was not imported, and MIXVPR_PLUGINS names none that registers it.
+    """
+    for module in filter(None, os.environ.get(TRUSTED, "").split(",")):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"{TRUSTED}: expected modules that can be imported, found {module} "
+                f"({text_of(error)}); install it, or put its folder on PYTHONPATH"
+            ) from error
+    if name not in _KNOWN:
+        module = name.partition(":")[0]
+        raise InputError(
+            f"aggregator: expected the plug-in {name} to be registered, found it unknown; if you "
+            f"trust its code, import {module} first or set {TRUSTED}={module} (install it, or put "
+            "its folder on PYTHONPATH)"
+        )
+    return _KNOWN[name]

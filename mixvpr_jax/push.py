@@ -1,0 +1,107 @@
+"""`mixvpr push WEIGHTS hf://organisation/repository` shares a model on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mixvpr_jax.errors import InputError, ending_at_once, extra, run_command
+from mixvpr_jax.hub import FILES, parse_address
+from mixvpr_jax.hub import push as write_to_hub
+from mixvpr_jax.storage import as_path
+
+CARD = "README.md"
+
+
+def run(arguments: list[str], prog: str) -> None:
+    """Shares a model as the command line says."""
+    run_command(lambda: parse(arguments, prog))
+
+
+def parse(arguments: list[str], prog: str) -> None:
+    """The same; errors are the caller's to report."""
+    tyro.cli(interface(), prog=prog, args=arguments)
+
+
+def interface() -> Callable[..., None]:
+    """What the command line calls."""
+    return push
+
+
+def push(
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")],
+    address: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADDRESS")],
+    results: tuple[str, ...] = (),
+    private: bool = False,
+    overwrite: bool = False,
+    message: str = "A model of mixvpr-jax",
+) -> None:
+    """Shares a model on the Hugging Face Hub: weights, configuration and model card in one commit.
+
+    Args:
+        weights: A model or run folder, a released name, or a PyTorch checkpoint to convert.
+        address: hf://organisation/repository, made if it is not there; …@branch for a branch.
+        results: Output folders of evaluations of this model, whose recall the model card tells.
+        private: A new repository is visible to its owners alone.
+        overwrite: The repository may hold another model, which is replaced.
+        message: Of the commit.
+    """
+    target = parse_address(address)
+    with extra("hub", "mixvpr push: expected huggingface_hub"):
+        import huggingface_hub  # noqa: F401 (before minutes of conversion)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with ending_at_once():
+            import mixvpr_jax.pretrained  # noqa: F401 (slow, and --help does without)
+        stage(weights, folder, results)
+        files = {name: folder / name for name in (*FILES, CARD)}
+        url = write_to_hub(files, target, overwrite=overwrite, private=private, message=message)
+    sys.stdout.write(f"written: {url}\nmixvpr_jax.from_pretrained({address!r}) opens it\n")
+
+
+def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
+    """Puts the files that are pushed into an empty folder.
+
+    Raises:
+        InputError: There are no such weights, or results are of others.
+    """
+    from mixvpr_jax.conversion import convert_checkpoint, get_weights, weights_hash
+    from mixvpr_jax.model_card import converted_from, model_card, with_recall
+    from mixvpr_jax.pretrained import from_pretrained, model_folder, save_pretrained
+
+    card = folder / CARD
+    if Path(weights).is_file():
+        model = convert_checkpoint(weights).model
+        save_pretrained(model, folder, origin=converted_from(Path(weights)))
+    else:
+        with model_folder(weights, (*FILES, CARD)) as source:
+            model, _ = from_pretrained(source)  # nothing broken is shared
+            for file in (source / name for name in (*FILES, CARD)):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+        if not card.is_file():
+            card.write_text(model_card(model.config))
+    if results:
+        digest = weights_hash(get_weights(model))
+        found = [_read_results(where, digest, weights) for where in results]
+        card.write_text(with_recall(card.read_text(), found))
+
+
+def _read_results(where: str, digest: str, weights: str) -> dict[str, Any]:
+    from mixvpr_jax.evaluation.output import read_output
+
+    found = read_output(as_path(where)).results
+    if found["recall"] is None:
+        raise InputError(f"{where}: expected results with recall, found none (no ground truth)")
+    if found.get("weights_sha256") != digest:
+        raise InputError(
+            f"{where}: expected results of {weights}, found those of other weights "
+            f"({found['weights']}); evaluate these with mixvpr eval --weights {weights}"
+        )
+    return found

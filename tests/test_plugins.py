@@ -1,0 +1,142 @@
+"""Aggregators of others: docs/plug_ins.md, carried out, and what is refused."""
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import tiny_config
+
+from mixvpr_jax import (
+    Aggregator,
+    InputError,
+    ModelConfig,
+    create_model,
+    from_pretrained,
+    register_aggregator,
+    save_pretrained,
+    to_linen,
+)
+from mixvpr_jax.conversion.convert import to_state_dict
+from mixvpr_jax.evaluation.config import DescribeConfig
+from mixvpr_jax.evaluation.describer import Describer
+from mixvpr_jax.export.files import export_model
+from mixvpr_jax.models import plugins
+from mixvpr_jax.training.command import parse
+from mixvpr_jax.training.config import StartConfig
+from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.recipes import load_recipe
+
+PAGE = (Path(__file__).parent.parent / "docs" / "plug_ins.md").read_text()
+MODULE, USE, RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+NAME = "my_vpr:MeanConfig"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """What the page's second block leaves, in a folder where its first is a module."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_KNOWN", {})
+    monkeypatch.delitem(sys.modules, "my_vpr", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_vpr.py").write_text(MODULE)
+    found = {}
+    exec(USE, found)
+    yield found
+    sys.modules.pop("my_vpr", None)
+
+
+def forget(monkeypatch):
+    """As in another process."""
+    monkeypatch.setattr(plugins, "_KNOWN", {})
+    monkeypatch.delitem(sys.modules, "my_vpr")
+
+
+def test_the_page_runs(page, photos, capsys):
+    model, config = page["model"], page["config"]
+    descriptors = model(page["preprocess"](photos))
+    assert descriptors.shape == (2, config.descriptor_dim) == (2, 16)
+    assert descriptors.dtype == jnp.float32
+    assert np.allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-6)
+    assert np.array_equal(descriptors, create_model(config)(page["preprocess"](photos)))
+    values = json.loads(Path("mean/config.json").read_text())
+    assert values["aggregator"] == {"name": NAME, "dim": 16}
+    assert f"# resnet18, {NAME}" in Path("mean/README.md").read_text()
+    Path("recipe.py").write_text(RECIPE)
+    recipe, description = load_recipe("./recipe.py")
+    assert recipe.model.aggregator == page["MeanConfig"](256)
+    with pytest.raises(SystemExit):
+        parse(["./recipe.py", "--help"], "mixvpr train")
+    assert "--model.aggregator.dim INT" in capsys.readouterr().out
+    assert description == "The official recipe with an aggregator of one's own."
+
+
+def test_what_a_file_names_is_never_imported(page, monkeypatch):
+    forget(monkeypatch)
+    line = f"config.json: aggregator: expected the plug-in {NAME} .* set MIXVPR_PLUGINS=my_vpr "
+    with pytest.raises(InputError, match=line):
+        from_pretrained("mean")
+    assert "my_vpr" not in sys.modules
+    monkeypatch.setenv("MIXVPR_PLUGINS", "no_such_module")
+    with pytest.raises(InputError, match="MIXVPR_PLUGINS: .*, found no_such_module .* PYTHONPATH"):
+        from_pretrained("mean")
+    monkeypatch.setenv("MIXVPR_PLUGINS", "my_vpr")
+    assert from_pretrained("mean")[0].config.descriptor_dim == 16
+
+
+def test_other_code_bases_and_runtimes(page, photos, tmp_path):
+    model, images = page["model"], page["preprocess"](photos)
+    module, variables = to_linen(model)
+    assert np.allclose(module.apply(variables, images), model(images), atol=1e-6)
+    export_model(model, tmp_path / "mean.stablehlo", dtype="float32")
+    with pytest.raises(InputError, match=f"ONNX: .* the plug-in {NAME}; .* FILE.stablehlo"):
+        export_model(model, tmp_path / "mean.onnx", dtype="float32")
+    with pytest.raises(InputError, match=f"ONNX: .* the plug-in {NAME}"):
+        from_pretrained("mean", engine="onnxruntime")
+    with pytest.raises(InputError, match=f"PyTorch: .* the plug-in {NAME}"):
+        to_state_dict(model)
+    assert Describer(DescribeConfig(weights="mean"), model, page["preprocess"]).cached is None
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("ordinary_promotion")
+def test_it_is_trained(page, town, tmp_path):
+    mean = page["MeanConfig"](8)
+    model = StartConfig("resnet18", (3, 4), mean, (32, 40))
+    outcome = train(tiny_config(town, model=model, epochs=1), tmp_path / "run")
+    trained, _ = from_pretrained(outcome.model)
+    assert trained.config.aggregator == mean
+    fresh = create_model(model.architecture, seed=tiny_config(town).seed)
+    moved = [m.aggregator.module.linear.kernel[...] for m in (fresh, trained)]
+    assert not np.allclose(*moved)
+
+
+def test_classes_that_cannot_be_saved_are_refused(tmp_path, monkeypatch):
+    class Local(Aggregator):
+        pass
+
+    for wrong in (Local, dict):
+        with pytest.raises(InputError, match="expected a subclass of mixvpr_jax.Aggregator at the"):
+            inspect.unwrap(register_aggregator)(wrong)  # past the tests' own type check
+    monkeypatch.setattr(Ours, "__module__", "__main__")
+    model = create_model(ModelConfig("resnet18", (3, 4), Ours(), (48, 64)))
+    with pytest.raises(InputError, match="Ours: expected a plug-in of a module .*; move it into"):
+        save_pretrained(model, tmp_path / "ours")
+    assert not list(tmp_path.iterdir())
+
+
+@register_aggregator
+class Ours(Aggregator):
+    flat: bool = False
+
+    def build(self, channels, size, *, dtype, rngs):
+        return lambda features: features if self.flat else features.mean((1, 2))
+
+
+def test_an_output_of_another_shape_is_told():
+    with pytest.raises(InputError, match=r"Ours: expected an array \[b, d\], found \[1, 6, 8, 128"):
+        create_model(ModelConfig("resnet18", (3, 4), Ours(flat=True), (48, 64)))
