@@ -22,9 +22,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         kept.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
     for room in ROOMS:
         name = f"mixvpr_jax{room}"
-        public = importlib.import_module(name).__all__
-        content = f"# {name}\n\n" + "\n\n".join(
-            f"::: {name}.{each}" for each in public if not each.startswith("_")
-        )
+        module = importlib.import_module(name)
+        public = [f"::: {name}.{each}" for each in module.__all__ if not each.startswith("_")]
+        content = "\n\n".join((f"# {name}", module.__doc__ or "", *public))
         kept.append(File.generated(config, f"reference/{name}.md", content=content))
     return Files(kept)
