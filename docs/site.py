@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = (  # docs/ that pages or the navigation link to
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
     *("benchmarks/README.md", "benchmarks/memory.py", "tests/golden/README.md"),
+    *("notebooks/quickstart.ipynb", "notebooks/train_and_evaluate.ipynb"),
 )
 ROOMS = ("", ".conversion", ".datasets", ".losses", ".report", ".training")
 
