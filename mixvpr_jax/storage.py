@@ -141,10 +141,7 @@ def check_writable(folder: AnyPath) -> None:
 
 @contextmanager
 def local_copy(file: AnyPath) -> Iterator[Path]:
-    """Yields the file itself if it is on a disk, otherwise a temporary copy of the object.
-
-    Errors name the object.
-    """
+    """Yields the file, or a temporary copy of the object; errors name the object."""
     if isinstance(file, Path):
         yield file
         return
@@ -155,9 +152,8 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
         try:
             yield copy
         except InputError as error:
-            line, *details = (
-                text.replace(str(copy), str(file)) for text in (str(error), *error.details)
-            )
+            told = str(error), *error.details
+            line, *details = (text.replace(str(copy), str(file)) for text in told)
             raise InputError(line, details=details) from None
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from recipe import official_shapes, recipe_state
 
 from mixvpr_jax.conversion import to_state_dict

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import torch
-from reference_torch import VPRModel as TorchModel
+import torch_or_skip as torch
 
 from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from reference_torch import VPRModel as TorchModel
 
 
 def official_options(config: ModelConfig) -> dict:
@@ -29,6 +32,8 @@ def official_options(config: ModelConfig) -> dict:
 
 def torch_model(config: ModelConfig, seed: int = 0) -> TorchModel:
     """The reference of a configuration in float64, every entry drawn at random."""
+    from reference_torch import VPRModel as TorchModel
+
     generator = torch.Generator().manual_seed(seed)
     name = config.aggregator.name
     with torch.device("meta"):  # no initialisation, which takes longer than what follows

@@ -7,9 +7,9 @@ ResNet under `backbone.model`, the aggregators of amaralibey/MixVPR and amaralib
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+import torch_or_skip as torch
+
+F, nn = torch.nn.functional, torch.nn
 
 # arch: (block counts, uses bottlenecks, groups, width per group)
 ARCHS = {

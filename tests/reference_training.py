@@ -7,7 +7,7 @@ holds it to the golden trajectories.
 
 from __future__ import annotations
 
-import torch
+import torch_or_skip as torch
 from reference import official_options
 from reference_torch import VPRModel
 

@@ -5,8 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+import torch_or_skip as torch
 from checkpoints import saved
 
 from mixvpr_jax.conversion import convert_checkpoint
@@ -116,12 +115,14 @@ def test_code_in_a_pickle_is_never_executed(tmp_path, writer):
 
 
 def test_truncated_files(tmp_path, state):
+    from safetensors.torch import save_file
+
     for name in ("cut.ckpt", "cut.safetensors"):
         path = tmp_path / name
         if name.endswith("ckpt"):
             torch.save(state, path)
         else:
-            safetensors.torch.save_file(state, path)
+            save_file(state, path)
         path.write_bytes(path.read_bytes()[:10000])
         with pytest.raises(InputError, match=f"{name}: expected"):
             convert_checkpoint(path)

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from checkpoints import saved
 
 from mixvpr_jax import ConvAPConfig, CosPlaceConfig, GeMConfig, MixVPRConfig, ModelConfig

@@ -11,10 +11,8 @@ import uuid
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from checkpoints import CONFIG, read_file, same_weights, saved
-from reference_torch import TorchvisionResNet
-from torch.optim.swa_utils import AveragedModel
 
 from mixvpr_jax import CosPlaceConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict
@@ -54,6 +52,8 @@ def test_wrapped_modules(path, state, pairs):
 
 
 def test_a_wrapped_backbone(path):
+    from reference_torch import TorchvisionResNet
+
     backbone = TorchvisionResNet("resnet18", 4).state_dict()
     for prefix in ("module.", "model._orig_mod.", "backbone."):
         content = {prefix + name: tensor for name, tensor in backbone.items()}
@@ -69,7 +69,7 @@ def test_averaged_weights(path, state):
             super().__init__()
             self.batches = torch.nn.BatchNorm1d(1)
 
-    counted = AveragedModel(Network()).state_dict()["n_averaged"]
+    counted = torch.optim.swa_utils.AveragedModel(Network()).state_dict()["n_averaged"]
     content = {"n_averaged": counted} | {f"module.{name}": t for name, t in state.items()}
     conversion = convert_checkpoint(saved(path, content))
     assert same_weights(conversion.model, state)

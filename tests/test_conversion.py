@@ -6,11 +6,9 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+import torch_or_skip as torch
 from checkpoints import CASE, CONFIG, same_weights, saved, tensors
 from recipe import GOLDEN, official_shapes, openvprlab_shapes, recipe_state
-from reference_torch import TorchvisionResNet
 
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax, torch_name
@@ -72,6 +70,8 @@ def test_lightning_checkpoint(path, state):
 
 
 def test_stages_left_in_the_file_are_cut(path, state):
+    from reference_torch import TorchvisionResNet
+
     full = {
         f"backbone.model.{n}": t
         for n, t in TorchvisionResNet("resnet18", 4, True).state_dict().items()
@@ -110,6 +110,8 @@ def test_openvprlab_without_frozen_stages(path):
 
 
 def test_hyper_parameters_tell_what_weights_cannot(path):
+    from reference_torch import TorchvisionResNet
+
     backbone = TorchvisionResNet("resnet101", 4).state_dict()
     state = {f"backbone.model.{name}": tensor for name, tensor in backbone.items()}
     state["aggregator.p"] = torch.full((1,), 3.0)
@@ -165,6 +167,8 @@ def test_openvprlab(path, tmp_path, case):
 
 
 def test_torchvision_backbone(path):
+    from reference_torch import TorchvisionResNet
+
     backbone = TorchvisionResNet("resnext50_32x4d", 4, full=True).state_dict()
     conversion = convert_checkpoint(saved(path, backbone))
     assert conversion.model.config == ModelConfig("resnext50_32x4d", (), None)
@@ -179,13 +183,17 @@ def test_torchvision_backbone(path):
 
 
 def test_safetensors(tmp_path, state):
+    from safetensors.torch import save_file
+
     path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(state, path)
+    save_file(state, path)
     assert same_weights(convert_checkpoint(path).model, state)
 
 
 def test_safetensors_under_another_name(path, state):
-    safetensors.torch.save_file(state, path)
+    from safetensors.torch import save_file
+
+    save_file(state, path)
     assert same_weights(convert_checkpoint(path).model, state)
 
 

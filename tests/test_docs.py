@@ -219,14 +219,36 @@ def test_pages_of_training_name_what_there_is():
         assert name in text, name
 
 
-def test_code_of_pages_runs(weights, tmp_path, monkeypatch):
-    """The blocks of Python, one after another; a small model stands in for the released one."""
+@pytest.fixture
+def standing_in(weights, tmp_path, monkeypatch):
+    """A folder to work in, where a small model stands in for the released one."""
     shutil.copytree(weights, tmp_path / "resnet50_4096")
+    shutil.copy(GOLDEN / "street.jpg", tmp_path)
     monkeypatch.setenv("MIXVPR_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    shutil.copy(GOLDEN / "street.jpg", tmp_path)
+
+
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_code_of_other_pages_runs(standing_in):
+    """Blocks of Python; those of export.md run in test_export.py, plug_ins.md's in test_plugins.py."""
+    with_code = {path.stem: blocks(path.read_text()) for path in PAGES if blocks(path.read_text())}
+    assert with_code.keys() == {"README", "export", "flax", "models", "plug_ins", "train"}
+    found = {}
+    for block in (*with_code["flax"], *with_code["train"]):
+        exec(block, found)
+    assert found["descriptors"].shape == (1, 128)
+    assert 0 < found["loss"] < 10
+    assert found["updates"].keys() == {"batch_stats"}
+    assert found["config"].epochs == 40
+
+
+def test_code_of_pages_runs(standing_in, tmp_path):
+    """The blocks of Python, one after another; a small model stands in for the released one."""
     found = {"jax": jax}
-    first, second = re.findall(r"```python\n(.*?)```", README + MODELS, re.DOTALL)
+    first, second = blocks(README + MODELS)
     exec(first, found)
     assert found["descriptors"].shape == (1, 128)
     assert found["descriptors"].dtype == np.float32

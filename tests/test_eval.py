@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from folders import write_images
 from PIL import ExifTags, Image
 from recipe import GOLDEN, official_shapes, recipe_state

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
+import torch_or_skip as torch
 from benchmark_trees import (
     PITTS_DATABASE,
     object_array,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from flax import nnx
 from small_model import SMALL
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import in_float64

@@ -6,7 +6,7 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from exif import encoded, with_chunk
 from PIL import Image
 from recipe import GOLDEN

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from recipe import CASES, GOLDEN, official_shapes, recipe_images, recipe_state
 from reference_torch import VPRModel
 

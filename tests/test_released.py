@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
+import torch_or_skip as torch
 from recipe import official_shapes, recipe_state
 from reference_torch import CosPlaceNet
 

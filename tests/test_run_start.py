@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from runs import tiny_config
 
 from mixvpr_jax import create_model, from_pretrained, save_pretrained

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from checkpoints import read_file
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN, recipe_images, recipe_state
 from reference import in_float64
-from reference_training import ReferenceTraining, official_model
 from trajectory import (
     LOSS_AND_MINER,
     MODEL,
@@ -199,6 +198,8 @@ def test_bfloat16_keeps_float32_where_it_matters():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_reference_of_training_takes_the_official_steps(name):
+    from reference_training import ReferenceTraining, official_model
+
     golden = np.load(GOLDEN / f"trajectory_{name}.npz")
     model = official_model(MODEL).double()
     state = recipe_state(SHAPES, "float64")

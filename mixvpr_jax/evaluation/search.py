@@ -46,11 +46,12 @@ Neighbours: TypeAlias = tuple[np.ndarray, np.ndarray]
 class Index:
     """Database descriptors, ready to be searched.
 
-    >>> import numpy as np
-    >>> index = Index(np.array([[1, 0], [0, 1], [1, 0]], np.float32))
-    >>> indices, distances = index.search(np.array([[1, 0]]), k=2)
-    >>> indices.tolist(), distances.tolist()
-    ([[0, 2]], [[0.0, 0.0]])
+    Examples:
+        >>> import numpy as np
+        >>> index = Index(np.array([[1, 0], [0, 1], [1, 0]], np.float32))
+        >>> indices, distances = index.search(np.array([[1, 0]]), k=2)
+        >>> indices.tolist(), distances.tolist()
+        ([[0, 2]], [[0.0, 0.0]])
     """
 
     def __init__(

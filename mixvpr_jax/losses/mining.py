@@ -45,7 +45,7 @@ def all_pairs(labels: Int[Array, " n"], rows: Int[Array, " r"] | None = None) ->
     Returns:
         Masks [r, n] of positive and of negative pairs, a row an anchor.
 
-    Example:
+    Examples:
         >>> print(all_pairs(jnp.array([7, 7, 9])).positive.astype(int))
         [[0 1 0]
          [1 0 0]
@@ -99,7 +99,7 @@ def multi_similarity_miner(
     Returns:
         Masks [r, n] of positive and of negative pairs, a row an anchor.
 
-    Example:
+    Examples:
         >>> mined = multi_similarity_miner(jnp.eye(4), jnp.array([0, 0, 1, 1]))
         >>> print(mined.negative.sum(1))
         [2 2 2 2]
@@ -138,7 +138,7 @@ def pair_margin_miner(
     Returns:
         Masks [r, n] of positive and of negative pairs, a row an anchor.
 
-    Example:
+    Examples:
         >>> print(pair_margin_miner(jnp.eye(2), jnp.array([0, 1])).negative.any())
         False
     """
@@ -169,7 +169,7 @@ def triplet_margin_miner(
     Returns:
         A mask [r, n, n] of anchor, positive and negative.
 
-    Example:
+    Examples:
         >>> print(triplet_margin_miner(jnp.eye(3), jnp.array([0, 0, 1])).mask.sum())
         0
     """

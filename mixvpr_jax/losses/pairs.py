@@ -28,7 +28,7 @@ def multi_similarity(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{multi_similarity(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
         0.715
     """
@@ -56,7 +56,7 @@ def sup_con(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{sup_con(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
         1.099
     """
@@ -89,7 +89,7 @@ def circle(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{circle(jnp.eye(2), jnp.array([0, 1])):.3f}")
         0.000
     """
@@ -120,7 +120,7 @@ def contrastive(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{contrastive(jnp.eye(2), jnp.array([0, 0])):.3f}")
         1.414
     """
@@ -149,7 +149,7 @@ def lifted(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{lifted(jnp.eye(2), jnp.array([0, 0])):.3f}")
         1.000
     """
@@ -176,7 +176,7 @@ def nt_xent(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{nt_xent(jnp.eye(3), jnp.array([0, 0, 1])):.3f}")
         0.693
     """

@@ -26,7 +26,7 @@ def fast_ap(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> copies = jnp.eye(2)[jnp.array([0, 0, 1, 1])]
         >>> print(f"{fast_ap(copies, jnp.array([0, 0, 1, 1])):.3f}")
         0.000

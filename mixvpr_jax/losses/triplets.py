@@ -26,7 +26,7 @@ def triplet_margin(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{triplet_margin(jnp.eye(3), jnp.array([0, 0, 1])):.3f}")
         0.100
     """
@@ -53,7 +53,7 @@ def centroid_triplet(
 
     Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
-    Example:
+    Examples:
         >>> print(f"{centroid_triplet(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
         0.050
     """

@@ -25,7 +25,7 @@ def to_linen(
     Returns:
         The module and {"params": …, "batch_stats": …}, nested dictionaries of plain arrays.
 
-    Example:
+    Examples:
         >>> model, preprocess = from_pretrained("resnet50_4096")
         >>> module, variables = to_linen(model)
         >>> descriptors = module.apply(variables, preprocess(["street.jpg"]))

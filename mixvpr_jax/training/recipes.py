@@ -30,7 +30,7 @@ def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
     Raises:
         InputError: No such recipe, or a file without one.
 
-    Example:
+    Examples:
         >>> config, _ = load_recipe("resnet50_mixvpr_4096")
         >>> config.model.aggregator.out_channels
         1024

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
+import torch_or_skip as torch
 from breaking import broken
 from flax import nnx
 from fuzzing import PICKLE_TIMES, allowed, campaign, kept_seeds, line_of

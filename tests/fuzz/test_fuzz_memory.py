@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
+import torch_or_skip as torch
 from fuzzing import BESIDES, MEBIBYTE, PICKLE_TIMES, PIXEL_BYTES, TIMES, allowed, line_of
 from PIL import Image
 from test_fuzz_arrays import objects, saved, with_header
