@@ -233,7 +233,7 @@ def blocks(text):
 
 
 def test_code_of_other_pages_runs(standing_in):
-    """Blocks of Python; those of export.md run in test_export.py, plug_ins.md's in test_plugins.py."""
+    """Python; export.md's runs in test_export.py, that of plug_ins.md in test_plugins.py."""
     with_code = {path.stem: blocks(path.read_text()) for path in PAGES if blocks(path.read_text())}
     assert with_code.keys() == {"README", "export", "flax", "models", "plug_ins", "train"}
     found = {}
