@@ -30,6 +30,7 @@ from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.export.engine import EngineModel  # noqa: E402
+from mixvpr_jax.models.config import OwnAggregatorConfig  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
 
 
@@ -79,7 +80,7 @@ def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[s
     config = RELEASED[name].config
     torch.manual_seed(0)
     options = official_options(config)
-    assert config.aggregator is not None
+    assert isinstance(config.aggregator, OwnAggregatorConfig)
     reference = TorchModel(config.arch, config.layers_to_crop, config.aggregator.name, options)
     reference.eval()
     weights = to_flax(numpy_state(reference))

@@ -35,7 +35,7 @@ from mixvpr_jax.datasets import read_folder_pair  # noqa: E402
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet  # noqa: E402
 from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402
 from mixvpr_jax.evaluation.evaluate import Evaluator  # noqa: E402
-from mixvpr_jax.models.config import ModelConfig  # noqa: E402
+from mixvpr_jax.models.config import ModelConfig, OwnAggregatorConfig  # noqa: E402
 from mixvpr_jax.preprocess import Preprocess  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
 
@@ -133,7 +133,7 @@ def torch_model(name: str) -> tuple[TorchModel, ModelConfig]:
 
 def torch_options(config: ModelConfig) -> tuple[Any, ...]:
     """What the PyTorch model is made of."""
-    assert config.aggregator is not None
+    assert isinstance(config.aggregator, OwnAggregatorConfig)
     name = config.aggregator.name
     return config.arch, config.layers_to_crop, name, official_options(config)
 
