@@ -13,8 +13,7 @@ from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.models.normalization import fold
-from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.models.vpr import create_model, fold
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.step import TrainState, create_state, make_optimizer, make_step
 

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
         ModelConfig,
     )
     from mixvpr_jax.models.linen import to_linen
-    from mixvpr_jax.models.plugins import Aggregator, register_aggregator
+    from mixvpr_jax.models.plugins import (
+        Aggregator,
+        Backbone,
+        register_aggregator,
+        register_backbone,
+    )
     from mixvpr_jax.models.vpr import VPRModel, create_model
     from mixvpr_jax.preprocess import Preprocess
     from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
     "Aggregator",
+    "Backbone",
     "ConvAPConfig",
     "CosPlaceConfig",
     "GeMConfig",
@@ -36,6 +42,7 @@ __all__ = [
     "create_model",
     "from_pretrained",
     "register_aggregator",
+    "register_backbone",
     "save_pretrained",
     "to_linen",
 ]
@@ -46,7 +53,7 @@ _MODULES = {
     "errors": ("InputError",),
     "evaluation.search": ("Index",),
     "models.linen": ("to_linen",),
-    "models.plugins": ("Aggregator", "register_aggregator"),
+    "models.plugins": ("Aggregator", "Backbone", "register_aggregator", "register_backbone"),
     "models.vpr": ("VPRModel", "create_model"),
     "preprocess": ("Preprocess",),
     "pretrained": ("from_pretrained", "save_pretrained"),

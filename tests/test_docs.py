@@ -12,8 +12,10 @@ import jax
 import numpy as np
 import pytest
 import tyro
+from PIL import Image
 from recipe import GOLDEN
 
+from mixvpr_jax import from_pretrained
 from mixvpr_jax.cli import COMPLETION
 from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
@@ -235,7 +237,7 @@ def blocks(text):
 def test_code_of_other_pages_runs(standing_in):
     """Python; export.md's runs in test_export.py, that of plug_ins.md in test_plugins.py."""
     with_code = {path.stem: blocks(path.read_text()) for path in PAGES if blocks(path.read_text())}
-    assert with_code.keys() == {"README", "export", "flax", "models", "plug_ins", "train"}
+    assert with_code.keys() == {"README", "export", "flax", "models", "plug_ins", "robot", "train"}
     found = {}
     for block in (*with_code["flax"], *with_code["train"]):
         exec(block, found)
@@ -243,6 +245,17 @@ def test_code_of_other_pages_runs(standing_in):
     assert 0 < found["loss"] < 10
     assert found["updates"].keys() == {"batch_stats"}
     assert found["config"].epochs == 40
+
+
+def test_code_of_the_robot_page_runs(standing_in, capsys):
+    shutil.copytree("resnet50_4096", "my_model")
+    model, preprocess = from_pretrained("my_model")
+    np.save("map.npy", model(preprocess(["street.jpg"])))
+    Path("map.txt").write_text("street.jpg\n")
+    [block] = blocks((ROOT / "docs" / "robot.md").read_text())
+    exec(block, {"frame": np.asarray(Image.open("street.jpg"))})
+    name, cosine = capsys.readouterr().out.split()
+    assert name == "street.jpg" and float(cosine) == pytest.approx(1, abs=1e-5)
 
 
 def test_code_of_pages_runs(standing_in, tmp_path):

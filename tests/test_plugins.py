@@ -9,12 +9,15 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from runs import tiny_config
 
 from mixvpr_jax import (
     Aggregator,
+    GeMConfig,
     InputError,
     ModelConfig,
+    Preprocess,
     create_model,
     from_pretrained,
     register_aggregator,
@@ -23,16 +26,18 @@ from mixvpr_jax import (
 )
 from mixvpr_jax.conversion.convert import to_state_dict
 from mixvpr_jax.evaluation.config import DescribeConfig
+from mixvpr_jax.evaluation.describe import compile_encoder
 from mixvpr_jax.evaluation.describer import Describer
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.models import plugins
+from mixvpr_jax.models.normalization import BatchNorm
 from mixvpr_jax.training.command import parse
-from mixvpr_jax.training.config import StartConfig
+from mixvpr_jax.training.config import StartConfig, TrainConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.recipes import load_recipe
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plug_ins.md").read_text()
-MODULE, USE, RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MODULE, USE, RECIPE, BACKBONE, USE_BACKBONE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NAME = "my_vpr:MeanConfig"
 
 
@@ -75,6 +80,42 @@ def test_the_page_runs(page, photos, capsys):
     assert description == "The official recipe with an aggregator of one's own."
 
 
+def test_a_backbone(page, photos, tmp_path, monkeypatch):
+    Path("my_backbone.py").write_text(BACKBONE)
+    exec(USE_BACKBONE, page)
+    model, preprocess = from_pretrained("patches")
+    images = preprocess(photos)
+    assert np.array_equal(model(images), create_model(page["config"])(images))
+    features = model.backbone(jnp.asarray(images))
+    assert features.shape == (2, 3, 4, 64)
+    encode = compile_encoder(model)
+    assert np.allclose(encode(images), model(images), atol=1e-6)
+    with pytest.raises(InputError, match=r"ONNX: .* the plug-in my_backbone:Patches"):
+        export_model(model, tmp_path / "patches.onnx", dtype="float32")
+    export_model(model, tmp_path / "patches.stablehlo", dtype="float32")
+    with pytest.raises(InputError, match=r"layers_to_freeze: expected None with a backbone of one"):
+        TrainConfig(model=StartConfig("my_backbone:Patches", (), GeMConfig()))
+    with pytest.raises(InputError, match=r"layers_to_crop: expected \(\), found \(4,\)"):
+        ModelConfig("my_backbone:Patches")
+    with pytest.raises(InputError, match="arch: expected the plug-in my_vpr:MeanConfig to be reg"):
+        ModelConfig(NAME, ())
+    monkeypatch.setattr(page["my_backbone"].Patches, "stride", 8)
+    with pytest.raises(InputError, match=r"Patches: expected a feature map \[1, 6, 8, 64\]"):
+        create_model(page["config"])
+    sys.modules.pop("my_backbone")
+    forget(monkeypatch)
+    with pytest.raises(InputError, match="json: arch: expected the plug-in my_backbone:Patches"):
+        from_pretrained("patches")
+
+
+def test_layers_of_a_plug_in_are_left_as_they_are(photos):
+    """Only our own backbones are folded: a plug-in's layers may have the same names."""
+    model = create_model(ModelConfig("resnet18", (3, 4), Normalised(), (48, 64)))
+    model.aggregator.module.bn.mean[...] = jnp.full(128, 0.5)
+    images = Preprocess((48, 64))(photos)
+    assert np.allclose(compile_encoder(model)(images), model(images), atol=1e-6)
+
+
 def test_what_a_file_names_is_never_imported(page, monkeypatch):
     forget(monkeypatch)
     line = f"config.json: aggregator: expected the plug-in {NAME} .* set MIXVPR_PLUGINS=my_vpr "
@@ -107,7 +148,9 @@ def test_other_code_bases_and_runtimes(page, photos, tmp_path):
 def test_it_is_trained(page, town, tmp_path):
     mean = page["MeanConfig"](8)
     model = StartConfig("resnet18", (3, 4), mean, (32, 40))
-    outcome = train(tiny_config(town, model=model, epochs=1), tmp_path / "run")
+    config = tiny_config(town, model=model, epochs=1)
+    outcome = train(config, tmp_path / "run", command="mixvpr train recipe.py")
+    assert '"command": "mixvpr train recipe.py"' in (outcome.model / "README.md").read_text()
     trained, _ = from_pretrained(outcome.model)
     assert trained.config.aggregator == mean
     fresh = create_model(model.architecture, seed=tiny_config(town).seed)
@@ -127,6 +170,20 @@ def test_classes_that_cannot_be_saved_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="Ours: expected a plug-in of a module .*; move it into"):
         save_pretrained(model, tmp_path / "ours")
     assert not list(tmp_path.iterdir())
+
+
+class NormalisedMean(nnx.Module):
+    def __init__(self, channels):
+        self.bn = BatchNorm(channels, dtype="float32")
+
+    def __call__(self, features):
+        return self.bn(features).mean((1, 2))
+
+
+@register_aggregator
+class Normalised(Aggregator):
+    def build(self, channels, size, *, dtype, rngs):
+        return NormalisedMean(channels)
 
 
 @register_aggregator

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from runs import ROOT, command, finish, has_reached, start
 
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.training import command as train_command
 from mixvpr_jax.training.config import LossName, MinerName, TrainConfig
 
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
@@ -118,3 +120,13 @@ def test_a_folder_that_cannot_be_made(town):
     assert (status, output) == (2, "")
     assert "/proc/run" in errors
     assert errors.count("\n") == 1
+
+
+def test_the_model_card_tells_the_command_without_paths(monkeypatch):
+    told = []
+    monkeypatch.setattr("mixvpr_jax.programs.keep_programs", lambda: None)
+    monkeypatch.setattr("mixvpr_jax.distributed.joined", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(train_command, "train_and_tell", lambda *given: told.append(given[-1]))
+    words = ["demo", "--workdir", "/home/me/runs/a b", "--data.root=/data/mine", "--epochs", "2"]
+    train_command.parse(words, "mixvpr train")
+    assert told == ["mixvpr train demo --workdir 'a b' --data.root=mine --epochs 2"]

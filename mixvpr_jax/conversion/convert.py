@@ -20,7 +20,6 @@ from mixvpr_jax.conversion.infer import Size, infer_config
 from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.models.plugins import Aggregator
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
@@ -86,10 +85,9 @@ def convert_checkpoint(
 
 def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
     """A model's weights as the official state_dict, in NumPy arrays; InputError for plug-ins."""
-    if isinstance(model.config.aggregator, Aggregator):
+    if plugin := model.config.plugin:
         raise InputError(
-            "PyTorch: expected an aggregator that the official code has, found the plug-in "
-            f"{model.config.aggregator_name}"
+            f"PyTorch: expected a model that the official code has, found the plug-in {plugin}"
         )
     return to_torch(get_weights(model))
 

@@ -27,8 +27,7 @@ from jaxtyping import Array, Float
 from mixvpr_jax.distributed import AXIS, exchange, gather_text, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, Part
-from mixvpr_jax.models.normalization import fold
-from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.models.vpr import VPRModel, fold
 from mixvpr_jax.orientation import was_turned
 from mixvpr_jax.preprocess import Preprocess, load_image, normalize
 from mixvpr_jax.storage import AnyPath, OutOfReach, named_when_full

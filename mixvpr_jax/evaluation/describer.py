@@ -22,7 +22,6 @@ from mixvpr_jax.evaluation.describe import (
     describe_images,
 )
 from mixvpr_jax.export.engine import EngineModel
-from mixvpr_jax.models.plugins import Aggregator
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.pretrained import from_pretrained
@@ -68,7 +67,7 @@ class Describer:
         self.weights_hash = weights_hash(get_weights(model))
         self.warn, self.cached = OneWarning(), None
         # The weights' hash does not tell a plug-in's code.
-        if config.cache_gigabytes and not isinstance(model.config.aggregator, Aggregator):
+        if config.cache_gigabytes and model.config.plugin is None:
             try:
                 self.cached = cache_folder() / "descriptors"
             except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home

@@ -14,7 +14,7 @@ import numpy as np
 
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mixvpr_jax.storage import AnyPath, atomic_write
 from mixvpr_jax.version import __version__
@@ -47,7 +47,7 @@ def export_model(
     Raises:
         InputError: An unknown ending, options that do not fit it, too large a difference.
     """
-    if model.backbone.bn1.use_running_average is not True:
+    if is_training(model):
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
     if path.suffix not in DTYPES:
         raise InputError(f"{path}: expected FILE.onnx or FILE.stablehlo, found another ending")

@@ -14,10 +14,9 @@ from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.layers import Conv
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, folded
-from mixvpr_jax.models.plugins import Aggregator
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeMPool, cell_weights
-from mixvpr_jax.models.resnet import Block
-from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.models.resnet import Block, ResNet
+from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Precision = Literal["float32", "float16"]
@@ -45,19 +44,20 @@ def to_onnx(
     Raises:
         InputError: An opset that lacks the operators, a plug-in, or a model in training mode.
     """
-    if isinstance(model.config.aggregator, Aggregator):
+    backbone, plugin = model.backbone, model.config.plugin
+    if plugin is not None or not isinstance(backbone, ResNet):
         raise InputError(
-            f"ONNX: expected an aggregator of mixvpr-jax, found the plug-in "
-            f"{model.config.aggregator_name}; mixvpr export writes it as FILE.stablehlo"
+            f"ONNX: expected a backbone and an aggregator of mixvpr-jax, found the plug-in "
+            f"{plugin}; mixvpr export writes it as FILE.stablehlo"
         )
     first = ANTIALIAS if preprocess else OPSETS[0]
     if opset not in range(first, OPSETS[-1] + 1):
         raise InputError(f"opset: expected {first} to {OPSETS[-1]}, found {opset}")
-    if not model.backbone.bn1.use_running_average:
+    if is_training(model):
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
     config, graph = model.config, _Graph(np.dtype(dtype))
     x = _resized(graph, config) if preprocess else graph.add("Transpose", "images", perm=NCHW)
-    x = _backbone(graph, model, graph.cast(x, dtype))
+    x = _backbone(graph, backbone, graph.cast(x, dtype))
     output = "features" if config.aggregator is None else "descriptors"
     if config.aggregator is None:
         graph.add("Transpose", graph.cast(x, "float32"), perm=NHWC, output=output)
@@ -161,8 +161,7 @@ def _resized(graph: _Graph, config: ModelConfig) -> str:
     return graph.add("Div", x, graph.weight(std, np.float32))
 
 
-def _backbone(graph: _Graph, model: VPRModel, x: str) -> str:
-    backbone = model.backbone
+def _backbone(graph: _Graph, backbone: ResNet, x: str) -> str:
     x = graph.add("Relu", graph.conv(backbone.conv1, backbone.bn1, x))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
     for stage in range(1, backbone.num_stages + 1):

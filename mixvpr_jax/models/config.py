@@ -14,7 +14,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.plugins import Aggregator, find_aggregator, saved_name
+from mixvpr_jax.models.plugins import Aggregator, find_aggregator, find_backbone, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
@@ -143,7 +143,8 @@ class ModelConfig:
     """A backbone, an aggregator and the preprocessing of their images.
 
     Attributes:
-        arch: The backbone's name in torchvision; one of `BACKBONES`.
+        arch: The backbone's name in torchvision, one of `BACKBONES`, or "module:Class" of one that
+            `register_backbone` knows (layers_to_crop is () then).
         layers_to_crop: Stages cut off the backbone's end: (4,), (3, 4) or ().
         aggregator: Turns the feature map into a descriptor; None for a bare backbone.
         image_size: Height and width in pixels after resizing.
@@ -162,14 +163,18 @@ class ModelConfig:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        require_known("arch", self.arch, BACKBONES)
+        if self._is_plugged:
+            find_backbone(self.arch)
+        else:
+            require_known("arch", self.arch, BACKBONES)
         require_known("dtype", self.dtype, get_args(Dtype))
         require_known("interpolation", self.interpolation, get_args(Interpolation))
         to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
         to_whole_numbers(self, "image_size", "(height, width)")
-        if self.layers_to_crop not in ((), (4,), (3, 4)):
-            found = self.layers_to_crop
-            raise InputError(f"layers_to_crop: expected (), (4,) or (3, 4), found {found}")
+        crops = ((),) if self._is_plugged else ((), (4,), (3, 4))
+        if self.layers_to_crop not in crops:
+            expected = " or ".join(map(str, crops))
+            raise InputError(f"layers_to_crop: expected {expected}, found {self.layers_to_crop}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise InputError(f"image_size: expected (height, width), found {self.image_size}")
         if not isinstance(self.aggregator, AggregatorConfig | None):
@@ -179,6 +184,11 @@ class ModelConfig:
             )
 
     @property
+    def _is_plugged(self) -> bool:
+        """Whether the backbone is not the package's own."""
+        return isinstance(self.arch, str) and ":" in self.arch
+
+    @property
     def num_stages(self) -> int:
         """Stages of the backbone that are kept, 2 to 4."""
         return 4 - len(self.layers_to_crop)
@@ -186,11 +196,15 @@ class ModelConfig:
     @property
     def stride(self) -> int:
         """Pixels of the image per position of the feature map."""
+        if self._is_plugged:
+            return find_backbone(self.arch).stride
         return 4 * 2 ** (self.num_stages - 1)
 
     @property
     def feature_channels(self) -> int:
         """Channels of the feature map."""
+        if self._is_plugged:
+            return find_backbone(self.arch).channels
         return BACKBONES[self.arch].out_channels(self.num_stages)
 
     @property
@@ -223,9 +237,18 @@ class ModelConfig:
             return saved_name(type(self.aggregator))
         return None if self.aggregator is None else self.aggregator.name
 
+    @property
+    def plugin(self) -> str | None:
+        """The import path of the backbone or aggregator, if it is not the package's own."""
+        if self._is_plugged:
+            return self.arch
+        return self.aggregator_name if isinstance(self.aggregator, Aggregator) else None
+
     def to_dict(self) -> dict[str, Any]:
         """This configuration as JSON values."""
         values = asdict(self)
+        if self._is_plugged:
+            saved_name(find_backbone(self.arch))
         if self.aggregator is not None:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.models.layers import Conv, param_dtype, precision
 
 Pair = tuple[Array, Array]
-Module = TypeVar("Module", bound=nnx.Module)
 
 
 class BatchNorm(nnx.Module):
@@ -45,7 +44,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, stored))
         self.use_running_average = True
         self.axis_name: str | None = None
-        self.is_folded = False  # see `fold`
+        self.is_folded = False  # see `fold_in_place`
 
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
@@ -136,13 +135,9 @@ def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
     return kernel * factor, bias - mean * factor
 
 
-def fold(model: Module) -> Module:
-    """A copy for inference, whose convolutions hold what its BatchNorms do.
-
-    It shares all other weights with the model, which stays as it is.
-    """
-    model = nnx.clone(model)
-    for _, module in nnx.iter_modules(model):
+def fold_in_place(backbone: nnx.Module) -> None:
+    """Folds each BatchNorm `bn…` of a backbone of ours into the `conv…` that it normalises."""
+    for _, module in nnx.iter_modules(backbone):
         for name, norm in vars(module).items():
             if isinstance(norm, BatchNorm):
                 conv = getattr(module, name.replace("bn", "conv"))
@@ -150,7 +145,6 @@ def fold(model: Module) -> Module:
                 conv.kernel[...] = jax.device_put(kernel.astype(conv.kernel.dtype))
                 norm.bias[...] = jax.device_put(offset.astype(norm.bias.dtype))
                 norm.is_folded = True
-    return model
 
 
 def _sums(

@@ -1,4 +1,4 @@
-"""Aggregators of others: known once their module is imported, saved by their import path.
+"""Aggregators and backbones of others: known once their module is imported, saved by its path.
 
 A model's config.json may name any module, and importing one runs it. So nothing here imports what a
 file names: a module must be imported already, or be named by the user in MIXVPR_PLUGINS.
@@ -15,6 +15,8 @@ from mixvpr_jax.errors import InputError, text_of
 
 TRUSTED = "MIXVPR_PLUGINS"
 T = TypeVar("T", bound="Aggregator")
+B = TypeVar("B", bound="Backbone")
+K = TypeVar("K", bound="Aggregator | Backbone")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,26 @@ class Aggregator:
         return shape[1]
 
 
-_KNOWN: dict[str, type[Aggregator]] = {}
+class Backbone:
+    """A backbone of one's own; subclasses say what its feature map is, and add `build`.
+
+    Attributes:
+        channels: Of the feature map.
+        stride: Pixels of the image per position of the feature map.
+    """
+
+    channels: int
+    stride: int
+
+    def build(self, *, dtype: Any, rngs: Any) -> Any:
+        """A `flax.nnx.Module`: normalised images [b, h, w, 3] → feature maps [b, h2, w2, channels].
+
+        Height and width are those of the image divided by the stride, rounded up.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+_KNOWN: dict[str, type[Aggregator | Backbone]] = {}
 
 
 @dataclass_transform(frozen_default=True)
@@ -63,14 +84,34 @@ def register_aggregator(cls: type[T]) -> type[T]:
         ...     def build(self, channels, size, *, dtype, rngs):
         ...         return lambda features: features.mean((1, 2))
     """
-    if not issubclass(cls, Aggregator) or "<locals>" in cls.__qualname__:
-        raise InputError(
-            f"{import_path(cls)}: expected a subclass of mixvpr_jax.Aggregator at the top level of "
-            "a module"
-        )
+    _require(cls, Aggregator)
     known = dataclass(frozen=True)(cls)
     _KNOWN[import_path(known)] = known
     return known
+
+
+def register_backbone(cls: type[B]) -> type[B]:
+    """Makes a subclass of `Backbone` known as `arch="module:Class"`.
+
+    Example:
+        >>> @register_backbone
+        ... class Patches(Backbone):
+        ...     channels, stride = 64, 16
+        ...
+        ...     def build(self, *, dtype, rngs):
+        ...         return nnx.Conv(3, 64, (16, 16), strides=16, rngs=rngs)
+    """
+    _require(cls, Backbone)
+    _KNOWN[import_path(cls)] = cls
+    return cls
+
+
+def _require(cls: type, base: type) -> None:
+    if not issubclass(cls, base) or "<locals>" in cls.__qualname__:
+        raise InputError(
+            f"{import_path(cls)}: expected a subclass of mixvpr_jax.{base.__name__} at the top "
+            "level of a module"
+        )
 
 
 def import_path(cls: type) -> str:
@@ -94,6 +135,15 @@ def find_aggregator(name: str) -> type[Aggregator]:
     Raises:
         InputError: Its module was not imported, and MIXVPR_PLUGINS names none that registers it.
     """
+    return _find("aggregator", name, Aggregator)
+
+
+def find_backbone(name: str) -> type[Backbone]:
+    """The same for backbones."""
+    return _find("arch", name, Backbone)
+
+
+def _find(what: str, name: str, base: type[K]) -> type[K]:
     for module in filter(None, os.environ.get(TRUSTED, "").split(",")):
         try:
             import_module(module)
@@ -102,11 +152,12 @@ def find_aggregator(name: str) -> type[Aggregator]:
                 f"{TRUSTED}: expected modules that can be imported, found {module} "
                 f"({text_of(error)}); install it, or put its folder on PYTHONPATH"
             ) from error
-    if name not in _KNOWN:
+    found = _KNOWN.get(name)
+    if found is None or not issubclass(found, base):
         module = name.partition(":")[0]
         raise InputError(
-            f"aggregator: expected the plug-in {name} to be registered, found it unknown; if you "
+            f"{what}: expected the plug-in {name} to be registered, found it unknown; if you "
             f"trust its code, import {module} first or set {TRUSTED}={module} (install it, or put "
             "its folder on PYTHONPATH)"
         )
-    return _KNOWN[name]
+    return found

@@ -20,7 +20,9 @@ from mixvpr_jax.models.config import (
 )
 from mixvpr_jax.models.layers import array_dtype, l2_normalize, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
+from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
 from mixvpr_jax.models.plugins import Aggregator as Plugin
+from mixvpr_jax.models.plugins import find_backbone
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
 
@@ -39,6 +41,25 @@ class PluggedIn(nnx.Module):
         return l2_normalize(self.module(x).astype(self.wide))
 
 
+class PluggedInBackbone(nnx.Module):
+    """A backbone of others: normalised images [b, h, w, 3] → feature map [b, h2, w2, c]."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        self.module = find_backbone(config.arch)().build(dtype=config.dtype, rngs=rngs)
+        found = jax.eval_shape(self.module, jnp.zeros((1, *config.image_size, 3))).shape
+        if found != (expected := (1, *config.feature_size, config.feature_channels)):
+            raise InputError(
+                f"{config.arch}: expected a feature map {list(expected)} of an image, by its "
+                f"stride and channels, found {list(found)}"
+            )
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        del valid  # of padding, which changes batch_stats here
+        return self.module(images)
+
+
 Aggregator = MixVPR | ConvAP | CosPlace | GeM | PluggedIn
 
 
@@ -53,7 +74,7 @@ class VPRModel(nnx.Module):
         if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError('dtype "float64": set jax_enable_x64 first (JAX_ENABLE_X64=1)')
         self.config = config
-        self.backbone = ResNet(config, rngs=rngs)
+        self.backbone = (PluggedInBackbone if ":" in config.arch else ResNet)(config, rngs=rngs)
         if config.aggregator is not None:
             self.aggregator = _aggregator(config, rngs)
 
@@ -86,6 +107,23 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     if not isinstance(config, ModelConfig):
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
     return VPRModel(config, rngs=nnx.Rngs(params=seed))
+
+
+def fold(model: VPRModel) -> VPRModel:
+    """A copy for inference, whose convolutions hold what their BatchNorms do.
+
+    It shares all other weights with the model, which stays as it is.
+    """
+    model = nnx.clone(model)
+    if isinstance(model.backbone, ResNet):
+        fold_in_place(model.backbone)
+    return model
+
+
+def is_training(model: VPRModel) -> bool:
+    """Whether a BatchNorm of ours normalises by the batch."""
+    norms = (module for _, module in nnx.iter_modules(model) if isinstance(module, BatchNorm))
+    return any(not norm.use_running_average for norm in norms)
 
 
 def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> None:

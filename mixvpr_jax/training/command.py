@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Annotated, Any, NoReturn
 
 import tyro
@@ -38,7 +40,7 @@ def parse(arguments: list[str], prog: str) -> None:
         return
     recipe, description = load_recipe(name)
     tyro.cli(
-        _command(recipe),
+        _command(recipe, _without_paths(arguments)),
         prog=f"{prog} {name}",
         description=description,
         args=[_renamed(word) for word in options],
@@ -48,10 +50,10 @@ def parse(arguments: list[str], prog: str) -> None:
 
 def interface() -> dict[str, Callable[..., None]]:
     """What the command line calls, by recipe."""
-    return {name: _command(load_recipe(name)[0]) for name in list_recipes()}
+    return {name: _command(load_recipe(name)[0], name) for name in list_recipes()}
 
 
-def _command(recipe: TrainConfig) -> Callable[..., None]:
+def _command(recipe: TrainConfig, words: str) -> Callable[..., None]:
     def command(
         workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help=WORKDIR)],
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe,
@@ -65,7 +67,7 @@ def _command(recipe: TrainConfig) -> Callable[..., None]:
 
         keep_programs()
         with joined(processes, preemption=True):
-            train_and_tell(config, workdir, profile_steps)
+            train_and_tell(config, workdir, profile_steps, f"mixvpr train {words}")
 
     return command
 
@@ -79,7 +81,16 @@ def _renamed(word: str) -> str:
     return word
 
 
-def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -> None:
+def _without_paths(words: list[str]) -> str:
+    """A command line for others, with names in place of paths."""
+    split = (re.fullmatch(r"(--[^=]+=)?(.*)", word, re.DOTALL) for word in words)
+    parts = ((found[1] or "", found[2]) for found in split if found)
+    return shlex.join(option + (PurePath(value).name or value) for option, value in parts)
+
+
+def train_and_tell(
+    config: TrainConfig, workdir: str, profile_steps: str = "", command: str = ""
+) -> None:
     """Trains and prints how it went."""
     from mixvpr_jax.distributed import is_main_process
     from mixvpr_jax.training.log import steps_to_profile
@@ -92,7 +103,7 @@ def train_and_tell(config: TrainConfig, workdir: str, profile_steps: str = "") -
     messages.addHandler(logging.StreamHandler(sys.stdout))
     profiled = steps_to_profile(profile_steps) if profile_steps else range(0)
     with logging_redirect_tqdm([messages]):
-        outcome = train(config, workdir, profiled=profiled)
+        outcome = train(config, workdir, profiled=profiled, command=command)
     if not is_main_process():
         return
     if outcome.model is None:

@@ -184,6 +184,11 @@ class TrainConfig:
             raise InputError(f"miner: expected None with CentroidTripletLoss, found {self.miner}")
         if self.model.aggregator is None:
             raise InputError("model.aggregator: expected one to train, found none (bare backbone)")
+        if ":" in self.model.arch and self.optimizer.layers_to_freeze is not None:
+            raise InputError(
+                "optimizer.layers_to_freeze: expected None with a backbone of one's own, found "
+                f"{self.optimizer.layers_to_freeze}"
+            )
         require_positive(self, "epochs", "grad_cache_chunks")
         require_positive(self, "log_every_steps", "checkpoint_every_steps")
         require_not_negative(self, "seed")

@@ -34,12 +34,7 @@ from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves, measured_sets
-from mixvpr_jax.training.start import (
-    check_workdir,
-    initial_model,
-    locked_workdir,
-    write_config,
-)
+from mixvpr_jax.training.start import check_workdir, initial_model, locked_workdir, write_config
 from mixvpr_jax.training.step import (
     TrainState,
     create_state,
@@ -74,12 +69,16 @@ class Outcome:
 
 
 def train(
-    config: TrainConfig, workdir: str | os.PathLike[str], *, profiled: range = range(0)
+    config: TrainConfig,
+    workdir: str | os.PathLike[str],
+    *,
+    profiled: range = range(0),
+    command: str = "",
 ) -> Outcome:
     """Trains to the end, or until SIGTERM or Ctrl-C, from the workdir's last checkpoint.
 
     Every process of a run calls this; process 0 writes. A workdir is a path or gs:// address, the
-    same for all; the steps `profiled` are traced.
+    same for all. The steps `profiled` are traced, and the model card tells the command.
 
     Raises:
         InputError: Wrong data, weights or workdir, before anything is written; or a step whose
@@ -110,7 +109,7 @@ def train(
         run.checkpoints.finish()
         if run.log.entries and is_main_process():
             draw_curves(run.log.entries, folder / "curves.png")
-        return run.write_best_model() if done else Outcome(run.step, setup.total_steps)
+        return run.write_best_model(command) if done else Outcome(run.step, setup.total_steps)
 
 
 class _Stopped(Exception):
@@ -268,14 +267,15 @@ class Run:
         shown = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
         logger.info("epoch %d of %d: %s", epoch, config.epochs, shown)
 
-    def write_best_model(self) -> Outcome:
-        """Writes the best model to `model/`."""
+    def write_best_model(self, command: str) -> Outcome:
+        """Writes the best model to `model/`, and the command into its card."""
         best, state = self._best()
         setup, folder = self.setup, self.setup.workdir / "model"
         with raise_on_all_processes():
             if is_main_process():
                 nnx.update(setup.model, *jax.device_get((state.params, state.statistics)))
-                save_pretrained(setup.model, folder, training=setup.config.to_dict())
+                training = {"command": command, **setup.config.to_dict()}
+                save_pretrained(setup.model, folder, training=training)
         metrics, before = self._validated(best), self._validated(0)
         return Outcome(self.step, setup.total_steps, folder, metrics, before)
 

@@ -136,7 +136,7 @@ def require_config_or_error(command, arguments, monkeypatch):
 def patched():
     """Neither command waits for other processes, or goes on to its run."""
 
-    def train(config, workdir, profile_steps):
+    def train(config, workdir, profile_steps, command):
         raise Parsed(config)
 
     def evaluate(config, write_report):
