@@ -62,9 +62,12 @@ def test_a_run_is_killed_stopped_and_ends_as_on_a_disk(town, bucket, tmp_path):
     assert status == 0, errors
     assert output.endswith("model: gs://bucket/run/model\n")
     assert told(workdir) == told(tmp_path / "run")  # to the last bit
-    for name in ("model.safetensors", "README.md"):
-        there = (workdir / "model" / name).read_bytes()
-        assert there == (tmp_path / "run" / "model" / name).read_bytes()
+    models = [folder / "model" for folder in (workdir, tmp_path / "run")]
+    weights = [(model / "model.safetensors").read_bytes() for model in models]
+    assert weights[0] == weights[1]
+    cards = [(model / "README.md").read_text().splitlines() for model in models]
+    [one, other] = ([line for line in card if '"command": ' not in line] for card in cards)
+    assert one == other
     names = names_in(workdir)
     for pattern in ("curves.png", "config.json", "events.out.tfevents.*", "plugins/.*[.]xplane.pb"):
         assert [name for name in names if re.fullmatch(f"bucket/run/{pattern}", name)], pattern

@@ -173,7 +173,7 @@ class ModelConfig:
         to_whole_numbers(self, "image_size", "(height, width)")
         crops = ((),) if self._is_plugged else ((), (4,), (3, 4))
         if self.layers_to_crop not in crops:
-            expected = " or ".join(map(str, crops))
+            expected = "()" if self._is_plugged else "(), (4,) or (3, 4)"
             raise InputError(f"layers_to_crop: expected {expected}, found {self.layers_to_crop}")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise InputError(f"image_size: expected (height, width), found {self.image_size}")
