@@ -15,8 +15,6 @@ from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
 
 GPS = ExifTags.GPS
 SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
-
-
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
 
 

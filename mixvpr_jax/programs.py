@@ -14,11 +14,11 @@ import jax
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.released import cache_folder
 
-LIMIT_BYTES = 2 * 2**30  # of all programs; one with resnet50_4096's weights in it takes 40 MB
+LIMIT_BYTES = 2 * 2**30  # of all programs
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX is told of another.
+    """Caches compiled programs in the user's cache folder, unless JAX already has a cache.
 
     For commands: no import does this. Where the folder cannot be written, nothing is kept.
     """

@@ -215,6 +215,18 @@ def test_of_a_table(columns, streets, tmp_path):
     assert {row["northdeg"] for row in rows} == {"355"}
 
 
+def test_a_place_at_the_date_line_is_read_for_training(streets, tmp_path):
+    rows = [
+        f"p{place}v{view}.jpg,{-17 + place / 100},{(-179.99999, 179.99999)[view % 2]}"
+        for place in range(3)
+        for view in range(4)
+    ]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["name,lat,lon", *rows]))
+    make_places(streets, PlacesConfig(output=str(tmp_path / "data"), positions=str(table)))
+    assert same_places(tmp_path / "data") == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("text", "month"),
     [
@@ -235,6 +247,7 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
     make_places(streets, config)
     rows = read_csv(tmp_path / "data" / "Dataframes" / "A.csv")
     assert {(int(row["year"]), int(row["month"])) for row in rows} == {month}
+    assert same_places(tmp_path / "data") == EXPECTED  # without headings
     assert "1 rows name no photo of" in caplog.text and "the first gone.jpg" in caplog.text
 
 

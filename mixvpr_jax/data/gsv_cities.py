@@ -261,8 +261,9 @@ def _check_extent(
         return
     position = table.position[rows]
     low, high = (edge.reduceat(position, starts) for edge in (np.minimum, np.maximum))
-    north, east = ((high - low) * KM_PER_DEGREE).T
-    extent = np.hypot(north, east * np.cos(np.radians(low[:, 0])))
+    north, east = (high - low).T
+    east = np.minimum(east, 360 - east)  # across the date line
+    extent = KM_PER_DEGREE * np.hypot(north, east * np.cos(np.radians(low[:, 0])))
     widest = int(extent.argmax())
     if extent[widest] > MAX_PLACE_KM:
         raise InputError(

@@ -78,7 +78,7 @@ _KNOWN: dict[str, type[Aggregator | Backbone]] = {}
 def register_aggregator(cls: type[T]) -> type[T]:
     """Makes a subclass of `Aggregator` a frozen dataclass that models and recipes may use.
 
-    Example:
+    Examples:
         >>> @register_aggregator
         ... class Mean(Aggregator):
         ...     def build(self, channels, size, *, dtype, rngs):
@@ -93,7 +93,7 @@ def register_aggregator(cls: type[T]) -> type[T]:
 def register_backbone(cls: type[B]) -> type[B]:
     """Makes a subclass of `Backbone` known as `arch="module:Class"`.
 
-    Example:
+    Examples:
         >>> @register_backbone
         ... class Patches(Backbone):
         ...     channels, stride = 64, 16
