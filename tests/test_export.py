@@ -79,7 +79,8 @@ def test_a_graph_computes_what_the_model_does(config):
     expected = np.asarray(model(IMAGES))
     found = run(to_onnx(model), IMAGES)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    # Each is within 2e-6 of the float64 result: ResNet-152's by JAX 1.6e-6, by ONNX Runtime 1.2e-6.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=4e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -27,11 +27,6 @@ def config_of(golden, dtype):
     ), values
 
 
-# Of the feature map, float32. Values of ResNet-34's reach 3.7, and its 3x3 convolutions sum 2,304
-# products each: the official map is itself 3.0e-6 away from its float64 one.
-MAP_TOLERANCE = {("resnet34_cosplace", "float32"): 4e-6}
-
-
 @lru_cache(maxsize=1)  # the compiled and the plain test of a case follow one another
 def golden_model(case, dtype):
     golden = np.load(GOLDEN / f"descriptors_{case}.npz")
@@ -67,9 +62,10 @@ def test_official_descriptors(case, dtype, tolerance, jit, parity):
     parity(f"descriptors of ten models, {dtype}", error, tolerance)
     corner = golden["feature_map_corner"]
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
-    deep = (case, dtype) in MAP_TOLERANCE
-    row = f"feature map of ResNet-34, {dtype}" if deep else f"their feature maps, {dtype}"
-    parity(row, np.abs(ours - corner).max(), MAP_TOLERANCE.get((case, dtype), tolerance))
+    # Values reach 1.2 to 3.7, and rounding is relative to them. How float32 rounds depends on the
+    # order of sums, which XLA chooses by the processor's caches: up to 1.1e-6 was seen.
+    error = np.abs(ours - corner).max() / np.abs(corner).max()
+    parity(f"their feature maps, of the largest value, {dtype}", error, tolerance)
     means = golden["feature_map_mean"]  # stored as float32
     beyond = np.abs(features.mean((1, 2), dtype=np.float64) - means) - np.spacing(means) / 2
     assert beyond.max() <= tolerance
