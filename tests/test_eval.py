@@ -74,6 +74,12 @@ def test_labelled_folders(evaluate, labelled, tmp_path):
         d = [path.name for path in evaluation.data.database].index(Path(row["prediction"]).name)
         distance = np.linalg.norm(queries[q] - database[d])
         assert float(row["descriptor_distance"]) == pytest.approx(distance, abs=2e-6)
+    # All at distance 0, so that no threshold tells the query without positives from the others.
+    assert results["confidence"] == {
+        "num_queries_with_positives": 2,
+        "average_precision": pytest.approx(200 / 3),
+        "thresholds": {"100": None, "95": None},
+    }
     assert "66.66" in (out / "report.html").read_text()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -93,7 +99,7 @@ def test_unlabelled_folders_have_no_recall(evaluate, tmp_path):
     assert evaluation.recall is None
     assert evaluation.predictions.shape == (1, 5)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["recall"] is None
+    assert results["recall"] is results["confidence"] is None
     with (tmp_path / "out" / "predictions.csv").open() as file:
         assert {row["correct"] for row in csv.DictReader(file)} == {""}
 

@@ -18,6 +18,7 @@ import numpy as np
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.confidence import confidence
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.models.config import ModelConfig
@@ -176,6 +177,7 @@ def _details(evaluation: Evaluation) -> dict[str, Any]:
 def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluation) -> Any:
     """What results.json holds; k of recall become strings there."""
     data, recalls, protocol = evaluation.data, evaluation.recalls, evaluation.data.protocol
+    lacking = None if (known := data.positives) is None else sum(not len(some) for some in known)
     return {
         "dataset": data.name,
         "protocol": {
@@ -194,8 +196,7 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
         "layout": data.layout,
         "num_database": len(data.database),
         "num_queries": len(data.queries),
-        "num_queries_without_positives": data.positives
-        and sum(len(found) == 0 for found in data.positives),
+        "num_queries_without_positives": lacking,
         "num_queries_in_database": data.num_own_queries,
         "exclude_neighbours": config.exclude_neighbours or 0,
         "num_turned": dict(zip(("database", "queries"), evaluation.num_turned, strict=True)),
@@ -209,6 +210,10 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
             }
             for condition, labels in recalls.by_condition.items()
         },
+        "confidence": recalls
+        and confidence(
+            evaluation.distances[:, 0], recalls.right[:, 0], len(data.queries) - (lacking or 0)
+        ),
         "unreadable": list(evaluation.unreadable),
         "weights": config.weights,
         "weights_sha256": evaluation.weights_hash,
