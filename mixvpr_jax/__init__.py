@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         register_backbone,
     )
     from mixvpr_jax.models.vpr import VPRModel, create_model
+    from mixvpr_jax.place_map import Match, PlaceMap
     from mixvpr_jax.preprocess import Preprocess
     from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 
@@ -34,8 +35,10 @@ __all__ = [
     "GeMConfig",
     "Index",
     "InputError",
+    "Match",
     "MixVPRConfig",
     "ModelConfig",
+    "PlaceMap",
     "Preprocess",
     "VPRModel",
     "__version__",
@@ -55,6 +58,7 @@ _MODULES = {
     "models.linen": ("to_linen",),
     "models.plugins": ("Aggregator", "Backbone", "register_aggregator", "register_backbone"),
     "models.vpr": ("VPRModel", "create_model"),
+    "place_map": ("Match", "PlaceMap"),
     "preprocess": ("Preprocess",),
     "pretrained": ("from_pretrained", "save_pretrained"),
 }

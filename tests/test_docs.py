@@ -12,10 +12,8 @@ import jax
 import numpy as np
 import pytest
 import tyro
-from PIL import Image
 from recipe import GOLDEN
 
-from mixvpr_jax import from_pretrained
 from mixvpr_jax.cli import COMPLETION
 from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
@@ -52,6 +50,8 @@ ROOMS |= {
 COMMANDS = {
     **dict.fromkeys(ROOMS),
     "demo.draw": "draw",
+    "examples.localize": "localize",
+    "examples.loop_closure": "loop_closure",
     "mixvpr_jax.evaluation.export_index": "export_index",
     "mixvpr_jax.data.prepare": None,
     "mixvpr_jax.training.show": None,
@@ -248,14 +248,19 @@ def test_code_of_other_pages_runs(standing_in):
 
 
 def test_code_of_the_robot_page_runs(standing_in, capsys):
+    """Eight frames, twice; the page skips 300."""
     shutil.copytree("resnet50_4096", "my_model")
-    model, preprocess = from_pretrained("my_model")
-    np.save("map.npy", model(preprocess(["street.jpg"])))
-    Path("map.txt").write_text("street.jpg\n")
-    [block] = blocks((ROOT / "docs" / "robot.md").read_text())
-    exec(block, {"frame": np.asarray(Image.open("street.jpg"))})
-    name, cosine = capsys.readouterr().out.split()
-    assert name == "street.jpg" and float(cosine) == pytest.approx(1, abs=1e-5)
+    frames = list(np.random.default_rng(0).integers(0, 256, (8, 60, 80, 3), np.uint8))
+    drive, load, calibrate = blocks((ROOT / "docs" / "robot.md").read_text())
+    names = {"camera": frames * 2}
+    exec(drive.replace("skip_recent=300", "skip_recent=6"), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "frame 15: back at frame 7, score 1.000"
+    exec(load, names)
+    assert [match.frame for match in names["matches"][:2]] == [7, 15]  # of the last frame
+    scores, right = np.array([0.9, 0.8, 0.7]), np.array([True, True, False])
+    exec(calibrate, names | {"scores": scores, "right": right, "num_with_positives": 2})
+    assert 0.7 < names["place_map"].threshold <= 0.8
 
 
 def test_code_of_pages_runs(standing_in, tmp_path):

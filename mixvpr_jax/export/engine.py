@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import Engine
 from mixvpr_jax.models.vpr import VPRModel, check_images
@@ -25,6 +26,7 @@ class EngineModel:
     Attributes:
         config: The model's configuration.
         engine: "onnxruntime", "openvino" or "openvino-bfloat16".
+        weights_hash: SHA-256 of the model's weights.
     """
 
     def __init__(self, model: VPRModel, engine: Engine) -> None:
@@ -34,6 +36,7 @@ class EngineModel:
                 "leave dtype out"
             )
         self.config, self.engine = model.config, engine
+        self.weights_hash = weights_hash(get_weights(model))
         with extra(engine.partition("-")[0], f"engine {engine}: expected onnx to write the graph"):
             from mixvpr_jax.export.graph import to_onnx
         graph = to_onnx(model).SerializeToString()

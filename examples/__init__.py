@@ -1,0 +1,1 @@
+"""Programs to begin from: python -m examples.NAME, from a checkout."""
