@@ -189,11 +189,43 @@ def test_missed_positives_and_the_other_run_have_pictures(tmp_path: Path) -> Non
     assert set(report.value["database"]["shown"]) == {1, 2}
 
     compared = _written(tmp_path / "report.html", replace(data, other=other), neighbours=1)
+    confidence = compared.value["other"].pop("confidence")
+    assert confidence["average_precision"] == pytest.approx(100 / 6)
+    assert confidence["curve"] == [[0.7188, 33.3333, 50.0]]
     assert compared.value["other"] == {
         "title": "another", "recall": [[1, 66.6]], "curve": [33.333, 66.667], "m": 1,
         "near": [2, 3, 3], "distance": [0.75] * 3, "metres": None, "right": "100",
     }  # fmt: skip
     assert set(compared.value["database"]["shown"]) == {1, 2, 3}
+
+
+def test_confidence_has_a_curve_and_says_what_is_accepted(tmp_path: Path) -> None:
+    distances = np.array([[0.4, 0.5], [0.2, 0.3], [0.6, 0.7], [0.8, 0.9]], np.float32)
+    predictions = np.array([[2, 0], [2, 0], [2, 0], [2, 0]])
+    positives = [np.array(few, np.int64) for few in ([2], [2], [3], [])]
+    photos = [_photo(tmp_path / f"{query}.jpg") for query in range(4)]
+    data = _data(
+        tmp_path, query_paths=photos, predictions=predictions, distances=distances,
+        positives=positives,
+    )  # fmt: skip
+    value = _written(tmp_path / "report.html", data).value
+    threshold = {"score": 0.9199, "precision": 100, "recall": 100 * (2 / 3), "num_accepted": 2}
+    assert value["confidence"] == {
+        "num_queries_with_positives": 3,
+        "average_precision": pytest.approx(200 / 3),
+        "thresholds": {"100": threshold, "95": threshold},
+        "curve": [
+            [0.98, 100, 33.3333], [0.92, 100, 66.6667], [0.82, 66.6667, 66.6667],
+            [0.68, 50, 66.6667],
+        ],
+        "accepted": [
+            {"name": f"at {percent} %", "values": ["accepted", "rejected"], "of": [0, 0, 1, 1]}
+            for percent in (100, 95)
+        ],
+    }  # fmt: skip
+    for changes in ({"positives": None, "right": None}, {"distances": np.full((4, 2), np.nan)}):
+        value = _written(tmp_path / "report.html", replace(data, **changes)).value
+        assert value["confidence"] is None
 
 
 def test_saliency_is_a_byte_a_cell(tmp_path: Path) -> None:

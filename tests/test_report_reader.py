@@ -56,6 +56,17 @@ def test_the_same_report_again(out):
     assert (out / "report.html").read_bytes() == before
 
 
+def test_the_same_report_of_results_without_confidence(out):
+    """As earlier versions wrote them: predictions.csv is enough."""
+    results = json.loads((out / "results.json").read_text())
+    assert results.pop("confidence")["num_queries_with_positives"] == 2
+    (out / "results.json").write_text(json.dumps(results))
+    before = (out / "report.html").read_bytes()
+    assert b'"confidence":{"num_queries_with_positives":2' in before
+    write_report(out)
+    assert (out / "report.html").read_bytes() == before
+
+
 def test_elsewhere_without_the_photos(out, labelled):
     moved = out.rename(out.parent / "moved")
     shutil.rmtree(labelled[0].parent)
@@ -139,6 +150,7 @@ def test_results_of_another_form(out, changes):
         {"database_utm": np.zeros((3, 2))},
         {"num_positives": np.ones(3, int), "positives": np.array([0, 1, 3])},
         {"num_positives": np.ones(3, int), "positives": np.array([0, 1])},
+        {"num_positives": np.array([1, 0, 0]), "positives": np.array([0])},
         {"best_index": np.full(3, -2)},
         {"labels of light": np.array(["day"])},
         {"saliency_queries": np.array([3]), "saliency": np.zeros((1, 2, 2, 2), np.uint8)},

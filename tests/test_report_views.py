@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import PHONE, count, listed, wait_until
+from report_pages import other_run
 
 from mixvpr_jax.report.page import write_page
 from mixvpr_jax.report.reader import ReportData
@@ -121,6 +123,48 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
         assert count(page) == "24 queries"
     page.keyboard.press("6")
     assert listed(page) == []
+
+
+def test_matches_to_trust(opened: Any, evaluated: ReportData, tmp_path: Path) -> None:
+    """18 of 24 queries have a positive. The six right matches: five near, one among wrong ones."""
+    distances = np.asarray(evaluated.distances).copy()
+    distances[:, 0] = 0.9 + 0.001 * np.arange(24)
+    distances[:20:4, 0] = 0.3 + 0.01 * np.arange(5)
+    data = replace(evaluated, distances=distances)
+    write_page(tmp_path / "report.html", replace(data, other=other_run(data)))
+    page = opened(tmp_path / "report.html")
+    told = page.locator(".told")
+    assert told.all_text_contents() == [
+        "score ≥ 0.9422: 100.0 % of the matches are right, "
+        "27.8 % of the queries with a positive are found"
+    ]
+    made = page.locator(".figure", has=told)
+    key = made.locator(".key").text_content()
+    assert key.startswith("this run, average precision 29.4 %ConvAP, average precision")
+    assert made.locator("polyline").count() == 2
+    box = made.locator("svg").bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40)
+    assert made.locator(".readout").text_content() == "score 0.949: 100.0 %"  # the third of 18
+    told.locator("button").click()
+    assert count(page) == "5 of 24 queries"
+    assert listed(page) == [1, 5, 9, 13, 17][: len(listed(page))]
+    assert page.locator("#label").text_content() == "at 100 %: accepted ×"
+    assert page.locator("#query-1 .apart").first.get_attribute("title") == "score 0.955"
+    again = opened(tmp_path / "report.html", hash=page.evaluate("location.hash"))
+    assert count(again) == "5 of 24 queries"
+
+
+def test_a_precision_that_no_score_reaches(
+    opened: Any, evaluated: ReportData, tmp_path: Path
+) -> None:
+    distances = np.full(np.shape(evaluated.distances), 0.5)
+    write_page(tmp_path / "report.html", replace(evaluated, distances=distances))
+    page = opened(tmp_path / "report.html")
+    assert page.locator(".told").all_text_contents() == ["No score reaches 95 % precision."]
+    unknown = replace(evaluated, right=None, positives=None, recall=None, best_positive=None)
+    write_page(tmp_path / "report.html", unknown)
+    page = opened(tmp_path / "report.html")
+    assert page.get_by_text("Precision over recall").count() == 0
 
 
 def test_latency_names_its_device(opened: Any, report: Path) -> None:

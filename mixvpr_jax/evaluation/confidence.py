@@ -150,7 +150,9 @@ def _rounded_down(score: float, below: float) -> float:
     In that half, float32 rounds it to no lower score.
     """
     for digits in range(4, 17):
-        shorter = float(np.floor(score * 10.0**digits) / 10.0**digits)
+        shorter = round(score, digits)
+        if shorter > score:
+            shorter = round(shorter - 10.0**-digits, digits)
         if (score + below) / 2 < shorter <= score:
             return shorter
     return score

@@ -4,6 +4,8 @@ With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is
 
     title, facts [[name, value]], is_subset, k, m
     recall, intervals, curve, published, conditions, latency, device      of the whole evaluation
+    confidence  as in results.json, with its curve [[score, precision, recall]], and `accepted`,
+                a label as in `labels` for each of its thresholds
     labels      [{name, values [label], of [q] indices into values}]
     pictures    {mime, folders [str], folder [index], file [name], name [readable, "" for file],
                 width, height, chars [length of its text], blocks [its first picture, each],
@@ -15,7 +17,7 @@ With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is
     best        the nearest true positives: {index [q], distance [q], rank [q], metres [q]}
     map         {origin [east, north] metres, database [[east], [north]] decimetres, queries}
     saliency    {query: [h, w, base64 of its cells' bytes, base64 of its first match's]}
-    other       {title, recall, curve, m, near [q, m], distance, metres, right}
+    other       {title, recall, curve, confidence, m, near [q, m], distance, metres, right}
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.evaluation.confidence import confidence, precision_recall, score_of
 from mixvpr_jax.report.reader import OtherRun, ReportData
 from mixvpr_jax.report.thumbnails import MIME, Thumbnail
 from mixvpr_jax.storage import AnyPath, as_path
@@ -82,6 +85,7 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
         shown: The page's photos.
     """
     near = np.asarray(data.predictions)[:, :neighbours]
+    trusted = _confidence(data, data.distances, data.right)
     return {
         "title": data.title,
         "facts": [[str(name), str(value)] for name, value in data.facts.items()],
@@ -89,6 +93,7 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
         "k": np.shape(data.predictions)[1],
         "m": near.shape[1],
         **_figures(data),
+        "confidence": trusted and trusted | {"accepted": _accepted(data.distances, trusted)},
         "labels": [_labels(name, labels) for name, labels in data.labels.items()],
         "database": {
             "count": len(data.database_paths),
@@ -176,6 +181,35 @@ def _curve(right: np.ndarray | None) -> list[float | None]:
     return _numbers(100 * np.logical_or.accumulate(right, axis=1).mean(0), 3)
 
 
+def _confidence(
+    data: ReportData, distances: np.ndarray, right: np.ndarray | None
+) -> dict[str, Any] | None:
+    """Of distances and right matches [q, k] of a run; None without ground truth or matches."""
+    distances = np.asarray(distances)[:, :1].ravel()
+    if right is None or data.positives is None or not np.isfinite(distances).all():
+        return None
+    count = sum(len(positives) > 0 for positives in data.positives)
+    found = len(distances) and confidence(distances, right[:, 0], count)
+    if not found:
+        return None
+    curve = precision_recall(score_of(distances), right[:, 0], count)
+    percents = 100 * np.stack([curve.precision, curve.recall], axis=1)
+    # Of steps that a picture cannot tell apart, the last.
+    shown = np.diff(np.round(2 * percents), axis=0, append=np.inf).any(1)
+    steps = np.column_stack([curve.scores, percents])[shown]
+    return found | {"curve": np.round(steps, 4).tolist()}
+
+
+def _accepted(distances: np.ndarray, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Which first matches each threshold accepts: labels, by which the page lists queries."""
+    scores = score_of(np.asarray(distances)[:, 0])
+    return [
+        _labels(f"at {percent} %", np.where(scores >= at["score"], "accepted", "rejected").tolist())
+        for percent, at in found["thresholds"].items()
+        if at
+    ]
+
+
 def _bits(array: np.ndarray) -> str:
     return np.where(array.ravel(), b"1", b"0").tobytes().decode("ascii")
 
@@ -199,6 +233,7 @@ def _other(data: ReportData, other: OtherRun, neighbours: int) -> dict[str, Any]
         "title": other.title,
         "recall": _by_k(other.recall),
         "curve": _curve(right),
+        "confidence": _confidence(data, other.distances, right),
         "m": near.shape[1],
         "near": near.ravel().tolist(),
         "distance": _numbers(other.distances[:, :neighbours], 4),

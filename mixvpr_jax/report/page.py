@@ -20,8 +20,8 @@ from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
-    *("data", "headline", "curve", "rows", "list", "filters", "state", "save", "larger", "map"),
-    *("atlas", "keys", "main"),
+    *("data", "headline", "curve", "confidence", "rows", "list", "filters", "state", "save"),
+    *("larger", "map", "atlas", "keys", "main"),
 )
 """Modules, in this order: each finds the values that it needs at once."""
 

@@ -123,6 +123,9 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
     except (KeyError, TypeError, ValueError, AttributeError):
         raise malformed(folder / "results.json") from None
     data = replace(data, **_read_details(folder / DETAILS, len(database), len(queries)))
+    without = [row for row, found in enumerate(data.positives or ()) if not len(found)]
+    if data.right is not None and data.right[without].any():
+        raise malformed(folder / DETAILS)
     if compare is None:
         return data
     other = read_output(compare)

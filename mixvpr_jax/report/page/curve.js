@@ -1,48 +1,57 @@
-/* recall@N over N */
+/* recall@N over N, and what other curves share with it */
 
 import { clamp, element, report } from "./data.js";
 import { figure } from "./headline.js";
 
-const CURVE = { width: 360, height: 210, left: 34, right: 12, top: 10, bottom: 26 };
+export const CURVE = { width: 360, height: 210, left: 34, right: 12, top: 10, bottom: 26 };
 
 const published = report.is_subset ? [] : report.published; // what compares with this run
 
-function drawn(tag, attributes, text = "") {
+export function drawn(tag, attributes, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.textContent = text;
   return made;
 }
 
-function curveScale() {
-  const points = [...report.curve, ...(report.other?.curve ?? []),
-    ...report.intervals.flatMap(([, low, high]) => [low, high]),
-    ...published.flatMap(([, recall]) => recall.map(([, percent]) => percent))];
-  const span = Math.max(...points) - Math.min(...points) > 20 ? 10 : 5;
-  const low = Math.max(Math.floor(Math.min(...points) / span) * span, 0);
-  const high = Math.max(Math.min(Math.ceil(Math.max(...points) / span) * span, 100), low + span);
-  const last = Math.max(report.curve.length, 2);
-  const { width, height, left, right, top, bottom } = CURVE;
+// From where to where an axis of percents goes that holds these, and where it puts them.
+export function percentScale(percents) {
+  const [least, most] = [Math.min(...percents), Math.max(...percents)];
+  const span = most - least > 20 ? 10 : 5;
+  const low = Math.max(Math.floor(least / span) * span, 0);
+  const high = Math.max(Math.min(Math.ceil(most / span) * span, 100), low + span);
+  const { height, top, bottom } = CURVE;
   return {
-    low, high, last,
+    low, high,
     step: [1, 2, 5, 10, 20, 25].find((step) => (high - low) / step <= 5) ?? 50,
-    x: (n) => left + ((width - left - right) * (n - 1)) / (last - 1),
     y: (percent) => height - bottom - ((height - top - bottom) * (percent - low)) / (high - low),
   };
 }
 
-function curveAxes({ low, high, last, step, x, y }) {
+// Where an axis puts what lies this far, 0 to 1, from its left to its right.
+export const across = (share) => CURVE.left + (CURVE.width - CURVE.left - CURVE.right) * share;
+
+function curveScale() {
+  const points = [...report.curve, ...(report.other?.curve ?? []),
+    ...report.intervals.flatMap(([, low, high]) => [low, high]),
+    ...published.flatMap(([, recall]) => recall.map(([, percent]) => percent))];
+  const last = Math.max(report.curve.length, 2);
+  return { ...percentScale(points), last, x: (n) => across((n - 1) / (last - 1)) };
+}
+
+export function axes({ low, high, step, x, y }, ticks) {
   const parts = [];
   for (let percent = low; percent <= high; percent += step) {
-    const [from, to] = [CURVE.left, CURVE.width - CURVE.right];
+    const [from, to] = [across(0), across(1)];
     parts.push(drawn("line", { x1: from, x2: to, y1: y(percent), y2: y(percent), class: "grid" }));
     parts.push(drawn("text", { x: from - 7, y: y(percent) + 4, class: "upright" }, percent));
   }
+  return [...parts, ...ticks.map((n) => drawn("text", { x: x(n), y: CURVE.height - 8, class: "flat" }, n))];
+}
+
+function curveTicks({ last }) {
   const ticks = [1, 5, 10, 15, 20, 25, 50, 75, 100].filter((n) => n <= last);
-  for (const n of ticks.length > 7 ? ticks.filter((n) => n === 1 || n % 25 === 0) : ticks) {
-    parts.push(drawn("text", { x: x(n), y: CURVE.height - 8, class: "flat" }, n));
-  }
-  return parts;
+  return ticks.length > 7 ? ticks.filter((n) => n === 1 || n % 25 === 0) : ticks;
 }
 
 function curvePath(curve, { last, x, y }, className) {
@@ -63,31 +72,29 @@ function curveMarks(scale) {
   return [...whiskers, ...rings];
 }
 
-function curveKey() {
+// What the lines are: [class, text] of each.
+export function curveKey(lines) {
   const key = element("p", "", "key");
-  const add = (className, text) => {
+  key.append(...lines.map(([className, text]) => {
     const item = element("span");
     item.append(element("i", "", className), text);
-    key.append(item);
-  };
-  add("line-ours", report.intervals.length ? "this run, 95 % intervals" : "this run");
-  if (report.other?.curve.length) add("line-other", report.other.title);
-  if (published.length) add("ring", "published");
+    return item;
+  }));
   return key;
 }
 
-// The value under the pointer is told beside the key.
-function bindReadout(picture, scale, readout) {
+// The point [x, y, text] that is nearest to the pointer is told beside the title.
+export function bindReadout(made, pointAt) {
+  const picture = made.querySelector("svg");
+  const readout = made.querySelector("h2").appendChild(element("span", "", "readout"));
   const dot = picture.appendChild(drawn("circle", { r: 3.5, class: "read", visibility: "hidden" }));
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
-    const across = ((event.clientX - box.left) / box.width) * CURVE.width;
-    const n = clamp(Math.round(1 + ((across - scale.x(1)) / (scale.x(2) - scale.x(1)))), 1, report.curve.length);
-    const percent = report.curve[n - 1];
-    dot.setAttribute("cx", scale.x(n));
-    dot.setAttribute("cy", scale.y(percent));
+    const [x, y, text] = pointAt(((event.clientX - box.left) / box.width) * CURVE.width);
+    dot.setAttribute("cx", x);
+    dot.setAttribute("cy", y);
     dot.setAttribute("visibility", "visible");
-    readout.textContent = `R@${n} ${percent.toFixed(1)} %`;
+    readout.textContent = text;
   });
   picture.addEventListener("pointerleave", () => {
     dot.setAttribute("visibility", "hidden");
@@ -95,20 +102,29 @@ function bindReadout(picture, scale, readout) {
   });
 }
 
+export function curvePicture(label, ...parts) {
+  const picture = drawn("svg", {
+    viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img", "aria-label": label, class: "curve",
+  });
+  picture.append(...parts);
+  return picture;
+}
+
 export function renderCurve() {
   if (report.curve.length < 2) return;
   const scale = curveScale();
   const [first, last] = [report.curve[0], report.curve[report.curve.length - 1]];
-  const picture = drawn("svg", {
-    viewBox: `0 0 ${CURVE.width} ${CURVE.height}`,
-    role: "img",
-    "aria-label": `Recall rises from ${first.toFixed(1)} % at 1 to ${last.toFixed(1)} % at ${report.curve.length}`,
-    class: "curve",
+  const picture = curvePicture(
+    `Recall rises from ${first.toFixed(1)} % at 1 to ${last.toFixed(1)} % at ${report.curve.length}`,
+    ...axes(scale, curveTicks(scale)),
+    ...(report.other ? [curvePath(report.other.curve, scale, "other")] : []),
+    curvePath(report.curve, scale, "ours"), ...curveMarks(scale));
+  const lines = [["line-ours", report.intervals.length ? "this run, 95 % intervals" : "this run"]];
+  if (report.other?.curve.length) lines.push(["line-other", report.other.title]);
+  if (published.length) lines.push(["ring", "published"]);
+  bindReadout(figure("Recall@N", picture, curveKey(lines)), (x) => {
+    const n = clamp(Math.round(1 + (x - scale.x(1)) / (scale.x(2) - scale.x(1))), 1, report.curve.length);
+    const percent = report.curve[n - 1];
+    return [scale.x(n), scale.y(percent), `R@${n} ${percent.toFixed(1)} %`];
   });
-  picture.append(...curveAxes(scale));
-  if (report.other) picture.append(curvePath(report.other.curve, scale, "other"));
-  picture.append(curvePath(report.curve, scale, "ours"), ...curveMarks(scale));
-  const made = figure("Recall@N", picture, curveKey());
-  const readout = made.querySelector("h2").appendChild(element("span", "", "readout"));
-  bindReadout(picture, scale, readout);
 }

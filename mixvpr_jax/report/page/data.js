@@ -146,6 +146,11 @@ export function distanceText(distance) {
   return distance === null ? "" : distance.toFixed(3);
 }
 
+// The cosine similarity of descriptors of length 1 at that distance.
+export function scoreText(distance) {
+  return distance === null ? "" : `score ${(1 - distance ** 2 / 2).toFixed(3)}`;
+}
+
 export function metresText(metres) {
   if (metres === null) return "";
   if (metres < 10) return `${metres.toFixed(1)} m`;

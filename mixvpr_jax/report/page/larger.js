@@ -3,7 +3,7 @@
 import { openMap } from "./atlas.js";
 import {
   byId, clamp, distanceText, element, grouped, joined, metresText, missedMatch, nearMatches,
-  otherMatches, outcomeText, pictureOfDatabase, picturePath, queries, report,
+  otherMatches, outcomeText, pictureOfDatabase, picturePath, queries, report, scoreText,
 } from "./data.js";
 import { focusPhoto, list, setCurrent } from "./list.js";
 import { HAS_HEAT, matchWords, setHeat, setPhoto, setVerdict, toggleHeat } from "./rows.js";
@@ -46,7 +46,7 @@ function renderLarger() {
   const distance = match.distance === null ? "" : `distance ${distanceText(match.distance)}`;
   right.querySelector(".caption").replaceChildren(
     element("strong", `Rank ${grouped(match.rank)}`),
-    element("span", joined(distance, metresText(match.metres))));
+    element("span", joined(distance, scoreText(match.distance), metresText(match.metres))));
   byId("previous").disabled = place === 0;
   byId("next").disabled = place === matches.length - 1;
   byId("larger-heat").hidden = !HAS_HEAT;

@@ -1,6 +1,7 @@
 /* The page, from the top. */
 
 import { setUpMap } from "./atlas.js";
+import { renderConfidence } from "./confidence.js";
 import { renderCurve } from "./curve.js";
 import { byId, showAwaited } from "./data.js";
 import {
@@ -15,6 +16,7 @@ import { goToHash } from "./state.js";
 
 renderHeadline();
 renderCurve();
+renderConfidence();
 setUpMap();
 renderTables();
 setAspect();

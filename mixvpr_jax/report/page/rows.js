@@ -3,7 +3,8 @@
 import {
   HAS_TRUTH, byId, distanceText, element, fromTemplate, grouped, metresText, missedMatch,
   nearMatches, otherMatches, outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath,
-  pictures, plural, queries, report, showPicture, verdictOf,
+  pictures, plural, queries, report, scoreText, showPicture,
+  verdictOf,
 } from "./data.js";
 import { renderLargerHeat } from "./larger.js";
 import { list } from "./list.js";
@@ -51,6 +52,7 @@ function matchItem(match, column) {
   const figures = [["distance", distanceText(match.distance)], ["metres", metresText(match.metres)]];
   item.querySelector(".apart").append(
     ...figures.filter(([, text]) => text).map(([name, text]) => element("span", text, name)));
+  item.querySelector(".apart").title = scoreText(match.distance);
   setName(item.querySelector(".name"), picture);
   return item;
 }

@@ -18,7 +18,7 @@ function viewAsText() {
 }
 
 function labelNamed(text) {
-  for (const label of report.labels) {
+  for (const label of [...report.labels, ...(report.confidence?.accepted ?? [])]) {
     const value = label.values.findIndex((name) => `${label.name}:${name}` === text);
     if (value >= 0) return [label, value];
   }
