@@ -142,6 +142,8 @@ def test_matches_to_trust(opened: Any, evaluated: ReportData, tmp_path: Path) ->
     key = made.locator(".key").text_content()
     assert key.startswith("this run, average precision 29.4 %ConvAP, average precision")
     assert made.locator("polyline").count() == 2
+    axis = made.locator("svg .upright").all_text_contents()
+    assert axis == ["100", "80", "60", "40", "20"]
     box = made.locator("svg").bounding_box()
     page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 40)
     assert made.locator(".readout").text_content() == "score 0.949: 100.0 %"  # the third of 18

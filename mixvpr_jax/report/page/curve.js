@@ -18,14 +18,13 @@ export function drawn(tag, attributes, text = "") {
 export function percentScale(percents) {
   const [least, most] = [Math.min(...percents), Math.max(...percents)];
   const span = most - least > 20 ? 10 : 5;
-  const low = Math.max(Math.floor(least / span) * span, 0);
-  const high = Math.max(Math.min(Math.ceil(most / span) * span, 100), low + span);
+  const floor = Math.max(Math.floor(least / span) * span, 0);
+  const high = Math.max(Math.min(Math.ceil(most / span) * span, 100), floor + span);
+  const step = [1, 2, 5, 10, 20, 25].find((step) => (high - floor) / step <= 5) ?? 50;
+  const low = Math.max(high - Math.ceil((high - floor) / step) * step, 0);
   const { height, top, bottom } = CURVE;
-  return {
-    low, high,
-    step: [1, 2, 5, 10, 20, 25].find((step) => (high - low) / step <= 5) ?? 50,
-    y: (percent) => height - bottom - ((height - top - bottom) * (percent - low)) / (high - low),
-  };
+  const y = (percent) => height - bottom - ((height - top - bottom) * (percent - low)) / (high - low);
+  return { low, high, step, y };
 }
 
 // Where an axis puts what lies this far, 0 to 1, from its left to its right.
@@ -41,7 +40,7 @@ function curveScale() {
 
 export function axes({ low, high, step, x, y }, ticks) {
   const parts = [];
-  for (let percent = low; percent <= high; percent += step) {
+  for (let percent = high; percent >= low; percent -= step) {
     const [from, to] = [across(0), across(1)];
     parts.push(drawn("line", { x1: from, x2: to, y1: y(percent), y2: y(percent), class: "grid" }));
     parts.push(drawn("text", { x: from - 7, y: y(percent) + 4, class: "upright" }, percent));
