@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from folders import write_images
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
@@ -36,6 +36,7 @@ def accepted(score, scores, right, num_with_positives):
     return len(kept), sum(kept) / len(kept), sum(kept) / num_with_positives
 
 
+@settings(deadline=None)
 @given(matches())
 def test_curve_and_area_are_those_of_scikit_learn(found):
     scores, right, num_with_positives = found
@@ -51,6 +52,7 @@ def test_curve_and_area_are_those_of_scikit_learn(found):
     assert curve.average_precision == pytest.approx(expected, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(matches(), st.sampled_from([1.0, 0.95, 0.9, 0.5, 1 / 3, 1e-3]))
 def test_threshold_gives_what_it_promises_and_none_is_better(found, precision):
     scores, right, _ = found
@@ -143,6 +145,7 @@ def test_score_is_the_cosine_similarity():
     np.testing.assert_allclose(score_of(distances), (one * two).sum(1), atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 2, width=32), min_size=1, max_size=50))
 def test_score_is_the_same_from_the_distance_that_is_written(distances):
     exact = np.array(distances, np.float32)

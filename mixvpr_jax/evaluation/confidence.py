@@ -147,7 +147,7 @@ def threshold_at(
 def _rounded_down(score: float, below: float) -> float:
     """The shortest decimal, of four digits or more, in the upper half from `below` to `score`.
 
-    In that half, float32 rounds it to no lower score.
+    There, float32 does not round it to `below`, where scores are float32.
     """
     for digits in range(4, 17):
         shorter = round(score, digits)
