@@ -96,9 +96,15 @@ def labelled_name(east, north, *, zone="17", key="", frame="", time="", note="")
 
 
 def downloader_tree(root, split, database_utm, queries_utm):
-    for folder, positions in (("database", database_utm), ("queries", queries_utm)):
+    named_tree(root / "images" / split, "database", "queries", database_utm, queries_utm)
+    return root
+
+
+def named_tree(root, database, queries, database_utm, queries_utm):
+    """Folders of these names, images by their positions; the key says which of the list."""
+    for folder, positions in ((database, database_utm), (queries, queries_utm)):
         names = [labelled_name(*utm, key=f"{i}") for i, utm in enumerate(positions)]
-        write_images(root / "images" / split / folder, names)
+        write_images(root / folder, names)
     return root
 
 
@@ -278,9 +284,11 @@ def listed(found):
     return None if found is None else [indices.tolist() for indices in found]
 
 
-def set_counts(monkeypatch, name, database, queries):
+def set_counts(monkeypatch, name, database, queries, about_database=None):
     """As if the protocol were over the few images of a test."""
-    protocol = replace(BENCHMARKS[name], num_database=database, num_queries=queries)
+    counts = {"num_database": database, "num_queries": queries}
+    about = {"about_database": about_database, "about_queries": None}
+    protocol = replace(BENCHMARKS[name], **counts, **about)
     monkeypatch.setitem(BENCHMARKS, name, protocol)
     return protocol
 

@@ -15,7 +15,7 @@ import tyro
 from recipe import GOLDEN
 
 from mixvpr_jax.cli import COMPLETION
-from mixvpr_jax.datasets.evaluation_set import BENCHMARKS
+from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import BACKBONES

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 from mixvpr_jax.checks import nearest, require_known
 from mixvpr_jax.datasets import msls, nordland
-from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import read_labelled
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, read_struct
+from mixvpr_jax.datasets.protocols import BENCHMARKS, Limits
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
@@ -99,9 +101,26 @@ def _vpr_bench(*stems: str) -> Reader:
     return read
 
 
+def _named(queries: str, database: str = "database") -> Reader:
+    """A reader of VPR-datasets-downloader's layout, with folders of these names."""
+
+    def read(place: Place) -> EvaluationSet:
+        if pair := place.pair("test", database, queries):
+            return read_labelled(place.protocol, pair)
+        within = "processed/test" if place.protocol.name.startswith("sf-xl") else "images/test"
+        raise place.nothing(
+            f"folders {database} and {queries}, here or in {within}, as VPR-datasets-downloader "
+            "lays them out"
+        )
+
+    return read
+
+
 _PITTSBURGH = ("Pittsburgh", "Pittsburgh250k", "pitts")
 _MSLS = ("msls", "msls_val", "msls-val", "mapillary_sls", "mapillary")
 _NORDLAND = ("Nordland", "nordland-test")
+_SVOX = ("svox",)
+_SF_XL = ("sf_xl", "sf-xl", "sfxl")
 
 # How each is read, and what its folder is usually called.
 _READERS: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
@@ -126,6 +145,20 @@ _READERS: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
         ("Inria", "InriaHolidays", "inria_holidays"),
     ),
     "tokyo247": (_tokyo247, ("tokyo247", "tokyo_247", "tokyo24_7")),
+    "svox-test": (_named("queries", "gallery"), _SVOX),
+    "svox-night": (_named("queries_night", "gallery"), _SVOX),
+    "svox-overcast": (_named("queries_overcast", "gallery"), _SVOX),
+    "svox-rain": (_named("queries_rain", "gallery"), _SVOX),
+    "svox-snow": (_named("queries_snow", "gallery"), _SVOX),
+    "svox-sun": (_named("queries_sun", "gallery"), _SVOX),
+    "st-lucia": (_named("queries"), ("st_lucia", "st-lucia", "stlucia")),
+    "eynsham": (_named("queries"), ("eynsham",)),
+    "amstertime": (_named("queries"), ("amstertime", "amster_time")),
+    "sf-xl-v1": (_named("queries_v1"), _SF_XL),
+    "sf-xl-v2": (_named("queries_v2"), _SF_XL),
+    "sf-xl-night": (_named("queries_night"), _SF_XL),
+    "sf-xl-occlusion": (_named("queries_occlusion"), _SF_XL),
+    "sf-landmark": (_named("queries"), ("san_francisco", "sf_landmark", "sf-landmark")),
 }
 
 
@@ -174,10 +207,10 @@ def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> N
     same_as = next((other.name for other in others if other.counts == counts), None)
     if same_as is not None and counts != expected:
         raise InputError(f"{found}, which are those of {same_as}")
-    pairs = [(has, due) for has, due in zip(counts, expected, strict=True) if due is not None]
-    if any(has > due for has, due in pairs):
+    pairs = list(zip(counts, place.protocol.limits, strict=True))
+    if any(has > most for has, (_, most) in pairs):
         raise InputError(f"{found}, which is no part of it")
-    if any(has < due for has, due in pairs) and not allow_subset:
+    if any(has < least for has, (least, _) in pairs) and not allow_subset:
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 
 
@@ -195,16 +228,23 @@ def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> Evaluati
     counts = _counts(kept)
     if 0 in counts:
         raise InputError(_wrong_counts(place, counts))
-    pairs = zip(counts, place.protocol.counts, strict=True)
-    is_subset = bool(missing) or any(due not in (None, has) for has, due in pairs)
+    pairs = zip(counts, place.protocol.limits, strict=True)
+    is_subset = bool(missing) or any(has < least for has, (least, _) in pairs)
     return replace(kept, is_subset=is_subset, present=None)
 
 
 def _wrong_counts(place: Place, found: tuple[int, int]) -> str:
-    expected = _counted(*place.protocol.counts)
-    return f"{place.title}: expected {expected}, found {_counted(*found)}"
+    expected = _counted(*map(_spoken, place.protocol.limits))
+    return f"{place.title}: expected {expected}, found {_counted(*(f'{n:,} ' for n in found))}"
 
 
-def _counted(database: int | None, queries: int | None) -> str:
-    numbers = ["" if count is None else f"{count:,} " for count in (database, queries)]
-    return f"{numbers[0]}database images and {numbers[1]}queries"
+def _counted(database: str, queries: str) -> str:
+    return f"{database}database images and {queries}queries"
+
+
+def _spoken(limits: Limits) -> str:
+    """Before what is counted; "" for any number."""
+    least, most = limits
+    if most == math.inf:
+        return ""
+    return f"{least:,} " if least == most else f"{least:,} to {most:,} "

@@ -1,4 +1,4 @@
-"""What an evaluation measures on: images, ground truth, and the protocol that both follow."""
+"""What an evaluation measures on: images, their ground truth and its protocol."""
 
 from __future__ import annotations
 
@@ -8,47 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.listing import Located
 from mixvpr_jax.storage import AnyPath
-
-
-@dataclass(frozen=True)
-class Published:
-    """A method's published result: recall by k, in percent, and its source."""
-
-    method: str
-    recall: Mapping[int, float]
-    source: str
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What counts as found, over which images.
-
-    Attributes:
-        name: Such as "msls-val"; no two protocols share one.
-        ground_truth: Where it is from.
-        positives: Which database images show a query's place, in words.
-        num_database: How many database images it is defined over; None for any number.
-        num_queries: How many queries, likewise.
-        published: Results that it makes comparable.
-        radius_m: The largest distance of a positive, in metres; None where frames are counted.
-        frames: The largest difference of two frames' numbers; None where metres are.
-    """
-
-    name: str
-    ground_truth: str
-    positives: str
-    num_database: int | None = None
-    num_queries: int | None = None
-    published: tuple[Published, ...] = ()
-    radius_m: float | None = None
-    frames: int | None = None
-
-    @property
-    def counts(self) -> tuple[int | None, int | None]:
-        """How many database images and queries it is defined over."""
-        return self.num_database, self.num_queries
 
 
 @dataclass(frozen=True)
@@ -156,110 +118,3 @@ class EvaluationSet:
 
 def _kept(items: Sequence, kept: np.ndarray) -> tuple:
     return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
-
-
-# The benchmarks -----------------------------------------------------------------------------------
-# Where a number of images is None, no source was found that says it: the lists are followed.
-
-_WITHIN = "database images within 25 m"
-
-
-def _paper(recall_at_1: float) -> Published:
-    source = "Ali-bey, Chaib-draa, Giguère: MixVPR, WACV 2023"
-    return Published("MixVPR 4096, paper", {1: recall_at_1}, source)
-
-
-def _released(*recalls: tuple[float, float, float]) -> tuple[Published, ...]:
-    """R@1, R@5 and R@10 of the released weights: 4096, 512, 128."""
-    return tuple(
-        Published(f"MixVPR {size}", {1: at_1, 5: at_5, 10: at_10}, "github.com/amaralibey/MixVPR")
-        for size, (at_1, at_5, at_10) in zip((4096, 512, 128), recalls, strict=True)
-    )
-
-
-def _struct(
-    name: str, database: int | None, queries: int | None, *published: Published
-) -> Protocol:
-    source = f"dbStruct of {name.replace('-', '_')}.mat, by the authors of NetVLAD"
-    return Protocol(name, source, _WITHIN, database, queries, published, radius_m=25.0)
-
-
-def _lists(name: str, stem: str, database: int, queries: int, *published: Published) -> Protocol:
-    source = f"{stem}_gt.npy, of GSV-Cities' authors"
-    return Protocol(name, source, "as listed for each query", database, queries, published)
-
-
-_ALL = (
-    _struct("pitts30k-val", 10_000, 7_608),
-    _struct(
-        "pitts30k-test",
-        10_000,
-        6_816,
-        *_released((91.6, 95.5, 96.4), (90.7, 95.5, 96.3), (87.8, 94.3, 95.7)),
-    ),
-    _struct("pitts250k-val", None, None),
-    _struct(
-        "pitts250k-test",
-        83_952,
-        8_280,
-        *_released((94.3, 98.2, 98.9), (93.2, 97.9, 98.6), (88.7, 95.8, 97.4)),
-        _paper(94.6),
-    ),
-    Protocol(
-        "msls-val",
-        "msls_val_pIdx.npy, of GSV-Cities' authors: the official 740 queries of Copenhagen and "
-        "San Francisco",
-        _WITHIN,
-        18_871,
-        740,
-        (
-            *_released((88.2, 93.1, 94.3), (84.1, 91.8, 93.7), (78.5, 88.2, 90.4)),
-            _paper(88.0),
-        ),
-        radius_m=25.0,
-    ),
-    Protocol(
-        "msls-val-all",
-        "positions of every query of Copenhagen and San Francisco, panoramas excepted",
-        "database images of the same city within 25 m",
-        18_871,
-        None,
-        (Published("MixVPR 4096", {1: 83.4}, "github.com/amaralibey/MixVPR/issues/5"),),
-        radius_m=25.0,
-    ),
-    Protocol("msls-test", "withheld: a prediction file is written", "none"),
-    Protocol(
-        "nordland",
-        "Nordland_gt.npy, of GSV-Cities' authors: winter is searched for every tenth frame of "
-        "summer",
-        "the same frame and one before and after",
-        27_592,
-        2_760,
-        (_paper(58.4),),
-        frames=1,
-    ),
-    Protocol(
-        "nordland-full",
-        "frames: summer is searched for every frame of winter",
-        "frames at most 10 away",
-        27_592,
-        27_592,
-        (Published("MixVPR 4096", {1: 76.2}, "github.com/gmberton/VPR-methods-evaluation"),),
-        frames=10,
-    ),
-    Protocol(
-        "nordland-selavpr",
-        "frames of SelaVPR's part of the journey, in the order of their names",
-        "frames at most 2 away",
-        3_450,
-        3_450,
-        frames=2,
-    ),
-    _lists("sped", "SPED", 607, 607, _paper(85.2)),
-    _lists("essex", "ESSEX", 210, 210),
-    _lists("crossseason", "CrossSeason", 191, 191),
-    _lists("inria", "Inria", 512, 300),
-    _struct("tokyo247", 75_984, 315, _paper(85.1)),
-)
-
-BENCHMARKS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}

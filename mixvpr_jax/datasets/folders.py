@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.datasets.evaluation_set import BENCHMARKS, EvaluationSet, Protocol
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.positions import (
     BANDS,
     FARTHEST_M,
@@ -28,6 +28,7 @@ from mixvpr_jax.datasets.positions import (
     positives_of,
     positives_within,
 )
+from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved

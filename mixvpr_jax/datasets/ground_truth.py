@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.mat_files import read_variable
 from mixvpr_jax.datasets.object_arrays import read_array
 from mixvpr_jax.datasets.positions import positives_within, require_metres
+from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import locate, names_in
 from mixvpr_jax.storage import AnyPath
@@ -67,18 +68,21 @@ class Place:
                 yield below
                 yield from subfolders(below, self.names)
 
-    def pair(self, split: str) -> tuple[AnyPath, AnyPath] | None:
-        """Folders `database` and `queries`, as VPR-datasets-downloader lays them out."""
+    def pair(
+        self, split: str, database: str = "database", queries: str = "queries"
+    ) -> tuple[AnyPath, AnyPath] | None:
+        """Folders of these names, as VPR-datasets-downloader (or SF-XL) lays them out."""
         for root in self.roots():
-            for within in (f"images/{split}", split, "."):
-                database, queries = root / within / "database", root / within / "queries"
-                if database.is_dir() and queries.is_dir():
-                    return database, queries
+            for within in (f"images/{split}", f"processed/{split}", split, "."):
+                pair = root / within / database, root / within / queries
+                if pair[0].is_dir() and pair[1].is_dir():
+                    return pair
         return None
 
     def nothing(self, *expected: str) -> InputError:
         """The line for a folder that holds none of the layouts."""
-        return InputError(f"{self.title}: expected {'; or '.join(expected)}; found neither")
+        found = "neither" if len(expected) > 1 else "none"
+        return InputError(f"{self.title}: expected {'; or '.join(expected)}; found {found}")
 
 
 def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from mixvpr_jax.datasets.evaluation_set import EvaluationSet, Protocol
+from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
+from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath

@@ -62,7 +62,11 @@ class EvaluationConfig(DescribeConfig):
     Attributes:
         weights: Model folder (also gs://), a released name, or hf://organisation/repository.
         output: Folder for results.json, predictions.csv, descriptors and report.html.
-        dataset: Benchmark, such as pitts30k-test or msls-val (docs/datasets.md lists them).
+        dataset: Benchmark (docs/datasets.md says what each stands for): pitts30k-val,
+            pitts30k-test, pitts250k-val, pitts250k-test, msls-val, msls-val-all, msls-test,
+            nordland, nordland-full, nordland-selavpr, sped, essex, crossseason, inria, tokyo247,
+            svox-test, svox-night, svox-overcast, svox-rain, svox-snow, svox-sun, st-lucia,
+            eynsham, amstertime, sf-xl-v1, sf-xl-v2, sf-xl-night, sf-xl-occlusion or sf-landmark.
         data_dir: The benchmark's folder or its parent; MIXVPR_DATA if not given.
         ground_truth: Where the authors' .mat or .npy files lie, if not with the images.
         allow_subset: Evaluate an incomplete benchmark, and mark the result as a subset.

@@ -87,6 +87,7 @@ def folders(tmp_path_factory):
 
 
 NAMED = ("pitts30k-test", "tokyo247", "msls-val-all", "nordland-full", "nordland-selavpr", "sped")
+NAMED += ("st-lucia", "amstertime")
 
 
 @campaign(150)
