@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("training.command", "Train a model; the same command again resumes it."),
     "eval": ("evaluation.command", "Evaluate recall on a benchmark or on two folders of photos."),
     "describe": ("evaluation.describe_command", "Write the descriptors of photos to a file."),
+    "pca": ("evaluation.pca_command", "Learn shorter descriptors, and write their model."),
     "pairs": ("evaluation.pairs_command", "Write pairs of photos to match, for hloc and COLMAP."),
     "places": ("places.command", "Make training data of photos whose positions are known."),
     "report": ("report.command", "Write report.html again from an evaluation's output folder."),

@@ -66,6 +66,8 @@ def model_card(
     height, width = config.image_size
     aggregator = config.aggregator_name or "bare backbone"
     gives = f"a descriptor of {config.descriptor_dim} values and unit norm"
+    if config.projection is not None:
+        gives += f" (projected from {config.aggregator_dim})"
     if config.aggregator is None:
         gives = f"a feature map of {config.feature_channels} channels"
     trained = ""
@@ -159,7 +161,7 @@ def with_recall(card: str, results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _parity(config: ModelConfig) -> str:
-    if config.aggregator_name not in _CITATIONS:
+    if config.aggregator_name not in _CITATIONS or config.projection is not None:
         return ""
     return """
 ## Parity

@@ -32,6 +32,7 @@ ROOMS = {
     "mixvpr train": ("training.command", ["demo"]),
     "mixvpr eval": ("evaluation.command", []),
     "mixvpr describe": ("evaluation.describe_command", []),
+    "mixvpr pca": ("evaluation.pca_command", []),
     "mixvpr convert to-flax": ("conversion.command", ["to-flax"]),
     "mixvpr convert to-torch": ("conversion.command", ["to-torch"]),
     "mixvpr pairs": ("evaluation.pairs_command", []),
@@ -112,7 +113,7 @@ def test_commands_have_the_options_that_pages_give_them(options):
             if name in COMMANDS:
                 seen.add(name)
                 assert set(used) <= options[name] | {"--help"}, f"{path.name}: {name}"
-    told = ("train", "eval", "describe", "pairs", "places", "export")
+    told = ("train", "eval", "describe", "pca", "pairs", "places", "export")
     told += ("convert to-flax", "convert to-torch")
     assert {f"mixvpr {name}" for name in told} <= seen
     assert {"mixvpr_jax.data.prepare", "mixvpr_jax.training.show"} <= seen

@@ -84,10 +84,19 @@ def convert_checkpoint(
 
 
 def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
-    """A model's weights as the official state_dict, in NumPy arrays; InputError for plug-ins."""
+    """A model's weights as the official state_dict, in NumPy arrays.
+
+    Raises:
+        InputError: A plug-in or a projection, which the official code does not have.
+    """
     if plugin := model.config.plugin:
         raise InputError(
             f"PyTorch: expected a model that the official code has, found the plug-in {plugin}"
+        )
+    if (size := model.config.projection) is not None:
+        raise InputError(
+            f"PyTorch: expected a model that the official code has, found a projection to {size} "
+            "values; convert the model that it was learned from"
         )
     return to_torch(get_weights(model))
 

@@ -63,8 +63,10 @@ def to_onnx(
         graph.add("Transpose", graph.cast(x, "float32"), perm=NHWC, output=output)
         shape = ["batch", *config.feature_size, config.feature_channels]
     else:
-        x = _aggregator(graph, model, x)
-        graph.l2_normalize(graph.cast(x, "float32"), axis=1, output=output)
+        x = graph.cast(_aggregator(graph, model, x), "float32")
+        if config.projection is not None:
+            x = graph.linear(model.projection, graph.l2_normalize(x, axis=1), np.float32)
+        graph.l2_normalize(x, axis=1, output=output)
         shape = ["batch", config.descriptor_dim]
     if preprocess:
         images = helper.make_tensor_value_info(
@@ -130,11 +132,11 @@ class _Graph:
             group=conv.groups,
         )
 
-    def linear(self, layer: nnx.Linear, x: str) -> str:
-        """A Linear layer over the last axis."""
+    def linear(self, layer: nnx.Linear, x: str, dtype: Any = None) -> str:
+        """A Linear layer over the last axis, by default in the graph's dtype."""
         assert layer.bias is not None
-        product = self.add("MatMul", x, self.weight(layer.kernel[...]))
-        return self.add("Add", product, self.weight(layer.bias[...]))
+        product = self.add("MatMul", x, self.weight(layer.kernel[...], dtype))
+        return self.add("Add", product, self.weight(layer.bias[...], dtype))
 
     def l2_normalize(self, x: str, axis: int, output: str = "") -> str:
         """Divides by the norm over an axis, in float32."""

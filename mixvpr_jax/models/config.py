@@ -153,6 +153,8 @@ class ModelConfig:
             the factors of products to 10 bits, and TPUs make them of three in bfloat16.
         interpolation: Pillow's resize filter: MixVPR and gsv-cities train with "bilinear",
             OpenVPRLab with "bicubic".
+        projection: Length of the descriptors after a learned Linear layer (`mixvpr pca`), which are
+            scaled to unit norm once more; None without one.
     """
 
     arch: str = "resnet50"
@@ -161,6 +163,7 @@ class ModelConfig:
     image_size: tuple[int, int] = (320, 320)
     dtype: Dtype = "float32"
     interpolation: Interpolation = "bilinear"
+    projection: int | None = None
 
     def __post_init__(self) -> None:
         if self._is_plugged:
@@ -182,6 +185,12 @@ class ModelConfig:
             raise InputError(
                 f"aggregator: expected {known} or None, found {self.aggregator!r:.100}"
             )
+        if self.projection is not None:
+            size = self.projection
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise InputError(f"projection: expected a whole number above 0, found {size!r:.40}")
+            if self.aggregator is None:
+                raise InputError("projection: expected an aggregator with it, found none")
 
     @property
     def _is_plugged(self) -> bool:
@@ -216,6 +225,11 @@ class ModelConfig:
     @property
     def descriptor_dim(self) -> int | None:
         """Length of a descriptor; None for a bare backbone."""
+        return self.aggregator_dim if self.projection is None else self.projection
+
+    @property
+    def aggregator_dim(self) -> int | None:
+        """The same before a projection."""
         match self.aggregator:
             case None:
                 return None
@@ -253,11 +267,13 @@ class ModelConfig:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
         values["image_size"] = list(self.image_size)
+        if self.projection is None:  # earlier versions do not know it
+            del values["projection"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`; `interpolation`, which older files lack, is "bilinear" then.
+        """The inverse of `to_dict`; older files lack `interpolation`, which is "bilinear" then.
 
         Raises:
             InputError: Unknown, missing or ill-typed fields; the line names them.
@@ -267,7 +283,7 @@ class ModelConfig:
                 "expected a model's configuration, found a training run's; give the folder "
                 "`model` of the run"
             )
-        values = checked_fields(cls, values, {"interpolation": "bilinear"})
+        values = checked_fields(cls, values, {"interpolation": "bilinear", "projection": None})
         if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)

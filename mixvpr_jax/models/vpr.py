@@ -18,7 +18,7 @@ from mixvpr_jax.models.config import (
     MixVPRConfig,
     ModelConfig,
 )
-from mixvpr_jax.models.layers import array_dtype, l2_normalize, param_dtype
+from mixvpr_jax.models.layers import array_dtype, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
 from mixvpr_jax.models.plugins import Aggregator as Plugin
@@ -77,6 +77,11 @@ class VPRModel(nnx.Module):
         self.backbone = (PluggedInBackbone if ":" in config.arch else ResNet)(config, rngs=rngs)
         if config.aggregator is not None:
             self.aggregator = _aggregator(config, rngs)
+        if config.projection is not None:
+            # In float32 whatever the model computes in: its bias cancels most of the product.
+            wide, length = param_dtype(config.dtype), config.aggregator_dim
+            assert length is not None
+            self.projection = linear(length, config.projection, dtype=wide, rngs=rngs)
 
     def __call__(
         self,
@@ -95,7 +100,14 @@ class VPRModel(nnx.Module):
         """
         check_images(self.config, np.shape(images), str(images.dtype))
         features = self.backbone(jnp.asarray(images, array_dtype(self.config.dtype)), valid)
-        return self.aggregator(features) if self.config.aggregator is not None else features
+        return self.head(features) if self.config.aggregator is not None else features
+
+    def head(self, features: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """The descriptors of feature maps."""
+        descriptors = self.aggregator(features)
+        if self.config.projection is None:
+            return descriptors
+        return l2_normalize(self.projection(descriptors))
 
 
 def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:

@@ -111,6 +111,11 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
         raise InputError(
             f"{source}: expected a model with {config.aggregator}, found {found.aggregator}"
         )
+    elif found.projection is not None:
+        raise InputError(
+            f"{source}: expected a model without a projection, found one to {found.projection} "
+            "values; start from the model that it was learned from"
+        )
     return build_model(architecture, weights, source=source)
 
 
