@@ -18,7 +18,7 @@ from mixvpr_jax.cli import COMPLETION
 from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
-from mixvpr_jax.models.config import BACKBONES
+from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import RENAMED
 from mixvpr_jax.training.recipes import list_recipes
@@ -164,7 +164,7 @@ def test_pages_name_the_benchmarks_and_backbones():
     full = {"34": "resnet34", "50": "resnet50", "101": "resnet101", "152": "resnet152"}
     full |= {"ResNeXt-50 32x4d": "resnext50_32x4d", "ResNeXt-101 32x8d": "resnext101_32x8d"}
     full |= {"wide_resnet50-2": "wide_resnet50_2", "101-2": "wide_resnet101_2"}
-    assert sorted(full.get(name, name) for name in found) == sorted(BACKBONES)
+    assert sorted(full.get(name, name) for name in found) == sorted(RESNETS)
 
 
 def test_figures_of_released_weights():

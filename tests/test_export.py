@@ -34,13 +34,13 @@ from mixvpr_jax.export.command import parse
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.export.graph import OPSETS, to_onnx
-from mixvpr_jax.models.config import BACKBONES
+from mixvpr_jax.models.backbones import RESNETS
 
 SIZE = (66, 80)
 MIXVPR = MixVPRConfig(8, 2, 1.5, 2)
 # Every backbone, aggregator and cut, each at least once.
 MODELS = [
-    *(ModelConfig(arch, (3, 4), MIXVPR, SIZE) for arch in BACKBONES),
+    *(ModelConfig(arch, (3, 4), MIXVPR, SIZE) for arch in RESNETS),
     ModelConfig("resnet50", (4,), MIXVPR, SIZE),
     ModelConfig("resnet18", (), ConvAPConfig(16, 2, 3), SIZE),
     ModelConfig("resnet18", (4,), CosPlaceConfig(32), SIZE),

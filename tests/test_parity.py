@@ -14,8 +14,8 @@ from reference import in_float64, numpy_state, torch_model
 
 from mixvpr_jax.conversion import build_model, convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax
+from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import (
-    BACKBONES,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -39,7 +39,7 @@ AGGREGATORS = st.one_of(
 )
 CONFIGS = st.builds(
     ModelConfig,
-    arch=st.sampled_from(sorted(BACKBONES)),
+    arch=st.sampled_from(sorted(RESNETS)),
     layers_to_crop=st.sampled_from([(4,), (3, 4), ()]),
     aggregator=AGGREGATORS,
     image_size=st.tuples(st.integers(33, 90), st.integers(33, 90)),
@@ -124,7 +124,7 @@ def test_gradients_are_torchs(aggregator):
         assert error <= 1e-10 * max(1, np.abs(theirs).max()), name
 
 
-@pytest.mark.parametrize("arch", sorted(BACKBONES))
+@pytest.mark.parametrize("arch", sorted(RESNETS))
 def test_training_mode_is_torchs(arch):
     config = ModelConfig(arch, (3, 4), GeMConfig(), (48, 40), dtype="float64")
     reference = torch_model(config).train()

@@ -28,8 +28,9 @@ from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.losses.mining import multi_similarity_miner
+from mixvpr_jax.models.config import GeMConfig
 from mixvpr_jax.models.vpr import create_model
-from mixvpr_jax.training.config import OptimizerConfig
+from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig
 from mixvpr_jax.training.step import (
     create_state,
     learning_rate_schedule,
@@ -103,8 +104,14 @@ def test_freezing_by_stage(layers, count):
 def test_wrong_settings_are_named():
     with pytest.raises(InputError, match="unknown name 'adam'; closest: adamw"):
         OptimizerConfig("adam")
-    with pytest.raises(InputError, match="layers_to_freeze: expected None or 0 to 3, found 4"):
-        OptimizerConfig(layers_to_freeze=4)
+    for wrong in (-1, 41, 1.5):
+        with pytest.raises(InputError, match="layers_to_freeze: expected None or 0 to 40, found"):
+            OptimizerConfig(layers_to_freeze=wrong)
+    for arch, most in (("resnet18", 3), ("dinov2_vits14", 12)):
+        model = StartConfig(arch, (), GeMConfig(), (56, 56))
+        line = f"layers_to_freeze: expected None or 0 to {most} with {arch}, found {most + 1}"
+        with pytest.raises(InputError, match=line):
+            TrainConfig(model, optimizer=OptimizerConfig(layers_to_freeze=most + 1))
 
 
 def norm_of(arrays):

@@ -39,7 +39,7 @@ class Conversion:
         count = sum(array.size for name, array in arrays if ".running_" not in name)
         lines = [
             f"found: {checkpoint.kind}, {len(arrays)} arrays used",
-            f"backbone: {config.arch}, {config.num_stages} of 4 stages",
+            f"backbone: {config.arch}" + (f", {config.num_stages} of 4 stages" * config.is_resnet),
             f"aggregator: {config.aggregator or 'none (a bare backbone)'}",
             f"images: {height}x{width}, {config.interpolation}; "
             f"descriptor: {config.descriptor_dim or 'none'}",

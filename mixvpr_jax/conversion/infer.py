@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.key_table import BACKBONE
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.backbones import RESNETS, VITS
 from mixvpr_jax.models.config import (
     AGGREGATORS,
-    BACKBONES,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -56,12 +55,13 @@ def infer_config(
     checkpoint.notes.extend(told.notes)
     aggregator, in_channels = _aggregator(checkpoint, pool_size or told.pool_size)
     _require_told(checkpoint, told.aggregator, aggregator)
-    arch, num_stages = _backbone(checkpoint, told, in_channels)
+    is_vit = "backbone.model.patch_embed.proj.weight" in checkpoint.state
+    arch, crop = (_vit if is_vit else _resnet)(checkpoint, told, in_channels)
     interpolation = checkpoint.layout.interpolation
     if interpolation != "bilinear":
         checkpoint.notes.append(f"images resized by a {interpolation} filter, as there")
-    crop = tuple(range(num_stages + 1, 5))
-    config = ModelConfig(arch, crop, aggregator, interpolation=interpolation)
+    usual = checkpoint.layout.image_size
+    config = ModelConfig(arch, crop, aggregator, usual, interpolation=interpolation)
     size = image_size or told.image_size
     if size is None:
         size = _largest_images(checkpoint, config, in_size, told.map_size)
@@ -158,25 +158,50 @@ def _by(size: Size) -> str:
 # Weights ------------------------------------------------------------------------------------------
 
 
-def _backbone(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> tuple[str, int]:
-    """The backbone's name and how many of its stages the aggregator sits on."""
+Backbone = tuple[str, tuple[int, ...]]  # its name, and the stages that are cut
+
+
+def _vit(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbone:
+    del told  # shapes tell all
+    width = _shape(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
+    blocks = (re.match(r"backbone\.model\.blocks\.(\d{1,4})\.", n) for n in checkpoint.state)
+    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+    registers, tokens = 0, "backbone.model.register_tokens"
+    if tokens in checkpoint.state:
+        registers = _shape(checkpoint, tokens, 3)[1]
+    for name, shape in VITS.items():
+        if (shape.depth, shape.width, shape.num_registers) == (depth, width, registers):
+            if in_channels not in (None, width):
+                raise InputError(
+                    f"aggregator: expected {width} input channels, as {name} gives, found "
+                    f"{in_channels}"
+                )
+            return name, ()
+    raise InputError(
+        f"backbone: expected one of {', '.join(VITS)}; found {depth} blocks of {width} channels "
+        f"with {registers} registers"
+    )
+
+
+def _resnet(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbone:
+    """The backbone that the aggregator sits on; stages that it never sees are dropped."""
     blocks = _block_counts(checkpoint)
     inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
     groups = inner // group_inputs
     bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
     names = [
         name
-        for name, shape in BACKBONES.items()
+        for name, shape in RESNETS.items()
         if shape.blocks[: len(blocks)] == blocks
         and (shape.bottleneck, shape.groups, shape.inner_channels(1)) == (bottleneck, groups, inner)
     ]
     if not names:
         found = f"stages of {blocks} blocks, {inner} inner channels in {groups} groups"
-        raise InputError(f"backbone: expected one of {', '.join(BACKBONES)}; found {found}")
+        raise InputError(f"backbone: expected one of {', '.join(RESNETS)}; found {found}")
     # Official code may leave stages in the file that the aggregator never sees.
     num_stages = min(len(blocks), 4 - (told.num_cropped or 0))
     if in_channels is not None:
-        channels = {BACKBONES[names[0]].out_channels(s): s for s in range(2, len(blocks) + 1)}
+        channels = {RESNETS[names[0]].out_channels(s): s for s in range(2, len(blocks) + 1)}
         if in_channels not in channels:
             raise InputError(
                 f"aggregator: expected as many input channels as a stage gives ({list(channels)}), "
@@ -184,12 +209,13 @@ def _backbone(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> tu
             )
         num_stages = channels[in_channels]
     checkpoint.drop("cut stages", rf"backbone\.model\.layer[{num_stages + 1}-9]\..*")
+    crop = tuple(range(num_stages + 1, 5))
     if told.arch in names:
-        return told.arch, num_stages
+        return told.arch, crop
     if len(names) > 1:  # the stages that are kept are the same network
         line = f"backbone called {names[0]}; the same, as far as it is kept: {', '.join(names[1:])}"
         checkpoint.notes.append(line)
-    return names[0], num_stages
+    return names[0], crop
 
 
 def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -249,7 +275,7 @@ def _require_told(
     """Holds the aggregator that the weights are of to the one that the hyper-parameters name."""
     found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
     kind = _CALLED.get(told.lower()) if told is not None else type(aggregator)
-    if told is None and aggregator is None and checkpoint.layout is not BACKBONE:
+    if told is None and aggregator is None and not checkpoint.layout.is_bare:
         checkpoint.notes.append(f"{found}: taken as a bare backbone; averages have none, either")
     elif kind is None and aggregator is not None:
         checkpoint.notes.append(f"{found}, which the hyper-parameters call {told!r:.40}")

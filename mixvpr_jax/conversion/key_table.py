@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.backbones import PATCH
 from mixvpr_jax.models.config import Interpolation
 
 Weights = dict[str, np.ndarray]
@@ -38,9 +39,20 @@ POINTWISE = (  # a 1x1 convolution with a bias, a Linear here
     Leaf("weight", "kernel", lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[:, :, None, None]),
     Leaf("bias", "bias"),
 )
+PATCHES = (  # a convolution with a stride of its size, a Linear here
+    Leaf(
+        "weight",
+        "kernel",
+        lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
+        lambda w: w.reshape(PATCH, PATCH, 3, -1).transpose(3, 2, 0, 1),
+    ),
+    Leaf("bias", "bias"),
+)
 LAYER_NORM = (Leaf("weight", "scale"), Leaf("bias", "bias"))
 BATCH_NORM = (*LAYER_NORM, Leaf("running_mean", "mean"), Leaf("running_var", "var"))
 GEM = (Leaf("p", "p"),)
+SCALE = (Leaf("gamma", "gamma"),)
+TOKENS = tuple(Leaf(n, n) for n in ("cls_token", "pos_embed", "register_tokens", "mask_token"))
 
 # Official module, its place in the Flax model, layer kind. {…} stands for a number.
 KEY_TABLE = (
@@ -50,6 +62,15 @@ KEY_TABLE = (
     ("backbone.model.layer{s}.{i}.bn{j}", "backbone.layer{s}.{i}.bn{j}", BATCH_NORM),
     ("backbone.model.layer{s}.{i}.downsample.0", "backbone.layer{s}.{i}.downsample.conv", CONV),
     ("backbone.model.layer{s}.{i}.downsample.1", "backbone.layer{s}.{i}.downsample.bn", BATCH_NORM),
+    ("backbone.model", "backbone", TOKENS),
+    ("backbone.model.patch_embed.proj", "backbone.patch_embed.proj", PATCHES),
+    ("backbone.model.blocks.{i}.norm{j}", "backbone.blocks.{i}.norm{j}", LAYER_NORM),
+    ("backbone.model.blocks.{i}.attn.qkv", "backbone.blocks.{i}.attn.qkv", LINEAR),
+    ("backbone.model.blocks.{i}.attn.proj", "backbone.blocks.{i}.attn.proj", LINEAR),
+    ("backbone.model.blocks.{i}.ls{j}", "backbone.blocks.{i}.ls{j}", SCALE),
+    ("backbone.model.blocks.{i}.mlp.fc{j}", "backbone.blocks.{i}.mlp.fc{j}", LINEAR),
+    ("backbone.model.blocks.{i}.mlp.w{j}", "backbone.blocks.{i}.mlp.w{j}", LINEAR),
+    ("backbone.model.norm", "backbone.norm", LAYER_NORM),
     ("aggregator.mix.{i}.mix.0", "aggregator.mix.{i}.norm", LAYER_NORM),
     ("aggregator.mix.{i}.mix.1", "aggregator.mix.{i}.expand", LINEAR),
     ("aggregator.mix.{i}.mix.3", "aggregator.mix.{i}.project", LINEAR),
@@ -140,10 +161,11 @@ class Layout:
     """How a repository names weights, and how it resizes images."""
 
     name: str
-    anchor: str  # the stem's convolution
+    anchor: str  # the first convolution
     modules: Callable[[Iterable[str]], Mapping[str, str]]  # of all names, its prefix → official
     interpolation: Interpolation = "bilinear"
     image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
+    is_bare: bool = False  # a backbone alone
     prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
@@ -217,6 +239,8 @@ def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weig
     That many of the stem and the stages, counted from the end, are trained there; InputError if
     there are fewer.
     """
+    if f"backbone.model.{_PATCHES}" in state:  # whose blocks keep their numbers
+        return _renamed(state, partial(_replaced, {"backbone.model.": _OPENVPRLAB_DINO}))
     stages = (re.match(r"backbone\.model\.layer(\d)\.", name) for name in state)
     num_blocks = 1 + max((int(match[1]) for match in stages if match), default=0)
     if not 0 <= unfrozen_blocks <= num_blocks:
@@ -249,12 +273,12 @@ _COSPLACE = {  # a torchvision ResNet's children in a row, and the layers of the
     "aggregation.1.": "aggregator.fc.",
     "aggregation.3.": "aggregator.fc.",
 }
-BACKBONE = Layout(
-    "torchvision backbone",
-    "conv1.weight",
-    lambda _: {"": "backbone.model."},
-    prefix=r"((model|net|network|backbone)\.)*",
-)
+_PATCHES, _OPENVPRLAB_DINO = "patch_embed.proj.weight", "backbone.dino."
+_BARE: dict[str, Any] = {
+    "modules": lambda _: {"": "backbone.model."},
+    "is_bare": True,
+    "prefix": r"((model|net|network|backbone)\.)*",
+}
 # The most specific first.
 LAYOUTS = (
     Layout("official (MixVPR, gsv-cities)", "backbone.model.conv1.weight", lambda _: {}),
@@ -265,5 +289,14 @@ LAYOUTS = (
     Layout(
         "CosPlace, EigenPlaces", "backbone.0.weight", lambda _: _COSPLACE, image_size=(512, 512)
     ),
-    BACKBONE,
+    Layout("DINOv2", f"backbone.model.{_PATCHES}", lambda _: {}, image_size=(322, 322)),
+    Layout(
+        "DINOv2, OpenVPRLab",
+        f"backbone.dino.{_PATCHES}",
+        lambda _: {_OPENVPRLAB_DINO: "backbone.model."},
+        "bicubic",
+        (322, 322),
+    ),
+    Layout("torchvision backbone", "conv1.weight", **_BARE),
+    Layout("DINOv2 backbone", _PATCHES, **_BARE, image_size=(322, 322)),
 )

@@ -46,9 +46,10 @@ def to_onnx(
     """
     backbone, plugin = model.backbone, model.config.plugin
     if plugin is not None or not isinstance(backbone, ResNet):
+        found = model.config.arch if plugin is None else f"the plug-in {plugin}"
         raise InputError(
-            f"ONNX: expected a backbone and an aggregator of mixvpr-jax, found the plug-in "
-            f"{plugin}; mixvpr export writes it as FILE.stablehlo"
+            f"ONNX: expected a ResNet and an aggregator of mixvpr-jax, found {found}; mixvpr "
+            "export writes it as FILE.stablehlo"
         )
     first = ANTIALIAS if preprocess else OPSETS[0]
     if opset not in range(first, OPSETS[-1] + 1):

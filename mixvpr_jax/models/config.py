@@ -1,4 +1,4 @@
-"""The model's configuration: shapes of the backbones, aggregators, and the whole model."""
+"""The model's configuration: aggregators, and the whole model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.backbones import BACKBONES, PATCH, ResNetShape
 from mixvpr_jax.models.plugins import Aggregator, find_aggregator, find_backbone, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
@@ -22,49 +23,6 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
-
-
-@dataclass(frozen=True)
-class BackboneShape:
-    """The layout of a torchvision ResNet (V1).
-
-    Attributes:
-        blocks: Residual blocks in each of stages 1-4.
-        bottleneck: Whether blocks are 1x1, 3x3, 1x1 convolutions instead of two 3x3.
-        groups: Groups of the 3x3 convolutions of bottleneck blocks.
-        base_width: Channels of a group in stage 1.
-    """
-
-    blocks: tuple[int, int, int, int]
-    bottleneck: bool
-    groups: int = 1
-    base_width: int = 64
-
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block as a multiple of its planes."""
-        return 4 if self.bottleneck else 1
-
-    def out_channels(self, stage: int) -> int:
-        """Channels that leave `stage` (1-4)."""
-        return 64 * 2 ** (stage - 1) * self.expansion
-
-    def inner_channels(self, stage: int) -> int:
-        """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
-        return 2 ** (stage - 1) * self.base_width * self.groups
-
-
-BACKBONES: Mapping[str, BackboneShape] = {
-    "resnet18": BackboneShape((2, 2, 2, 2), bottleneck=False),
-    "resnet34": BackboneShape((3, 4, 6, 3), bottleneck=False),
-    "resnet50": BackboneShape((3, 4, 6, 3), bottleneck=True),
-    "resnet101": BackboneShape((3, 4, 23, 3), bottleneck=True),
-    "resnet152": BackboneShape((3, 8, 36, 3), bottleneck=True),
-    "resnext50_32x4d": BackboneShape((3, 4, 6, 3), bottleneck=True, groups=32, base_width=4),
-    "resnext101_32x8d": BackboneShape((3, 4, 23, 3), bottleneck=True, groups=32, base_width=8),
-    "wide_resnet50_2": BackboneShape((3, 4, 6, 3), bottleneck=True, base_width=128),
-    "wide_resnet101_2": BackboneShape((3, 4, 23, 3), bottleneck=True, base_width=128),
-}
 
 
 @dataclass(frozen=True)
@@ -143,9 +101,9 @@ class ModelConfig:
     """A backbone, an aggregator and the preprocessing of their images.
 
     Attributes:
-        arch: The backbone's name in torchvision, one of `BACKBONES`, or "module:Class" of one that
-            `register_backbone` knows (layers_to_crop is () then).
-        layers_to_crop: Stages cut off the backbone's end: (4,), (3, 4) or ().
+        arch: The backbone's name, one of `BACKBONES`, or "module:Class" of one that
+            `register_backbone` knows.
+        layers_to_crop: Stages cut off a ResNet's end: (4,), (3, 4) or (); () for other backbones.
         aggregator: Turns the feature map into a descriptor; None for a bare backbone.
         image_size: Height and width in pixels after resizing.
         dtype: Dtype of computation. Parameters and descriptors are float32, or float64 with
@@ -174,12 +132,15 @@ class ModelConfig:
         require_known("interpolation", self.interpolation, get_args(Interpolation))
         to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
         to_whole_numbers(self, "image_size", "(height, width)")
-        crops = ((),) if self._is_plugged else ((), (4,), (3, 4))
+        crops = ((), (4,), (3, 4)) if self.is_resnet else ((),)
         if self.layers_to_crop not in crops:
-            expected = "()" if self._is_plugged else "(), (4,) or (3, 4)"
-            raise InputError(f"layers_to_crop: expected {expected}, found {self.layers_to_crop}")
+            expected = "(), (4,) or (3, 4)" if self.is_resnet else "()"
+            raise InputError(
+                f"layers_to_crop: expected {expected} with {self.arch}, found {self.layers_to_crop}"
+            )
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise InputError(f"image_size: expected (height, width), found {self.image_size}")
+        self.check_size(*self.image_size)
         if not isinstance(self.aggregator, AggregatorConfig | None):
             known = ", ".join(f"{kind.__name__}(…)" for kind in AGGREGATORS.values())
             raise InputError(
@@ -198,8 +159,27 @@ class ModelConfig:
         return isinstance(self.arch, str) and ":" in self.arch
 
     @property
+    def is_resnet(self) -> bool:
+        """Whether the backbone has stages that may be cut off."""
+        return isinstance(BACKBONES.get(self.arch), ResNetShape)
+
+    @property
+    def patch(self) -> int | None:
+        """Pixels that an image's sides are multiples of; None for any."""
+        return None if self.is_resnet or self._is_plugged else PATCH
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InputError unless the backbone takes images of that size."""
+        if (patch := self.patch) and (height % patch or width % patch):
+            near = "x".join(str(max(round(side / patch), 1) * patch) for side in (height, width))
+            raise InputError(
+                f"image_size: expected multiples of {patch} pixels with {self.arch}, found "
+                f"{height}x{width}; closest: {near}"
+            )
+
+    @property
     def num_stages(self) -> int:
-        """Stages of the backbone that are kept, 2 to 4."""
+        """Stages of a ResNet that are kept, 2 to 4."""
         return 4 - len(self.layers_to_crop)
 
     @property
@@ -207,14 +187,16 @@ class ModelConfig:
         """Pixels of the image per position of the feature map."""
         if self._is_plugged:
             return find_backbone(self.arch).stride
-        return 4 * 2 ** (self.num_stages - 1)
+        return self.patch or 4 * 2 ** (self.num_stages - 1)
 
     @property
     def feature_channels(self) -> int:
         """Channels of the feature map."""
         if self._is_plugged:
             return find_backbone(self.arch).channels
-        return BACKBONES[self.arch].out_channels(self.num_stages)
+        shape = BACKBONES[self.arch]
+        is_resnet = isinstance(shape, ResNetShape)
+        return shape.out_channels(self.num_stages) if is_resnet else shape.width
 
     @property
     def feature_size(self) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.models.config import BACKBONES, BackboneShape, Dtype, ModelConfig
+from mixvpr_jax.models.backbones import RESNETS, ResNetShape
+from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import Conv, Sequence
 from mixvpr_jax.models.normalization import BatchNorm, normalized_conv
 
@@ -39,7 +40,7 @@ class Block(nnx.Module):
     def __init__(
         self,
         in_channels: int,
-        shape: BackboneShape,
+        shape: ResNetShape,
         stage: int,
         *,
         stride: int,
@@ -77,7 +78,7 @@ class ResNet(nnx.Module):
     """Normalised images [b, h, w, 3] → feature map [b, h / stride, w / stride, c]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        shape, dtype = BACKBONES[config.arch], config.dtype
+        shape, dtype = RESNETS[config.arch], config.dtype
         self.conv1 = Conv(3, 64, 7, stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(64, dtype=dtype)
         channels = 64

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.backbones import RESNETS, VITS
 from mixvpr_jax.models.config import (
     ConvAPConfig,
     CosPlaceConfig,
@@ -18,6 +19,7 @@ from mixvpr_jax.models.config import (
     MixVPRConfig,
     ModelConfig,
 )
+from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.layers import array_dtype, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
@@ -74,7 +76,8 @@ class VPRModel(nnx.Module):
         if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError('dtype "float64": set jax_enable_x64 first (JAX_ENABLE_X64=1)')
         self.config = config
-        self.backbone = (PluggedInBackbone if ":" in config.arch else ResNet)(config, rngs=rngs)
+        kinds = {**dict.fromkeys(RESNETS, ResNet), **dict.fromkeys(VITS, DINOv2)}
+        self.backbone = kinds.get(config.arch, PluggedInBackbone)(config, rngs=rngs)
         if config.aggregator is not None:
             self.aggregator = _aggregator(config, rngs)
         if config.projection is not None:
@@ -144,9 +147,12 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if "float" not in dtype:
         raise InputError(f"images: expected normalised floats, found {dtype}; use `preprocess`")
+    if config.patch and isinstance(shape[1], int) and isinstance(shape[2], int):
+        config.check_size(shape[1], shape[2])
     if not isinstance(config.aggregator, MixVPRConfig):
         return
-    fits = [range((n - 1) * config.stride + 1, n * config.stride + 1) for n in config.feature_size]
+    step = config.stride
+    fits = [range((n - 1) * step + 1, n * step + 1) for n in config.feature_size]
     if any(size not in sizes for size, sizes in zip(shape[1:3], fits, strict=True)):
         heights, widths = (f"{sizes[0]} to {sizes[-1]}" for sizes in fits)
         rows, columns = config.feature_size

@@ -12,6 +12,7 @@ import tyro
 from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.backbones import BACKBONES, VITS, ViTShape
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching, resolved, to_paths
 
@@ -27,6 +28,8 @@ LossName = Literal[
     "CentroidTripletLoss",
 ]
 MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMiner"]
+
+WHOLE = 1 + max(shape.depth for shape in VITS.values())  # more than any backbone has
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class OptimizerConfig:
         milestones: Epochs at whose start the learning rate falls; those during warm-up have no
             effect.
         factor: What each milestone multiplies the learning rate by.
-        layers_to_freeze: Last frozen stage of the backbone (0: the stem alone); None freezes none.
-            Frozen BatchNorms still use the batch's statistics and update their batch_stats.
+        layers_to_freeze: Last frozen stage of a ResNet (0: the stem alone), or how many of a
+            transformer's blocks are frozen with its embeddings; None freezes none. Frozen
+            BatchNorms still use the batch's statistics and update their batch_stats.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -83,9 +87,10 @@ class OptimizerConfig:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
         if any(epoch < 0 for epoch in self.milestones):
             raise InputError(f"milestones: expected epochs from 0 on, found {self.milestones}")
-        if self.layers_to_freeze not in (None, 0, 1, 2, 3):
+        if not (self.layers_to_freeze is None or self.layers_to_freeze in range(WHOLE)):
             raise InputError(
-                f"layers_to_freeze: expected None or 0 to 3, found {self.layers_to_freeze}"
+                f"layers_to_freeze: expected None or 0 to {WHOLE - 1}, found "
+                f"{self.layers_to_freeze!r:.40}"
             )
 
 
@@ -197,6 +202,13 @@ class TrainConfig:
             raise InputError(
                 "optimizer.layers_to_freeze: expected None with a backbone of one's own, found "
                 f"{self.optimizer.layers_to_freeze}"
+            )
+        shape = BACKBONES.get(self.model.arch)
+        most = shape.depth if isinstance(shape, ViTShape) else 3
+        if (self.optimizer.layers_to_freeze or 0) > most:
+            raise InputError(
+                f"optimizer.layers_to_freeze: expected None or 0 to {most} with {self.model.arch}, "
+                f"found {self.optimizer.layers_to_freeze}"
             )
         require_positive(self, "epochs", "grad_cache_chunks")
         require_positive(self, "log_every_steps", "checkpoint_every_steps")

@@ -8,7 +8,8 @@ replicated, and under `jax.pmap`, which does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -269,12 +270,23 @@ def make_optimizer(
 
 def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
     """Labels each leaf of the parameters "trained" or "frozen"."""
-    stages = [] if layers_to_freeze is None else range(1, layers_to_freeze + 1)
-    frozen = {"conv1", "bn1", *(f"layer{stage}" for stage in stages)}
 
     def group(path: tuple[Any, ...], _: Any) -> str:
-        names = [str(getattr(part, "key", getattr(part, "name", part))) for part in path]
-        in_backbone = layers_to_freeze is not None and names[0] == "backbone"
-        return "frozen" if in_backbone and names[1] in frozen else "trained"
+        room, *names = (str(getattr(part, "key", getattr(part, "name", part))) for part in path)
+        if layers_to_freeze is None or room != "backbone":
+            return "trained"
+        return "frozen" if _depth(names) <= layers_to_freeze else "trained"
 
     return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _depth(names: Sequence[str]) -> float:
+    """Of a backbone's parameter: its stage or block, from 1; 0 for the stem or the embeddings."""
+    match names:
+        case ["blocks", number, *_]:
+            return int(number) + 1
+        case ["norm", *_]:  # after all blocks
+            return math.inf
+        case [stage, *_] if stage.startswith("layer"):
+            return int(stage.removeprefix("layer"))
+    return 0

@@ -1,0 +1,203 @@
+"""DINOv2's vision transformers (Oquab et al., 2023; registers: Darcet et al., 2024).
+
+Names and arithmetic are those of facebookresearch/dinov2: `dinov2_vits14` to `dinov2_vitg14`, and
+the same with registers.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
+from mixvpr_jax.models.config import Dtype, ModelConfig
+from mixvpr_jax.models.layers import Sequence, array_dtype, linear, param_dtype, precision
+from mixvpr_jax.models.positions import (
+    antialiased_bicubic,
+    interpolate,
+    offset_bicubic,
+    to_float32,
+)
+
+POSITIONS = 37  # along a side of the square that the position embeddings were trained for
+EPSILON = 1e-6  # of LayerNorm
+
+
+class Norm(nnx.Module):
+    """LayerNorm over a token's channels, in float32 or wider."""
+
+    def __init__(self, width: int, *, dtype: Dtype) -> None:
+        self.scale = nnx.Param(jnp.ones(width, param_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros(width, param_dtype(dtype)))
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        wide = x.astype(self.scale.dtype)
+        centred = wide - wide.mean(-1, keepdims=True)
+        standard = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
+        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
+        return (standard * scale + bias).astype(x.dtype)
+
+
+class LayerScale(nnx.Module):
+    """A factor for each channel, which begins at 1."""
+
+    def __init__(self, width: int, *, dtype: Dtype) -> None:
+        self.gamma = nnx.Param(jnp.ones(width, param_dtype(dtype)))
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        return x * self.gamma[...][None, None].astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over all tokens of an image."""
+
+    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.qkv = _linear(shape.width, 3 * shape.width, dtype=dtype, rngs=rngs)
+        self.proj = _linear(shape.width, shape.width, dtype=dtype, rngs=rngs)
+        self.heads, self.precision = shape.heads, precision(dtype)
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
+        mixed = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.precision)
+        return self.proj(mixed.reshape(x.shape))
+
+
+def attend(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b n h d"],
+    value: Float[Array, "b n h d"],
+    precision: jax.lax.Precision,
+) -> Float[Array, "b n h d"]:
+    """Scaled dot-product attention, whose softmax is computed in float32 or wider."""
+    if query.dtype == jnp.float64:  # which JAX's own function rounds to float32
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision)
+        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision)
+    # It takes the precision of its products from this setting, and widens bfloat16 by itself.
+    with (
+        jax.default_matmul_precision(precision.name.lower()),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        return jax.nn.dot_product_attention(query, key, value)
+
+
+class MLP(nnx.Module):
+    """Linear, GELU (by the error function), Linear."""
+
+    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.fc1 = _linear(shape.width, shape.hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = _linear(shape.hidden, shape.width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class SwiGLU(nnx.Module):
+    """A gated MLP: Linear(SiLU(a) b), where a and b are the halves of one product."""
+
+    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.w12 = _linear(shape.width, 2 * shape.hidden, dtype=dtype, rngs=rngs)
+        self.w3 = _linear(shape.hidden, shape.width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        return self.w3(jax.nn.silu(gate) * value)
+
+
+class Block(nnx.Module):
+    """Attention, then an MLP, each normalised before and scaled before it is added."""
+
+    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.norm1 = Norm(shape.width, dtype=dtype)
+        self.attn = Attention(shape, dtype=dtype, rngs=rngs)
+        self.ls1 = LayerScale(shape.width, dtype=dtype)
+        self.norm2 = Norm(shape.width, dtype=dtype)
+        self.mlp = (SwiGLU if shape.swiglu else MLP)(shape, dtype=dtype, rngs=rngs)
+        self.ls2 = LayerScale(shape.width, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class PatchEmbedding(nnx.Module):
+    """A product for each patch: images [b, h, w, 3] → tokens [b, h / 14, w / 14, c]."""
+
+    def __init__(self, width: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.proj = linear(PATCH * PATCH * 3, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
+        batch, height, width, _ = images.shape
+        rows, columns = height // PATCH, width // PATCH
+        patches = images.reshape(batch, rows, PATCH, columns, PATCH, 3).swapaxes(2, 3)
+        return self.proj(patches.reshape(batch, rows, columns, -1))
+
+
+class DINOv2(nnx.Module):
+    """Normalised images [b, h, w, 3] → feature map [b, h / 14, w / 14, c], normalised tokens.
+
+    Height and width are multiples of 14. `tokens` gives the class token as well.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        shape, dtype = VITS[config.arch], config.dtype
+        wide = param_dtype(dtype)
+
+        def drawn(*size: int) -> nnx.Param:
+            return nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, size, wide))
+
+        self.cls_token = drawn(1, 1, shape.width)
+        self.pos_embed = drawn(1, 1 + POSITIONS**2, shape.width)
+        if shape.num_registers:
+            self.register_tokens = drawn(1, shape.num_registers, shape.width)
+        # Of pre-training alone; kept, so that weights are the authors' both ways.
+        self.mask_token = nnx.Param(jnp.zeros((1, shape.width), wide))
+        self.patch_embed = PatchEmbedding(shape.width, dtype=dtype, rngs=rngs)
+        self.blocks = Sequence(Block(shape, dtype=dtype, rngs=rngs) for _ in range(shape.depth))
+        self.norm = Norm(shape.width, dtype=dtype)
+        self.num_registers, self.dtype = shape.num_registers, dtype
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        del valid  # of padding, which changes no other image's tokens
+        return self.tokens(images)[0]
+
+    def tokens(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b c"]]:
+        """The feature map and the class token, both normalised."""
+        x = self.patch_embed(images)
+        batch, rows, columns, width = x.shape
+        x = jnp.concatenate([self._repeated(self.cls_token, batch), x.reshape(batch, -1, width)], 1)
+        x = x + self._positions(rows, columns).astype(x.dtype)[None]
+        if self.num_registers:  # which have no positions
+            registers = self._repeated(self.register_tokens, batch)
+            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
+        x = self.norm(self.blocks(x))
+        patches = x[:, 1 + self.num_registers :]
+        return patches.reshape(batch, rows, columns, width), x[:, 0]
+
+    def _repeated(self, tokens: nnx.Param, batch: int) -> Float[Array, "b n c"]:
+        """Tokens of the model [1, n, c] for each image."""
+        return jnp.repeat(tokens[...].astype(array_dtype(self.dtype)), batch, axis=0)
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "n c"]:
+        """The position embeddings of the class token and of a map of any size."""
+        embedding = self.pos_embed[...][0]
+        if (rows, columns) == (POSITIONS, POSITIONS):
+            return embedding
+        # The models with registers were published with a later interpolation.
+        taps = antialiased_bicubic if self.num_registers else offset_bicubic
+        grid = embedding[1:].reshape(POSITIONS, POSITIONS, -1)
+        grid = interpolate(grid, taps(rows, POSITIONS), taps(columns, POSITIONS))
+        return jnp.concatenate([to_float32(embedding[:1]), grid.reshape(rows * columns, -1)])
+
+
+def _linear(inputs: int, outputs: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A Linear layer that begins as the authors': a truncated normal, zero biases."""
+    start = nnx.initializers.truncated_normal(0.02)
+    zeros = nnx.initializers.zeros_init()
+    return linear(inputs, outputs, dtype=dtype, rngs=rngs, kernel_init=start, bias_init=zeros)

@@ -1,0 +1,264 @@
+"""DINOv2 gives the authors' tokens, on their weights and against a second writing in PyTorch."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_or_skip as torch
+from flax import nnx
+from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
+
+from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig, create_model
+from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
+from mixvpr_jax.conversion.key_table import to_flax, to_torch
+from mixvpr_jax.models import backbones
+from mixvpr_jax.models.backbones import ViTShape
+from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset_bicubic
+from mixvpr_jax.training.step import parameter_groups
+
+PREFIX = "backbone.model."
+TRUNKS = ("dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitb14")
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-11)])
+@pytest.mark.parametrize("arch", TRUNKS)
+def test_the_authors_feature_maps(arch, dtype, tolerance, parity):
+    golden = np.load(GOLDEN / f"trunk_{arch}.npz")
+    values = json.loads(str(golden["config"]))
+    size = values["image_size"]
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
+        state = recipe_state(official_shapes()[arch], dtype)
+        config = ModelConfig(arch, (), None, (size, size), dtype)
+        model = build_model(config, to_flax({PREFIX + n: a for n, a in state.items()}))
+        images = recipe_images(values["image_seed"], (values["batch"], 3, size, size))
+        images = jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
+        found = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
+    error = np.abs(found[..., :: int(golden["channel_stride"])] - golden["feature_map"]).max()
+    parity(f"feature maps of DINOv2, {dtype}", error, tolerance)
+    means = np.abs(found.mean((1, 2), dtype=np.float64) - golden["channel_mean"]).max()
+    assert means <= tolerance
+
+
+# A second writing, of the papers and PyTorch's own functions --------------------------------------
+
+
+def normed(x, state, name):
+    return torch.nn.functional.layer_norm(
+        x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6
+    )
+
+
+def product(x, state, name):
+    return torch.nn.functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def positions(state, rows, columns, registers):
+    """Of the class token and of the patches, which the authors interpolate in float32."""
+    if (rows, columns) == (37, 37):
+        return state["pos_embed"]
+    embedding = state["pos_embed"].float()
+    grid = embedding[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    if registers:
+        how = {"size": (rows, columns), "antialias": True}
+    else:
+        how = {"scale_factor": ((rows + 0.1) / 37, (columns + 0.1) / 37)}
+    found = torch.nn.functional.interpolate(grid, mode="bicubic", **how)
+    assert found.shape[2:] == (rows, columns)
+    return torch.cat([embedding[:, :1], found.flatten(2).transpose(1, 2)], 1).double()
+
+
+def by_torch(state, images, heads, registers):
+    """Feature map and class token; images [b, 3, h, w]."""
+    patches = torch.nn.functional.conv2d(
+        images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
+    )
+    batch, width, rows, columns = patches.shape
+    first = state["cls_token"].expand(batch, -1, -1)
+    x = torch.cat([first, patches.flatten(2).transpose(1, 2)], 1)
+    x = x + positions(state, rows, columns, registers)
+    if registers:
+        x = torch.cat([x[:, :1], state["register_tokens"].expand(batch, -1, -1), x[:, 1:]], 1)
+    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    for block in (f"blocks.{number}" for number in range(depth)):
+        qkv = product(normed(x, state, f"{block}.norm1"), state, f"{block}.attn.qkv")
+        qkv = qkv.reshape(batch, -1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        weights = (qkv[0] @ qkv[1].transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1)
+        mixed = (weights @ qkv[2]).transpose(1, 2).reshape(batch, -1, width)
+        x = x + product(mixed, state, f"{block}.attn.proj") * state[f"{block}.ls1.gamma"]
+        y = normed(x, state, f"{block}.norm2")
+        if f"{block}.mlp.w12.weight" in state:
+            a, b = product(y, state, f"{block}.mlp.w12").chunk(2, -1)
+            y = product(torch.nn.functional.silu(a) * b, state, f"{block}.mlp.w3")
+        else:
+            y = torch.nn.functional.gelu(product(y, state, f"{block}.mlp.fc1"))
+            y = product(y, state, f"{block}.mlp.fc2")
+        x = x + y * state[f"{block}.ls2.gamma"]
+    x = normed(x, state, "norm")
+    return x[:, 1 + registers :].reshape(batch, rows, columns, width), x[:, 0]
+
+
+TINY = {
+    "plain": ViTShape(2, 24, 3),
+    "registers": ViTShape(2, 24, 3, num_registers=4),
+    "gated": ViTShape(2, 24, 2, swiglu=True),
+    "gated, registers": ViTShape(1, 40, 2, swiglu=True, num_registers=4),
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Small models beside the published ones."""
+    for mapping in (backbones.VITS, backbones.BACKBONES):
+        for name, shape in TINY.items():
+            monkeypatch.setitem(mapping, name, shape)
+
+
+def drawn(name, size, dtype="float64", aggregator=None):
+    """A tiny model whose every parameter is random."""
+    model = create_model(ModelConfig(name, (), aggregator, size, dtype), seed=1)
+    rng = np.random.default_rng(2)
+    for _, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        leaf[...] = jnp.asarray(rng.normal(0.1, 0.3, leaf.shape), leaf.dtype)
+    return model
+
+
+@pytest.mark.parametrize("size", [(70, 42), (518, 518), (42, 560)])
+@pytest.mark.parametrize("name", TINY)
+def test_a_second_writing(name, size, tiny):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        model = drawn(name, size)
+        state = {
+            key.removeprefix(PREFIX): torch.from_numpy(np.array(array))
+            for key, array in to_torch(get_weights(model)).items()
+        }
+        images = np.random.default_rng(3).standard_normal((2, *size, 3))
+        ours = model.backbone.tokens(jnp.asarray(images))
+    shape = TINY[name]
+    theirs = by_torch(
+        state,
+        torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+        shape.heads,
+        shape.num_registers,
+    )
+    for found, expected in zip(ours, theirs, strict=True):
+        expected = expected.numpy()
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 2), (3, 28), (6, 14), (16, 23), (36, 46), (40, 80)])
+@pytest.mark.parametrize("registers", [0, 4])
+def test_positions_are_pytorchs_to_the_last_bit(registers, rows, columns):
+    grid = np.random.default_rng(0).normal(0, 0.02, (37, 37, 8)).astype(np.float32)
+    taps = antialiased_bicubic if registers else offset_bicubic
+    with jax.enable_x64(True):
+        ours = interpolate(jnp.asarray(grid, jnp.float64), taps(rows, 37), taps(columns, 37))
+    embedding = np.concatenate([np.zeros((1, 8)), grid.reshape(-1, 8)])[None]
+    theirs = positions({"pos_embed": torch.from_numpy(embedding)}, rows, columns, registers)
+    np.testing.assert_array_equal(np.asarray(ours).reshape(-1, 8), theirs[0, 1:].numpy())
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def saved(state, path):
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "backbone.model.", "backbone.dino."])
+@pytest.mark.parametrize("arch", TRUNKS[:2])
+def test_the_authors_weights_both_ways(arch, prefix, tmp_path):
+    state = recipe_state(official_shapes()[arch])
+    converted = convert_checkpoint(
+        saved({prefix + name: array for name, array in state.items()}, tmp_path / "dino.pth")
+    )
+    config = converted.model.config
+    assert (config.arch, config.aggregator, config.image_size) == (arch, None, (322, 322))
+    assert f"backbone: {arch}\n" in converted.summary()
+    back = to_torch(get_weights(converted.model))
+    assert back.keys() == {PREFIX + name for name in state}
+    for name, array in state.items():
+        np.testing.assert_array_equal(back[PREFIX + name], array)
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        (lambda s: s.pop("norm.bias"), "unfilled: backbone.model.norm.bias"),
+        (lambda s: s.update(head=np.zeros(3)), "left over: .*head"),
+        (lambda s: s.pop("register_tokens"), "unfilled|expected one of|left over"),
+        (
+            lambda s: s.update(register_tokens=np.zeros((1, 2, 384), np.float32)),
+            r"found 12 blocks of 384 channels with 2 registers",
+        ),
+        (lambda s: s.update({"blocks.12.norm1.weight": np.zeros(384)}), "found 13 blocks of 384"),
+    ],
+)
+def test_weights_that_do_not_fit(change, line, tmp_path):
+    state = recipe_state(official_shapes()["dinov2_vits14_reg"])
+    if change(state) is not None and "register_tokens" not in state:
+        # Without registers it is another model, and a whole one.
+        assert convert_checkpoint(saved(state, tmp_path / "x.pth")).model.config.arch == TRUNKS[0]
+        return
+    with pytest.raises(InputError, match=line):
+        convert_checkpoint(saved(state, tmp_path / "dino.pth"))
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregator", [MixVPRConfig(16, 2, 1.0, 2), GeMConfig()])
+def test_a_model_describes(aggregator, tiny):
+    model = create_model(ModelConfig("registers", (), aggregator, (70, 42)), seed=0)
+    images = np.random.default_rng(0).standard_normal((3, 70, 42, 3)).astype(np.float32)
+    found = np.asarray(model(images))
+    assert found.shape == (3, model.config.descriptor_dim)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(model(images[1:2]))[0], found[1], atol=2e-6)
+
+
+def test_bfloat16_stays_near(tiny):
+    config = ModelConfig("registers", (), GeMConfig(), (70, 42))
+    wide = create_model(config, seed=0)
+    narrow = create_model(ModelConfig("registers", (), GeMConfig(), (70, 42), "bfloat16"), seed=0)
+    images = np.random.default_rng(0).standard_normal((3, 70, 42, 3)).astype(np.float32)
+    ours = np.asarray(narrow(images))
+    assert ours.dtype == np.float32
+    assert (ours * np.asarray(wide(images))).sum(1).min() > 0.999
+
+
+def test_sizes_that_are_no_multiples_of_a_patch():
+    with pytest.raises(
+        InputError,
+        match="image_size: expected multiples of 14 pixels with dinov2_vits14, found 320x320; "
+        "closest: 322x322",
+    ):
+        ModelConfig("dinov2_vits14", (), GeMConfig())
+    with pytest.raises(InputError, match=r"layers_to_crop: expected \(\) with dinov2_vits14"):
+        ModelConfig("dinov2_vits14", (4,), GeMConfig(), (322, 322))
+
+
+def test_images_of_other_sizes(tiny):
+    model = create_model(ModelConfig("plain", (), GeMConfig(), (42, 42)), seed=0)
+    assert model(np.zeros((1, 70, 28, 3), np.float32)).shape == (1, 24)
+    with pytest.raises(InputError, match="expected multiples of 14 pixels with plain, found 70x30"):
+        model(np.zeros((1, 70, 30, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    "frozen, trained", [(None, {0, 1, "all"}), (0, {0, 1}), (1, {1}), (2, set())]
+)
+def test_blocks_that_are_frozen(frozen, trained, tiny):
+    model = create_model(ModelConfig("registers", (), GeMConfig(), (42, 42)), seed=0)
+    groups = parameter_groups(nnx.state(model, nnx.Param), frozen)
+    backbone = groups["backbone"]
+    for number in (0, 1):
+        labels = set(jax.tree.leaves(backbone["blocks"][str(number)]))
+        assert labels == {"trained" if number in trained else "frozen"}
+    rest = "trained" if frozen is None else "frozen"
+    for name in ("cls_token", "pos_embed", "register_tokens", "patch_embed", "mask_token"):
+        assert set(jax.tree.leaves(backbone[name])) == {rest}
+    assert set(jax.tree.leaves([backbone["norm"], groups["aggregator"]])) == {"trained"}
