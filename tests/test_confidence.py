@@ -127,6 +127,13 @@ def test_results_are_in_percent_and_null_where_nothing_reaches_a_precision():
     assert found == {
         "num_queries_with_positives": 4,
         "average_precision": pytest.approx(100 / 4 * (1 + 2 / 3 + 3 / 4)),
+        # Recall is 25 % at the first match, 50 % at the third, 75 % at the last.
+        "precision_at_recall": {
+            **dict.fromkeys(("10", "20"), 100),
+            **dict.fromkeys(("30", "40", "50"), pytest.approx(200 / 3)),
+            **dict.fromkeys(("60", "70"), 75),
+            **dict.fromkeys(("80", "90", "100")),
+        },
         "thresholds": {
             "100": {"score": 0.98, "precision": 100.0, "recall": 25.0, "num_accepted": 1},
             "95": {"score": 0.98, "precision": 100.0, "recall": 25.0, "num_accepted": 1},

@@ -78,6 +78,7 @@ def test_labelled_folders(evaluate, labelled, tmp_path):
     assert results["confidence"] == {
         "num_queries_with_positives": 2,
         "average_precision": pytest.approx(200 / 3),
+        "precision_at_recall": {str(at): pytest.approx(200 / 3) for at in range(10, 101, 10)},
         "thresholds": {"100": None, "95": None},
     }
     assert "66.66" in (out / "report.html").read_text()

@@ -213,6 +213,7 @@ def test_confidence_has_a_curve_and_says_what_is_accepted(tmp_path: Path) -> Non
     assert value["confidence"] == {
         "num_queries_with_positives": 3,
         "average_precision": pytest.approx(200 / 3),
+        "precision_at_recall": {str(at): 100 if at < 67 else None for at in range(10, 101, 10)},
         "thresholds": {"100": threshold, "95": threshold},
         "curve": [
             [0.98, 100, 33.3333], [0.92, 100, 66.6667], [0.82, 66.6667, 66.6667],

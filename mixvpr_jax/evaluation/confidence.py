@@ -21,6 +21,8 @@ from mixvpr_jax.errors import InputError
 
 PERCENTS = (100, 95)
 """The precisions that results.json holds thresholds for."""
+TENS = range(10, 101, 10)
+"""The recalls that it holds the precision at."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class PrecisionRecall:
         gives too much.
         """
         return float(np.diff(self.recall, prepend=0.0) @ self.precision)
+
+    def precision_at(self, percent: int) -> float | None:
+        """In percent, at the highest threshold of that recall or more; None where none is."""
+        step = int(np.searchsorted(self.recall, percent / 100))
+        return 100 * float(self.precision[step]) if step < len(self.recall) else None
 
 
 @dataclass(frozen=True)
@@ -175,9 +182,11 @@ def confidence(
         return None
     found = score_of(distances), right, num_with_positives
     thresholds = {percent: threshold_at(percent / 100, *found) for percent in PERCENTS}
+    curve = precision_recall(*found)
     return {
         "num_queries_with_positives": num_with_positives,
-        "average_precision": 100 * precision_recall(*found).average_precision,
+        "average_precision": 100 * curve.average_precision,
+        "precision_at_recall": {str(percent): curve.precision_at(percent) for percent in TENS},
         "thresholds": {
             str(percent): at
             and asdict(at) | {"precision": 100 * at.precision, "recall": 100 * at.recall}
