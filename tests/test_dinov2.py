@@ -8,15 +8,24 @@ import numpy as np
 import pytest
 import torch_or_skip as torch
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
+from reference import in_float64
+from reference_torch import MixVPR
+from reference_training import multi_similarity
 
 from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig, create_model
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
+from mixvpr_jax.distributed import data_mesh
+from mixvpr_jax.losses import multi_similarity as ms_loss
+from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset_bicubic
-from mixvpr_jax.training.step import parameter_groups
+from mixvpr_jax.training.config import OptimizerConfig
+from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups
 
 PREFIX = "backbone.model."
 TRUNKS = ("dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitb14")
@@ -262,3 +271,69 @@ def test_blocks_that_are_frozen(frozen, trained, tiny):
     for name in ("cls_token", "pos_embed", "register_tokens", "patch_embed", "mask_token"):
         assert set(jax.tree.leaves(backbone[name])) == {rest}
     assert set(jax.tree.leaves([backbone["norm"], groups["aggregator"]])) == {"trained"}
+
+
+# Training -----------------------------------------------------------------------------------------
+
+HEAD = MixVPRConfig(8, 2, 1.0, 2)
+
+
+def torch_trajectory(state, steps, frozen):
+    """Losses and final weights of AdamW on the second writing, with so many blocks frozen."""
+    below = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed.")
+    below += tuple(f"blocks.{number}." for number in range(frozen))
+    backbone = {name.removeprefix(PREFIX): array for name, array in state.items() if PREFIX in name}
+    trained = [
+        array.requires_grad_() for name, array in backbone.items() if not name.startswith(below)
+    ]
+    head = MixVPR(24, 3, 3, 8, 2, 1.0, 2).double()
+    head.load_state_dict({n[11:]: array for n, array in state.items() if n.startswith("aggr")})
+    optimizer = torch.optim.AdamW([*trained, *head.parameters()], lr=RATE, weight_decay=1e-3)
+    losses = []
+    for images, labels in steps:
+        optimizer.zero_grad()
+        features = by_torch(backbone, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), 3, 4)
+        loss = multi_similarity(head(features[0].permute(0, 3, 1, 2)), torch.from_numpy(labels))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    final = {PREFIX + name: array.detach().numpy() for name, array in backbone.items()}
+    return losses, final | {
+        f"aggregator.{name}": array.detach().numpy() for name, array in head.state_dict().items()
+    }
+
+
+RATE = 2e-3
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_training_with_a_frozen_block(devices, tiny):
+    """Six steps in float64, equal to PyTorch's; what is frozen stays as it was."""
+    rng = np.random.default_rng(5)
+    places = rng.standard_normal((6, 4, 1, 42, 42, 3))
+    images = (0.7 * places + rng.standard_normal((6, 4, 4, 42, 42, 3))).reshape(6, 16, 42, 42, 3)
+    labels = np.repeat(np.arange(4), 4) + 4 * np.arange(6)[:, None]
+    with in_float64():
+        model = drawn("registers", (42, 42), aggregator=HEAD)
+        start = to_torch(get_weights(model))
+        config = OptimizerConfig("adamw", RATE, warmup_steps=1, milestones=(), layers_to_freeze=1)
+        optimizer = make_optimizer(config, steps_per_epoch=100)
+        mesh = data_mesh(jax.devices()[:devices])
+        options = {"mesh": mesh, "layers_to_freeze": 1}
+        step = make_step(model, optimizer, ms_loss, multi_similarity_miner, **options)
+        state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
+        losses = []
+        for batch, places in zip(images, labels, strict=True):
+            state, metrics = step(state, jnp.asarray(batch), jnp.asarray(places, "int32"))
+            losses.append(float(metrics["loss"]))
+        nnx.update(model, state.params, state.statistics)
+        final = to_torch(get_weights(model))
+    weights = {name: torch.from_numpy(np.array(array)) for name, array in start.items()}
+    expected_losses, expected = torch_trajectory(weights, zip(images, labels, strict=True), 1)
+    np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=1e-9)
+    for name, array in expected.items():
+        np.testing.assert_allclose(final[name], array, rtol=0, atol=1e-8, err_msg=name)
+        is_frozen = "backbone" in name and not name.startswith(
+            (f"{PREFIX}blocks.1.", f"{PREFIX}norm.")
+        )
+        assert np.array_equal(final[name], start[name]) == is_frozen, name

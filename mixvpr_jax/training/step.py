@@ -96,7 +96,11 @@ def make_device_step(
     """
     axis_name = None if batch_stats_per_device else AXIS
     training = nnx.view(
-        model, use_running_average=freeze_batch_stats, axis_name=axis_name, on_cpu=on_cpu
+        model,
+        raise_if_not_found=False,  # transformers have no BatchNorm
+        use_running_average=freeze_batch_stats,
+        axis_name=axis_name,
+        on_cpu=on_cpu,
     )
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
