@@ -1,6 +1,7 @@
 """DINOv2 gives the authors' tokens, on their weights and against a second writing in PyTorch."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,65 @@ def test_the_authors_weights_both_ways(arch, prefix, tmp_path):
     assert back.keys() == {PREFIX + name for name in state}
     for name, array in state.items():
         np.testing.assert_array_equal(back[PREFIX + name], array)
+
+
+def to_hugging_face(state):
+    """Written after the names of `Dinov2Model`'s parameters."""
+    renamed = {}
+    for name, array in state.items():
+        name = name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")
+        name = re.sub(r"^(cls_token|mask_token|register_tokens)", r"embeddings.\1", name)
+        name = name.replace("pos_embed", "embeddings.position_embeddings")
+        name = re.sub(r"^norm\.", "layernorm.", name).replace("blocks.", "encoder.layer.")
+        name = re.sub(r"ls(\d)\.gamma", r"layer_scale\1.lambda1", name)
+        name = name.replace("attn.proj", "attention.output.dense")
+        name = name.replace("mlp.w12", "mlp.weights_in").replace("mlp.w3", "mlp.weights_out")
+        if "attn.qkv" in name:
+            for part, own in zip(("query", "key", "value"), np.split(array, 3), strict=True):
+                renamed[name.replace("attn.qkv", f"attention.attention.{part}")] = own
+        else:
+            renamed[name] = array
+    return renamed
+
+
+def to_timm(state):
+    """Written after timm's `checkpoint_filter_fn` for DINOv2."""
+    state = {name: array for name, array in state.items() if name != "mask_token"}
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    renames = (("mlp.w12", "mlp.fc1"), ("mlp.w3", "mlp.fc2"))
+    for theirs, timms in renames:
+        state = {name.replace(theirs, timms): array for name, array in state.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    "written, prefix", [(to_hugging_face, ""), (to_hugging_face, "dinov2."), (to_timm, "")]
+)
+@pytest.mark.parametrize("name", TINY)
+def test_weights_of_other_libraries(name, prefix, written, tiny, tmp_path):
+    """They give the tokens of the model that they were written from."""
+    model = drawn(name, (42, 70), "float32")
+    state = {n.removeprefix(PREFIX): a for n, a in to_torch(get_weights(model)).items()}
+    theirs = {prefix + key: array for key, array in written(state).items()}
+    converted = convert_checkpoint(saved(theirs, tmp_path / "x.pth"), image_size=(42, 70)).model
+    assert converted.config == model.config
+    images = np.random.default_rng(0).standard_normal((2, 42, 70, 3)).astype(np.float32)
+    for found, expected in zip(
+        converted.backbone.tokens(jnp.asarray(images)),
+        model.backbone.tokens(jnp.asarray(images)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_part_of_attention_is_missing(tmp_path):
+    state = to_hugging_face(recipe_state(official_shapes()["dinov2_vits14"]))
+    del state["encoder.layer.3.attention.attention.key.bias"]
+    with pytest.raises(InputError, match=r"found no blocks\.3\.attn\.key\.bias"):
+        convert_checkpoint(saved(state, tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import RESNETS, VITS
+from mixvpr_jax.models.backbones import RESNETS, VITS, ViTShape
 from mixvpr_jax.models.config import (
     AGGREGATORS,
     ConvAPConfig,
@@ -161,16 +161,16 @@ def _by(size: Size) -> str:
 Backbone = tuple[str, tuple[int, ...]]  # its name, and the stages that are cut
 
 
-def _vit(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbone:
-    del told  # shapes tell all
+def _vit(checkpoint: Checkpoint, _: Told, in_channels: int | None) -> Backbone:
     width = _shape(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
     blocks = (re.match(r"backbone\.model\.blocks\.(\d{1,4})\.", n) for n in checkpoint.state)
     depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
+    gated = "backbone.model.blocks.0.mlp.w12.weight" in checkpoint.state
     registers, tokens = 0, "backbone.model.register_tokens"
     if tokens in checkpoint.state:
         registers = _shape(checkpoint, tokens, 3)[1]
     for name, shape in VITS.items():
-        if (shape.depth, shape.width, shape.num_registers) == (depth, width, registers):
+        if shape == ViTShape(depth, width, shape.heads, gated, registers):
             if in_channels not in (None, width):
                 raise InputError(
                     f"aggregator: expected {width} input channels, as {name} gives, found "
@@ -178,8 +178,8 @@ def _vit(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbon
                 )
             return name, ()
     raise InputError(
-        f"backbone: expected one of {', '.join(VITS)}; found {depth} blocks of {width} channels "
-        f"with {registers} registers"
+        f"backbone: expected one of {', '.join(VITS)}; found {depth} {'gated ' * gated}blocks of "
+        f"{width} channels with {registers} registers"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixvpr_jax.conversion.dinov2_names import from_hugging_face, from_timm
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import PATCH
 from mixvpr_jax.models.config import Interpolation
@@ -166,6 +167,7 @@ class Layout:
     interpolation: Interpolation = "bilinear"
     image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
     is_bare: bool = False  # a backbone alone
+    arranged: Callable[[Mapping[str, np.ndarray], str], Weights] | None = None  # beforehand
     prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
@@ -188,6 +190,8 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
             several = " and ".join(prefix + layout.anchor for prefix in prefixes[:4])
             raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
+            if layout.arranged is not None:
+                inner = layout.arranged(inner, prefix)
             own = _renamed(inner, partial(_replaced, {prefix: ""}))
             return layout, _renamed(own, partial(_replaced, layout.modules(own)))
     anchors = ", ".join(layout.anchor for layout in LAYOUTS)
@@ -274,10 +278,11 @@ _COSPLACE = {  # a torchvision ResNet's children in a row, and the layers of the
     "aggregation.3.": "aggregator.fc.",
 }
 _PATCHES, _OPENVPRLAB_DINO = "patch_embed.proj.weight", "backbone.dino."
+_AROUND = r"((model|net|network|backbone|dinov2|dinov2_with_registers)\.)*"
 _BARE: dict[str, Any] = {
     "modules": lambda _: {"": "backbone.model."},
     "is_bare": True,
-    "prefix": r"((model|net|network|backbone)\.)*",
+    "prefix": _AROUND,
 }
 # The most specific first.
 LAYOUTS = (
@@ -298,5 +303,12 @@ LAYOUTS = (
         (322, 322),
     ),
     Layout("torchvision backbone", "conv1.weight", **_BARE),
-    Layout("DINOv2 backbone", _PATCHES, **_BARE, image_size=(322, 322)),
+    Layout("DINOv2 backbone", _PATCHES, **_BARE, image_size=(322, 322), arranged=from_timm),
+    Layout(
+        "DINOv2 backbone, Hugging Face",
+        "embeddings.patch_embeddings.projection.weight",
+        **_BARE,
+        image_size=(322, 322),
+        arranged=from_hugging_face,
+    ),
 )

@@ -1,0 +1,72 @@
+"""DINOv2's weights of Hugging Face's transformers and of timm, under the authors' names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from mixvpr_jax.errors import InputError
+
+Weights = dict[str, np.ndarray]
+
+_HUGGING_FACE = (  # theirs, the authors'
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.(cls_token|mask_token|register_tokens)", r"\1"),
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.", r"blocks.\1.attn."),
+    (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", r"blocks.\1.ls\2.gamma"),
+    (r"encoder\.layer\.(\d+)\.mlp\.weights_in\.", r"blocks.\1.mlp.w12."),
+    (r"encoder\.layer\.(\d+)\.mlp\.weights_out\.", r"blocks.\1.mlp.w3."),
+    (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"layernorm\.", "norm."),
+)
+_PARTS = ("query", "key", "value")  # which the authors keep in one array
+
+
+def from_hugging_face(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+    """Of a `Dinov2Model` or `Dinov2WithRegistersModel`, whose names follow `prefix`."""
+    renamed = {}
+    for name, array in state.items():
+        own = name.removeprefix(prefix)
+        for pattern, authors in _HUGGING_FACE:
+            own, count = re.subn(rf"^{pattern}", authors, own)
+            if count:
+                break
+        renamed[prefix + own] = array
+    for name in [name for name in renamed if ".attn.query." in name]:
+        parts = [name.replace(".query.", f".{part}.") for part in _PARTS]
+        if missing := [part for part in parts if part not in renamed]:
+            raise InputError(f"expected queries, keys and values, found no {', '.join(missing)}")
+        arrays = [renamed.pop(part) for part in parts]
+        renamed[name.replace(".query.", ".qkv.")] = np.concatenate(arrays)
+    return renamed
+
+
+def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+    """Of timm's `vit_*_patch14_dinov2`; the authors' own stay as they are.
+
+    timm drops the mask token, which serves pre-training alone, and adds the class token's position
+    to the token where there are registers: both are filled with zeros here.
+    """
+    if f"{prefix}mask_token" in state or f"{prefix}pos_embed" not in state:
+        return dict(state)
+    found = dict(state)
+    positions = found[f"{prefix}pos_embed"]
+    if f"{prefix}reg_token" in found:
+        found[f"{prefix}register_tokens"] = found.pop(f"{prefix}reg_token")
+        if positions.ndim == 3:
+            first = np.zeros_like(positions[:, :1])
+            found[f"{prefix}pos_embed"] = np.concatenate([first, positions], axis=1)
+    found[f"{prefix}mask_token"] = np.zeros((1, positions.shape[-1]), positions.dtype)
+    for name in [name for name in found if name.endswith(".mlp.fc1.weight")]:
+        block = name.removesuffix("fc1.weight")
+        second = found.get(f"{block}fc2.weight")
+        if second is not None and len(found[name]) == 2 * second.shape[-1]:  # gated
+            for leaf in ("weight", "bias"):
+                for theirs, authors in (("fc1", "w12"), ("fc2", "w3")):
+                    if f"{block}{theirs}.{leaf}" in found:
+                        found[f"{block}{authors}.{leaf}"] = found.pop(f"{block}{theirs}.{leaf}")
+    return found
