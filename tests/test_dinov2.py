@@ -20,6 +20,8 @@ from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig, create_
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
 from mixvpr_jax.distributed import data_mesh
+from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.export.files import export_model
 from mixvpr_jax.losses import multi_similarity as ms_loss
 from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models import backbones
@@ -287,6 +289,21 @@ def test_a_model_describes(aggregator, tiny):
     assert found.shape == (3, model.config.descriptor_dim)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(np.asarray(model(images[1:2]))[0], found[1], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_export(name, tiny, tmp_path):
+    """As StableHLO, with any batch; the writer of ONNX says what it lacks."""
+    model = create_model(ModelConfig(name, (), GeMConfig(), (70, 42)), seed=0)
+    facts = export_model(model, tmp_path / "m.stablehlo", dtype="float32")
+    assert facts["largest_difference"] < 1e-6
+    program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))
+    images = np.random.default_rng(0).standard_normal((3, 70, 42, 3)).astype(np.float32)
+    np.testing.assert_allclose(program.call(images), model(images), atol=1e-6)
+    with pytest.raises(InputError, match=f"expected a ResNet .* found {name}; .*stablehlo"):
+        export_model(model, tmp_path / "m.onnx", dtype="float32")
+    with pytest.raises(InputError, match=f"expected a ResNet .* found {name}; "):
+        EngineModel(model, "onnxruntime")
 
 
 def test_bfloat16_stays_near(tiny):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, array_dtype, linear, param_dtype, precision
+from mixvpr_jax.models.layers import Sequence, linear, param_dtype, precision
 from mixvpr_jax.models.positions import (
     antialiased_bicubic,
     interpolate,
@@ -157,7 +157,7 @@ class DINOv2(nnx.Module):
         self.patch_embed = PatchEmbedding(shape.width, dtype=dtype, rngs=rngs)
         self.blocks = Sequence(Block(shape, dtype=dtype, rngs=rngs) for _ in range(shape.depth))
         self.norm = Norm(shape.width, dtype=dtype)
-        self.num_registers, self.dtype = shape.num_registers, dtype
+        self.num_registers = shape.num_registers
 
     def __call__(
         self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
@@ -171,18 +171,18 @@ class DINOv2(nnx.Module):
         """The feature map and the class token, both normalised."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
-        x = jnp.concatenate([self._repeated(self.cls_token, batch), x.reshape(batch, -1, width)], 1)
+        x = self._before(self.cls_token, x.reshape(batch, rows * columns, width))
         x = x + self._positions(rows, columns).astype(x.dtype)[None]
         if self.num_registers:  # which have no positions
-            registers = self._repeated(self.register_tokens, batch)
-            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
+            x = jnp.concatenate([x[:, :1], self._before(self.register_tokens, x[:, 1:])], axis=1)
         x = self.norm(self.blocks(x))
         patches = x[:, 1 + self.num_registers :]
         return patches.reshape(batch, rows, columns, width), x[:, 0]
 
-    def _repeated(self, tokens: nnx.Param, batch: int) -> Float[Array, "b n c"]:
-        """Tokens of the model [1, n, c] for each image."""
-        return jnp.repeat(tokens[...].astype(array_dtype(self.dtype)), batch, axis=0)
+    def _before(self, tokens: nnx.Param, x: Float[Array, "b n c"]) -> Float[Array, "b m c"]:
+        """Tokens of the model, [1, k, c], before those of each image."""
+        shape = x.shape[0], *tokens.shape[1:]  # whose batch may be symbolic
+        return jnp.concatenate([jnp.broadcast_to(tokens[...].astype(x.dtype), shape), x], axis=1)
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "n c"]:
         """The position embeddings of the class token and of a map of any size."""
