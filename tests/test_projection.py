@@ -27,7 +27,7 @@ from mixvpr_jax.evaluation.photos import describe_photos
 from mixvpr_jax.evaluation.projection import learn_projection, project
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.model_card import model_card
-from mixvpr_jax.training.config import StartConfig, TrainConfig
+from mixvpr_jax.training.config import StartConfig
 from mixvpr_jax.training.start import initial_model
 
 SMALL = ModelConfig("resnet18", (3, 4), MixVPRConfig(8, 1, 1, 2), (48, 64))
@@ -231,11 +231,8 @@ def test_pytorch_has_none():
 
 
 def test_it_is_learned_when_a_model_is_trained(tmp_path):
-    start = StartConfig("resnet18", (3, 4), SMALL.aggregator, (48, 64), projection=6)
-    with pytest.raises(InputError, match="model.projection: expected none, found 6; mixvpr pca"):
-        TrainConfig(model=start)
     save_pretrained(projected(create_model(SMALL)), tmp_path / "m")
-    start = replace(start, projection=None, init=str(tmp_path / "m"))
+    start = StartConfig("resnet18", (3, 4), SMALL.aggregator, (48, 64), init=str(tmp_path / "m"))
     with pytest.raises(InputError, match="without a projection, found one to 6 values; start"):
         initial_model(start, seed=0)
 

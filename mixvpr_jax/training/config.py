@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any, Literal, get_args
-
-import tyro
+from typing import Any, Literal, get_args
 
 from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.data.config import DataConfig
@@ -43,8 +41,7 @@ class StartConfig(ModelConfig):
     """
 
     init: str | None = None
-    # A trained model's alone: no option.
-    projection: Annotated[int | None, tyro.conf.Suppress] = None
+    projection: None = field(default=None, init=False)  # a trained model's alone: no option
 
     @property
     def architecture(self) -> ModelConfig:
@@ -193,11 +190,6 @@ class TrainConfig:
             raise InputError(f"miner: expected None with CentroidTripletLoss, found {self.miner}")
         if self.model.aggregator is None:
             raise InputError("model.aggregator: expected one to train, found none (bare backbone)")
-        if self.model.projection is not None:
-            raise InputError(
-                f"model.projection: expected none, found {self.model.projection}; mixvpr pca "
-                "learns one when the model is trained"
-            )
         if ":" in self.model.arch and self.optimizer.layers_to_freeze is not None:
             raise InputError(
                 "optimizer.layers_to_freeze: expected None with a backbone of one's own, found "
