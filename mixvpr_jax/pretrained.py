@@ -50,7 +50,7 @@ def from_pretrained(
             wrote, a released name ("resnet50_4096", "eigenplaces_resnet50_2048", …: docs/models.md)
             or "hf://organisation/repository@revision" (docs/hub.md).
         dtype: Overrides the configuration's dtype of computation.
-        engine: "onnxruntime" or "openvino": on a CPU, twice as fast as JAX. The model then is a
+        engine: "onnxruntime" or "openvino": on a CPU, faster than JAX. The model then is a
             function of images with a `config`, which computes in float32 within 1e-6 of JAX;
             "openvino-bfloat16" computes in bfloat16.
 

@@ -26,7 +26,7 @@ class DescribeConfig:
         num_workers: Processes that decode; 0 for threads, None for what suits the machine.
         dtype: Dtype to compute in; if not given, the model's own. tensorfloat32 lets GPUs round
             factors to 10 bits; descriptors are then no longer equal to the official ones.
-        engine: What computes: JAX, or on a CPU ONNX Runtime or OpenVINO, twice as fast there, from
+        engine: What computes: JAX, or on a CPU ONNX Runtime or OpenVINO, faster there, from
             the same weights (openvino-bfloat16: faster still, to a cosine of 0.998).
         storage: Dtype of the descriptors.
         cache_gigabytes: Size limit of the descriptor cache below MIXVPR_HOME; least recently used

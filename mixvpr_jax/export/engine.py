@@ -1,4 +1,4 @@
-"""Engines that run a model's ONNX graph on CPUs, twice as fast there as XLA."""
+"""Engines that run a model's ONNX graph on CPUs, faster there than XLA."""
 
 from __future__ import annotations
 
