@@ -115,5 +115,5 @@ def _pillow(place: np.float32) -> np.float32:
 
 
 def _fma(x: np.float32, y: np.float32, z: np.float32) -> np.float32:
-    """X y + z, rounded once."""
+    """The product and the sum, rounded once."""
     return F(np.float64(x) * np.float64(y) + np.float64(z))

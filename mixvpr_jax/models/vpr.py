@@ -151,8 +151,7 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
         config.check_size(shape[1], shape[2])
     if not isinstance(config.aggregator, MixVPRConfig):
         return
-    step = config.stride
-    fits = [range((n - 1) * step + 1, n * step + 1) for n in config.feature_size]
+    fits = [range((n - 1) * config.stride + 1, n * config.stride + 1) for n in config.feature_size]
     if any(size not in sizes for size, sizes in zip(shape[1:3], fits, strict=True)):
         heights, widths = (f"{sizes[0]} to {sizes[-1]}" for sizes in fits)
         rows, columns = config.feature_size

@@ -27,7 +27,7 @@ LossName = Literal[
 ]
 MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMiner"]
 
-WHOLE = 1 + max(shape.depth for shape in VITS.values())  # more than any backbone has
+MOST_LAYERS = max(shape.depth for shape in VITS.values())  # of any backbone
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class OptimizerConfig:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
         if any(epoch < 0 for epoch in self.milestones):
             raise InputError(f"milestones: expected epochs from 0 on, found {self.milestones}")
-        if not (self.layers_to_freeze is None or self.layers_to_freeze in range(WHOLE)):
+        if not (self.layers_to_freeze is None or self.layers_to_freeze in range(MOST_LAYERS + 1)):
             raise InputError(
-                f"layers_to_freeze: expected None or 0 to {WHOLE - 1}, found "
+                f"layers_to_freeze: expected None or 0 to {MOST_LAYERS}, found "
                 f"{self.layers_to_freeze!r:.40}"
             )
 

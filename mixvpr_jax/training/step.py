@@ -97,7 +97,7 @@ def make_device_step(
     axis_name = None if batch_stats_per_device else AXIS
     training = nnx.view(
         model,
-        raise_if_not_found=False,  # transformers have no BatchNorm
+        raise_if_not_found=False,  # there may be no BatchNorm, as in transformers
         use_running_average=freeze_batch_stats,
         axis_name=axis_name,
         on_cpu=on_cpu,
@@ -276,8 +276,8 @@ def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
     """Labels each leaf of the parameters "trained" or "frozen"."""
 
     def group(path: tuple[Any, ...], _: Any) -> str:
-        room, *names = (str(getattr(part, "key", getattr(part, "name", part))) for part in path)
-        if layers_to_freeze is None or room != "backbone":
+        part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
+        if layers_to_freeze is None or part != "backbone":
             return "trained"
         return "frozen" if _depth(names) <= layers_to_freeze else "trained"
 
