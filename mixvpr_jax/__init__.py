@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from mixvpr_jax.errors import InputError
     from mixvpr_jax.evaluation.search import Index
     from mixvpr_jax.models.config import (
+        BoQConfig,
         ConvAPConfig,
         CosPlaceConfig,
         GeMConfig,
         MixVPRConfig,
         ModelConfig,
+        SALADConfig,
     )
     from mixvpr_jax.models.linen import to_linen
     from mixvpr_jax.models.plugins import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregator",
     "Backbone",
+    "BoQConfig",
     "ConvAPConfig",
     "CosPlaceConfig",
     "GeMConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "ModelConfig",
     "PlaceMap",
     "Preprocess",
+    "SALADConfig",
     "VPRModel",
     "__version__",
     "create_model",
@@ -52,7 +56,15 @@ __all__ = [
 
 # Loaded on first use: a command handles Ctrl-C before it spends seconds on importing JAX.
 _MODULES = {
-    "models.config": ("ConvAPConfig", "CosPlaceConfig", "GeMConfig", "MixVPRConfig", "ModelConfig"),
+    "models.config": (
+        "BoQConfig",
+        "ConvAPConfig",
+        "CosPlaceConfig",
+        "GeMConfig",
+        "MixVPRConfig",
+        "ModelConfig",
+        "SALADConfig",
+    ),
     "errors": ("InputError",),
     "evaluation.search": ("Index",),
     "models.linen": ("to_linen",),

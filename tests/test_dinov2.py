@@ -17,7 +17,7 @@ from reference_torch import MixVPR
 from reference_training import multi_similarity
 
 from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig, create_model
-from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
+from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
 from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.export.engine import EngineModel
@@ -194,6 +194,7 @@ def test_the_authors_weights_both_ways(arch, prefix, tmp_path):
     )
     config = converted.model.config
     assert (config.arch, config.aggregator, config.image_size) == (arch, None, (322, 322))
+    assert config.final_norm == ("dino" not in prefix)  # OpenVPRLab leaves it out
     assert f"backbone: {arch}\n" in converted.summary()
     back = to_torch(get_weights(converted.model))
     assert back.keys() == {PREFIX + name for name in state}
@@ -251,6 +252,24 @@ def test_weights_of_other_libraries(name, prefix, written, tiny, tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_without_the_last_norm(tiny, tmp_path):
+    """As OpenVPRLab and BoQ take tokens: after the blocks."""
+    config = ModelConfig("plain", (), None, (42, 70), final_norm=False)
+    model = build_model(config, get_weights(drawn("plain", (42, 70), "float32")))
+    images = np.random.default_rng(0).standard_normal((2, 42, 70, 3)).astype(np.float32)
+    features = model(jnp.asarray(images))
+    normed = model.backbone.norm(features.reshape(2, 15, 24)).reshape(features.shape)
+    whole = build_model(ModelConfig("plain", (), None, (42, 70)), get_weights(model))
+    np.testing.assert_allclose(whole(jnp.asarray(images)), normed, atol=1e-6)
+    assert np.abs(features - normed).max() > 0.1
+    state = to_state_dict(model)
+    assert all(name.startswith("backbone.dino.") for name in state)
+    converted = convert_checkpoint(saved(state, tmp_path / "x.pth"), image_size=(42, 70)).model
+    assert converted.config == ModelConfig(
+        "plain", (), None, (42, 70), interpolation="bicubic", final_norm=False
+    )
 
 
 def test_a_part_of_attention_is_missing(tmp_path):

@@ -17,9 +17,10 @@ from mixvpr_jax.checks import require_known
 from mixvpr_jax.conversion import LayoutName
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
-from mixvpr_jax.conversion.key_table import few, to_flax, to_openvprlab, to_torch, torch_name
+from mixvpr_jax.conversion.key_table import to_flax, to_torch, torch_name
+from mixvpr_jax.conversion.layouts import few, to_openvprlab, to_their_names
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
@@ -84,7 +85,7 @@ def convert_checkpoint(
 
 
 def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
-    """A model's weights as the official state_dict, in NumPy arrays.
+    """A model's weights as the state_dict of the code that has such a model, in NumPy arrays.
 
     Raises:
         InputError: A plug-in or a projection, which the official code does not have.
@@ -93,12 +94,13 @@ def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
         raise InputError(
             f"PyTorch: expected a model that the official code has, found the plug-in {plugin}"
         )
-    if (size := model.config.projection) is not None:
+    has_linear = isinstance(model.config.aggregator, SALADConfig)  # MegaLoc
+    if (size := model.config.projection) is not None and not has_linear:
         raise InputError(
             f"PyTorch: expected a model that the official code has, found a projection to {size} "
             "values; convert the model that it was learned from"
         )
-    return to_torch(get_weights(model))
+    return to_their_names(to_torch(get_weights(model)), model.config)
 
 
 def write_checkpoint(

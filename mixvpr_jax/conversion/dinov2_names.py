@@ -60,7 +60,7 @@ def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
         if positions.ndim == 3:
             first = np.zeros_like(positions[:, :1])
             found[f"{prefix}pos_embed"] = np.concatenate([first, positions], axis=1)
-    found[f"{prefix}mask_token"] = np.zeros((1, positions.shape[-1]), positions.dtype)
+    found = with_mask_token(found, prefix)
     for name in [name for name in found if name.endswith(".mlp.fc1.weight")]:
         block = name.removesuffix("fc1.weight")
         second = found.get(f"{block}fc2.weight")
@@ -69,4 +69,14 @@ def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
                 for theirs, authors in (("fc1", "w12"), ("fc2", "w3")):
                     if f"{block}{theirs}.{leaf}" in found:
                         found[f"{block}{authors}.{leaf}"] = found.pop(f"{block}{theirs}.{leaf}")
+    return found
+
+
+def with_mask_token(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+    """Fills the mask token, which serves pre-training alone, with zeros where it is left out."""
+    found, end = dict(state), "pos_embed"
+    for name in [n for n in state if n.startswith(prefix) and n.endswith(end)]:
+        positions = state[name]
+        zeros = np.zeros((1, positions.shape[-1]), positions.dtype)
+        found.setdefault(f"{name.removesuffix(end)}mask_token", zeros)
     return found

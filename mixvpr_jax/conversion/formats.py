@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mixvpr_jax.conversion.key_table import (
+from mixvpr_jax.conversion.layouts import (
     Layout,
     Weights,
     few,

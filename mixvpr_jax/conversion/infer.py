@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
+from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of, shape_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import RESNETS, VITS, ViTShape
 from mixvpr_jax.models.config import (
     AGGREGATORS,
-    ConvAPConfig,
-    CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
@@ -53,15 +52,24 @@ def infer_config(
             raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
     told = read_hyper_parameters(*checkpoint.settings)
     checkpoint.notes.extend(told.notes)
-    aggregator, in_channels = _aggregator(checkpoint, pool_size or told.pool_size)
+    aggregator, in_channels = infer_aggregator(checkpoint, pool_size or told.pool_size)
     _require_told(checkpoint, told.aggregator, aggregator)
     is_vit = "backbone.model.patch_embed.proj.weight" in checkpoint.state
     arch, crop = (_vit if is_vit else _resnet)(checkpoint, told, in_channels)
-    interpolation = checkpoint.layout.interpolation
-    if interpolation != "bilinear":
-        checkpoint.notes.append(f"images resized by a {interpolation} filter, as there")
-    usual = checkpoint.layout.image_size
-    config = ModelConfig(arch, crop, aggregator, usual, interpolation=interpolation)
+    layout = checkpoint.layout
+    if layout.interpolation != "bilinear":
+        checkpoint.notes.append(f"images resized by a {layout.interpolation} filter, as there")
+    if not layout.final_norm:
+        checkpoint.notes.append("tokens do not pass the last LayerNorm, as there")
+    config = ModelConfig(
+        arch,
+        crop,
+        aggregator,
+        layout.image_size,
+        interpolation=layout.interpolation,
+        projection=projection_of(checkpoint),
+        final_norm=layout.final_norm,
+    )
     size = image_size or told.image_size
     if size is None:
         size = _largest_images(checkpoint, config, in_size, told.map_size)
@@ -162,13 +170,13 @@ Backbone = tuple[str, tuple[int, ...]]  # its name, and the stages that are cut
 
 
 def _vit(checkpoint: Checkpoint, _: Told, in_channels: int | None) -> Backbone:
-    width = _shape(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
+    width = shape_of(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
     blocks = (re.match(r"backbone\.model\.blocks\.(\d{1,4})\.", n) for n in checkpoint.state)
     depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
     gated = "backbone.model.blocks.0.mlp.w12.weight" in checkpoint.state
     registers, tokens = 0, "backbone.model.register_tokens"
     if tokens in checkpoint.state:
-        registers = _shape(checkpoint, tokens, 3)[1]
+        registers = shape_of(checkpoint, tokens, 3)[1]
     for name, shape in VITS.items():
         if shape == ViTShape(depth, width, shape.heads, gated, registers):
             if in_channels not in (None, width):
@@ -186,7 +194,7 @@ def _vit(checkpoint: Checkpoint, _: Told, in_channels: int | None) -> Backbone:
 def _resnet(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbone:
     """The backbone that the aggregator sits on; stages that it never sees are dropped."""
     blocks = _block_counts(checkpoint)
-    inner, group_inputs = _shape(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
+    inner, group_inputs = shape_of(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
     groups = inner // group_inputs
     bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
     names = [
@@ -228,45 +236,6 @@ def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
         found = sorted(counts) or "none"
         raise InputError(f"backbone: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
     return tuple(counts[stage] for stage in sorted(counts))
-
-
-def _aggregator(
-    checkpoint: Checkpoint, pool_size: Size | None
-) -> tuple[OwnAggregatorConfig | None, int | None]:
-    """The aggregator and its input channels, where its weights tell them."""
-    parts = {name.split(".")[1] for name in checkpoint.state if name.startswith("aggregator.")}
-    if not parts:
-        return None, None
-    if parts & {"mix", "row_proj", "channel_proj"}:
-        return _mixvpr(checkpoint)
-    if "channel_pool" in parts:
-        out_channels, in_channels = _shape(checkpoint, "aggregator.channel_pool.weight", 4)[:2]
-        if pool_size is None:
-            checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
-        return ConvAPConfig(out_channels, *(pool_size or (2, 2))), in_channels
-    if "fc" in parts:
-        out_dim, in_channels = _shape(checkpoint, "aggregator.fc.weight", 2)
-        return CosPlaceConfig(out_dim), in_channels
-    if "p" in parts:
-        return GeMConfig(), None
-    raise InputError(
-        "aggregator: expected MixVPR (mix, channel_proj, row_proj), ConvAP (channel_pool), "
-        f"CosPlace (gem, fc) or GeM (p); found {', '.join(sorted(parts))}"
-    )
-
-
-def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
-    out_channels, in_channels = _shape(checkpoint, "aggregator.channel_proj.weight", 2)
-    out_rows, positions = _shape(checkpoint, "aggregator.row_proj.weight", 2)
-    mixers = [re.match(r"aggregator\.mix\.(\d{1,4})\.", name) for name in checkpoint.state]
-    depth = 1 + max((int(match[1]) for match in mixers if match), default=-1)
-    ratio = 1.0
-    if depth:
-        hidden = _shape(checkpoint, "aggregator.mix.0.mix.1.weight", 2)[0]
-        ratio = hidden / positions
-        if int(positions * ratio) != hidden:  # the official code truncates
-            ratio = math.nextafter(ratio, math.inf)
-    return MixVPRConfig(out_channels, depth, ratio, out_rows), in_channels
 
 
 def _require_told(
@@ -338,13 +307,4 @@ def _require_map(
 def _positions(checkpoint: Checkpoint, config: ModelConfig) -> int | None:
     """Of the feature map that MixVPR's weights are for."""
     is_mixvpr = isinstance(config.aggregator, MixVPRConfig)
-    return _shape(checkpoint, "aggregator.row_proj.weight", 2)[1] if is_mixvpr else None
-
-
-def _shape(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:
-    if name not in checkpoint.state:
-        raise InputError(f"missing {name}, without which the model cannot be inferred")
-    shape = checkpoint.state[name].shape
-    if len(shape) != rank or 0 in shape:
-        raise InputError(f"{name}: expected {rank} axes, none of them empty, found {list(shape)}")
-    return shape
+    return shape_of(checkpoint, "aggregator.row_proj.weight", 2)[1] if is_mixvpr else None

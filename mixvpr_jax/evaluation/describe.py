@@ -100,8 +100,8 @@ def compile_saliency(model: VPRModel) -> Callable[[np.ndarray], jax.Array]:
     @jax.jit
     def maps(pair: Float[Array, "2 h w 3"]) -> Float[Array, "2 h2 w2"]:
         own = nnx.merge(graph, state)
-        features = own.backbone(jnp.asarray(pair, own.config.dtype))
-        similarity = jax.grad(lambda some: jnp.vdot(*own.head(some)))
+        features, *token = own.features(pair)
+        similarity = jax.grad(lambda some: jnp.vdot(*own.head(some, *token)))
         weights = jnp.abs((features * similarity(features)).sum(-1))
         largest = weights.max(axis=(1, 2), keepdims=True)
         return (weights / jnp.maximum(largest, 1e-30)).astype(jnp.float32)

@@ -14,7 +14,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import BACKBONES, PATCH, ResNetShape
+from mixvpr_jax.models.backbones import BACKBONES, PATCH, VITS, ResNetShape
 from mixvpr_jax.models.plugins import Aggregator, find_aggregator, find_backbone, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
@@ -22,6 +22,7 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
+LATER = {"projection": None, "final_norm": True}  # fields of ModelConfig, and what they were before
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
 
 
@@ -89,10 +90,62 @@ class GeMConfig:
         require_positive(self, "p")
 
 
-OwnAggregatorConfig = MixVPRConfig | ConvAPConfig | CosPlaceConfig | GeMConfig
+@dataclass(frozen=True)
+class SALADConfig:
+    """SALAD (Izquierdo, Civera, CVPR 2024): features shared out among clusters by transport.
+
+    Attributes:
+        num_clusters: Clusters beside the dustbin.
+        cluster_dim: Features of a cluster.
+        token_dim: Features of the class token; the descriptor has token_dim + num_clusters *
+            cluster_dim values.
+    """
+
+    name: ClassVar[str] = "SALAD"
+    num_clusters: int = 64
+    cluster_dim: int = 128
+    token_dim: int = 256
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "num_clusters", "cluster_dim", "token_dim")
+
+
+@dataclass(frozen=True)
+class BoQConfig:
+    """BoQ (Ali-bey et al., CVPR 2024): learned queries read the feature map by attention.
+
+    Attributes:
+        proj_channels: Channels after the 3x3 convolution, a multiple of 64 (a head of attention).
+        num_queries: Learned queries of a layer.
+        num_layers: Layers, each an encoder and its queries.
+        row_dim: Rows after the last projection; the descriptor has proj_channels * row_dim values.
+    """
+
+    name: ClassVar[str] = "BoQ"
+    head_dim: ClassVar[int] = 64
+    proj_channels: int = 512
+    num_queries: int = 64
+    num_layers: int = 2
+    row_dim: int = 32
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, "proj_channels", "num_queries", "num_layers", "row_dim")
+        if self.proj_channels % self.head_dim:
+            raise InputError(
+                f"proj_channels: expected a multiple of {self.head_dim}, found {self.proj_channels}"
+            )
+        if self.num_layers > DEEPEST:
+            raise InputError(f"num_layers: expected 1 to {DEEPEST}, found {self.num_layers!r:.40}")
+
+
+OwnAggregatorConfig = (
+    MixVPRConfig | ConvAPConfig | CosPlaceConfig | GeMConfig | SALADConfig | BoQConfig
+)
 AggregatorConfig = OwnAggregatorConfig | Aggregator
 AGGREGATORS: Mapping[str, type[OwnAggregatorConfig]] = {
-    cls.name: cls for cls in (MixVPRConfig, ConvAPConfig, CosPlaceConfig, GeMConfig)
+    cls.name: cls for cls in get_args(OwnAggregatorConfig)
 }
 
 
@@ -111,8 +164,10 @@ class ModelConfig:
             the factors of products to 10 bits, and TPUs make them of three in bfloat16.
         interpolation: Pillow's resize filter: MixVPR and gsv-cities train with "bilinear",
             OpenVPRLab with "bicubic".
-        projection: Length of the descriptors after a learned Linear layer (`mixvpr pca`), which are
-            scaled to unit norm once more; None without one.
+        projection: Length of the descriptors after a learned Linear layer (`mixvpr pca`, or
+            MegaLoc's), which are scaled to unit norm once more; None without one.
+        final_norm: Whether a DINOv2's tokens pass its last LayerNorm, as in its authors' code and
+            SALAD's; OpenVPRLab and BoQ leave it out.
     """
 
     arch: str = "resnet50"
@@ -122,6 +177,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     interpolation: Interpolation = "bilinear"
     projection: int | None = None
+    final_norm: bool = True
 
     def __post_init__(self) -> None:
         if self._is_plugged:
@@ -145,6 +201,15 @@ class ModelConfig:
             known = ", ".join(f"{kind.__name__}(…)" for kind in AGGREGATORS.values())
             raise InputError(
                 f"aggregator: expected {known} or None, found {self.aggregator!r:.100}"
+            )
+        if isinstance(self.aggregator, SALADConfig) and self.arch not in VITS:
+            raise InputError(
+                f"aggregator: expected a backbone with a class token for SALAD, found {self.arch}; "
+                f"there are {', '.join(VITS)}"
+            )
+        if not (isinstance(self.final_norm, bool) and (self.final_norm or self.arch in VITS)):
+            raise InputError(
+                f"final_norm: expected true with {self.arch}, found {self.final_norm!r:.40}"
             )
         if self.projection is not None:
             size = self.projection
@@ -223,6 +288,10 @@ class ModelConfig:
                 return dim
             case GeMConfig():
                 return self.feature_channels
+            case SALADConfig(num_clusters=clusters, cluster_dim=dim, token_dim=token_dim):
+                return token_dim + clusters * dim
+            case BoQConfig(proj_channels=channels, row_dim=rows):
+                return channels * rows
             case Aggregator() as plugin:
                 return plugin.descriptor_dim(self.feature_channels, self.feature_size)
 
@@ -249,8 +318,9 @@ class ModelConfig:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
         values["image_size"] = list(self.image_size)
-        if self.projection is None:  # earlier versions do not know it
-            del values["projection"]
+        for name, usual in LATER.items():  # which earlier versions do not know
+            if values[name] == usual:
+                del values[name]
         return values
 
     @classmethod
@@ -265,7 +335,7 @@ class ModelConfig:
                 "expected a model's configuration, found a training run's; give the folder "
                 "`model` of the run"
             )
-        values = checked_fields(cls, values, {"interpolation": "bilinear", "projection": None})
+        values = checked_fields(cls, values, {"interpolation": "bilinear", **LATER})
         if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)

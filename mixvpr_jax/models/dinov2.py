@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mixvpr_jax.models.attention import Norm, attend
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import Sequence, linear, param_dtype, precision
@@ -22,22 +23,6 @@ from mixvpr_jax.models.positions import (
 )
 
 POSITIONS = 37  # along a side of the square that the position embeddings were trained for
-EPSILON = 1e-6  # of LayerNorm
-
-
-class Norm(nnx.Module):
-    """LayerNorm over a token's channels, in float32 or wider."""
-
-    def __init__(self, width: int, *, dtype: Dtype) -> None:
-        self.scale = nnx.Param(jnp.ones(width, param_dtype(dtype)))
-        self.bias = nnx.Param(jnp.zeros(width, param_dtype(dtype)))
-
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        wide = x.astype(self.scale.dtype)
-        centred = wide - wide.mean(-1, keepdims=True)
-        standard = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
-        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
-        return (standard * scale + bias).astype(x.dtype)
 
 
 class LayerScale(nnx.Module):
@@ -62,25 +47,6 @@ class Attention(nnx.Module):
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         mixed = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.precision)
         return self.proj(mixed.reshape(x.shape))
-
-
-def attend(
-    query: Float[Array, "b n h d"],
-    key: Float[Array, "b n h d"],
-    value: Float[Array, "b n h d"],
-    precision: jax.lax.Precision,
-) -> Float[Array, "b n h d"]:
-    """Scaled dot-product attention, whose softmax is computed in float32 or wider."""
-    if query.dtype == jnp.float64:  # which JAX's own function rounds to float32
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision)
-        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision)
-    # It takes the precision of its products from this setting, and widens bfloat16 by itself.
-    with (
-        jax.default_matmul_precision(precision.name.lower()),
-        jax.numpy_dtype_promotion("standard"),
-    ):
-        return jax.nn.dot_product_attention(query, key, value)
 
 
 class MLP(nnx.Module):
@@ -136,9 +102,10 @@ class PatchEmbedding(nnx.Module):
 
 
 class DINOv2(nnx.Module):
-    """Normalised images [b, h, w, 3] → feature map [b, h / 14, w / 14, c], normalised tokens.
+    """Normalised images [b, h, w, 3] → feature map [b, h / 14, w / 14, c].
 
-    Height and width are multiples of 14. `tokens` gives the class token as well.
+    Height and width are multiples of 14. `tokens` gives the class token as well. All tokens pass
+    the last LayerNorm, unless the configuration's `final_norm` is off.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -152,12 +119,14 @@ class DINOv2(nnx.Module):
         self.pos_embed = drawn(1, 1 + POSITIONS**2, shape.width)
         if shape.num_registers:
             self.register_tokens = drawn(1, shape.num_registers, shape.width)
-        # Of pre-training alone; kept, so that weights are the authors' both ways.
+        # Of pre-training alone; like a `norm` that is not used, kept so that weights are the
+        # authors' both ways.
         self.mask_token = nnx.Param(jnp.zeros((1, shape.width), wide))
         self.patch_embed = PatchEmbedding(shape.width, dtype=dtype, rngs=rngs)
         self.blocks = Sequence(Block(shape, dtype=dtype, rngs=rngs) for _ in range(shape.depth))
         self.norm = Norm(shape.width, dtype=dtype)
         self.num_registers = shape.num_registers
+        self.final_norm = config.final_norm
 
     def __call__(
         self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
@@ -168,14 +137,16 @@ class DINOv2(nnx.Module):
     def tokens(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b c"]]:
-        """The feature map and the class token, both normalised."""
+        """The feature map and the class token."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
         x = self._before(self.cls_token, x.reshape(batch, rows * columns, width))
         x = x + self._positions(rows, columns).astype(x.dtype)[None]
         if self.num_registers:  # which have no positions
             x = jnp.concatenate([x[:, :1], self._before(self.register_tokens, x[:, 1:])], axis=1)
-        x = self.norm(self.blocks(x))
+        x = self.blocks(x)
+        if self.final_norm:
+            x = self.norm(x)
         patches = x[:, 1 + self.num_registers :]
         return patches.reshape(batch, rows, columns, width), x[:, 0]
 

@@ -40,20 +40,40 @@ def linear(
     in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, **options: object
 ) -> nnx.Linear:
     """A Linear layer with the initialisation of torch.nn.Linear."""
+    options = {"bias_init": _uniform_within(in_features**-0.5), **options}
+    return nnx.Linear(in_features, out_features, **_common(dtype, rngs, options))
 
-    def bias_init(key: Array, shape: tuple[int, ...], kind: str) -> Array:
-        bound = in_features**-0.5
+
+def conv_with_bias(
+    in_channels: int, out_channels: int, size: int, *, dtype: Dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """An NHWC convolution with a bias that keeps the map's size, initialised as torch.nn.Conv2d."""
+    options = {"bias_init": _uniform_within((in_channels * size * size) ** -0.5)}
+    return nnx.Conv(
+        in_channels,
+        out_channels,
+        (size, size),
+        padding=size // 2,
+        **_common(dtype, rngs, options),
+    )
+
+
+def _common(dtype: Dtype, rngs: nnx.Rngs, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kernel_init": torch_uniform,
+        "dtype": array_dtype(dtype),
+        "param_dtype": param_dtype(dtype),
+        "precision": precision(dtype),
+        "rngs": rngs,
+        **options,
+    }
+
+
+def _uniform_within(bound: float) -> Any:
+    def initialise(key: Array, shape: tuple[int, ...], kind: str) -> Array:
         return jax.random.uniform(key, shape, kind, -bound, bound)
 
-    return nnx.Linear(
-        in_features,
-        out_features,
-        **{"kernel_init": torch_uniform, "bias_init": bias_init, **options},
-        dtype=array_dtype(dtype),
-        param_dtype=param_dtype(dtype),
-        precision=precision(dtype),
-        rngs=rngs,
-    )
+    return initialise
 
 
 class Conv(nnx.Module):

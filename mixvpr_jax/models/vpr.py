@@ -12,12 +12,15 @@ from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import RESNETS, VITS
+from mixvpr_jax.models.boq import BoQ
 from mixvpr_jax.models.config import (
+    BoQConfig,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
+    SALADConfig,
 )
 from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.layers import array_dtype, l2_normalize, linear, param_dtype
@@ -27,6 +30,7 @@ from mixvpr_jax.models.plugins import Aggregator as Plugin
 from mixvpr_jax.models.plugins import find_backbone
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
+from mixvpr_jax.models.salad import SALAD
 
 
 class PluggedIn(nnx.Module):
@@ -62,7 +66,7 @@ class PluggedInBackbone(nnx.Module):
         return self.module(images)
 
 
-Aggregator = MixVPR | ConvAP | CosPlace | GeM | PluggedIn
+Aggregator = MixVPR | ConvAP | CosPlace | GeM | SALAD | BoQ | PluggedIn
 
 
 class VPRModel(nnx.Module):
@@ -102,12 +106,21 @@ class VPRModel(nnx.Module):
                 the line names the sizes that do.
         """
         check_images(self.config, np.shape(images), str(images.dtype))
-        features = self.backbone(jnp.asarray(images, array_dtype(self.config.dtype)), valid)
-        return self.head(features) if self.config.aggregator is not None else features
+        features, *token = self.features(images, valid)
+        return self.head(features, *token) if self.config.aggregator is not None else features
 
-    def head(self, features: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """The descriptors of feature maps."""
-        descriptors = self.aggregator(features)
+    def features(
+        self, images: Float[Array | np.ndarray, "b h w 3"], valid: Bool[Array, " b"] | None = None
+    ) -> tuple[Array, ...]:
+        """What the aggregator takes: maps [b, h, w, c], and for SALAD class tokens [b, c], too."""
+        x = jnp.asarray(images, array_dtype(self.config.dtype))
+        if isinstance(self.backbone, DINOv2) and isinstance(self.config.aggregator, SALADConfig):
+            return self.backbone.tokens(x)
+        return (self.backbone(x, valid),)
+
+    def head(self, *features: Float[Array, "b ... c"]) -> Float[Array, "b d"]:
+        """The descriptors of what `features` gives."""
+        descriptors = self.aggregator(*features)
         if self.config.projection is None:
             return descriptors
         return l2_normalize(self.projection(descriptors))
@@ -172,6 +185,10 @@ def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
             return CosPlace(channels, cosplace, dtype=dtype, rngs=rngs)
         case GeMConfig(p=p):
             return GeM(p, dtype=dtype)
+        case SALADConfig() as salad:
+            return SALAD(channels, salad, dtype=dtype, rngs=rngs)
+        case BoQConfig() as boq:
+            return BoQ(channels, boq, dtype=dtype, rngs=rngs)
         case Plugin() as plugin:
             return PluggedIn(config, plugin, rngs=rngs)
         case None:

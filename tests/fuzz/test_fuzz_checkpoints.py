@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.conversion.formats import Checkpoint, read_checkpoint
 from mixvpr_jax.conversion.infer import infer_config
-from mixvpr_jax.conversion.key_table import LAYOUTS, to_torch
+from mixvpr_jax.conversion.key_table import to_torch
+from mixvpr_jax.conversion.layouts import LAYOUTS
 from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 

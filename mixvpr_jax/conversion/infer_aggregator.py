@@ -1,0 +1,93 @@
+"""An aggregator's configuration, from the shapes of its weights."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from mixvpr_jax.conversion.formats import Checkpoint
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.models.config import (
+    BoQConfig,
+    ConvAPConfig,
+    CosPlaceConfig,
+    GeMConfig,
+    MixVPRConfig,
+    OwnAggregatorConfig,
+    SALADConfig,
+)
+
+
+def infer_aggregator(
+    checkpoint: Checkpoint, pool_size: tuple[int, int] | None
+) -> tuple[OwnAggregatorConfig | None, int | None]:
+    """The aggregator and its input channels, where its weights tell them."""
+    parts = {name.split(".")[1] for name in checkpoint.state if name.startswith("aggregator.")}
+    if not parts:
+        return None, None
+    if parts & {"mix", "row_proj", "channel_proj"}:
+        return _mixvpr(checkpoint)
+    if "dust_bin" in parts:
+        return _salad(checkpoint)
+    if "boqs" in parts:
+        return _boq(checkpoint)
+    if "channel_pool" in parts:
+        out_channels, in_channels = shape_of(checkpoint, "aggregator.channel_pool.weight", 4)[:2]
+        if pool_size is None:
+            checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
+        return ConvAPConfig(out_channels, *(pool_size or (2, 2))), in_channels
+    if "fc" in parts:
+        out_dim, in_channels = shape_of(checkpoint, "aggregator.fc.weight", 2)
+        return CosPlaceConfig(out_dim), in_channels
+    if "p" in parts:
+        return GeMConfig(), None
+    raise InputError(
+        "aggregator: expected MixVPR (mix, channel_proj, row_proj), ConvAP (channel_pool), "
+        "CosPlace (gem, fc), GeM (p), SALAD (dust_bin, score, …) or BoQ (boqs, fc, …); "
+        f"found {', '.join(sorted(parts))}"
+    )
+
+
+def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
+    out_channels, in_channels = shape_of(checkpoint, "aggregator.channel_proj.weight", 2)
+    out_rows, positions = shape_of(checkpoint, "aggregator.row_proj.weight", 2)
+    mixers = [re.match(r"aggregator\.mix\.(\d{1,4})\.", name) for name in checkpoint.state]
+    depth = 1 + max((int(match[1]) for match in mixers if match), default=-1)
+    ratio = 1.0
+    if depth:
+        hidden = shape_of(checkpoint, "aggregator.mix.0.mix.1.weight", 2)[0]
+        ratio = hidden / positions
+        if int(positions * ratio) != hidden:  # the official code truncates
+            ratio = math.nextafter(ratio, math.inf)
+    return MixVPRConfig(out_channels, depth, ratio, out_rows), in_channels
+
+
+def _salad(checkpoint: Checkpoint) -> tuple[SALADConfig, int]:
+    num_clusters = shape_of(checkpoint, "aggregator.score.3.weight", 4)[0]
+    cluster_dim = shape_of(checkpoint, "aggregator.cluster_features.3.weight", 4)[0]
+    token_dim = shape_of(checkpoint, "aggregator.token_features.2.weight", 2)[0]
+    in_channels = shape_of(checkpoint, "aggregator.cluster_features.0.weight", 4)[1]
+    return SALADConfig(num_clusters, cluster_dim, token_dim), in_channels
+
+
+def _boq(checkpoint: Checkpoint) -> tuple[BoQConfig, int]:
+    channels, in_channels = shape_of(checkpoint, "aggregator.proj_c.weight", 4)[:2]
+    num_queries = shape_of(checkpoint, "aggregator.boqs.0.queries", 3)[1]
+    row_dim, read = shape_of(checkpoint, "aggregator.fc.weight", 2)
+    return BoQConfig(channels, num_queries, read // num_queries, row_dim), in_channels
+
+
+def projection_of(checkpoint: Checkpoint) -> int | None:
+    """Values after the Linear layer behind an aggregator, as MegaLoc's; None without one."""
+    name = "aggregator.linear.weight"
+    return shape_of(checkpoint, name, 2)[0] if name in checkpoint.state else None
+
+
+def shape_of(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:
+    """The shape of an array that a model has; InputError if it is missing or has other axes."""
+    if name not in checkpoint.state:
+        raise InputError(f"missing {name}, without which the model cannot be inferred")
+    shape = checkpoint.state[name].shape
+    if len(shape) != rank or 0 in shape:
+        raise InputError(f"{name}: expected {rank} axes, none of them empty, found {list(shape)}")
+    return shape

@@ -1,0 +1,78 @@
+"""What transformers share: LayerNorm over channels, and attention that is safe in bfloat16."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mixvpr_jax.models.config import Dtype
+from mixvpr_jax.models.layers import linear, param_dtype, precision
+
+
+class Norm(nnx.Module):
+    """LayerNorm over a token's channels, in float32 or wider."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-6, dtype: Dtype) -> None:
+        self.scale = nnx.Param(jnp.ones(width, param_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros(width, param_dtype(dtype)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        wide = x.astype(self.scale.dtype)
+        centred = wide - wide.mean(-1, keepdims=True)
+        standard = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
+        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
+        return (standard * scale + bias).astype(x.dtype)
+
+
+def attend(
+    query: Float[Array, "b n h d"],
+    key: Float[Array, "b m h d"],
+    value: Float[Array, "b m h d"],
+    precision: jax.lax.Precision,
+) -> Float[Array, "b n h d"]:
+    """Scaled dot-product attention, whose softmax is computed in float32 or wider."""
+    if query.dtype == jnp.float64:  # which JAX's own function rounds to float32
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision)
+        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision)
+    # It takes the precision of its products from this setting, and widens bfloat16 by itself.
+    with (
+        jax.default_matmul_precision(precision.name.lower()),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        return jax.nn.dot_product_attention(query, key, value)
+
+
+class MultiHeadAttention(nnx.Module):
+    """torch.nn.MultiheadAttention: queries [b, n, c] attend to tokens [b, m, c] → [b, n, c]."""
+
+    def __init__(self, width: int, heads: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        zeros, glorot = nnx.initializers.zeros_init(), nnx.initializers.glorot_uniform()
+        self.in_proj = linear(
+            width, 3 * width, kernel_init=glorot, bias_init=zeros, dtype=dtype, rngs=rngs
+        )
+        self.out_proj = linear(width, width, bias_init=zeros, dtype=dtype, rngs=rngs)
+        self.heads, self.precision = heads, precision(dtype)
+
+    def __call__(
+        self, queries: Float[Array, "b n c"], tokens: Float[Array, "b m c"]
+    ) -> Float[Array, "b n c"]:
+        width = queries.shape[-1]
+        query = self._project(queries, 0, width)
+        key, value = jnp.split(self._project(tokens, width, 3 * width), 2, axis=2)
+        mixed = attend(query, key, value, self.precision)
+        return self.out_proj(mixed.reshape(queries.shape))
+
+    def _project(
+        self, x: Float[Array, "b n c"], first: int, last: int
+    ) -> Float[Array, "b n heads d"]:
+        """Multiplies by some columns of the projection that makes queries, keys and values."""
+        layer = self.in_proj
+        assert layer.bias is not None
+        kernel, bias = layer.kernel[:, first:last], layer.bias[first:last]
+        product = jnp.matmul(x, kernel.astype(x.dtype), precision=self.precision)
+        product = product + bias.astype(x.dtype)[None, None]
+        return product.reshape(*x.shape[:2], -1, x.shape[-1] // self.heads)
