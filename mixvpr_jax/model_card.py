@@ -50,6 +50,18 @@ _CITATIONS = {
   pages = {1655--1668},
   year = {2019},
 }""",
+    "SALAD": """@inproceedings{izquierdo2024salad,
+  title = {Optimal Transport Aggregation for Visual Place Recognition},
+  author = {Izquierdo, Sergio and Civera, Javier},
+  booktitle = {CVPR},
+  year = {2024},
+}""",
+    "BoQ": """@inproceedings{alibey2024boq,
+  title = {{BoQ}: A Place is Worth a Bag of Learnable Queries},
+  author = {Ali-bey, Amar and Chaib-draa, Brahim and Gigu{\\`e}re, Philippe},
+  booktitle = {CVPR},
+  year = {2024},
+}""",
 }
 
 

@@ -1,7 +1,8 @@
 """Weights that their authors publish: what they are, where they lie, and how they are fetched.
 
 CosPlace's and EigenPlaces' names are those of hubconf.py in gmberton/CosPlace and
-gmberton/EigenPlaces (MIT), whose VGG-16 is not among our backbones.
+gmberton/EigenPlaces (MIT), whose VGG-16 is not among our backbones; BoQ's, MegaLoc's and SALAD's
+files are those of amaralibey/Bag-of-Queries (MIT), gmberton/MegaLoc (MIT) and serizba/salad (GPL).
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from urllib.request import urlopen
 
 from mixvpr_jax.conversion.formats import is_html
 from mixvpr_jax.errors import InputError, text_of
-from mixvpr_jax.models.config import CosPlaceConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.models.config import (
+    BoQConfig,
+    CosPlaceConfig,
+    MixVPRConfig,
+    ModelConfig,
+    SALADConfig,
+)
 from mixvpr_jax.storage import atomic_write
 
 DRIVE = "https://drive.google.com/uc?id="
@@ -43,6 +50,24 @@ def _mixvpr(channels: int, rows: int, drive_id: str) -> Released:
     return Released(ModelConfig(aggregator=aggregator), file, DRIVE + drive_id)
 
 
+def _boq(arch: str, stages: tuple[int, ...], channels: int, side: int, file: str) -> Released:
+    config = ModelConfig(
+        arch,
+        stages,
+        BoQConfig(channels),
+        (side, side),
+        interpolation="bicubic",
+        final_norm=arch.startswith("resnet"),
+    )
+    return Released(config, f"boq_{file}", f"{_BOQ}/{file}")
+
+
+def _salad(repository: str, file: str, cluster_dim: int, projection: int | None = None) -> Released:
+    salad = SALADConfig(cluster_dim=cluster_dim)
+    config = ModelConfig("dinov2_vitb14", (), salad, (322, 322), projection=projection)
+    return Released(config, Path(file).name, f"https://github.com/{repository}/releases/{file}")
+
+
 def _of_github(repository: str, **dims: tuple[int, ...]) -> dict[str, Released]:
     method, found = repository.lower(), {}
     for backbone, dim in ((name, dim) for name in dims for dim in dims[name]):
@@ -54,6 +79,7 @@ def _of_github(repository: str, **dims: tuple[int, ...]) -> dict[str, Released]:
     return found
 
 
+_BOQ = "https://github.com/amaralibey/Bag-of-Queries/releases/download/v1.0"
 _TO_2048 = (128, 256, 512, 1024, 2048)
 RELEASED = {
     "resnet50_4096": _mixvpr(1024, 4, "1vuz3PvnR7vxnDDLQrdHJaOA04SQrtk5L"),
@@ -67,6 +93,10 @@ RELEASED = {
         ResNet152=(32, 64, *_TO_2048),
     ),
     **_of_github("EigenPlaces", ResNet18=(256, 512), ResNet50=_TO_2048, ResNet101=_TO_2048),
+    "boq_resnet50_16384": _boq("resnet50", (4,), 512, 384, "resnet50_16384.pth"),
+    "boq_dinov2_12288": _boq("dinov2_vitb14", (), 384, 322, "dinov2_12288.pth"),
+    "dinov2_salad": _salad("serizba/salad", "download/v1.0.0/dino_salad.ckpt", 128),
+    "megaloc": _salad("gmberton/MegaLoc", "download/v1.0/megaloc.torch", 256, 8448),
 }
 
 

@@ -171,7 +171,8 @@ def test_figures_of_released_weights():
     rows = re.findall(r"^\| `(resnet50_\d+)` \| (\d+) \| [\d,]+ \| (.*) \|$", MODELS, re.MULTILINE)
     others = [
         name.replace("D", dim)
-        for names, dims in table(MODELS, "| name | D |")
+        for head in ("| name | D |\n", "| name | D | parameters |")
+        for names, dims, *_ in table(MODELS, head)
         for name in re.findall(r"`(\w+)`", names)
         for dim in dims.split(", ")
     ]

@@ -16,7 +16,11 @@ import torch_or_skip as torch
 from recipe import official_shapes, recipe_state
 from reference_torch import CosPlaceNet
 
-from mixvpr_jax import InputError, from_pretrained
+from mixvpr_jax import InputError, create_model, from_pretrained
+from mixvpr_jax.conversion import get_weights
+from mixvpr_jax.conversion.key_table import to_torch
+from mixvpr_jax.models import backbones
+from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.released import RELEASED, cache_folder
 
 
@@ -197,12 +201,19 @@ class Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
+TRANSFORMERS = {  # and the first names of their weights, as they are published
+    "boq_dinov2_12288": ("backbone.dino.", "aggregator."),
+    "dinov2_salad": ("backbone.model.", "aggregator."),
+    "megaloc": ("backbone.model.", "aggregator.agg."),
+}
+
+
 @pytest.fixture
 def github(monkeypatch):
     with Website() as site:
         thread = threading.Thread(target=site.serve_forever)
         thread.start()
-        for name in ("eigenplaces_resnet50_128", "cosplace_resnet18_64"):
+        for name in ("eigenplaces_resnet50_128", "cosplace_resnet18_64", *TRANSFORMERS):
             path = f"/{RELEASED[name].file_name}"
             url = f"http://127.0.0.1:{site.server_port}{path}"
             monkeypatch.setitem(RELEASED, name, replace(RELEASED[name], url=url))
@@ -218,6 +229,12 @@ def test_addresses_are_those_of_the_authors():
     assert urls["cosplace_resnet152_32"] == cosplace
     eigenplaces = releases.format("EigenPlaces", "ResNet50_2048_eigenplaces")
     assert urls["eigenplaces_resnet50_2048"] == eigenplaces
+    boq = "https://github.com/amaralibey/Bag-of-Queries/releases/download/v1.0/dinov2_12288.pth"
+    assert urls["boq_dinov2_12288"] == boq
+    salad = "https://github.com/serizba/salad/releases/download/v1.0.0/dino_salad.ckpt"
+    assert urls["dinov2_salad"] == salad
+    megaloc = "https://github.com/gmberton/MegaLoc/releases/download/v1.0/megaloc.torch"
+    assert urls["megaloc"] == megaloc
     methods = [name.partition("_")[0] for name in urls]
     assert (methods.count("cosplace"), methods.count("eigenplaces")) == (26, 12)
 
@@ -245,6 +262,31 @@ def test_weights_of_github_equal_the_authors_network(name, home, github, tmp_pat
     from_pretrained(name)  # what was converted
     card = (home / name / "README.md").read_text()
     assert f"Converted from {released.url} (sha256 {hashlib.sha256(content).hexdigest()})." in card
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_of_github(name, home, github, tmp_path, monkeypatch):
+    """On a small transformer under the name of the large one."""
+    for mapping in (backbones.VITS, backbones.BACKBONES):
+        monkeypatch.setitem(mapping, "dinov2_vitb14", ViTShape(2, 128, 2))
+    released = RELEASED[name]
+    model = create_model(released.config, seed=1)
+    backbone, aggregator = TRANSFORMERS[name]
+    state = {}
+    for key, array in to_torch(get_weights(model)).items():
+        key = key.replace("backbone.model.", backbone)
+        if not key.startswith("aggregator.linear."):
+            key = key.replace("aggregator.", aggregator)
+        state[key] = torch.tensor(np.array(array))
+    torch.save(state, tmp_path / "checkpoint")
+    github.pages[f"/{released.file_name}"] = (tmp_path / "checkpoint").read_bytes()
+    found, preprocess = from_pretrained(name)
+    assert found.config == released.config
+    filter = "bicubic" if "boq" in name else "bilinear"
+    assert (preprocess.image_size, preprocess.interpolation) == ((322, 322), filter)
+    images = np.random.default_rng(0).normal(size=(1, 140, 126, 3)).astype(np.float32)
+    assert np.array_equal(found(images), model(images))
+    assert f"Converted from {released.url}" in (home / name / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
