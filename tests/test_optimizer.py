@@ -2,12 +2,14 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 import torch_or_skip as torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import in_float64
 
+from mixvpr_jax import InputError
 from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.step import learning_rate_schedule, make_optimizer
 
@@ -85,6 +87,71 @@ def test_the_rate_after_a_long_warm_up_is_the_full_one():
 def test_a_milestone_that_never_comes():
     rates = our_rates(config_of(milestones=(2, 10**12)), 517, 2000)
     assert rates[[0, 1033, 1034, 1999]] == pytest.approx([0.05, 0.05, 0.015, 0.015])
+
+
+def test_linear_decay_is_pytorchs():
+    config = OptimizerConfig(
+        "adamw", 6e-5, warmup_steps=0, milestones=(), linear_decay_steps=7, linear_decay_factor=0.2
+    )
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=6e-5)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.2, total_iters=7)
+    expected = []
+    for _ in range(12):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    with in_float64():
+        found = our_rates(config, 4, 12)
+    assert found == pytest.approx(expected, rel=1e-13, abs=0)
+
+
+LAYERS = {  # parameters of ResNets and transformers, and how many blocks or stages they lie below
+    "resnet": {"conv1": 4, "layer1": 3, "layer2": 2, "layer3": 1},
+    "transformer": {"pos_embed": 3, "blocks.0": 2, "blocks.1": 1, "norm": 0},
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_layer_decay_is_a_rate_for_each_layer(name, kind):
+    """As parameter groups in PyTorch: weight decay and momentum follow the rate."""
+    rng, below = np.random.default_rng(0), {**LAYERS[kind], "head": 0}
+    start = {layer: rng.standard_normal(3) for layer in below}
+    tensors = {layer: torch.tensor(array, requires_grad=True) for layer, array in start.items()}
+    groups = [{"params": [tensors[layer]], "lr": 0.1 * 0.7**n} for layer, n in below.items()]
+    options = {"sgd": {"momentum": 0.9}, "adamw": {}}[name]
+    theirs = OPTIMIZERS[name](groups, weight_decay=0.1, **options)
+    config = OptimizerConfig(name, 0.1, 0.9, 0.1, 0, (), layer_decay=0.7, layers_to_freeze=None)
+
+    def nested(arrays):
+        tree = {"aggregator": {"head": arrays["head"]}, "backbone": {}}
+        for layer in LAYERS[kind]:
+            *outer, inner = layer.split(".")
+            part = tree["backbone"]
+            for key in outer:
+                part = part.setdefault(key, {})
+            part[inner] = arrays[layer]
+        return tree
+
+    with in_float64():
+        optimizer, params = make_optimizer(config, steps_per_epoch=4), nested(start)
+        state = optimizer.init(params)
+        for _ in range(4):
+            gradient = {layer: rng.standard_normal(3) for layer in below}
+            for layer, tensor in tensors.items():
+                tensor.grad = torch.tensor(gradient[layer])
+            theirs.step()
+            updates, state = optimizer.update(nested(gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        expected = nested({layer: tensor.detach().numpy() for layer, tensor in tensors.items()})
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, expected)
+
+
+def test_rates_that_are_refused():
+    with pytest.raises(InputError, match=r"layer_decay: expected at most 1, found 1\.5"):
+        OptimizerConfig(layer_decay=1.5)
+    with pytest.raises(InputError, match="linear_decay_steps: expected"):
+        OptimizerConfig(linear_decay_steps=-1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -21,7 +21,9 @@ from trajectory import LOSS_AND_MINER
 
 from benchmarks.hlo import collectives, squeezed
 from mixvpr_jax.distributed import AXIS, data_mesh
-from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.models import backbones
+from mixvpr_jax.models.backbones import ViTShape
+from mixvpr_jax.models.config import GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
@@ -97,6 +99,30 @@ def test_devices_say_what_they_must_and_no_more(name):
         ("all-gather", "s32", (count,)): 1,
         ("reduce-scatter", "f32", (EACH, WIDTH)): 1,  # the gradient of the gathered descriptors
     }
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "deep"])
+def test_blocks_computed_again(arch, monkeypatch):
+    """The same step, for a third more work at most: a forward pass more."""
+    for mapping in (backbones.VITS, backbones.BACKBONES):
+        monkeypatch.setitem(mapping, "deep", ViTShape(6, 48, 2))
+    model = create_model(
+        ModelConfig(arch, (4,) if arch == "resnet18" else (), GeMConfig(), (56, 56))
+    )
+    optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
+    mesh, pair = data_mesh(jax.devices()[:1]), LOSS_AND_MINER["multi_similarity"]
+    images = np.random.default_rng(0).integers(0, 256, (8, 56, 56, 3), np.uint8)
+    labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    found, flops = [], []
+    for again in (False, True):
+        step = make_step(model, optimizer, *pair, mesh, remat_blocks=again)
+        state = jax.tree.map(jnp.copy, create_state(model, optimizer))
+        program = step.lower(state, images, labels).compile()
+        flops.append(program.cost_analysis()["flops"])
+        found.append(program(state, images, labels))
+    assert 1.1 < flops[1] / flops[0] < 1.4
+    for before, after in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(before, after, rtol=1e-3, atol=1e-5)
 
 
 def test_work_grows_by_the_rows_of_the_pair_matrix_alone():

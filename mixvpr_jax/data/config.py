@@ -72,6 +72,8 @@ class DataConfig:
         skip_missing: Whether to leave out images that are in a table and not on disk.
         max_unreadable: So many broken images are skipped, whenever they come up, with a warning
             each; one more ends the run. Each process counts its own, once each.
+        image_size: Height and width of training images in pixels, where they are others than the
+            model's; MixVPR takes no others.
         augmentation: What happens to the images.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
@@ -89,6 +91,7 @@ class DataConfig:
     images: Choice = "random"
     skip_missing: bool = False
     max_unreadable: int = 100
+    image_size: tuple[int, int] | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     num_workers: int | None = None
     prefetch: int = 2
@@ -104,6 +107,8 @@ class DataConfig:
                 f"min_images_per_place: expected images_per_place ({self.images_per_place}) or "
                 f"more, found {self.min_images_per_place}"
             )
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise InputError(f"image_size: expected height and width, found {self.image_size}")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
         require_positive(self, "prefetch", "timeout_seconds")

@@ -156,18 +156,32 @@ _product_on_cpu.defvjp(_product_forward, _product_backward)
 
 
 class Sequence(nnx.Module):
-    """Modules "0", "1", … in sequence; `nnx.List` has integer keys, which Linen does not allow."""
+    """Modules "0", "1", … in sequence; `nnx.List` has integer keys, which Linen does not allow.
+
+    In a view with `remat_blocks`, the backward pass computes what lies within a module again.
+    """
 
     def __init__(self, modules: Iterable[nnx.Module]) -> None:
+        self.remat_blocks = False
         self.length = 0
         for module in modules:
             setattr(self, str(self.length), module)
             self.length += 1
 
     def __call__(self, x: Array, *rest: Array | None) -> Array:
+        run = nnx.remat(_call) if self.remat_blocks else _call
         for index in range(self.length):
-            x = getattr(self, str(index))(x, *rest)
+            x = run(getattr(self, str(index)), x, *rest)
         return x
+
+    def set_view(self, remat_blocks: bool | None = None) -> None:
+        """Sets the attribute of a view; called by `flax.nnx.view`."""
+        if remat_blocks is not None:
+            self.remat_blocks = remat_blocks
+
+
+def _call(module: Any, x: Array, *rest: Array | None) -> Array:
+    return module(x, *rest)
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS, ViTShape
-from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching, resolved, to_paths
 
 LossName = Literal[
@@ -62,6 +62,11 @@ class OptimizerConfig:
         milestones: Epochs at whose start the learning rate falls; those during warm-up have no
             effect.
         factor: What each milestone multiplies the learning rate by.
+        linear_decay_steps: Steps from the first over which the learning rate falls linearly, to
+            `linear_decay_factor` of itself; 0: it does not.
+        linear_decay_factor: See `linear_decay_steps`.
+        layer_decay: What each stage or block of the backbone multiplies the learning rate of those
+            below it by (layer-wise decay); 1: the same rate for all.
         layers_to_freeze: Last frozen stage of a ResNet (0: the stem alone), or how many of a
             transformer's blocks are frozen with its embeddings; None freezes none. Frozen
             BatchNorms still use the batch's statistics and update their batch_stats.
@@ -74,12 +79,18 @@ class OptimizerConfig:
     warmup_steps: int = 650
     milestones: tuple[int, ...] = (5, 10, 15, 25, 45)
     factor: float = 0.3
+    linear_decay_steps: int = 0
+    linear_decay_factor: float = 0.2
+    layer_decay: float = 1.0
     layers_to_freeze: int | None = 2
 
     def __post_init__(self) -> None:
         require_known("optimizer", self.name, ("sgd", "adamw"))
-        require_positive(self, "learning_rate", "factor")
+        require_positive(self, "learning_rate", "factor", "layer_decay")
         require_not_negative(self, "momentum", "weight_decay", "warmup_steps")
+        require_not_negative(self, "linear_decay_steps", "linear_decay_factor")
+        if self.layer_decay > 1:
+            raise InputError(f"layer_decay: expected at most 1, found {self.layer_decay}")
         if self.momentum >= 1:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
         if any(epoch < 0 for epoch in self.milestones):
@@ -133,6 +144,13 @@ RENAMED = {
     "freeze_statistics": "freeze_batch_stats",
     "statistics_per_device": "batch_stats_per_device",
 }
+# Fields that earlier versions lack, and what they did; None is the run's own.
+EARLIER: dict[str | None, dict[str, Any]] = {
+    None: {"remat_blocks": False},
+    "model": {"interpolation": "bilinear"},
+    "data": {"image_size": None},
+    "optimizer": {"linear_decay_steps": 0, "linear_decay_factor": 0.2, "layer_decay": 1.0},
+}
 # Fields that change no step already taken. Checkpoints hold a checksum of what lies in data.root.
 MAY_CHANGE = {
     "data.root",
@@ -164,6 +182,8 @@ class TrainConfig:
         batch_stats_per_device: BatchNorm normalises by each device's images, not the global batch.
         grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes its
             images chunk by chunk. The gradient is the same, but BatchNorm normalises by chunk.
+        remat_blocks: The backward pass computes what lies within a block again, so that the forward
+            pass stores the blocks' inputs alone: less memory, about a third more work.
         log_every_steps: Steps between entries of metrics.jsonl.
         checkpoint_every_steps: Steps between checkpoints within an epoch; its end saves one anyway.
     """
@@ -179,6 +199,7 @@ class TrainConfig:
     freeze_batch_stats: bool = False
     batch_stats_per_device: bool = False
     grad_cache_chunks: int = 1
+    remat_blocks: bool = False
     log_every_steps: int = 10
     checkpoint_every_steps: int = 200
 
@@ -202,9 +223,25 @@ class TrainConfig:
                 f"optimizer.layers_to_freeze: expected None or 0 to {most} with {self.model.arch}, "
                 f"found {self.optimizer.layers_to_freeze}"
             )
+        self._check_image_size()
         require_positive(self, "epochs", "grad_cache_chunks")
         require_positive(self, "log_every_steps", "checkpoint_every_steps")
         require_not_negative(self, "seed")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of training images."""
+        return self.data.image_size or self.model.image_size
+
+    def _check_image_size(self) -> None:
+        self.model.check_size(*self.image_size)
+        trained = replace(self.model.architecture, image_size=self.image_size).feature_size
+        is_mixvpr = isinstance(self.model.aggregator, MixVPRConfig)
+        if is_mixvpr and trained != (found := self.model.feature_size):
+            raise InputError(
+                f"data.image_size: expected images of a feature map of {found[0]}x{found[1]}, for "
+                f"which MixVPR's weights are, found {self.image_size}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """This configuration as plain JSON values."""
@@ -235,8 +272,10 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     if not isinstance(there, dict):
         raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
     there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
-    if isinstance(there.get("model"), dict):
-        there["model"].setdefault("interpolation", "bilinear")  # earlier versions had no other
+    for part, defaults in EARLIER.items():
+        if isinstance(of_part := there if part is None else there.get(part), dict):
+            for name, value in defaults.items():
+                of_part.setdefault(name, value)
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(

@@ -153,6 +153,7 @@ class Setup:
             batch_stats_per_device=config.batch_stats_per_device,
             layers_to_freeze=config.optimizer.layers_to_freeze,
             grad_cache_chunks=config.grad_cache_chunks,
+            remat_blocks=config.remat_blocks,
         )
 
     def first_state(self) -> TrainState:
@@ -166,7 +167,7 @@ class Setup:
         batches = Batches(
             self.source,
             self.sampler,
-            self.model.config.image_size,
+            self.config.image_size,
             -(-data.batch_size // parts) * parts,
             self.total_steps,
             on_host=runs_on_host(data.augmentation),
@@ -219,7 +220,7 @@ class Run:
         setup, config, model = self.setup, self.setup.config, self.setup.model.config
         monitor = Monitor(self.log, setup.learning_rates(), config.log_every_steps)
         place = make_input(
-            config.data.augmentation, model.image_size, setup.mesh, model.interpolation
+            config.data.augmentation, config.image_size, setup.mesh, model.interpolation
         )
         saved = self.step
         with closing(setup.batches(self.step)) as batches:

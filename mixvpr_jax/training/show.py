@@ -46,8 +46,7 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
     total = config.epochs * sampler.steps_per_epoch
     if not 0 <= step < total:
         raise InputError(f"step: expected 0 to {total - 1}, found {step}")
-    model, mesh = config.model, data_mesh()
-    size, interpolation = model.image_size, model.interpolation
+    mesh, size, interpolation = data_mesh(), config.image_size, config.model.interpolation
     rows = -(-config.data.batch_size // mesh.size) * mesh.size
     on_host = runs_on_host(config.data.augmentation)
     batches = Batches(source, sampler, size, rows, total, on_host, interpolation=interpolation)

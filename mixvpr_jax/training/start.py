@@ -116,6 +116,11 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
             f"{source}: expected a model without a projection, found one to {found.projection} "
             "values; start from the model that it was learned from"
         )
+    elif found.final_norm != config.final_norm:
+        raise InputError(
+            f"{source}: expected a model with final_norm {config.final_norm}, found one with "
+            f"{found.final_norm}; give --model.{'' if found.final_norm else 'no-'}final-norm"
+        )
     return build_model(architecture, weights, source=source)
 
 

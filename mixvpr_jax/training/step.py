@@ -86,6 +86,7 @@ def make_device_step(
     batch_stats_per_device: bool = False,
     layers_to_freeze: int | None = None,
     grad_cache_chunks: int = 1,
+    remat_blocks: bool = False,
     on_cpu: bool = False,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The step as each device runs it on its own images, inside the axis `data`.
@@ -100,6 +101,7 @@ def make_device_step(
         raise_if_not_found=False,  # there may be no BatchNorm, as in transformers
         use_running_average=freeze_batch_stats,
         axis_name=axis_name,
+        remat_blocks=remat_blocks,
         on_cpu=on_cpu,
     )
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
@@ -234,7 +236,7 @@ def _cached_gradient(
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of each step, counted from 0.
+    """The learning rate of each step, counted from 0, before `layer_decay`.
 
     Milestones during warm-up have no effect: there, the official loop (main.py of
     amaralibey/MixVPR) overwrites the rate of PyTorch's MultiStepLR at every step.
@@ -246,7 +248,11 @@ def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> opt
     def schedule(step: Any) -> jax.Array:
         exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
         risen = jnp.minimum((exact + 1) / max(config.warmup_steps, 1), 1)
-        return config.learning_rate * risen * config.factor ** jnp.sum(step >= starts)
+        rate = config.learning_rate * risen * config.factor ** jnp.sum(step >= starts)
+        if config.linear_decay_steps:
+            passed = jnp.minimum(exact / config.linear_decay_steps, 1)
+            rate *= 1 + (config.linear_decay_factor - 1) * passed
+        return rate
 
     return schedule
 
@@ -266,6 +272,8 @@ def make_optimizer(
         )
     else:
         trained = optax.adamw(schedule, weight_decay=config.weight_decay)
+    if config.layer_decay < 1:
+        trained = optax.chain(trained, optax.stateless(partial(_decayed, config.layer_decay)))
     return optax.partition(
         {"trained": trained, "frozen": optax.set_to_zero()},
         lambda params: parameter_groups(params, config.layers_to_freeze),
@@ -276,12 +284,23 @@ def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
     """Labels each leaf of the parameters "trained" or "frozen"."""
 
     def group(path: tuple[Any, ...], _: Any) -> str:
-        part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
-        if layers_to_freeze is None or part != "backbone":
-            return "trained"
-        return "frozen" if _depth(names) <= layers_to_freeze else "trained"
+        is_frozen = layers_to_freeze is not None and _depth_at(path) <= layers_to_freeze
+        return "frozen" if is_frozen else "trained"
 
     return jax.tree_util.tree_map_with_path(group, params)
+
+
+def _decayed(decay: float, updates: Any, _: Any) -> Any:
+    """Updates times decay once for each stage or block between a parameter and the aggregator."""
+    depths = jax.tree_util.tree_map_with_path(lambda path, _: _depth_at(path), updates)
+    top = max((d for d in jax.tree.leaves(depths) if d < math.inf), default=0) + 1
+    return jax.tree.map(lambda depth, leaf: leaf * decay ** max(top - depth, 0), depths, updates)
+
+
+def _depth_at(path: tuple[Any, ...]) -> float:
+    """`_depth` of a parameter; infinite outside the backbone."""
+    part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
+    return _depth(names) if part == "backbone" else math.inf
 
 
 def _depth(names: Sequence[str]) -> float:
