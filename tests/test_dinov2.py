@@ -13,10 +13,18 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 from reference import in_float64
+from reference_heads import salad
 from reference_torch import MixVPR
 from reference_training import multi_similarity
 
-from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig, create_model
+from mixvpr_jax import (
+    GeMConfig,
+    InputError,
+    MixVPRConfig,
+    ModelConfig,
+    SALADConfig,
+    create_model,
+)
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
 from mixvpr_jax.distributed import data_mesh
@@ -376,7 +384,7 @@ def test_blocks_that_are_frozen(frozen, trained, tiny):
 
 # Training -----------------------------------------------------------------------------------------
 
-HEAD = MixVPRConfig(8, 2, 1.0, 2)
+HEADS = (MixVPRConfig(8, 2, 1.0, 2), SALADConfig(3, 4, 5))
 
 
 def torch_trajectory(state, steps, frozen):
@@ -387,34 +395,40 @@ def torch_trajectory(state, steps, frozen):
     trained = [
         array.requires_grad_() for name, array in backbone.items() if not name.startswith(below)
     ]
-    head = MixVPR(24, 3, 3, 8, 2, 1.0, 2).double()
-    head.load_state_dict({n[11:]: array for n, array in state.items() if n.startswith("aggr")})
-    optimizer = torch.optim.AdamW([*trained, *head.parameters()], lr=RATE, weight_decay=1e-3)
+    head = {n: array.requires_grad_() for n, array in state.items() if n.startswith("aggr")}
+    mixvpr = MixVPR(24, 3, 3, 8, 2, 1.0, 2).double()
+
+    def describe(features, token):
+        if "aggregator.dust_bin" in head:
+            return salad(head, features, token)
+        own = {name.removeprefix("aggregator."): array for name, array in head.items()}
+        return torch.func.functional_call(mixvpr, own, features.permute(0, 3, 1, 2))
+
+    optimizer = torch.optim.AdamW([*trained, *head.values()], lr=RATE, weight_decay=1e-3)
     losses = []
     for images, labels in steps:
         optimizer.zero_grad()
         features = by_torch(backbone, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), 3, 4)
-        loss = multi_similarity(head(features[0].permute(0, 3, 1, 2)), torch.from_numpy(labels))
+        loss = multi_similarity(describe(*features), torch.from_numpy(labels))
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    final = {PREFIX + name: array.detach().numpy() for name, array in backbone.items()}
-    return losses, final | {
-        f"aggregator.{name}": array.detach().numpy() for name, array in head.state_dict().items()
-    }
+    final = {PREFIX + name: array for name, array in backbone.items()} | head
+    return losses, {name: array.detach().numpy() for name, array in final.items()}
 
 
 RATE = 2e-3
 
 
-def test_training_with_a_frozen_block(tiny):
+@pytest.mark.parametrize("head", HEADS)
+def test_training_with_a_frozen_block(head, tiny):
     """Six steps in float64 on four devices, equal to PyTorch's; what is frozen stays as it was."""
     rng = np.random.default_rng(5)
     places = rng.standard_normal((6, 4, 1, 42, 42, 3))
     images = (0.7 * places + rng.standard_normal((6, 4, 4, 42, 42, 3))).reshape(6, 16, 42, 42, 3)
     labels = np.repeat(np.arange(4), 4) + 4 * np.arange(6)[:, None]
     with in_float64():
-        model = drawn("registers", (42, 42), aggregator=HEAD)
+        model = drawn("registers", (42, 42), aggregator=head)
         start = to_torch(get_weights(model))
         config = OptimizerConfig("adamw", RATE, warmup_steps=1, milestones=(), layers_to_freeze=1)
         optimizer = make_optimizer(config, steps_per_epoch=100)

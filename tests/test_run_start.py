@@ -11,8 +11,11 @@ from runs import tiny_config
 from mixvpr_jax import create_model, from_pretrained, save_pretrained
 from mixvpr_jax.conversion import get_weights, to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.models import backbones
+from mixvpr_jax.models.backbones import ViTShape
+from mixvpr_jax.models.config import GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.training.checkpoint import last_step
+from mixvpr_jax.training.config import StartConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.start import initial_model
 
@@ -101,6 +104,25 @@ def test_from_a_model_with_another_head(town, tmp_path):
     save_pretrained(model, tmp_path / "model")
     with pytest.raises(InputError, match=r"expected a model with MixVPRConfig\(out_channels=8.*"):
         initial_model(of_run(town, tmp_path / "model"), seed=0)
+
+
+def test_from_dinov2s_weights(town, tmp_path, monkeypatch):
+    """A backbone's file says nothing of the last LayerNorm; a whole model's does."""
+    for mapping in (backbones.VITS, backbones.BACKBONES):
+        monkeypatch.setitem(mapping, "tiny", ViTShape(2, 24, 3))
+    bare = create_model(ModelConfig("tiny", (), None, (28, 28)), seed=1)
+    state = {n.removeprefix("backbone.model."): a for n, a in to_state_dict(bare).items()}
+    torch.save({name: torch.tensor(array) for name, array in state.items()}, tmp_path / "x.pth")
+    config = StartConfig("tiny", (), GeMConfig(), (28, 28), final_norm=False)
+    model = initial_model(replace(config, init=str(tmp_path / "x.pth")), seed=0)
+    assert not model.config.final_norm
+    for name, array in to_state_dict(model).items():
+        if name.startswith("backbone."):
+            assert np.array_equal(array, state[name.removeprefix("backbone.dino.")])
+    save_pretrained(model, tmp_path / "model")
+    wanted = replace(config, init=str(tmp_path / "model"), final_norm=True)
+    with pytest.raises(InputError, match="final_norm True, found one with False; give --model.no-"):
+        initial_model(wanted, seed=0)
 
 
 def test_from_nothing_that_exists(town, tmp_path):
