@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,20 +23,21 @@ import tyro
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from reference import numpy_state, official_options  # noqa: E402
-from reference_torch import VPRModel as TorchModel  # noqa: E402
+from reference import official_options  # noqa: E402
+from reference_dinov2 import TorchModel  # noqa: E402
+from reference_torch import VPRModel as ResNetModel  # noqa: E402
 from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.conversion import build_model  # noqa: E402
-from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
+from mixvpr_jax.conversion import build_model, get_weights, to_state_dict  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.export.engine import EngineModel  # noqa: E402
-from mixvpr_jax.models.config import OwnAggregatorConfig  # noqa: E402
+from mixvpr_jax.models.backbones import VITS  # noqa: E402
+from mixvpr_jax.models.vpr import create_model  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
 
 
 def main(
-    name: Literal["resnet50_4096", "resnet50_512", "resnet50_128"] = "resnet50_4096",
+    name: str = "resnet50_4096",
     batch_sizes: tuple[int, ...] = (1, 8),
     rounds: int = 15,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -44,7 +46,7 @@ def main(
     """Times the descriptors of normalised images that already lie on the device.
 
     Args:
-        name: Which released model; its weights are drawn at random.
+        name: A released model, on a ResNet or DINOv2; its weights are drawn at random.
         batch_sizes: Images a call.
         rounds: How often each contender is timed.
         dtype: What both sides compute in.
@@ -78,13 +80,17 @@ def report(batch: int, contender: str, typical: float, best: float, ratio: str) 
 def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[str, Run], float]:
     """What takes part, each warmed up, and the floating-point operations of one call."""
     config = RELEASED[name].config
-    torch.manual_seed(0)
-    options = official_options(config)
-    assert isinstance(config.aggregator, OwnAggregatorConfig)
-    reference = TorchModel(config.arch, config.layers_to_crop, config.aggregator.name, options)
+    model = build_model(replace(config, dtype=dtype), get_weights(create_model(config)))
+    reference: torch.nn.Module
+    if config.arch in VITS:
+        reference = TorchModel(model)
+    else:
+        reference = ResNetModel(
+            config.arch, config.layers_to_crop, config.aggregator_name, official_options(config)
+        )
+        state = to_state_dict(model).items()
+        reference.load_state_dict({key: torch.from_numpy(array) for key, array in state})
     reference.eval()
-    weights = to_flax(numpy_state(reference))
-    model = build_model(type(config)(**{**vars(config), "dtype": dtype}), weights)
     images = np.random.default_rng(0).standard_normal((batch, *config.image_size, 3), np.float32)
     ours, flops = jax_run(model, images)
     runs: dict[str, Run] = {"mixvpr-jax": ours}

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 from reference import in_float64
+from reference_dinov2 import by_torch, positions
 from reference_heads import salad
 from reference_torch import MixVPR
 from reference_training import multi_similarity
@@ -61,62 +62,7 @@ def test_the_authors_feature_maps(arch, dtype, tolerance, parity):
     assert means <= tolerance
 
 
-# A second writing, of the papers and PyTorch's own functions --------------------------------------
-
-
-def normed(x, state, name):
-    return torch.nn.functional.layer_norm(
-        x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6
-    )
-
-
-def product(x, state, name):
-    return torch.nn.functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-
-def positions(state, rows, columns, registers):
-    """Of the class token and of the patches, which the authors interpolate in float32."""
-    if (rows, columns) == (37, 37):
-        return state["pos_embed"]
-    embedding = state["pos_embed"].float()
-    grid = embedding[:, 1:].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
-    if registers:
-        how = {"size": (rows, columns), "antialias": True}
-    else:
-        how = {"scale_factor": ((rows + 0.1) / 37, (columns + 0.1) / 37)}
-    found = torch.nn.functional.interpolate(grid, mode="bicubic", **how)
-    assert found.shape[2:] == (rows, columns)
-    return torch.cat([embedding[:, :1], found.flatten(2).transpose(1, 2)], 1).double()
-
-
-def by_torch(state, images, heads, registers):
-    """Feature map and class token; images [b, 3, h, w]."""
-    patches = torch.nn.functional.conv2d(
-        images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=14
-    )
-    batch, width, rows, columns = patches.shape
-    first = state["cls_token"].expand(batch, -1, -1)
-    x = torch.cat([first, patches.flatten(2).transpose(1, 2)], 1)
-    x = x + positions(state, rows, columns, registers)
-    if registers:
-        x = torch.cat([x[:, :1], state["register_tokens"].expand(batch, -1, -1), x[:, 1:]], 1)
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    for block in (f"blocks.{number}" for number in range(depth)):
-        qkv = product(normed(x, state, f"{block}.norm1"), state, f"{block}.attn.qkv")
-        qkv = qkv.reshape(batch, -1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        weights = (qkv[0] @ qkv[1].transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1)
-        mixed = (weights @ qkv[2]).transpose(1, 2).reshape(batch, -1, width)
-        x = x + product(mixed, state, f"{block}.attn.proj") * state[f"{block}.ls1.gamma"]
-        y = normed(x, state, f"{block}.norm2")
-        if f"{block}.mlp.w12.weight" in state:
-            a, b = product(y, state, f"{block}.mlp.w12").chunk(2, -1)
-            y = product(torch.nn.functional.silu(a) * b, state, f"{block}.mlp.w3")
-        else:
-            y = torch.nn.functional.gelu(product(y, state, f"{block}.mlp.fc1"))
-            y = product(y, state, f"{block}.mlp.fc2")
-        x = x + y * state[f"{block}.ls2.gamma"]
-    x = normed(x, state, "norm")
-    return x[:, 1 + registers :].reshape(batch, rows, columns, width), x[:, 0]
+# Random weights, against a second writing ---------------------------------------------------------
 
 
 TINY = {

@@ -7,9 +7,17 @@ import pytest
 import torch_or_skip as torch
 from flax import nnx
 from reference import in_float64
+from reference_dinov2 import TorchModel
 from reference_heads import TorchBoQ, salad
 
-from mixvpr_jax import BoQConfig, InputError, ModelConfig, SALADConfig, create_model
+from mixvpr_jax import (
+    BoQConfig,
+    InputError,
+    MixVPRConfig,
+    ModelConfig,
+    SALADConfig,
+    create_model,
+)
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
 from mixvpr_jax.evaluation.describe import compile_saliency
 from mixvpr_jax.models import backbones
@@ -100,6 +108,28 @@ def test_float32_and_bfloat16(aggregator, parity):
             parity(f"{aggregator.name}, descriptors, float32", difference, tolerance)
         else:
             assert (found * exact).sum(1).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    "aggregator, options",
+    [
+        (SALAD, {}),
+        (SALAD, {"projection": 11}),
+        (BOQ, {"final_norm": False}),
+        (MixVPRConfig(8, 2, 1.0, 2), {"final_norm": False}),
+    ],
+    ids=["SALAD", "MegaLoc", "BoQ", "MixVPR"],
+)
+def test_whole_models(aggregator, options, parity):
+    images = np.random.default_rng(3).standard_normal((3, 42, 70, 3))
+    with in_float64():
+        config = ModelConfig("tiny", (), aggregator, (42, 70), "float64", **options)
+        model, _ = drawn(config)
+        found = np.asarray(run(model, jnp.asarray(images)))
+        with torch.no_grad():
+            module = TorchModel(model).double()
+            expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    parity("models on DINOv2, float64", np.abs(found - expected).max(), 1e-12)
 
 
 def test_transport():
