@@ -85,7 +85,7 @@ def main(
             for size in sizes:
                 if program == "step" and size > 1 and target not in TOPOLOGIES:
                     continue
-                rows.append(_in_environment(target, program, size))
+                rows.append(in_environment(target, program, size))
                 lines.append(_line(rows[-1]))
                 print(lines[-1], flush=True)
                 output.write_text(json.dumps(rows, indent=1) + "\n")
@@ -145,15 +145,17 @@ def _install(kind: str) -> None:
     subprocess.run([*pip, extra, f"{ROOT}[train]"], check=True)
 
 
-def _in_environment(target: Target, program: Program, size: int) -> dict[str, Any]:
-    """What one program compiles to, by a process of the compiler's environment."""
+def in_environment(
+    target: Target, program: Program, size: int, model: str = "resnet50_mixvpr_4096"
+) -> dict[str, Any]:
+    """What one program of a model compiles to, by a process of the compiler's environment."""
     kind = _environment(target)
     python = ENVIRONMENTS / kind / "bin" / "python"
     if not python.exists():
         raise SystemExit(
             f"{python}: expected the compiler's environment, found none; add --install"
         )
-    command = [python, __file__, "--one", target, program, str(size)]
+    command = [python, __file__, "--one", target, program, str(size), model]
     environment = {**os.environ, **SETTINGS[kind], "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:  # the compiler's own fault, or ours
@@ -171,19 +173,18 @@ def _name(program: Program, size: int) -> str:
     }[program]
 
 
-def compile_one(target: Target, program: Program, size: int) -> dict[str, Any]:
+def compile_one(target: Target, program: Program, size: int, model: str) -> dict[str, Any]:
     """Compiles a program in this process, and says what it consists of."""
     import jax
-    from programs import describing, searching, training
+    from programs import describing, model_config, searching, training
 
     from mixvpr_jax.training.recipes import load_recipe
 
-    config, _ = load_recipe("resnet50_mixvpr_4096")
     mesh = jax.sharding.Mesh(_topology(target, size if program == "step" else 1), ("data",))
     if program == "describe":
-        lowered = describing(config.model.architecture, mesh, size)
+        lowered = describing(model_config(model, "bfloat16"), mesh, size)
     elif program == "step":
-        lowered, _ = training(config, mesh, IMAGES)
+        lowered, _ = training(load_recipe(model)[0], mesh, IMAGES)
     else:
         lowered = searching(mesh)
     compiled = lowered.compile()
@@ -227,7 +228,8 @@ def _topology(target: Target, count: int) -> Any:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(compile_one(*sys.argv[2:4], int(sys.argv[4]))))  # pyright: ignore[reportCallIssue]
+        of_target, of_program, images, of_model = sys.argv[2:]
+        print(json.dumps(compile_one(of_target, of_program, int(images), of_model)))  # pyright: ignore[reportArgumentType]
     else:
         import tyro
 

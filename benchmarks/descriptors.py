@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,17 +22,17 @@ import tyro
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from programs import model_config  # noqa: E402
 from reference import official_options  # noqa: E402
 from reference_dinov2 import TorchModel  # noqa: E402
 from reference_torch import VPRModel as ResNetModel  # noqa: E402
 from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.conversion import build_model, get_weights, to_state_dict  # noqa: E402
+from mixvpr_jax.conversion import to_state_dict  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.export.engine import EngineModel  # noqa: E402
 from mixvpr_jax.models.backbones import VITS  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
-from mixvpr_jax.released import RELEASED  # noqa: E402
 
 
 def main(
@@ -46,7 +45,7 @@ def main(
     """Times the descriptors of normalised images that already lie on the device.
 
     Args:
-        name: A released model, on a ResNet or DINOv2; its weights are drawn at random.
+        name: A released model or recipe, on a ResNet or DINOv2; its weights are drawn at random.
         batch_sizes: Images a call.
         rounds: How often each contender is timed.
         dtype: What both sides compute in.
@@ -79,8 +78,8 @@ def report(batch: int, contender: str, typical: float, best: float, ratio: str) 
 
 def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[str, Run], float]:
     """What takes part, each warmed up, and the floating-point operations of one call."""
-    config = RELEASED[name].config
-    model = build_model(replace(config, dtype=dtype), get_weights(create_model(config)))
+    model = create_model(model_config(name, dtype))
+    config = model.config
     reference: torch.nn.Module
     if config.arch in VITS:
         reference = TorchModel(model)

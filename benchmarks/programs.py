@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,12 +13,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
-from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.vpr import create_model, fold
+from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import TrainConfig
+from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
 from mixvpr_jax.training.step import TrainState, create_state, make_optimizer, make_step
 
 QUERIES, ROWS, KEPT = 512, 131_072, 64
+
+
+def model_config(name: str, dtype: Dtype) -> ModelConfig:
+    """The model of a recipe or of released weights."""
+    is_recipe = name in list_recipes(CONFIGS)
+    config = load_recipe(name)[0].model.architecture if is_recipe else RELEASED[name].config
+    return replace(config, dtype=dtype)
 
 
 def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
