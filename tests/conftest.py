@@ -45,6 +45,7 @@ pytest_plugins = [
     "report_pages",
     "runs",
     "small_model",
+    "small_vits",
     "stores",
 ]
 

@@ -18,6 +18,7 @@ from recipe import GOLDEN
 from runs import ROOT
 
 from mixvpr_jax import (
+    BoQConfig,
     ConvAPConfig,
     CosPlaceConfig,
     GeMConfig,
@@ -38,13 +39,14 @@ from mixvpr_jax.models.backbones import RESNETS
 
 SIZE = (66, 80)
 MIXVPR = MixVPRConfig(8, 2, 1.5, 2)
-# Every backbone, aggregator and cut, each at least once.
+# Every ResNet, aggregator and cut, each at least once.
 MODELS = [
     *(ModelConfig(arch, (3, 4), MIXVPR, SIZE) for arch in RESNETS),
     ModelConfig("resnet50", (4,), MIXVPR, SIZE),
     ModelConfig("resnet18", (), ConvAPConfig(16, 2, 3), SIZE),
     ModelConfig("resnet18", (4,), CosPlaceConfig(32), SIZE),
     ModelConfig("resnet18", (3, 4), GeMConfig(2.5), SIZE),
+    ModelConfig("resnet18", (4,), BoQConfig(64, 5, 1, 2), SIZE),
     ModelConfig("resnet18", (4,), None, SIZE),
 ]
 IMAGES = np.random.default_rng(1).standard_normal((3, *SIZE, 3)).astype(np.float32)
@@ -64,6 +66,7 @@ def drawn(config):
 
 def run(graph, images, options=None):
     """By ONNX Runtime."""
+    onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
     return session.run(None, {"images": images})[0]
 
@@ -92,7 +95,7 @@ def test_any_opset_and_batch(small, opset):
         np.testing.assert_allclose(run(graph, IMAGES[:batch]), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("config", MODELS[-5:], ids=lambda c: str(c.aggregator))
+@pytest.mark.parametrize("config", MODELS[-6:], ids=lambda c: str(c.aggregator))
 def test_half_precision(config):
     model = drawn(config)
     graph = to_onnx(model, dtype="float16")

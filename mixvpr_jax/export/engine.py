@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import Engine
 from mixvpr_jax.models.vpr import VPRModel, check_images
+from mixvpr_jax.storage import named_when_full
 from mixvpr_jax.workers import num_processors
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -38,12 +41,16 @@ class EngineModel:
         self.config, self.engine = model.config, engine
         self.weights_hash = weights_hash(get_weights(model))
         with extra(engine.partition("-")[0], f"engine {engine}: expected onnx to write the graph"):
-            from mixvpr_jax.export.graph import to_onnx
-        graph = to_onnx(model).SerializeToString()
-        if engine == "onnxruntime":
-            self._run = onnxruntime_run(graph)
-        else:
-            self._run = _openvino_run(graph, engine)
+            from mixvpr_jax.export.graph import save, to_onnx
+        # By way of a file, as no engine takes more than 2 GB from memory.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            file = Path(folder, "model.onnx")
+            with named_when_full(file):
+                save(to_onnx(model), file)
+            if engine == "onnxruntime":
+                self._run = onnxruntime_run(file)
+            else:
+                self._run = _openvino_run(file, engine)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes descriptors; raises InputError for images that do not fit the model."""
@@ -57,24 +64,24 @@ class EngineModel:
         return self._run(np.ascontiguousarray(images, np.float32))
 
 
-def onnxruntime_run(graph: bytes) -> Run:
-    """A function that runs a graph of one input and one output by ONNX Runtime."""
+def onnxruntime_run(file: Path) -> Run:
+    """A function that runs a file's graph of one input and one output by ONNX Runtime."""
     with extra("onnxruntime", "engine onnxruntime: expected ONNX Runtime"):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_processors()
-    session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _openvino_run(graph: bytes, engine: Engine) -> Run:
+def _openvino_run(file: Path, engine: Engine) -> Run:
     # It would report its import over the network, from a fork that JAX's threads do not survive.
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     with extra("openvino", f"engine {engine}: expected OpenVINO"):
         import openvino
     core = openvino.Core()
     compiled = core.compile_model(
-        core.read_model(graph),
+        core.read_model(file),
         "CPU",
         {  # by itself it takes bfloat16 where a processor has it
             "INFERENCE_PRECISION_HINT": "bf16" if engine.endswith("bfloat16") else "f32",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
-from mixvpr_jax.storage import AnyPath, atomic_write
+from mixvpr_jax.storage import AnyPath, atomic_write, put_file
 from mixvpr_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -47,6 +46,44 @@ def export_model(
     Raises:
         InputError: An unknown ending, options that do not fit it, too large a difference.
     """
+    _check(model, path, dtype, of_onnx=preprocess or opset is not None)
+    noise = np.random.default_rng(0).integers(0, 256, (2, *model.config.image_size, 3), np.uint8)
+    images = normalize(noise)
+    with atomic_write(path.with_suffix(".json")) as described, atomic_write(path) as program:
+        if path.suffix == ".onnx":
+            opset = opset or (18 if preprocess else 17)
+            options = {"dtype": dtype, "opset": opset, "preprocess": preprocess}
+            found = _onnx(model, program, noise if preprocess else images, **options)
+            how = {"opset": opset, "onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
+        else:
+            found = _stablehlo(model, program, images)
+            how = {"platforms": PLATFORMS, "jax": version("jax")}
+        expected = np.asarray(model(images))
+        difference = float(np.abs(found - expected).max())
+        most = TOLERANCES.get(dtype, 1e-5) * float(np.abs(expected).max())
+        if not difference <= most:
+            raise InputError(
+                f"{path}: expected the model's descriptors within {most:.2g}, found "
+                f"{difference:.2g}; nothing was written"
+            )
+        facts = {
+            "mixvpr_jax": __version__,
+            "model": model.config.to_dict(),
+            "weights_sha256": weights_hash(get_weights(model)),
+            "input": _input(model, preprocess=preprocess),
+            "output": {"name": _output(model), "shape": ["batch", *expected.shape[1:]]},
+            "dtype": dtype,
+            "largest_difference": difference,
+        } | how
+        for data in program.parent.glob("*.data"):
+            facts["external_data"] = data.name
+            put_file(data, path.with_name(data.name))
+        described.write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None:
+    """Raises InputError for what cannot be written."""
     if is_training(model):
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
     if path.suffix not in DTYPES:
@@ -54,44 +91,10 @@ def export_model(
     if dtype not in DTYPES[path.suffix]:
         known = " or ".join(DTYPES[path.suffix])
         raise InputError(f"{path}: expected dtype {known}, found {dtype}")
-    if path.suffix == ".stablehlo" and (preprocess or opset):
+    if path.suffix == ".stablehlo" and of_onnx:
         raise InputError(f"{path}: expected FILE.onnx with --preprocess or --opset")
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
-    size = model.config.image_size
-    noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    images = noise if preprocess else normalize(noise)
-    if path.suffix == ".onnx":
-        opset = opset or (18 if preprocess else 17)
-        data, found = _onnx(model, images, dtype=dtype, opset=opset, preprocess=preprocess)
-    else:
-        data, found = _stablehlo(model, images)
-    expected = np.asarray(model(normalize(noise)))
-    difference = float(np.abs(found - expected).max())
-    most = TOLERANCES.get(dtype, 1e-5) * float(np.abs(expected).max())
-    if not difference <= most:
-        raise InputError(
-            f"{path}: expected the model's descriptors within {most:.2g}, found {difference:.2g}; "
-            "nothing was written"
-        )
-    facts = {
-        "mixvpr_jax": __version__,
-        "model": model.config.to_dict(),
-        "weights_sha256": weights_hash(get_weights(model)),
-        "input": _input(model, preprocess=preprocess),
-        "output": {"name": _output(model), "shape": ["batch", *expected.shape[1:]]},
-        "dtype": dtype,
-        "largest_difference": difference,
-    }
-    if path.suffix == ".onnx":
-        facts |= {"opset": opset, "onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
-    else:
-        facts |= {"platforms": PLATFORMS, "jax": version("jax")}
-    with ExitStack() as stack:
-        described = stack.enter_context(atomic_write(path.with_suffix(".json")))
-        described.write_text(json.dumps(facts, indent=2) + "\n")
-        stack.enter_context(atomic_write(path)).write_bytes(data)
-    return facts
 
 
 def _input(model: VPRModel, *, preprocess: bool) -> dict[str, Any]:
@@ -110,22 +113,24 @@ def _output(model: VPRModel) -> str:
     return "features" if model.config.aggregator is None else "descriptors"
 
 
-def _onnx(model: VPRModel, images: np.ndarray, **options: Any) -> tuple[bytes, np.ndarray]:
-    """The file's bytes, and what ONNX Runtime makes of images with them."""
+def _onnx(model: VPRModel, file: Path, images: np.ndarray, **options: Any) -> np.ndarray:
+    """Writes the file, and computes by it what ONNX Runtime makes of images."""
     with extra("onnxruntime", "FILE.onnx: expected onnx and onnxruntime"):
+        import onnx
         import onnxruntime  # noqa: F401
 
-        from mixvpr_jax.export.graph import to_onnx
+        from mixvpr_jax.export.graph import save, to_onnx
     from mixvpr_jax.export.engine import onnxruntime_run
 
-    data = to_onnx(model, **options).SerializeToString()
-    return data, onnxruntime_run(data)(images)
+    save(to_onnx(model, **options), file)
+    onnx.checker.check_model(file, full_check=True)
+    return onnxruntime_run(file)(images)
 
 
-def _stablehlo(model: VPRModel, images: np.ndarray) -> tuple[bytes, np.ndarray]:
+def _stablehlo(model: VPRModel, file: Path, images: np.ndarray) -> np.ndarray:
     """The same by JAX: a program for CPUs, GPUs and TPUs."""
     (batch,) = jax.export.symbolic_shape("batch")
     given = jax.ShapeDtypeStruct((batch, *model.config.image_size, 3), jnp.float32)
     program = jax.export.export(jax.jit(lambda images: model(images)), platforms=PLATFORMS)(given)
-    data = bytes(program.serialize())
-    return data, np.asarray(jax.export.deserialize(bytearray(data)).call(images))
+    file.write_bytes(program.serialize())
+    return np.asarray(jax.export.deserialize(bytearray(file.read_bytes())).call(images))

@@ -141,7 +141,7 @@ class DINOv2(nnx.Module):
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
         x = self._before(self.cls_token, x.reshape(batch, rows * columns, width))
-        x = x + self._positions(rows, columns).astype(x.dtype)[None]
+        x = x + self.positions(rows, columns).astype(x.dtype)[None]
         if self.num_registers:  # which have no positions
             x = jnp.concatenate([x[:, :1], self._before(self.register_tokens, x[:, 1:])], axis=1)
         x = self.blocks(x)
@@ -155,7 +155,7 @@ class DINOv2(nnx.Module):
         shape = x.shape[0], *tokens.shape[1:]  # whose batch may be symbolic
         return jnp.concatenate([jnp.broadcast_to(tokens[...].astype(x.dtype), shape), x], axis=1)
 
-    def _positions(self, rows: int, columns: int) -> Float[Array, "n c"]:
+    def positions(self, rows: int, columns: int) -> Float[Array, "n c"]:
         """The position embeddings of the class token and of a map of any size."""
         embedding = self.pos_embed[...][0]
         if (rows, columns) == (POSITIONS, POSITIONS):

@@ -1,0 +1,108 @@
+"""Backbones as nodes: normalised images [b, 3, h, w] → the tensor of a feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
+from mixvpr_jax.models import dinov2 as vits
+from mixvpr_jax.models import resnet as resnets
+from mixvpr_jax.models.backbones import PATCH
+from mixvpr_jax.models.config import ModelConfig, SALADConfig
+from mixvpr_jax.models.dinov2 import DINOv2
+from mixvpr_jax.models.resnet import ResNet
+
+
+def _resnet(graph: Graph, backbone: ResNet, x: str, config: ModelConfig) -> FeatureMap:
+    x = graph.add("Relu", graph.conv(backbone.conv1, backbone.bn1, x))
+    x = graph.add("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
+    for stage in range(1, backbone.num_stages + 1):
+        blocks = getattr(backbone, f"layer{stage}")
+        for index in range(blocks.length):
+            x = _residual(graph, getattr(blocks, str(index)), x)
+    return FeatureMap(x, config.feature_channels, config.feature_size)
+
+
+def _residual(graph: Graph, block: resnets.Block, x: str) -> str:
+    y = graph.add("Relu", graph.conv(block.conv1, block.bn1, x))
+    y = graph.conv(block.conv2, block.bn2, y)
+    if block.bottleneck:
+        y = graph.conv(block.conv3, block.bn3, graph.add("Relu", y))
+    if hasattr(block, "downsample"):
+        x = graph.conv(block.downsample.conv, block.downsample.bn, x)
+    return graph.add("Relu", graph.add("Add", y, x))
+
+
+def _dinov2(graph: Graph, backbone: DINOv2, x: str, config: ModelConfig) -> FeatureMap:
+    size, width = config.feature_size, config.feature_channels
+    patches = backbone.patch_embed.proj
+    kernel = np.asarray(patches.kernel[...]).reshape(PATCH, PATCH, 3, width).transpose(3, 2, 0, 1)
+    x = graph.add("Conv", x, graph.weight(kernel), strides=[PATCH] * 2)
+    x = graph.add("Reshape", x, graph.weight([0, width, -1], np.int64))
+    x = graph.add("Transpose", x, perm=(0, 2, 1))
+    # Zeros take the places of class token and registers, which are added with the positions.
+    first = 1 + backbone.num_registers
+    x = graph.add("Pad", x, graph.weight([0, first, 0, 0, 0, 0], np.int64))
+    x = graph.add("Add", x, graph.weight(_constant(backbone, *size)))
+    for index in range(backbone.blocks.length):
+        x = _block(graph, getattr(backbone.blocks, str(index)), x)
+    if backbone.final_norm:
+        x = graph.layer_norm(backbone.norm, x, backbone.norm.epsilon)
+    patches = graph.part(x, 1, first, first + size[0] * size[1])
+    if not isinstance(config.aggregator, SALADConfig):
+        return FeatureMap(patches, width, size, is_tokens=True)
+    token = graph.add("Reshape", graph.part(x, 1, 0, 1), graph.weight([0, width], np.int64))
+    return FeatureMap(patches, width, size, is_tokens=True, token=token)
+
+
+def _constant(backbone: DINOv2, rows: int, columns: int) -> np.ndarray:
+    """What is added to tokens, whatever the image: [1 + registers + rows * columns, c]."""
+    positions = wide(backbone.positions(rows, columns))
+    before = [wide(backbone.cls_token)[0] + positions[:1]]
+    if backbone.num_registers:
+        before.append(wide(backbone.register_tokens)[0])
+    return np.concatenate([*before, positions[1:] + wide(backbone.patch_embed.proj.bias)])
+
+
+def _block(graph: Graph, block: vits.Block, x: str) -> str:
+    y = graph.layer_norm(block.norm1, x, block.norm1.epsilon)
+    x = graph.add("Add", x, _attention(graph, block.attn, block.ls1, y))
+    y = graph.layer_norm(block.norm2, x, block.norm2.epsilon)
+    if isinstance(block.mlp, vits.SwiGLU):
+        return graph.add("Add", x, _swiglu(graph, block.mlp, block.ls2, y))
+    return graph.add("Add", x, _mlp(graph, block.mlp, block.ls2, y))
+
+
+def _attention(graph: Graph, layer: vits.Attention, scale: vits.LayerScale, x: str) -> str:
+    x = graph.attention(x, x, layer.qkv, layer.heads)
+    return _scaled(graph, layer.proj, scale, x)
+
+
+def _mlp(graph: Graph, layer: vits.MLP, scale: vits.LayerScale, x: str) -> str:
+    """GELU as the nodes that runtimes fuse; opsets before 20 have no node for it."""
+    x = graph.linear(layer.fc1, x)
+    erf = graph.add("Erf", graph.add("Div", x, graph.weight(2**0.5)))
+    x = graph.add("Mul", x, graph.add("Add", erf, graph.weight(1)))
+    return _scaled(graph, layer.fc2, scale, graph.add("Mul", x, graph.weight(0.5)))
+
+
+def _swiglu(graph: Graph, layer: vits.SwiGLU, scale: vits.LayerScale, x: str) -> str:
+    kernels, biases = (np.split(wide(w), 2, axis=-1) for w in (layer.w12.kernel, layer.w12.bias))
+    gate, value = (graph.product(x, *each) for each in zip(kernels, biases, strict=True))
+    silu = graph.add("Mul", gate, graph.add("Sigmoid", gate))
+    return _scaled(graph, layer.w3, scale, graph.add("Mul", silu, value))
+
+
+def _scaled(graph: Graph, layer: Any, scale: vits.LayerScale, x: str) -> str:
+    """A Linear layer that holds the LayerScale after it."""
+    gamma = wide(scale.gamma)
+    return graph.product(x, wide(layer.kernel) * gamma, wide(layer.bias) * gamma)
+
+
+BACKBONES: Mapping[type, Callable[[Graph, Any, str, ModelConfig], FeatureMap]] = {
+    ResNet: _resnet,
+    DINOv2: _dinov2,
+}
