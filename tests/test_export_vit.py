@@ -151,6 +151,7 @@ def test_a_large_model_has_a_second_file(large, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data", "m.json"}
     assert json.loads((tmp_path / "m.json").read_text())["external_data"] == "m.onnx.data"
     assert (tmp_path / "m.onnx").stat().st_size < 40_000 < (tmp_path / "m.onnx.data").stat().st_size
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
     found = onnxruntime_run(tmp_path / "m.onnx")(IMAGES)
     np.testing.assert_allclose(found, np.asarray(large(IMAGES)), rtol=0, atol=1e-6)
 

@@ -54,3 +54,5 @@ def export(
     facts = export_model(model, path, dtype=dtype, opset=opset, preprocess=preprocess)
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
     print(f"written: {shlex.quote(output)}")
+    if data := facts.get("external_data"):
+        print(f"its weights are in {shlex.quote(data)}, which is to stay beside it")

@@ -74,8 +74,9 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     if sum(len(weight.raw_data) for weight in proto.graph.initializer) <= LARGEST:
         path.write_bytes(proto.SerializeToString())
     else:
-        data = f"{path.name}.data"
-        onnx.save_model(proto, path, save_as_external_data=True, location=data)
+        data = path.with_name(f"{path.name}.data")
+        onnx.save_model(proto, path, save_as_external_data=True, location=data.name)
+        data.chmod(path.stat().st_mode)  # onnx makes it the user's alone
 
 
 def _check_known(
