@@ -20,6 +20,7 @@ from mixvpr_jax.conversion.infer import Size, infer_config
 from mixvpr_jax.conversion.key_table import to_flax, to_torch, torch_name
 from mixvpr_jax.conversion.layouts import few, to_openvprlab, to_their_names
 from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
@@ -36,11 +37,12 @@ class Conversion:
         """What was found, what was dropped on purpose and what was assumed, line by line."""
         config, checkpoint = self.model.config, self.checkpoint
         height, width = config.image_size
+        is_resnet = config.arch in RESNETS
         arrays = checkpoint.state.items()
         count = sum(array.size for name, array in arrays if ".running_" not in name)
         lines = [
             f"found: {checkpoint.kind}, {len(arrays)} arrays used",
-            f"backbone: {config.arch}" + (f", {config.num_stages} of 4 stages" * config.is_resnet),
+            f"backbone: {config.arch}" + (f", {config.num_stages} of 4 stages" * is_resnet),
             f"aggregator: {config.aggregator or 'none (a bare backbone)'}",
             f"images: {height}x{width}, {config.interpolation}; "
             f"descriptor: {config.descriptor_dim or 'none'}",

@@ -32,7 +32,9 @@ from mixvpr_jax.errors import InputError
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
     "counters of averaged weights": r"n_averaged",
-    "ImageNet classifier": r"backbone\.model\.fc\..*",
+    "ImageNet classifier": r"backbone\.model\.(fc|classifier|head|head\.fc)\.(weight|bias)",
+    "tables that are computed": r"backbone\.model\.layers\.\d+\.blocks\.\d+\."
+    r"(attn_mask|attn\.(relative_coords_table|relative_position_index|k_bias))",
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
 _DEPTH = 2  # dictionaries in which weights may lie within that of the file

@@ -7,15 +7,15 @@ data module's apart; OpenVPRLab's are its configuration file. They are what a st
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of, shape_of
+from mixvpr_jax.conversion.infer_backbone import infer_backbone
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import RESNETS, VITS, ViTShape
+from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import (
     AGGREGATORS,
     GeMConfig,
@@ -54,8 +54,7 @@ def infer_config(
     checkpoint.notes.extend(told.notes)
     aggregator, in_channels = infer_aggregator(checkpoint, pool_size or told.pool_size)
     _require_told(checkpoint, told.aggregator, aggregator)
-    is_vit = "backbone.model.patch_embed.proj.weight" in checkpoint.state
-    arch, crop = (_vit if is_vit else _resnet)(checkpoint, told, in_channels)
+    arch, crop = infer_backbone(checkpoint, told.arch, told.num_cropped, in_channels)
     layout = checkpoint.layout
     if layout.interpolation != "bilinear":
         checkpoint.notes.append(f"images resized by a {layout.interpolation} filter, as there")
@@ -65,7 +64,7 @@ def infer_config(
         arch,
         crop,
         aggregator,
-        layout.image_size,
+        BACKBONES[arch].nearest_size(*layout.image_size),
         interpolation=layout.interpolation,
         projection=projection_of(checkpoint),
         final_norm=layout.final_norm,
@@ -166,78 +165,6 @@ def _by(size: Size) -> str:
 # Weights ------------------------------------------------------------------------------------------
 
 
-Backbone = tuple[str, tuple[int, ...]]  # its name, and the stages that are cut
-
-
-def _vit(checkpoint: Checkpoint, _: Told, in_channels: int | None) -> Backbone:
-    width = shape_of(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
-    blocks = (re.match(r"backbone\.model\.blocks\.(\d{1,4})\.", n) for n in checkpoint.state)
-    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
-    gated = "backbone.model.blocks.0.mlp.w12.weight" in checkpoint.state
-    registers, tokens = 0, "backbone.model.register_tokens"
-    if tokens in checkpoint.state:
-        registers = shape_of(checkpoint, tokens, 3)[1]
-    for name, shape in VITS.items():
-        if shape == ViTShape(depth, width, shape.heads, gated, registers):
-            if in_channels not in (None, width):
-                raise InputError(
-                    f"aggregator: expected {width} input channels, as {name} gives, found "
-                    f"{in_channels}"
-                )
-            return name, ()
-    raise InputError(
-        f"backbone: expected one of {', '.join(VITS)}; found {depth} {'gated ' * gated}blocks of "
-        f"{width} channels with {registers} registers"
-    )
-
-
-def _resnet(checkpoint: Checkpoint, told: Told, in_channels: int | None) -> Backbone:
-    """The backbone that the aggregator sits on; stages that it never sees are dropped."""
-    blocks = _block_counts(checkpoint)
-    inner, group_inputs = shape_of(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
-    groups = inner // group_inputs
-    bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
-    names = [
-        name
-        for name, shape in RESNETS.items()
-        if shape.blocks[: len(blocks)] == blocks
-        and (shape.bottleneck, shape.groups, shape.inner_channels(1)) == (bottleneck, groups, inner)
-    ]
-    if not names:
-        found = f"stages of {blocks} blocks, {inner} inner channels in {groups} groups"
-        raise InputError(f"backbone: expected one of {', '.join(RESNETS)}; found {found}")
-    # Official code may leave stages in the file that the aggregator never sees.
-    num_stages = min(len(blocks), 4 - (told.num_cropped or 0))
-    if in_channels is not None:
-        channels = {RESNETS[names[0]].out_channels(s): s for s in range(2, len(blocks) + 1)}
-        if in_channels not in channels:
-            raise InputError(
-                f"aggregator: expected as many input channels as a stage gives ({list(channels)}), "
-                f"found {in_channels}"
-            )
-        num_stages = channels[in_channels]
-    checkpoint.drop("cut stages", rf"backbone\.model\.layer[{num_stages + 1}-9]\..*")
-    crop = tuple(range(num_stages + 1, 5))
-    if told.arch in names:
-        return told.arch, crop
-    if len(names) > 1:  # the stages that are kept are the same network
-        line = f"backbone called {names[0]}; the same, as far as it is kept: {', '.join(names[1:])}"
-        checkpoint.notes.append(line)
-    return names[0], crop
-
-
-def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
-    counts: dict[int, int] = {}
-    for name in checkpoint.state:
-        if match := re.match(r"backbone\.model\.layer(\d)\.(\d{1,4})\.", name):
-            stage, block = int(match[1]), int(match[2])
-            counts[stage] = max(counts.get(stage, 0), block + 1)
-    if sorted(counts) not in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
-        found = sorted(counts) or "none"
-        raise InputError(f"backbone: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
-    return tuple(counts[stage] for stage in sorted(counts))
-
-
 def _require_told(
     checkpoint: Checkpoint, told: str | None, aggregator: OwnAggregatorConfig | None
 ) -> None:
@@ -278,7 +205,7 @@ def _largest_images(
                 f"feature map: expected {positions} positions, found {_by(in_size)}; "
                 "give its height and width with --in-size H W"
             )
-    size, why = checkpoint.layout.image_size, "as is usual"
+    size, why = config.image_size, "as is usual"
     if in_size is not None:
         size = in_size[0] * config.stride, in_size[1] * config.stride
         why = f"the largest with a map of {_by(in_size)}"

@@ -6,6 +6,7 @@ how its arrays are named and laid out on either side. Everything here is names a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -13,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import PATCH
 
 Weights = dict[str, np.ndarray]
 _Change = Callable[[np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ PATCHES = (  # a convolution with a stride of its size, a Linear here
         "weight",
         "kernel",
         lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]),
-        lambda w: w.reshape(PATCH, PATCH, 3, -1).transpose(3, 2, 0, 1),
+        lambda w: w.reshape(*2 * (math.isqrt(len(w) // 3),), 3, -1).transpose(3, 2, 0, 1),
     ),
     Leaf("bias", "bias"),
 )
@@ -56,11 +56,32 @@ DUST_BIN = (Leaf("dust_bin", "dust_bin"),)
 QUERIES = (Leaf("queries", "queries"),)
 SCALE = (Leaf("gamma", "gamma"),)
 TOKENS = tuple(Leaf(n, n) for n in ("cls_token", "pos_embed", "register_tokens", "mask_token"))
+COSINE = tuple(Leaf(name, name) for name in ("q_bias", "v_bias", "logit_scale"))
+
+_EFFICIENTNET = (  # within a block
+    ("conv_dw", CONV),
+    ("conv_pw", CONV),
+    ("conv_pwl", CONV),
+    ("bn{j}", BATCH_NORM),
+    ("se.conv_reduce", POINTWISE),
+    ("se.conv_expand", POINTWISE),
+)
+_SWIN = (  # within a stage
+    ("downsample.reduction", "downsample.reduction", LINEAR),
+    ("downsample.norm", "downsample.norm", LAYER_NORM),
+    ("blocks.{i}.norm{j}", "blocks.{i}.norm{j}", LAYER_NORM),
+    ("blocks.{i}.attn", "blocks.{i}.attn", COSINE),
+    ("blocks.{i}.attn.qkv", "blocks.{i}.attn.qkv", LINEAR),
+    ("blocks.{i}.attn.proj", "blocks.{i}.attn.proj", LINEAR),
+    ("blocks.{i}.attn.cpb_mlp.0", "blocks.{i}.attn.cpb_mlp.fc1", LINEAR),
+    ("blocks.{i}.attn.cpb_mlp.2", "blocks.{i}.attn.cpb_mlp.fc2", LINEAR),
+    ("blocks.{i}.mlp.fc{j}", "blocks.{i}.mlp.fc{j}", LINEAR),
+)
 
 # Official module, its place in the Flax model, layer kind. {…} stands for a number.
 KEY_TABLE = (
     ("backbone.model.conv1", "backbone.conv1", CONV),
-    ("backbone.model.bn1", "backbone.bn1", BATCH_NORM),
+    ("backbone.model.bn{j}", "backbone.bn{j}", BATCH_NORM),
     ("backbone.model.layer{s}.{i}.conv{j}", "backbone.layer{s}.{i}.conv{j}", CONV),
     ("backbone.model.layer{s}.{i}.bn{j}", "backbone.layer{s}.{i}.bn{j}", BATCH_NORM),
     ("backbone.model.layer{s}.{i}.downsample.0", "backbone.layer{s}.{i}.downsample.conv", CONV),
@@ -74,6 +95,17 @@ KEY_TABLE = (
     ("backbone.model.blocks.{i}.mlp.fc{j}", "backbone.blocks.{i}.mlp.fc{j}", LINEAR),
     ("backbone.model.blocks.{i}.mlp.w{j}", "backbone.blocks.{i}.mlp.w{j}", LINEAR),
     ("backbone.model.norm", "backbone.norm", LAYER_NORM),
+    ("backbone.model.conv_stem", "backbone.conv_stem", CONV),
+    ("backbone.model.conv_head", "backbone.conv_head", CONV),
+    *(
+        (f"backbone.model.blocks.{{s}}.{{i}}.{part}", f"backbone.blocks.{{s}}.{{i}}.{part}", kind)
+        for part, kind in _EFFICIENTNET
+    ),
+    ("backbone.model.patch_embed.norm", "backbone.patch_embed.norm", LAYER_NORM),
+    *(
+        (f"backbone.model.layers.{{s}}.{theirs}", f"backbone.layers.{{s}}.{ours}", kind)
+        for theirs, ours, kind in _SWIN
+    ),
     ("aggregator.mix.{i}.mix.0", "aggregator.mix.{i}.norm", LAYER_NORM),
     ("aggregator.mix.{i}.mix.1", "aggregator.mix.{i}.expand", LINEAR),
     ("aggregator.mix.{i}.mix.3", "aggregator.mix.{i}.project", LINEAR),
@@ -135,6 +167,10 @@ def to_torch(weights: Mapping[str, np.ndarray]) -> Weights:
         if name.endswith(".running_var"):
             counter = name.removesuffix("running_var") + "num_batches_tracked"
             complete[counter] = np.zeros((), np.int64)
+    head = complete.get("backbone.model.conv_head.weight")
+    if head is not None:  # the classifier, which timm's module has and nobody calls here
+        complete["backbone.model.classifier.weight"] = np.zeros((1000, len(head)), head.dtype)
+        complete["backbone.model.classifier.bias"] = np.zeros(1000, head.dtype)
     return complete
 
 

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.conversion.dinov2_names import from_hugging_face, from_timm, with_mask_token
+from mixvpr_jax.conversion.transformer_names import (
+    from_earlier_timm,
+    from_hugging_face,
+    from_timm,
+    with_mask_token,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import BoQConfig, Interpolation, ModelConfig
 
@@ -107,8 +112,10 @@ def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weig
     That many of the stem and the stages, counted from the end, are trained there; InputError if
     there are fewer.
     """
-    if f"backbone.model.{_PATCHES}" in state:  # whose blocks keep their numbers
+    if "backbone.model.cls_token" in state:  # whose blocks keep their numbers
         return _renamed(state, partial(_replaced, {"backbone.model.": _OPENVPRLAB_DINO}))
+    if "backbone.model.conv1.weight" not in state:
+        raise InputError("OpenVPRLab: expected a ResNet or DINOv2, which it has, found neither")
     stages = (re.match(r"backbone\.model\.layer(\d)\.", name) for name in state)
     num_blocks = 1 + max((int(match[1]) for match in stages if match), default=0)
     if not 0 <= unfrozen_blocks <= num_blocks:
@@ -172,6 +179,7 @@ _BOQ = {  # a torchvision ResNet's children in a row
     **{f"backbone.net.{stage + 3}.": f"backbone.model.layer{stage}." for stage in (1, 2, 3, 4)},
 }
 _PATCHES, _OPENVPRLAB_DINO = "patch_embed.proj.weight", "backbone.dino."
+_STEM, _NORMED = "conv_stem.weight", "patch_embed.norm.weight"
 _AROUND = r"((model|net|network|backbone|dinov2|dinov2_with_registers)\.)*"
 _BARE: dict[str, Any] = {
     "modules": lambda _: {"": "backbone.model."},
@@ -195,6 +203,13 @@ LAYOUTS = (
         image_size=(322, 322),
         arranged=with_mask_token,
     ),
+    Layout("EfficientNet (MixVPR)", f"backbone.model.{_STEM}", lambda _: {}),
+    Layout(
+        "Swin Transformer (MixVPR)",
+        f"backbone.model.{_NORMED}",
+        lambda _: {},
+        arranged=lambda state, prefix: from_earlier_timm(state, f"{prefix}backbone.model."),
+    ),
     Layout("DINOv2, SALAD", f"backbone.model.{_PATCHES}", lambda _: {}, image_size=(322, 322)),
     Layout(
         "DINOv2, OpenVPRLab and BoQ",
@@ -206,6 +221,8 @@ LAYOUTS = (
     ),
     Layout("ResNet, BoQ", "backbone.net.0.weight", lambda _: _BOQ, "bicubic", (384, 384)),
     Layout("torchvision backbone", "conv1.weight", **_BARE),
+    Layout("timm EfficientNet", _STEM, **_BARE),
+    Layout("timm Swin Transformer", _NORMED, **_BARE, arranged=from_earlier_timm),
     Layout("DINOv2 backbone", _PATCHES, **_BARE, image_size=(322, 322), arranged=from_timm),
     Layout(
         "DINOv2 backbone, Hugging Face",

@@ -19,11 +19,12 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width, param_dtype(dtype)))
         self.epsilon = epsilon
 
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         wide = x.astype(self.scale.dtype)
         centred = wide - wide.mean(-1, keepdims=True)
         standard = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
-        scale, bias = self.scale[...][None, None], self.bias[...][None, None]
+        batch = tuple(range(x.ndim - 1))
+        scale, bias = (jnp.expand_dims(one[...], batch) for one in (self.scale, self.bias))
         return (standard * scale + bias).astype(x.dtype)
 
 

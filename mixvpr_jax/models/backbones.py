@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+PATCH = 14  # pixels of a DINOv2 transformer's patch
+
+
+class Shape(ABC):
+    """What a model's configuration asks of any backbone.
+
+    Attributes:
+        crops: What `layers_to_crop` may be.
+    """
+
+    crops: ClassVar[tuple[tuple[int, ...], ...]] = ((),)
+
+    @property
+    def sizes(self) -> str:
+        """The images that it takes, in words."""
+        return "any"
+
+    def nearest_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size closest to this one that images may have, in pixels."""
+        return height, width
+
+    @abstractmethod
+    def stride(self, num_stages: int) -> int:
+        """Pixels of an image per position of the feature map."""
+
+    @abstractmethod
+    def out_channels(self, num_stages: int) -> int:
+        """Channels of the feature map."""
+
+    @property
+    @abstractmethod
+    def most_frozen(self) -> int:
+        """The largest `layers_to_freeze`."""
 
 
 @dataclass(frozen=True)
-class ResNetShape:
+class ResNetShape(Shape):
     """The layout of a torchvision ResNet (V1).
 
     Attributes:
@@ -21,15 +58,23 @@ class ResNetShape:
     bottleneck: bool
     groups: int = 1
     base_width: int = 64
+    crops = ((), (4,), (3, 4))
+
+    @property
+    def most_frozen(self) -> int:
+        return 3
 
     @property
     def expansion(self) -> int:
         """Output channels of a block as a multiple of its planes."""
         return 4 if self.bottleneck else 1
 
-    def out_channels(self, stage: int) -> int:
-        """Channels that leave `stage` (1-4)."""
-        return 64 * 2 ** (stage - 1) * self.expansion
+    def stride(self, num_stages: int) -> int:
+        return 4 * 2 ** (num_stages - 1)
+
+    def out_channels(self, num_stages: int) -> int:
+        """Channels that leave so many stages (1-4)."""
+        return 64 * 2 ** (num_stages - 1) * self.expansion
 
     def inner_channels(self, stage: int) -> int:
         """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""
@@ -37,7 +82,7 @@ class ResNetShape:
 
 
 @dataclass(frozen=True)
-class ViTShape:
+class ViTShape(Shape):
     """The layout of a DINOv2 vision transformer, with patches of 14 pixels.
 
     Attributes:
@@ -55,10 +100,126 @@ class ViTShape:
     num_registers: int = 0
 
     @property
+    def sizes(self) -> str:
+        return f"multiples of {PATCH} pixels"
+
+    def nearest_size(self, height: int, width: int) -> tuple[int, int]:
+        rows, columns = (max(round(side / PATCH), 1) for side in (height, width))
+        return rows * PATCH, columns * PATCH
+
+    def stride(self, num_stages: int) -> int:
+        return PATCH
+
+    def out_channels(self, num_stages: int) -> int:
+        return self.width
+
+    @property
+    def most_frozen(self) -> int:
+        return self.depth
+
+    @property
     def hidden(self) -> int:
         """Width of an MLP's hidden layer."""
         hidden = 4 * self.width
         return (hidden * 2 // 3 + 7) // 8 * 8 if self.swiglu else hidden
+
+
+class Stage(NamedTuple):
+    """Blocks of an EfficientNet; the first of them has the stride."""
+
+    kernel: int
+    stride: int
+    expansion: int  # channels inside a block, as a multiple of those that enter
+    channels: int
+    blocks: int
+
+
+_B0 = (
+    Stage(3, 1, 1, 16, 1),
+    Stage(3, 2, 6, 24, 2),
+    Stage(5, 2, 6, 40, 2),
+    Stage(3, 2, 6, 80, 3),
+    Stage(5, 1, 6, 112, 3),
+    Stage(5, 2, 6, 192, 4),
+    Stage(3, 1, 6, 320, 1),
+)
+
+
+@dataclass(frozen=True)
+class EfficientNetShape(Shape):
+    """The layout of an EfficientNet of timm's, which scales that of B0.
+
+    Attributes:
+        width: Factor of the channels, which are rounded to multiples of 8.
+        depth: Factor of the blocks of each stage, rounded up.
+    """
+
+    width: float
+    depth: float
+
+    @property
+    def most_frozen(self) -> int:
+        return 4
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The seven stages."""
+        return [
+            stage._replace(
+                channels=self.scaled(stage.channels), blocks=math.ceil(stage.blocks * self.depth)
+            )
+            for stage in _B0
+        ]
+
+    def scaled(self, channels: int) -> int:
+        """Channels where B0 has so many: rounded to the nearest 8, but down by a tenth at most."""
+        exact = channels * self.width
+        rounded = max(8, int(exact + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * exact else rounded
+
+    def stride(self, num_stages: int) -> int:
+        return 32
+
+    def out_channels(self, num_stages: int) -> int:
+        return self.scaled(1280)
+
+
+@dataclass(frozen=True)
+class SwinShape(Shape):
+    """The layout of a Swin Transformer V2 of timm's, which takes square images of one size.
+
+    Attributes:
+        side: Of the images, in pixels.
+        width: Channels of the first stage; each further one has twice as many.
+        blocks: Blocks of each stage.
+        heads: Heads of attention of each stage.
+        window: Positions along a side of a window of attention; a smaller map is one window.
+        trained_windows: The same in pre-training, for each stage.
+    """
+
+    side: int
+    width: int
+    blocks: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    window: int
+    trained_windows: tuple[int, int, int, int]
+
+    @property
+    def most_frozen(self) -> int:
+        return 3
+
+    @property
+    def sizes(self) -> str:
+        return f"images of {self.side}x{self.side}"
+
+    def nearest_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.side, self.side
+
+    def stride(self, num_stages: int) -> int:
+        return 32
+
+    def out_channels(self, num_stages: int) -> int:
+        return 8 * self.width
 
 
 RESNETS: Mapping[str, ResNetShape] = {
@@ -81,5 +242,16 @@ _PLAIN = {
 VITS: Mapping[str, ViTShape] = _PLAIN | {
     f"{name}_reg": replace(shape, num_registers=4) for name, shape in _PLAIN.items()
 }
-BACKBONES: Mapping[str, ResNetShape | ViTShape] = {**RESNETS, **VITS}
-PATCH = 14  # pixels of a transformer's patch
+EFFICIENTNETS: Mapping[str, EfficientNetShape] = {
+    "efficientnet_b0": EfficientNetShape(1.0, 1.0),
+    "efficientnet_b1": EfficientNetShape(1.0, 1.1),
+    "efficientnet_b2": EfficientNetShape(1.1, 1.2),
+    "efficientnet_b3": EfficientNetShape(1.2, 1.4),
+    "efficientnet_b4": EfficientNetShape(1.4, 1.8),
+}
+_SWINV2_BASE = SwinShape(256, 128, (2, 2, 18, 2), (4, 8, 16, 32), 16, (12, 12, 12, 6))
+SWINS: Mapping[str, SwinShape] = {
+    "swinv2_base_window12to16_192to256": _SWINV2_BASE,
+    "swinv2_base_window12to16_192to256_22kft1k": _SWINV2_BASE,  # as the official code calls it
+}
+BACKBONES: Mapping[str, Shape] = {**RESNETS, **VITS, **EFFICIENTNETS, **SWINS}

@@ -14,7 +14,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import BACKBONES, PATCH, VITS, ResNetShape
+from mixvpr_jax.models.backbones import BACKBONES, VITS, Shape
 from mixvpr_jax.models.plugins import Aggregator, find_aggregator, find_backbone, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
@@ -188,9 +188,10 @@ class ModelConfig:
         require_known("interpolation", self.interpolation, get_args(Interpolation))
         to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
         to_whole_numbers(self, "image_size", "(height, width)")
-        crops = ((), (4,), (3, 4)) if self.is_resnet else ((),)
+        crops = Shape.crops if self._is_plugged else BACKBONES[self.arch].crops
         if self.layers_to_crop not in crops:
-            expected = "(), (4,) or (3, 4)" if self.is_resnet else "()"
+            *others, last = map(str, crops)
+            expected = f"{', '.join(others)} or {last}" if others else last
             raise InputError(
                 f"layers_to_crop: expected {expected} with {self.arch}, found {self.layers_to_crop}"
             )
@@ -223,23 +224,16 @@ class ModelConfig:
         """Whether the backbone is not the package's own."""
         return isinstance(self.arch, str) and ":" in self.arch
 
-    @property
-    def is_resnet(self) -> bool:
-        """Whether the backbone has stages that may be cut off."""
-        return isinstance(BACKBONES.get(self.arch), ResNetShape)
-
-    @property
-    def patch(self) -> int | None:
-        """Pixels that an image's sides are multiples of; None for any."""
-        return None if self.is_resnet or self._is_plugged else PATCH
-
     def check_size(self, height: int, width: int) -> None:
         """Raises InputError unless the backbone takes images of that size."""
-        if (patch := self.patch) and (height % patch or width % patch):
-            near = "x".join(str(max(round(side / patch), 1) * patch) for side in (height, width))
+        if self._is_plugged:
+            return
+        shape = BACKBONES[self.arch]
+        nearest = shape.nearest_size(height, width)
+        if nearest != (height, width):
             raise InputError(
-                f"image_size: expected multiples of {patch} pixels with {self.arch}, found "
-                f"{height}x{width}; closest: {near}"
+                f"image_size: expected {shape.sizes} with {self.arch}, found {height}x{width}; "
+                f"closest: {nearest[0]}x{nearest[1]}"
             )
 
     @property
@@ -252,16 +246,14 @@ class ModelConfig:
         """Pixels of the image per position of the feature map."""
         if self._is_plugged:
             return find_backbone(self.arch).stride
-        return self.patch or 4 * 2 ** (self.num_stages - 1)
+        return BACKBONES[self.arch].stride(self.num_stages)
 
     @property
     def feature_channels(self) -> int:
         """Channels of the feature map."""
         if self._is_plugged:
             return find_backbone(self.arch).channels
-        shape = BACKBONES[self.arch]
-        is_resnet = isinstance(shape, ResNetShape)
-        return shape.out_channels(self.num_stages) if is_resnet else shape.width
+        return BACKBONES[self.arch].out_channels(self.num_stages)
 
     @property
     def feature_size(self) -> tuple[int, int]:

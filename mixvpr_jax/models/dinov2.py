@@ -14,13 +14,14 @@ from jaxtyping import Array, Bool, Float
 from mixvpr_jax.models.attention import Norm, attend
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, linear, param_dtype, precision
+from mixvpr_jax.models.layers import Sequence, param_dtype, precision
 from mixvpr_jax.models.positions import (
     antialiased_bicubic,
     interpolate,
     offset_bicubic,
     to_float32,
 )
+from mixvpr_jax.models.transformer import MLP, PatchEmbedding, small_linear
 
 POSITIONS = 37  # along a side of the square that the position embeddings were trained for
 
@@ -39,8 +40,8 @@ class Attention(nnx.Module):
     """Multi-head self-attention over all tokens of an image."""
 
     def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.qkv = _linear(shape.width, 3 * shape.width, dtype=dtype, rngs=rngs)
-        self.proj = _linear(shape.width, shape.width, dtype=dtype, rngs=rngs)
+        self.qkv = small_linear(shape.width, 3 * shape.width, dtype=dtype, rngs=rngs)
+        self.proj = small_linear(shape.width, shape.width, dtype=dtype, rngs=rngs)
         self.heads, self.precision = shape.heads, precision(dtype)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
@@ -49,23 +50,12 @@ class Attention(nnx.Module):
         return self.proj(mixed.reshape(x.shape))
 
 
-class MLP(nnx.Module):
-    """Linear, GELU (by the error function), Linear."""
-
-    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.fc1 = _linear(shape.width, shape.hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = _linear(shape.hidden, shape.width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
-
-
 class SwiGLU(nnx.Module):
     """A gated MLP: Linear(SiLU(a) b), where a and b are the halves of one product."""
 
-    def __init__(self, shape: ViTShape, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.w12 = _linear(shape.width, 2 * shape.hidden, dtype=dtype, rngs=rngs)
-        self.w3 = _linear(shape.hidden, shape.width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
+        self.w12 = small_linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
+        self.w3 = small_linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         gate, value = jnp.split(self.w12(x), 2, axis=-1)
@@ -80,25 +70,13 @@ class Block(nnx.Module):
         self.attn = Attention(shape, dtype=dtype, rngs=rngs)
         self.ls1 = LayerScale(shape.width, dtype=dtype)
         self.norm2 = Norm(shape.width, dtype=dtype)
-        self.mlp = (SwiGLU if shape.swiglu else MLP)(shape, dtype=dtype, rngs=rngs)
+        mlp = SwiGLU if shape.swiglu else MLP
+        self.mlp = mlp(shape.width, shape.hidden, dtype=dtype, rngs=rngs)
         self.ls2 = LayerScale(shape.width, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-class PatchEmbedding(nnx.Module):
-    """A product for each patch: images [b, h, w, 3] → tokens [b, h / 14, w / 14, c]."""
-
-    def __init__(self, width: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.proj = linear(PATCH * PATCH * 3, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
-        batch, height, width, _ = images.shape
-        rows, columns = height // PATCH, width // PATCH
-        patches = images.reshape(batch, rows, PATCH, columns, PATCH, 3).swapaxes(2, 3)
-        return self.proj(patches.reshape(batch, rows, columns, -1))
 
 
 class DINOv2(nnx.Module):
@@ -122,7 +100,7 @@ class DINOv2(nnx.Module):
         # Of pre-training alone; like a `norm` that is not used, kept so that weights are the
         # authors' both ways.
         self.mask_token = nnx.Param(jnp.zeros((1, shape.width), wide))
-        self.patch_embed = PatchEmbedding(shape.width, dtype=dtype, rngs=rngs)
+        self.patch_embed = PatchEmbedding(PATCH, shape.width, dtype=dtype, rngs=rngs)
         self.blocks = Sequence(Block(shape, dtype=dtype, rngs=rngs) for _ in range(shape.depth))
         self.norm = Norm(shape.width, dtype=dtype)
         self.num_registers = shape.num_registers
@@ -165,10 +143,3 @@ class DINOv2(nnx.Module):
         grid = embedding[1:].reshape(POSITIONS, POSITIONS, -1)
         grid = interpolate(grid, taps(rows, POSITIONS), taps(columns, POSITIONS))
         return jnp.concatenate([to_float32(embedding[:1]), grid.reshape(rows * columns, -1)])
-
-
-def _linear(inputs: int, outputs: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A Linear layer that begins as the authors': a truncated normal, zero biases."""
-    start = nnx.initializers.truncated_normal(0.02)
-    zeros = nnx.initializers.zeros_init()
-    return linear(inputs, outputs, dtype=dtype, rngs=rngs, kernel_init=start, bias_init=zeros)

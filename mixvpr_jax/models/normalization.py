@@ -136,11 +136,15 @@ def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fold_in_place(backbone: nnx.Module) -> None:
-    """Folds each BatchNorm `bn…` of a backbone of ours into the `conv…` that it normalises."""
+    """Folds each BatchNorm `bn…` of a backbone of ours into the convolution that it normalises.
+
+    That is the one that `convs` of their module names, or `conv…`.
+    """
     for _, module in nnx.iter_modules(backbone):
+        convs = getattr(module, "convs", {})
         for name, norm in vars(module).items():
             if isinstance(norm, BatchNorm):
-                conv = getattr(module, name.replace("bn", "conv"))
+                conv = getattr(module, convs.get(name) or name.replace("bn", "conv"))
                 kernel, offset = folded(conv, norm)
                 conv.kernel[...] = jax.device_put(kernel.astype(conv.kernel.dtype))
                 norm.bias[...] = jax.device_put(offset.astype(norm.bias.dtype))

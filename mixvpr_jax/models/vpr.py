@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import RESNETS, VITS
+from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
 from mixvpr_jax.models.config import (
     BoQConfig,
@@ -23,6 +24,7 @@ from mixvpr_jax.models.config import (
     SALADConfig,
 )
 from mixvpr_jax.models.dinov2 import DINOv2
+from mixvpr_jax.models.efficientnet import EfficientNet
 from mixvpr_jax.models.layers import array_dtype, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
@@ -31,6 +33,7 @@ from mixvpr_jax.models.plugins import find_backbone
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
 from mixvpr_jax.models.salad import SALAD
+from mixvpr_jax.models.swin import Swin
 
 
 class PluggedIn(nnx.Module):
@@ -80,8 +83,7 @@ class VPRModel(nnx.Module):
         if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError('dtype "float64": set jax_enable_x64 first (JAX_ENABLE_X64=1)')
         self.config = config
-        kinds = {**dict.fromkeys(RESNETS, ResNet), **dict.fromkeys(VITS, DINOv2)}
-        self.backbone = kinds.get(config.arch, PluggedInBackbone)(config, rngs=rngs)
+        self.backbone = _kind(config.arch)(config, rngs=rngs)
         if config.aggregator is not None:
             self.aggregator = _aggregator(config, rngs)
         if config.projection is not None:
@@ -143,7 +145,7 @@ def fold(model: VPRModel) -> VPRModel:
     It shares all other weights with the model, which stays as it is.
     """
     model = nnx.clone(model)
-    if isinstance(model.backbone, ResNet):
+    if isinstance(model.backbone, ResNet | EfficientNet):
         fold_in_place(model.backbone)
     return model
 
@@ -160,7 +162,7 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if "float" not in dtype:
         raise InputError(f"images: expected normalised floats, found {dtype}; use `preprocess`")
-    if config.patch and isinstance(shape[1], int) and isinstance(shape[2], int):
+    if isinstance(shape[1], int) and isinstance(shape[2], int):
         config.check_size(shape[1], shape[2])
     if not isinstance(config.aggregator, MixVPRConfig):
         return
@@ -172,6 +174,12 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
             f"images: expected height {heights} and width {widths} pixels (a feature map of "
             f"{rows}x{columns}), found {shape[1]}x{shape[2]}"
         )
+
+
+def _kind(arch: str) -> Callable[..., nnx.Module]:
+    """The class of a backbone."""
+    own = ((RESNETS, ResNet), (VITS, DINOv2), (EFFICIENTNETS, EfficientNet), (SWINS, Swin))
+    return next((kind for shapes, kind in own if arch in shapes), PluggedInBackbone)
 
 
 def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from mixvpr_jax.checks import require_known, require_not_negative, require_positive
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import BACKBONES, VITS, ViTShape
+from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching, resolved, to_paths
 
@@ -27,7 +27,7 @@ LossName = Literal[
 ]
 MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMiner"]
 
-MOST_LAYERS = max(shape.depth for shape in VITS.values())  # of any backbone
+MOST_LAYERS = max(shape.most_frozen for shape in BACKBONES.values())  # of any backbone
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class TrainConfig:
                 f"{self.optimizer.layers_to_freeze}"
             )
         shape = BACKBONES.get(self.model.arch)
-        most = shape.depth if isinstance(shape, ViTShape) else 3
+        most = shape.most_frozen if shape is not None else 0
         if (self.optimizer.layers_to_freeze or 0) > most:
             raise InputError(
                 f"optimizer.layers_to_freeze: expected None or 0 to {most} with {self.model.arch}, "

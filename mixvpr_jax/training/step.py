@@ -9,6 +9,7 @@ replicated, and under `jax.pmap`, which does not.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -304,12 +305,19 @@ def _depth_at(path: tuple[Any, ...]) -> float:
 
 
 def _depth(names: Sequence[str]) -> float:
-    """Of a backbone's parameter: its stage or block, from 1; 0 for the stem or the embeddings."""
+    """Of a backbone's parameter: the least `layers_to_freeze` that freezes it.
+
+    In the order of a ResNet, DINOv2, EfficientNet and Swin; these two as in the official code.
+    """
     match names:
+        case [stage, *_] if re.fullmatch(r"layer\d", stage):
+            return int(stage.removeprefix("layer"))
+        case ["blocks", stage, block, *_] if block.isdigit():  # of EfficientNet
+            return max(int(stage) - 1, 0)
         case ["blocks", number, *_]:
             return int(number) + 1
-        case ["norm", *_]:  # after all blocks
+        case ["layers", "2", "blocks", number, *_]:
+            return int(number) // 5 + 1
+        case ["layers", "3", *_] | ["norm" | "conv_head" | "bn2", *_]:
             return math.inf
-        case [stage, *_] if stage.startswith("layer"):
-            return int(stage.removeprefix("layer"))
-    return 0
+    return 0  # the stem or the embeddings

@@ -1,4 +1,4 @@
-"""DINOv2's weights of Hugging Face's transformers and of timm, under the authors' names."""
+"""Transformers' weights under the names of others: of Hugging Face, and of timm's versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PARTS = ("query", "key", "value")  # which the authors keep in one array
 
 
 def from_hugging_face(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
-    """Of a `Dinov2Model` or `Dinov2WithRegistersModel`, whose names follow `prefix`."""
+    """DINOv2 by the names of `Dinov2Model` or `Dinov2WithRegistersModel`, which follow `prefix`."""
     renamed = {}
     for name, array in state.items():
         own = name.removeprefix(prefix)
@@ -46,7 +46,7 @@ def from_hugging_face(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
 
 
 def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
-    """Of timm's `vit_*_patch14_dinov2`; the authors' own stay as they are.
+    """DINOv2 by timm's names, `vit_*_patch14_dinov2`; the authors' own stay as they are.
 
     timm drops the mask token, which serves pre-training alone, and adds the class token's position
     to the token where there are registers: both are filled with zeros here.
@@ -80,3 +80,16 @@ def with_mask_token(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
         zeros = np.zeros((1, positions.shape[-1]), positions.dtype)
         found.setdefault(f"{name.removesuffix(end)}mask_token", zeros)
     return found
+
+
+def from_earlier_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+    """Swin by the names of timm 0.6 and the authors, who end a stage by its downsampling."""
+    if f"{prefix}layers.0.downsample.reduction.weight" not in state:
+        return dict(state)
+    pattern = re.compile(rf"{re.escape(prefix)}layers\.(\d{{1,4}})\.downsample\.(.*)")
+
+    def renamed(name: str) -> str:
+        match = pattern.fullmatch(name)
+        return f"{prefix}layers.{int(match[1]) + 1}.downsample.{match[2]}" if match else name
+
+    return {renamed(name): array for name, array in state.items()}
