@@ -1,6 +1,5 @@
 """DINOv2 gives the authors' tokens, on their weights and against a second writing in PyTorch."""
 
-import json
 import re
 
 import jax
@@ -11,13 +10,14 @@ import torch_or_skip as torch
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
+from recipe import official_shapes, recipe_state
 from reference import in_float64
 from reference_dinov2 import by_torch, positions
 from reference_heads import salad
 from reference_torch import MixVPR
 from reference_training import multi_similarity
 from small_vits import TINY, drawn
+from trunks import PREFIX, golden_error, saved
 
 from mixvpr_jax import (
     GeMConfig,
@@ -28,7 +28,7 @@ from mixvpr_jax import (
     create_model,
 )
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
-from mixvpr_jax.conversion.key_table import to_flax, to_torch
+from mixvpr_jax.conversion.key_table import to_torch
 from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.losses import multi_similarity as ms_loss
@@ -37,27 +37,13 @@ from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset
 from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups
 
-PREFIX = "backbone.model."
 TRUNKS = ("dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitb14")
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-11)])
 @pytest.mark.parametrize("arch", TRUNKS)
 def test_the_authors_feature_maps(arch, dtype, tolerance, parity):
-    golden = np.load(GOLDEN / f"trunk_{arch}.npz")
-    values = json.loads(str(golden["config"]))
-    size = values["image_size"]
-    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
-        state = recipe_state(official_shapes()[arch], dtype)
-        config = ModelConfig(arch, (), None, (size, size), dtype)
-        model = build_model(config, to_flax({PREFIX + n: a for n, a in state.items()}))
-        images = recipe_images(values["image_seed"], (values["batch"], 3, size, size))
-        images = jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
-        found = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
-    error = np.abs(found[..., :: int(golden["channel_stride"])] - golden["feature_map"]).max()
-    parity(f"feature maps of DINOv2, {dtype}", error, tolerance)
-    means = np.abs(found.mean((1, 2), dtype=np.float64) - golden["channel_mean"]).max()
-    assert means <= tolerance
+    parity(f"feature maps of DINOv2, {dtype}", golden_error(arch, dtype), tolerance)
 
 
 # Random weights, against a second writing ---------------------------------------------------------
@@ -103,11 +89,6 @@ def test_positions_are_pytorchs_to_the_last_bit(registers, rows, columns):
 
 
 # Weights ------------------------------------------------------------------------------------------
-
-
-def saved(state, path):
-    torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path)
-    return path
 
 
 @pytest.mark.parametrize(

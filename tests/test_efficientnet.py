@@ -229,9 +229,9 @@ def test_a_model_describes_and_exports(tiny, tmp_path):
     export_model(model, tmp_path / "m.stablehlo", dtype="float32")
     program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))
     np.testing.assert_allclose(program.call(images), expected, atol=1e-6)
-    with pytest.raises(InputError, match="expected a ResNet .* found tiny; .*stablehlo"):
+    with pytest.raises(InputError, match="expected backbone ResNet .* found tiny; .*stablehlo"):
         export_model(model, tmp_path / "m.onnx", dtype="float32")
-    with pytest.raises(InputError, match="expected a ResNet .* found tiny; "):
+    with pytest.raises(InputError, match="expected backbone ResNet .* found tiny; "):
         EngineModel(model, "onnxruntime")
 
 

@@ -21,7 +21,8 @@ from trunks import (
 
 from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, get_weights
-from mixvpr_jax.conversion.key_table import to_openvprlab, to_torch
+from mixvpr_jax.conversion.key_table import to_torch
+from mixvpr_jax.conversion.layouts import to_openvprlab
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import SwinShape
@@ -248,7 +249,7 @@ def test_a_model_describes_and_exports(tiny, tmp_path):
     export_model(model, tmp_path / "m.stablehlo", dtype="float32")
     program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))
     np.testing.assert_allclose(program.call(images), expected, atol=2e-6)
-    with pytest.raises(InputError, match="expected a ResNet .* found tiny; .*stablehlo"):
+    with pytest.raises(InputError, match="expected backbone ResNet .* found tiny; .*stablehlo"):
         export_model(model, tmp_path / "m.onnx", dtype="float32")
 
 

@@ -67,9 +67,10 @@ class OptimizerConfig:
         linear_decay_factor: See `linear_decay_steps`.
         layer_decay: What each stage or block of the backbone multiplies the learning rate of those
             below it by (layer-wise decay); 1: the same rate for all.
-        layers_to_freeze: Last frozen stage of a ResNet (0: the stem alone), or how many of a
-            transformer's blocks are frozen with its embeddings; None freezes none. Frozen
-            BatchNorms still use the batch's statistics and update their batch_stats.
+        layers_to_freeze: Last frozen stage of a ResNet (0: the stem alone), or how many of
+            DINOv2's blocks are frozen with its embeddings; None freezes none. docs/models.md
+            has EfficientNet's and Swin's. Frozen BatchNorms still use the batch's statistics and
+            update their batch_stats.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
