@@ -28,11 +28,12 @@ from reference_dinov2 import TorchModel  # noqa: E402
 from reference_torch import VPRModel as ResNetModel  # noqa: E402
 from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
-from mixvpr_jax.conversion import to_state_dict  # noqa: E402
+from mixvpr_jax.conversion import get_weights  # noqa: E402
+from mixvpr_jax.conversion.key_table import to_torch  # noqa: E402
 from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.export.engine import EngineModel  # noqa: E402
 from mixvpr_jax.models.backbones import VITS  # noqa: E402
-from mixvpr_jax.models.vpr import create_model  # noqa: E402
+from mixvpr_jax.models.vpr import VPRModel, create_model  # noqa: E402
 
 
 def main(
@@ -80,16 +81,7 @@ def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[s
     """What takes part, each warmed up, and the floating-point operations of one call."""
     model = create_model(model_config(name, dtype))
     config = model.config
-    reference: torch.nn.Module
-    if config.arch in VITS:
-        reference = TorchModel(model)
-    else:
-        reference = ResNetModel(
-            config.arch, config.layers_to_crop, config.aggregator_name, official_options(config)
-        )
-        state = to_state_dict(model).items()
-        reference.load_state_dict({key: torch.from_numpy(array) for key, array in state})
-    reference.eval()
+    reference = reference_of(model)
     images = np.random.default_rng(0).standard_normal((batch, *config.image_size, 3), np.float32)
     ours, flops = jax_run(model, images)
     runs: dict[str, Run] = {"mixvpr-jax": ours}
@@ -109,6 +101,18 @@ def contenders(name: str, batch: int, dtype: Any, compile: bool) -> tuple[dict[s
         for _ in range(3):
             run()
     return runs, flops
+
+
+def reference_of(model: VPRModel) -> torch.nn.Module:
+    """The same model in PyTorch, on a ResNet or DINOv2: images [b, 3, h, w] → descriptors."""
+    config = model.config
+    if config.arch in VITS:
+        return TorchModel(model).eval()
+    stages, options = config.layers_to_crop, official_options(config)
+    reference = ResNetModel(config.arch, stages, config.aggregator_name, options)
+    state = to_torch(get_weights(model)).items()
+    reference.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state})
+    return reference.eval()
 
 
 def jax_run(model: Any, images: np.ndarray) -> tuple[Run, float]:

@@ -14,17 +14,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import torch
 import tyro
 from flax import nnx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from descriptors import contenders  # noqa: E402
+from descriptors import contenders, reference_of  # noqa: E402
 from programs import model_config  # noqa: E402
 from timing import count_flops, seconds  # noqa: E402
 
 from benchmarks.compiled import Target, in_environment  # noqa: E402
+from mixvpr_jax.evaluation.describe import compile_encoder  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
 
 PAGE, FIGURES = ROOT / "docs" / "models.md", Path(__file__).with_suffix(".json")
@@ -34,6 +36,7 @@ MODELS = (
     "resnet50_4096",
     "eigenplaces_resnet50_2048",
     "boq_resnet50_16384",
+    "efficientnet_b0_convap",
     "dinov2_vitb14_mixvpr",
     "dinov2_salad",
     "boq_dinov2_12288",
@@ -48,6 +51,7 @@ TITLES = (
     "v5e: GB moved, temporary",
     "H100: GB moved, temporary",
     "CPU: time against PyTorch",
+    "difference from PyTorch",
 )
 IMAGES = 64  # that the compiled programs describe at a time
 
@@ -63,7 +67,8 @@ def main(
     Args:
         models: Which rows are computed anew; the others stay as models.json has them.
         compile: Accelerators to compile for, in bfloat16.
-        time: Whether to time each model beside PyTorch eager, an image at a time, in float32.
+        time: Whether to compare each model with PyTorch eager, an image at a time, in float32:
+            its time and its descriptor. EfficientNet has no counterpart here.
         rounds: How often each side is timed.
     """
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
@@ -73,8 +78,8 @@ def main(
         for target in compile:
             found = in_environment(target, "describe", IMAGES, name)
             row[target] = {key: found[key] for key in ("bytes", "temporary")}
-        if time:
-            row["ratio"] = ratio(name, rounds)
+        if time and not name.startswith("efficientnet"):
+            row |= {"ratio": ratio(name, rounds), "difference": difference(name)}
         FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
         print(line(name, row), flush=True)
     lines = [line(name, kept[name]) for name in MODELS if name in kept]
@@ -107,6 +112,17 @@ def ratio(name: str, rounds: int) -> float:
     return median(seconds(ours) / seconds(eager) for _ in range(rounds))
 
 
+def difference(name: str) -> float:
+    """Our descriptor of random weights and an image, in float32, from PyTorch's in float64."""
+    model = create_model(model_config(name, "float32"))
+    images = np.random.default_rng(0).standard_normal((1, *model.config.image_size, 3), np.float32)
+    found = np.asarray(compile_encoder(model)(images))
+    with torch.no_grad():
+        tensor = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float64))
+        expected = reference_of(model).double()(tensor).numpy()
+    return float(np.abs(found - expected).max())
+
+
 def line(name: str, row: dict[str, Any]) -> str:
     """A row of the table."""
 
@@ -123,6 +139,7 @@ def line(name: str, row: dict[str, Any]) -> str:
         moved("v5e"),
         moved("h100"),
         f"{row['ratio']:.2f}" if "ratio" in row else "",
+        f"{row['difference']:.0e}" if "difference" in row else "",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import torch_or_skip as torch
 
-from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
+from mixvpr_jax.models.config import BoQConfig, ConvAPConfig, CosPlaceConfig, GeMConfig, ModelConfig
 
 if TYPE_CHECKING:
     from reference_torch import VPRModel as TorchModel
@@ -20,7 +20,7 @@ def official_options(config: ModelConfig) -> dict:
     channels, aggregator = config.feature_channels, config.aggregator
     options = dict(vars(aggregator))
     match aggregator:
-        case ConvAPConfig():
+        case ConvAPConfig() | BoQConfig():
             return {"in_channels": channels, **options}
         case CosPlaceConfig():
             return {"in_dim": channels, **options}

@@ -89,7 +89,7 @@ class TorchModel(torch.nn.Module):
                 size = self.config.feature_size
                 self.head = MixVPR(channels, *size, *vars(head).values())
             case BoQConfig():
-                self.head = TorchBoQ(channels, head)
+                self.head = TorchBoQ(channels, **vars(head))
             case SALADConfig():
                 self.head = None
         if self.head is not None:
@@ -105,8 +105,6 @@ class TorchModel(torch.nn.Module):
         match self.config.aggregator:
             case SALADConfig():
                 x = salad(state, features, token)
-            case BoQConfig():
-                x = self.head(features)
             case _:
                 x = self.head(features.permute(0, 3, 1, 2))
         if self.config.projection is not None:

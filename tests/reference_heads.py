@@ -1,7 +1,7 @@
 """SALAD and BoQ in PyTorch, written afresh with the official parameter names.
 
 SALAD is of the paper, its transport as products of a kernel's rows and columns; BoQ of PyTorch's
-own transformer layers. Feature maps are [b, h, w, c].
+own own transformer layers. SALAD's feature maps are [b, h, w, c], BoQ's [b, c, h, w].
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ class Block(torch.nn.Module):
 
 
 class TorchBoQ(torch.nn.Module):
-    def __init__(self, channels, config):
+    def __init__(self, in_channels, proj_channels, num_queries, num_layers, row_dim):
         super().__init__()
-        width = config.proj_channels
-        self.proj_c = torch.nn.Conv2d(channels, width, 3, padding=1)
+        width = proj_channels
+        self.proj_c = torch.nn.Conv2d(in_channels, width, 3, padding=1)
         self.norm_input = torch.nn.LayerNorm(width)
-        blocks = (Block(width, config.num_queries) for _ in range(config.num_layers))
+        blocks = (Block(width, num_queries) for _ in range(num_layers))
         self.boqs = torch.nn.ModuleList(blocks)
-        self.fc = torch.nn.Linear(config.num_layers * config.num_queries, config.row_dim)
+        self.fc = torch.nn.Linear(num_layers * num_queries, row_dim)
 
     def forward(self, features):
-        x = self.norm_input(self.proj_c(features.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2))
+        x = self.norm_input(self.proj_c(features).flatten(2).transpose(1, 2))
         found = []
         for block in self.boqs:
             x, read = block(x)

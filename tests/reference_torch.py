@@ -8,6 +8,7 @@ ResNet under `backbone.model`, the aggregators of amaralibey/MixVPR and amaralib
 from __future__ import annotations
 
 import torch_or_skip as torch
+from reference_heads import TorchBoQ
 
 F, nn = torch.nn.functional, torch.nn
 
@@ -160,7 +161,13 @@ class CosPlace(nn.Module):
         return F.normalize(self.fc(self.gem(F.normalize(x, dim=1))), dim=1)
 
 
-AGGREGATORS = {"MixVPR": MixVPR, "ConvAP": ConvAP, "CosPlace": CosPlace, "GeM": GeM}
+AGGREGATORS = {
+    "MixVPR": MixVPR,
+    "ConvAP": ConvAP,
+    "CosPlace": CosPlace,
+    "GeM": GeM,
+    "BoQ": TorchBoQ,
+}
 
 
 class VPRModel(nn.Module):

@@ -50,10 +50,10 @@ def theirs(config, state, features):
     tensors = [torch.from_numpy(np.array(array)).requires_grad_() for array in features]
     if isinstance(config.aggregator, SALADConfig):
         return tensors, salad(state, *tensors)
-    module = TorchBoQ(config.feature_channels, config.aggregator).double()
+    module = TorchBoQ(config.feature_channels, **vars(config.aggregator)).double()
     own = {n.removeprefix("aggregator."): a for n, a in state.items() if "aggregator" in n}
     module.load_state_dict(own, strict=True)
-    return tensors, module(*tensors)
+    return tensors, module(tensors[0].permute(0, 3, 1, 2))
 
 
 @nnx.jit

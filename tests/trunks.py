@@ -5,6 +5,8 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
+import onnxruntime
 import torch_or_skip as torch
 from flax import nnx
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
@@ -12,6 +14,9 @@ from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 from mixvpr_jax import ModelConfig, create_model
 from mixvpr_jax.conversion import build_model, get_weights
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
+from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.export.files import export_model
+from mixvpr_jax.export.graph import OPSETS, to_onnx
 from mixvpr_jax.models.layers import param_dtype
 
 PREFIX = "backbone.model."
@@ -86,3 +91,24 @@ def require_close(found, expected, tolerance=1e-12):
     assert found.shape == expected.shape
     limit = tolerance * max(np.abs(expected).max(), 1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+def check_graphs(model, images, path):
+    """ONNX graphs of a model compute what JAX does, as do the CPU engines; as a file, too."""
+    expected = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
+    largest = np.abs(expected).max()
+    for dtype, opset, limit in (
+        ("float32", OPSETS[0], 2e-6),
+        ("float32", OPSETS[-1], 2e-6),
+        ("float16", OPSETS[0], 1e-2),
+    ):
+        graph = to_onnx(model, dtype=dtype, opset=opset)
+        onnx.checker.check_model(graph, full_check=True)
+        session = onnxruntime.InferenceSession(graph.SerializeToString())
+        for batch in (1, len(images)):
+            found = session.run(None, {"images": images[:batch]})[0]
+            np.testing.assert_allclose(found, expected[:batch], rtol=0, atol=limit * largest)
+    found = EngineModel(model, "openvino")(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * largest)
+    facts = export_model(model, path, dtype="float32")
+    assert facts["largest_difference"] <= 1e-5 * largest

@@ -20,8 +20,7 @@ from mixvpr_jax.models.salad import ITERATIONS, MLP, SALAD, transport
 def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
     x = features.channels_first(graph)
     x = graph.add("Reshape", x, graph.weight([0, features.channels, -1], np.int64))
-    for index in range(aggregator.mix.length):
-        mixer = getattr(aggregator.mix, str(index))
+    for mixer in aggregator.mix:
         y = graph.layer_norm(mixer.norm, x, epsilon=1e-5)
         y = graph.add("Relu", graph.linear(mixer.expand, y))
         x = graph.add("Add", x, graph.linear(mixer.project, y))
@@ -111,8 +110,7 @@ def _boq(graph: Graph, aggregator: BoQ, features: FeatureMap) -> str:
     x = graph.add("Transpose", x, perm=(0, 2, 1))
     x = graph.layer_norm(aggregator.norm_input, x, EPSILON)
     read = []
-    for index in range(aggregator.boqs.length):
-        block = getattr(aggregator.boqs, str(index))
+    for block in aggregator.boqs:
         x = _encoder(graph, block.encoder, x)
         queries = block.queries[...]
         queries = graph.weight(block.norm_q(queries + block.self_attn(queries, queries)))

@@ -8,21 +8,28 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
+from mixvpr_jax.export.swin import swin
 from mixvpr_jax.models import dinov2 as vits
 from mixvpr_jax.models import resnet as resnets
 from mixvpr_jax.models.backbones import PATCH
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.dinov2 import DINOv2
+from mixvpr_jax.models.efficientnet import (
+    DepthwiseSeparable,
+    EfficientNet,
+    InvertedResidual,
+    SqueezeExcite,
+)
 from mixvpr_jax.models.resnet import ResNet
+from mixvpr_jax.models.swin import Swin
 
 
 def _resnet(graph: Graph, backbone: ResNet, x: str, config: ModelConfig) -> FeatureMap:
     x = graph.add("Relu", graph.conv(backbone.conv1, backbone.bn1, x))
     x = graph.add("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2])
     for stage in range(1, backbone.num_stages + 1):
-        blocks = getattr(backbone, f"layer{stage}")
-        for index in range(blocks.length):
-            x = _residual(graph, getattr(blocks, str(index)), x)
+        for block in getattr(backbone, f"layer{stage}"):
+            x = _residual(graph, block, x)
     return FeatureMap(x, config.feature_channels, config.feature_size)
 
 
@@ -47,8 +54,8 @@ def _dinov2(graph: Graph, backbone: DINOv2, x: str, config: ModelConfig) -> Feat
     first = 1 + backbone.num_registers
     x = graph.add("Pad", x, graph.weight([0, first, 0, 0, 0, 0], np.int64))
     x = graph.add("Add", x, graph.weight(_constant(backbone, *size)))
-    for index in range(backbone.blocks.length):
-        x = _block(graph, getattr(backbone.blocks, str(index)), x)
+    for block in backbone.blocks:
+        x = _block(graph, block, x)
     if backbone.final_norm:
         x = graph.layer_norm(backbone.norm, x, backbone.norm.epsilon)
     patches = graph.part(x, 1, first, first + size[0] * size[1])
@@ -83,17 +90,13 @@ def _attention(graph: Graph, layer: vits.Attention, scale: vits.LayerScale, x: s
 
 def _mlp(graph: Graph, layer: vits.MLP, scale: vits.LayerScale, x: str) -> str:
     """GELU as the nodes that runtimes fuse; opsets before 20 have no node for it."""
-    x = graph.linear(layer.fc1, x)
-    erf = graph.add("Erf", graph.add("Div", x, graph.weight(2**0.5)))
-    x = graph.add("Mul", x, graph.add("Add", erf, graph.weight(1)))
-    return _scaled(graph, layer.fc2, scale, graph.add("Mul", x, graph.weight(0.5)))
+    return _scaled(graph, layer.fc2, scale, graph.gelu(graph.linear(layer.fc1, x)))
 
 
 def _swiglu(graph: Graph, layer: vits.SwiGLU, scale: vits.LayerScale, x: str) -> str:
     kernels, biases = (np.split(wide(w), 2, axis=-1) for w in (layer.w12.kernel, layer.w12.bias))
     gate, value = (graph.product(x, *each) for each in zip(kernels, biases, strict=True))
-    silu = graph.add("Mul", gate, graph.add("Sigmoid", gate))
-    return _scaled(graph, layer.w3, scale, graph.add("Mul", silu, value))
+    return _scaled(graph, layer.w3, scale, graph.add("Mul", _silu(graph, gate), value))
 
 
 def _scaled(graph: Graph, layer: Any, scale: vits.LayerScale, x: str) -> str:
@@ -102,7 +105,40 @@ def _scaled(graph: Graph, layer: Any, scale: vits.LayerScale, x: str) -> str:
     return graph.product(x, wide(layer.kernel) * gamma, wide(layer.bias) * gamma)
 
 
+def _efficientnet(graph: Graph, backbone: EfficientNet, x: str, config: ModelConfig) -> FeatureMap:
+    x = _silu(graph, graph.conv(backbone.conv_stem, backbone.bn1, x))
+    for stage in backbone.blocks:
+        for block in stage:
+            x = _inverted(graph, block, x)
+    x = _silu(graph, graph.conv(backbone.conv_head, backbone.bn2, x))
+    return FeatureMap(x, config.feature_channels, config.feature_size)
+
+
+def _inverted(graph: Graph, block: DepthwiseSeparable | InvertedResidual, x: str) -> str:
+    if isinstance(block, InvertedResidual):
+        y = _silu(graph, graph.conv(block.conv_pw, block.bn1, x))
+        y = _silu(graph, graph.conv(block.conv_dw, block.bn2, y))
+        y = graph.conv(block.conv_pwl, block.bn3, _squeeze_excite(graph, block.se, y))
+    else:
+        y = _silu(graph, graph.conv(block.conv_dw, block.bn1, x))
+        y = graph.conv(block.conv_pw, block.bn2, _squeeze_excite(graph, block.se, y))
+    return graph.add("Add", y, x) if block.has_shortcut else y
+
+
+def _squeeze_excite(graph: Graph, layer: SqueezeExcite, x: str) -> str:
+    y = graph.add("Flatten", graph.add("GlobalAveragePool", x))
+    y = graph.linear(layer.conv_expand, _silu(graph, graph.linear(layer.conv_reduce, y)))
+    factor = graph.add("Reshape", graph.add("Sigmoid", y), graph.weight([0, -1, 1, 1], np.int64))
+    return graph.add("Mul", x, factor)
+
+
+def _silu(graph: Graph, x: str) -> str:
+    return graph.add("Mul", x, graph.add("Sigmoid", x))
+
+
 BACKBONES: Mapping[type, Callable[[Graph, Any, str, ModelConfig], FeatureMap]] = {
     ResNet: _resnet,
     DINOv2: _dinov2,
+    EfficientNet: _efficientnet,
+    Swin: swin,
 }

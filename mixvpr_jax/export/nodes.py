@@ -97,6 +97,12 @@ class Graph:
         x = self.add("Transpose", self.add("MatMul", weights, value), perm=(0, 2, 1, 3))
         return self.add("Reshape", x, self.weight([0, 0, -1], np.int64))
 
+    def gelu(self, x: str) -> str:
+        """As the nodes that runtimes fuse; opsets before 20 have no node for it."""
+        erf = self.add("Erf", self.add("Div", x, self.weight(2**0.5)))
+        x = self.add("Mul", x, self.add("Add", erf, self.weight(1)))
+        return self.add("Mul", x, self.weight(0.5))
+
     def part(self, x: str, axis: int, start: int, end: int) -> str:
         """A slice along an axis."""
         limits = (self.weight([limit], np.int64) for limit in (start, end, axis))

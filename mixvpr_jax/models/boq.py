@@ -80,8 +80,8 @@ class BoQ(nnx.Module):
         x = self.proj_c(x)
         x = self.norm_input(x.reshape(x.shape[0], -1, x.shape[-1]))
         read = []
-        for index in range(self.boqs.length):
-            x, found = getattr(self.boqs, str(index))(x)
+        for block in self.boqs:
+            x, found = block(x)
             read.append(found)
         x = self.fc(jnp.concatenate(read, axis=1).swapaxes(1, 2))
         return l2_normalize(x.reshape(x.shape[0], -1).astype(self.fc.param_dtype))

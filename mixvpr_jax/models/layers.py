@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -197,21 +197,27 @@ _product_on_cpu.defvjp(_product_forward, _product_backward)
 class Sequence(nnx.Module):
     """Modules "0", "1", … in sequence; `nnx.List` has integer keys, which Linen does not allow.
 
-    In a view with `remat_blocks`, the backward pass computes what lies within a module again.
+    In a view with `remat_blocks`, the backward pass computes what lies within a block again.
     """
 
     def __init__(self, modules: Iterable[nnx.Module]) -> None:
         self.remat_blocks = False
+        self.holds_blocks = True  # no stages, whose blocks lie in sequences of their own
         self.length = 0
         for module in modules:
             setattr(self, str(self.length), module)
             self.length += 1
+            parts = (part for _, part in nnx.iter_modules(module))
+            self.holds_blocks &= not any(isinstance(part, Sequence) for part in parts)
 
     def __call__(self, x: Array, *rest: Array | None) -> Array:
-        run = nnx.remat(_call) if self.remat_blocks else _call
-        for index in range(self.length):
-            x = run(getattr(self, str(index)), x, *rest)
+        run = nnx.remat(_call) if self.remat_blocks and self.holds_blocks else _call
+        for module in self:
+            x = run(module, x, *rest)
         return x
+
+    def __iter__(self) -> Iterator[Any]:
+        return (getattr(self, str(index)) for index in range(self.length))
 
     def set_view(self, remat_blocks: bool | None = None) -> None:
         """Sets the attribute of a view; called by `flax.nnx.view`."""

@@ -135,14 +135,17 @@ class Block(nnx.Module):
         if not self.shift:
             return _joined(self.attn(_windows(x, self.window), None), self.window, self.side)
         windows = _windows(jnp.roll(x, (-self.shift, -self.shift), (1, 2)), self.window)
-        region = np.zeros(self.side, np.int32)  # along a side: what lay together before the shift
+        joined = _joined(self.attn(windows, self.mask()), self.window, self.side)
+        return jnp.roll(joined, (self.shift, self.shift), (1, 2))
+
+    def mask(self) -> Float[Array, "m n n"]:
+        """What shifted windows add to the scores of positions that lay apart before the shift."""
+        region = np.zeros(self.side, np.int32)  # along a side: what lay together
         region[-self.window :], region[-self.shift :] = 1, 2
         regions = jnp.asarray(3 * region[:, None] + region[None])[None, ..., None]
         regions = _windows(regions, self.window)[0, ..., 0]
         apart = regions[:, None] != regions[..., None]
-        mask = jnp.where(apart, jnp.asarray(APART, self.attn.cpb_mlp.dtype), 0)
-        joined = _joined(self.attn(windows, mask), self.window, self.side)
-        return jnp.roll(joined, (self.shift, self.shift), (1, 2))
+        return jnp.where(apart, jnp.asarray(APART, self.attn.cpb_mlp.dtype), 0)
 
 
 def _windows(x: Array, window: int) -> Array:

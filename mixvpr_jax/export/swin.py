@@ -1,0 +1,113 @@
+"""Swin V2 as nodes: arrays [b, s, s, c], and [b * windows, positions, c] within attention."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mixvpr_jax.export.nodes import NHWC, FeatureMap, Graph, wide
+from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.swin import EPSILON, PATCH, Attention, Block, Downsample, Swin
+
+
+def swin(graph: Graph, backbone: Swin, x: str, config: ModelConfig) -> FeatureMap:
+    """Normalised images [b, 3, s, s] → the tensor of a feature map."""
+    embed, width = backbone.patch_embed, config.feature_channels
+    kernel = np.asarray(embed.proj.kernel[...]).reshape(PATCH, PATCH, 3, -1).transpose(3, 2, 0, 1)
+    weights = graph.weight(kernel), graph.weight(wide(embed.proj.bias))
+    x = graph.add("Transpose", graph.add("Conv", x, *weights, strides=[PATCH] * 2), perm=NHWC)
+    x = graph.layer_norm(embed.norm, x, EPSILON)
+    for layer in backbone.layers:
+        if hasattr(layer, "downsample"):
+            x = _halved(graph, layer.downsample, x, next(iter(layer.blocks)).side)
+        for block in layer.blocks:
+            x = _block(graph, block, x)
+    x = graph.layer_norm(backbone.norm, x, EPSILON)
+    x = graph.add("Reshape", x, graph.weight([0, -1, width], np.int64))
+    return FeatureMap(x, width, config.feature_size, is_tokens=True)
+
+
+def _halved(graph: Graph, layer: Downsample, x: str, side: int) -> str:
+    """Four neighbours become one position of a map of this side."""
+    kernel = wide(layer.reduction.kernel)
+    apart = graph.weight([0, side, 2, side, 2, len(kernel) // 4], np.int64)
+    x = graph.add("Transpose", graph.add("Reshape", x, apart), perm=(0, 1, 3, 4, 2, 5))
+    x = graph.add("Reshape", x, graph.weight([0, side, side, len(kernel)], np.int64))
+    return graph.layer_norm(layer.norm, graph.add("MatMul", x, graph.weight(kernel)), EPSILON)
+
+
+def _block(graph: Graph, block: Block, x: str) -> str:
+    side, shift = block.side, block.shift
+    y = _rolled(graph, x, shift, side) if shift else x
+    y = _attention(graph, block, _windows(graph, y, block))
+    y = _joined(graph, y, block)
+    y = _rolled(graph, y, side - shift, side) if shift else y
+    x = graph.add("Add", x, graph.layer_norm(block.norm1, y, EPSILON))
+    y = graph.linear(block.mlp.fc2, graph.gelu(graph.linear(block.mlp.fc1, x)))
+    return graph.add("Add", x, graph.layer_norm(block.norm2, y, EPSILON))
+
+
+def _rolled(graph: Graph, x: str, first: int, side: int) -> str:
+    """Rows and columns from `first` on, then those before it."""
+    for axis in (1, 2):
+        parts = graph.part(x, axis, first, side), graph.part(x, axis, 0, first)
+        x = graph.add("Concat", *parts, axis=axis)
+    return x
+
+
+def _windows(graph: Graph, x: str, block: Block) -> str:
+    count, window = block.side // block.window, block.window
+    width = len(wide(block.norm1.scale))
+    x = graph.add("Reshape", x, graph.weight([0, count, window, count, window, width], np.int64))
+    x = graph.add("Transpose", x, perm=(0, 1, 3, 2, 4, 5))
+    return graph.add("Reshape", x, graph.weight([-1, window**2, width], np.int64))
+
+
+def _joined(graph: Graph, x: str, block: Block) -> str:
+    """The inverse of `_windows`."""
+    count, window, side = block.side // block.window, block.window, block.side
+    width = len(wide(block.norm1.scale))
+    x = graph.add("Reshape", x, graph.weight([-1, count, count, window, window, width], np.int64))
+    x = graph.add("Transpose", x, perm=(0, 1, 3, 2, 4, 5))
+    return graph.add("Reshape", x, graph.weight([0, side, side, width], np.int64))
+
+
+def _attention(graph: Graph, block: Block, x: str) -> str:
+    """By cosines; these and the softmax in float32."""
+    layer, positions = block.attn, block.window**2
+    query, key, value = _projected(graph, layer, x)
+    scale = np.exp(np.minimum(wide(layer.logit_scale), math.log(100)))
+    query = graph.add("Mul", query, graph.weight(scale, np.float32))
+    scores = graph.add("MatMul", graph.cast(query, "float16"), graph.cast(key, "float16"))
+    scores, bias = graph.cast(scores, "float32"), np.asarray(layer.cpb_mlp(), np.float32)
+    if block.shift:
+        bias = bias[None] + np.asarray(block.mask(), np.float32)[:, None]
+        grouped = graph.weight([-1, *bias.shape], np.int64)
+        scores = graph.add("Reshape", scores, grouped)
+    weights = graph.add("Softmax", graph.add("Add", scores, graph.weight(bias, np.float32)))
+    if block.shift:
+        shape = [-1, layer.heads, positions, positions]
+        weights = graph.add("Reshape", weights, graph.weight(shape, np.int64))
+    x = graph.add("MatMul", graph.cast(weights, "float16"), value)
+    x = graph.add("Transpose", x, perm=(0, 2, 1, 3))
+    x = graph.add("Reshape", x, graph.weight([0, 0, -1], np.int64))
+    return graph.linear(layer.proj, x)
+
+
+def _projected(graph: Graph, layer: Attention, x: str) -> tuple[str, str, str]:
+    """Queries and transposed keys of unit norm in float32, and values: [b, heads, n, d]."""
+    kernels = np.split(wide(layer.qkv.kernel), 3, axis=1)
+    width = len(kernels[0])
+    query_bias, value_bias = wide(layer.q_bias), wide(layer.v_bias)
+    shape = graph.weight([0, 0, layer.heads, width // layer.heads], np.int64)
+
+    def part(kernel: np.ndarray, bias: np.ndarray, order: tuple[int, ...]) -> str:
+        found = graph.add("Reshape", graph.product(x, kernel, bias), shape)
+        return graph.add("Transpose", found, perm=order)
+
+    rows, columns = (0, 2, 1, 3), (0, 2, 3, 1)
+    query = graph.cast(part(kernels[0], query_bias, rows), "float32")
+    key = graph.cast(part(kernels[1], np.zeros(width), columns), "float32")
+    unit = graph.l2_normalize(query, axis=3), graph.l2_normalize(key, axis=2)
+    return *unit, part(kernels[2], value_bias, rows)
