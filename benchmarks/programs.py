@@ -50,11 +50,12 @@ def training(config: TrainConfig, mesh: Mesh, images: int) -> tuple[Any, TrainSt
         mesh,
         layers_to_freeze=config.optimizer.layers_to_freeze,
         batch_stats_per_device=config.batch_stats_per_device,
+        remat_blocks=config.remat_blocks,
     )
     state = jax.eval_shape(lambda: create_state(model, optimizer))
     images = -(-images // mesh.size) * mesh.size
     batch = (
-        jax.ShapeDtypeStruct((images, *config.model.image_size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.uint8),
         jax.ShapeDtypeStruct((images,), jnp.int32),
     )
     return step.lower(_placed(state, mesh), *_placed(batch, mesh, *mesh.axis_names)), state

@@ -136,7 +136,7 @@ def compile_step(config: TrainConfig, count: int, each: int) -> tuple[Any, Step]
     """The program on so many fake devices, which is never run, and what it should consist of."""
     lowered, state = training(config, data_mesh(jax.devices()[:count]), count * each)
     model = nnx.eval_shape(lambda: create_model(config.model.architecture))
-    images = jax.ShapeDtypeStruct((1, *config.model.image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
     width = jax.eval_shape(model, images).shape[1]
     return lowered.compile({"xla_backend_optimization_level": 0}), planned(config, state, width)
 

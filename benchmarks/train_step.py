@@ -88,7 +88,7 @@ def main(
 def batch(config: TrainConfig, places: int, images_per_place: int) -> tuple[np.ndarray, np.ndarray]:
     """Normalised noise, and labels."""
     labels = np.repeat(np.arange(places, dtype=np.int32), images_per_place)
-    shape = (len(labels), *config.model.image_size, 3)
+    shape = (len(labels), *config.image_size, 3)
     return np.random.default_rng(0).standard_normal(shape, np.float32), labels
 
 

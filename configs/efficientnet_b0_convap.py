@@ -1,11 +1,11 @@
-r"""Conv-AP with 2048 values on EfficientNet-B0, the official training: the fewest operations.
+r"""Conv-AP with 2048 values on EfficientNet-B0, the official training; the cheapest recipe.
 
     mixvpr train efficientnet_b0_convap --workdir runs/efficientnet_b0_convap \
         --model.init efficientnet_b0.pth --data.root GSV_CITIES_FOLDER \
         --validation.sets pitts30k-val pitts30k-test msls-val --validation.data-dir BENCHMARKS
 
-efficientnet_b0.pth: timm's ImageNet weights (efficientnet_b0.ra_in1k). As in the official code, the
-stem and the first six of seven stages stay frozen.
+efficientnet_b0.pth: timm's ImageNet weights (efficientnet_b0.ra_in1k). The stem and the first six
+of seven stages stay frozen, as in the official code (which trains the stem's BatchNorm).
 
 Hardware: a GPU of 16 GB, or several devices; less with --remat-blocks or --grad-cache-chunks.
 Time: 19.8 million images (62 k places x 4 images x 80 epochs); not timed yet.

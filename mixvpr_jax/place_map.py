@@ -327,7 +327,11 @@ def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     """What models have in common whose descriptors may be compared."""
     is_engine = isinstance(model, EngineModel)
     weights = model.weights_hash if is_engine else weights_hash(get_weights(model))
-    return {"weights_sha256": weights, "image_size": list(model.config.image_size)}
+    known = {"weights_sha256": weights, "image_size": list(model.config.image_size)}
+    # Earlier maps do not say so; their models resized bilinearly and had the norm.
+    if (filter := model.config.interpolation) != "bilinear":
+        known["interpolation"] = filter
+    return known if model.config.final_norm else {**known, "final_norm": False}
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:

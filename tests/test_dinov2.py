@@ -180,6 +180,16 @@ def test_without_the_last_norm(tiny, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "name, array",
+    [("pos_embed", np.zeros(())), ("blocks.0.mlp.fc1.weight", np.zeros(()))],
+)
+def test_arrays_without_axes(name, array, tmp_path):
+    state = to_timm(recipe_state(official_shapes()["dinov2_vits14"])) | {name: array}
+    with pytest.raises(InputError, match="x.pth: expected weights of a transformer, found other"):
+        convert_checkpoint(saved(state, tmp_path / "x.pth"))
+
+
 def test_a_part_of_attention_is_missing(tmp_path):
     state = to_hugging_face(recipe_state(official_shapes()["dinov2_vits14"]))
     del state["encoder.layer.3.attention.attention.key.bias"]

@@ -214,6 +214,20 @@ def test_weights_that_do_not_fit(tmp_path):
         convert_checkpoint(saved(state, tmp_path / "x.pth"))
 
 
+def test_weights_that_timms_shapes_do_not_tell_apart(tiny, tmp_path):
+    model = drawn(config((64, 64), "float32", GeMConfig()))
+    state = to_torch(get_weights(model))
+    for told, line in ((None, "taken as tiny"), ("tiny", ""), ("tf_efficientnet_b0", "otherwise")):
+        settings = {"backbone_arch": told, "agg_arch": "GeM"} if told else {}
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+        torch.save({"state_dict": tensors, "hyper_parameters": settings}, tmp_path / "x.ckpt")
+        if told and told.startswith("tf_"):
+            with pytest.raises(InputError, match="found tf_efficientnet_b0, which pads"):
+                convert_checkpoint(tmp_path / "x.ckpt")
+        else:
+            assert (line in convert_checkpoint(tmp_path / "x.ckpt").summary()) == bool(line) or told
+
+
 # Models -------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from runs import assert_weights, entries, measure_instead, tiny_config, told
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.training.checkpoint import Checkpoints
-from mixvpr_jax.training.config import EARLIER, MAY_CHANGE, RENAMED, ValidationConfig
+from mixvpr_jax.training.config import ADDED_SINCE, MAY_CHANGE, RENAMED, ValidationConfig
 from mixvpr_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
@@ -55,7 +55,7 @@ def test_a_run_that_was_started_under_former_names_of_fields_is_resumed(finished
     former = {present: name for name, present in RENAMED.items()}
     written = {former.get(name, name): value for name, value in kept(workdir).items()}
     assert written.keys() >= set(former.values())
-    for part, names in EARLIER.items():  # which earlier versions did not write
+    for part, names in ADDED_SINCE.items():  # which earlier versions did not write
         for name in names:
             del (written if part is None else written[part])[name]
     (workdir / "config.json").write_text(json.dumps(written))

@@ -18,20 +18,28 @@ from mixvpr_jax import (
     SALADConfig,
     create_model,
 )
-from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
+from mixvpr_jax.conversion import (
+    build_model,
+    convert_checkpoint,
+    get_weights,
+    to_state_dict,
+    write_checkpoint,
+)
 from mixvpr_jax.evaluation.describe import compile_saliency
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.models.salad import transport
 
 SALAD, BOQ = SALADConfig(5, 6, 7), BoQConfig(128, 9, 2, 3)
+MEGALOC = "dinov2_vitb14"
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """A small transformer beside the published ones."""
+    """Small transformers: one beside the published ones, and one under the name of MegaLoc's."""
     for mapping in (backbones.VITS, backbones.BACKBONES):
         monkeypatch.setitem(mapping, "tiny", ViTShape(2, 24, 3))
+        monkeypatch.setitem(mapping, MEGALOC, ViTShape(2, 36, 3))
 
 
 def drawn(config):
@@ -123,7 +131,8 @@ def test_float32_and_bfloat16(aggregator, parity):
 def test_whole_models(aggregator, options, parity):
     images = np.random.default_rng(3).standard_normal((3, 42, 70, 3))
     with in_float64():
-        config = ModelConfig("tiny", (), aggregator, (42, 70), "float64", **options)
+        arch = MEGALOC if "projection" in options else "tiny"
+        config = ModelConfig(arch, (), aggregator, (42, 70), "float64", **options)
         model, _ = drawn(config)
         found = np.asarray(run(model, jnp.asarray(images)))
         with torch.no_grad():
@@ -153,6 +162,10 @@ def test_configurations_that_do_not_fit():
         ModelConfig("resnet50", (4,), SALADConfig())
     with pytest.raises(InputError, match="final_norm: expected true with resnet50, found False"):
         ModelConfig("resnet50", (4,), BoQConfig(), final_norm=False)
+    with pytest.raises(
+        InputError, match=r"more positions than SALAD has clusters \(64\), found 15"
+    ):
+        ModelConfig("tiny", (), SALADConfig(), (70, 42))
     with pytest.raises(InputError, match="proj_channels: expected a multiple of 64, found 100"):
         BoQConfig(100)
 
@@ -184,7 +197,7 @@ BICUBIC = {"interpolation": "bicubic"}
 RELEASES = {
     "SALAD": ((*VIT, SALAD), SIZE, ("backbone.model.", "aggregator.")),
     "MegaLoc": (
-        (*VIT, SALAD),
+        (MEGALOC, (), SALAD),
         {**SIZE, "projection": 11},
         ("backbone.", "aggregator.agg.", "aggregator.linear."),
     ),
@@ -221,15 +234,47 @@ def test_weights_both_ways(parts, options, prefixes, tmp_path):
 
 def test_megalocs_first_release(tmp_path):
     """Its backbone is `backbone.model`, with the mask token."""
-    model, state = drawn(ModelConfig(*VIT, SALAD, **SIZE, projection=11))
+    model, state = drawn(ModelConfig(MEGALOC, (), SALAD, **SIZE, projection=11))
     first = {n.replace("backbone.", "backbone.model."): array for n, array in state.items()}
-    first["backbone.model.mask_token"] = torch.full((1, 24), 0.5)
+    first["backbone.model.mask_token"] = torch.full((1, 36), 0.5)
     torch.save(first, tmp_path / "x.pth")
     converted = convert_checkpoint(tmp_path / "x.pth", image_size=(70, 42)).model
     assert converted.config == model.config
     images = np.random.default_rng(0).standard_normal((2, 70, 42, 3)).astype(np.float32)
     np.testing.assert_array_equal(run(converted, images), run(model, images))
     assert (get_weights(converted)["backbone.mask_token"] == 0.5).all()
+
+
+def test_openvprlabs_names(tmp_path):
+    """Of its DINOv2, which leaves out the last LayerNorm, and of its ResNets, with BoQ."""
+    model, state = drawn(ModelConfig(*VIT, BOQ, **SIZE, **BICUBIC, final_norm=False))
+    write_checkpoint(model, tmp_path / "x.pth", layout="openvprlab")
+    assert torch.load(tmp_path / "x.pth").keys() == state.keys()
+    resnet, _ = drawn(ModelConfig("resnet18", (4,), BOQ, (64, 64), **BICUBIC))
+    write_checkpoint(resnet, tmp_path / "y.pth", layout="openvprlab")
+    converted = convert_checkpoint(tmp_path / "y.pth", image_size=(64, 64)).model
+    assert converted.config == resnet.config
+    normed, _ = drawn(ModelConfig(*VIT, BOQ, **SIZE))
+    with pytest.raises(InputError, match="OpenVPRLab: expected a tiny without its last LayerNorm"):
+        write_checkpoint(normed, tmp_path / "z.pth", layout="openvprlab")
+    assert not (tmp_path / "z.pth").exists()
+
+
+def test_a_projection_that_megaloc_does_not_have():
+    for arch, options in (("tiny", {}), (MEGALOC, {"final_norm": False})):
+        model = create_model(ModelConfig(arch, (), SALAD, **SIZE, projection=11, **options))
+        with pytest.raises(InputError, match="found a projection to 11 values"):
+            to_state_dict(model)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_salads_own_setting_of_the_last_norm(norm, tmp_path):
+    _, state = drawn(ModelConfig(*VIT, SALAD, **SIZE))
+    settings = {"backbone_config": {"norm_layer": norm, "return_token": True}}
+    torch.save({"state_dict": state, "hyper_parameters": settings}, tmp_path / "x.ckpt")
+    converted = convert_checkpoint(tmp_path / "x.ckpt", image_size=(70, 42))
+    assert converted.model.config.final_norm == norm
+    assert ("LayerNorm" in converted.summary()) == (not norm)
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def to_flax(
 ) -> None:
     """Converts a PyTorch checkpoint into a folder that from_pretrained opens.
 
-    Reads the released checkpoints, Lightning ones of MixVPR and gsv-cities, OpenVPRLab's,
-    CosPlace's and EigenPlaces', torchvision's ImageNet weights (a bare backbone), and .safetensors
-    files of the same names.
+    Reads the released checkpoints, Lightning ones of MixVPR and gsv-cities, OpenVPRLab's, SALAD's,
+    BoQ's, MegaLoc's, CosPlace's and EigenPlaces'; bare backbones of torchvision, timm, DINOv2's
+    authors and Hugging Face; and .safetensors files of the same names.
 
     Args:
         checkpoint: The file to read; nothing in it is executed.
@@ -84,8 +84,9 @@ def to_torch(
     Args:
         weights: A model's folder or a released name.
         checkpoint: The file to write; a name ending in .safetensors gives that format.
-        layout: Whose code will load it: that of MixVPR and gsv-cities, or OpenVPRLab's.
-        unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's backbone there, on which names depend.
+        layout: Whose code will load it: the official one of such a model (MixVPR and gsv-cities,
+            SALAD, BoQ or MegaLoc), or OpenVPRLab's.
+        unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's ResNet there, on which names depend.
     """
     with ending_at_once():
         from mixvpr_jax.conversion.convert import write_checkpoint
@@ -93,6 +94,8 @@ def to_torch(
 
     model, _ = from_pretrained(weights)
     write_checkpoint(model, checkpoint, layout=layout, unfrozen_blocks=unfrozen_blocks)
-    if layout == "official" and model.config.interpolation == "bicubic":
+    config = model.config
+    is_bicubic_there = config.aggregator_name == "BoQ" or not config.final_norm
+    if layout == "official" and config.interpolation == "bicubic" and not is_bicubic_there:
         print("note: images of this model are resized bicubically, the official code's bilinearly")
-    print(f"written: {checkpoint} ({model.config.arch}, {model.config.aggregator})")
+    print(f"written: {checkpoint} ({config.arch}, {config.aggregator})")

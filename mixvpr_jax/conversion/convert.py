@@ -20,7 +20,7 @@ from mixvpr_jax.conversion.infer import Size, infer_config
 from mixvpr_jax.conversion.key_table import to_flax, to_torch, torch_name
 from mixvpr_jax.conversion.layouts import few, to_openvprlab, to_their_names
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.models.backbones import RESNETS
+from mixvpr_jax.models.backbones import RESNETS, VITS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
@@ -90,19 +90,29 @@ def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
     """A model's weights as the state_dict of the code that has such a model, in NumPy arrays.
 
     Raises:
+        InputError: A plug-in or a projection (but MegaLoc's), which no such code has.
+    """
+    return to_their_names(_official_state(model), model.config)
+
+
+def _official_state(model: VPRModel) -> dict[str, np.ndarray]:
+    """The same by official names, whoever has such a model.
+
+    Raises:
         InputError: A plug-in or a projection, which the official code does not have.
     """
     if plugin := model.config.plugin:
         raise InputError(
             f"PyTorch: expected a model that the official code has, found the plug-in {plugin}"
         )
-    has_linear = isinstance(model.config.aggregator, SALADConfig)  # MegaLoc
-    if (size := model.config.projection) is not None and not has_linear:
+    config = model.config
+    is_megaloc = isinstance(config.aggregator, SALADConfig) and config.arch == "dinov2_vitb14"
+    if (size := config.projection) is not None and not (is_megaloc and config.final_norm):
         raise InputError(
             f"PyTorch: expected a model that the official code has, found a projection to {size} "
             "values; convert the model that it was learned from"
         )
-    return to_their_names(to_torch(get_weights(model)), model.config)
+    return to_torch(get_weights(model))
 
 
 def write_checkpoint(
@@ -114,16 +124,24 @@ def write_checkpoint(
 ) -> None:
     """Writes a PyTorch checkpoint of a model, or a `.safetensors` file of its names.
 
-    The names are those of MixVPR and gsv-cities, or OpenVPRLab's, which depend on its
-    `num_unfrozen_blocks`.
+    The names are those of the code that has such a model (`to_state_dict`), or OpenVPRLab's, which
+    for a ResNet depend on its `num_unfrozen_blocks`.
 
     Raises:
-        InputError: More blocks than there are, or PyTorch is not installed.
+        InputError: A model that the code does not have, more blocks than there are, or PyTorch is
+            not installed.
     """
-    path, state = as_path(path), to_state_dict(model)
+    path, config = as_path(path), model.config
     require_known("layout", layout, get_args(LayoutName))
     if layout == "openvprlab":
-        state = to_openvprlab(state, unfrozen_blocks)
+        if config.arch in VITS and (config.final_norm or config.projection):
+            raise InputError(
+                f"OpenVPRLab: expected a {config.arch} without its last LayerNorm and projection, "
+                "which it does not have; leave out --layout"
+            )
+        state = to_openvprlab(_official_state(model), unfrozen_blocks)
+    else:
+        state = to_state_dict(model)
     with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":
             import safetensors.numpy

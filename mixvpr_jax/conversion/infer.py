@@ -15,7 +15,7 @@ from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of, shape_of
 from mixvpr_jax.conversion.infer_backbone import infer_backbone
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import BACKBONES
+from mixvpr_jax.models.backbones import BACKBONES, VITS
 from mixvpr_jax.models.config import (
     AGGREGATORS,
     GeMConfig,
@@ -58,7 +58,8 @@ def infer_config(
     layout = checkpoint.layout
     if layout.interpolation != "bilinear":
         checkpoint.notes.append(f"images resized by a {layout.interpolation} filter, as there")
-    if not layout.final_norm:
+    final_norm = layout.final_norm and not (arch in VITS and told.final_norm is False)
+    if not final_norm:
         checkpoint.notes.append("tokens do not pass the last LayerNorm, as there")
     config = ModelConfig(
         arch,
@@ -67,7 +68,7 @@ def infer_config(
         BACKBONES[arch].nearest_size(*layout.image_size),
         interpolation=layout.interpolation,
         projection=projection_of(checkpoint),
-        final_norm=layout.final_norm,
+        final_norm=final_norm,
     )
     size = image_size or told.image_size
     if size is None:
@@ -92,6 +93,7 @@ class Told:
     map_size: Size | None  # of the feature map that MixVPR was made for
     pool_size: Size | None  # ConvAP's cells
     image_size: Size | None  # pixels, for evaluation
+    final_norm: bool | None  # whether tokens pass DINOv2's last LayerNorm
     notes: list[str]
 
 
@@ -102,6 +104,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
     cropped = _at(values, "layers_to_crop")
     is_crop = isinstance(cropped, list | tuple) and list(cropped) in ([], [4], [3, 4], [4, 3])
+    norm = _at(values, "backbone_config", "norm_layer")  # of SALAD's code
     settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
     return Told(
         arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
@@ -110,6 +113,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
         map_size=_pair(settings, "in_h", "in_w", notes),
         pool_size=_pair(settings, "s1", "s2", notes),
         image_size=_image_size((of_data, _at(values, "datamodule"), values), notes),
+        final_norm=norm if isinstance(norm, bool) else None,
         notes=notes,
     )
 

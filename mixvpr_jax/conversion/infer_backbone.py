@@ -36,7 +36,7 @@ def infer_backbone(
         InputError: No known backbone, or one with other channels than the aggregator takes.
     """
     if f"{_PREFIX}conv_stem.weight" in checkpoint.state:
-        return _efficientnet(checkpoint, in_channels)
+        return _efficientnet(checkpoint, told, in_channels)
     if f"{_PREFIX}patch_embed.norm.weight" in checkpoint.state:
         return _swin(checkpoint, told, in_channels)
     if f"{_PREFIX}patch_embed.proj.weight" in checkpoint.state:
@@ -64,7 +64,12 @@ def _counts(checkpoint: Checkpoint, pattern: str) -> dict[int, int]:
     return counts
 
 
-def _efficientnet(checkpoint: Checkpoint, in_channels: int | None) -> Backbone:
+def _efficientnet(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> Backbone:
+    if (told or "").startswith("tf_"):
+        raise InputError(
+            f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found {told}, which pads its "
+            "convolutions otherwise"
+        )
     counts = _counts(checkpoint, r"blocks\.(\d{1,4})\.(\d{1,4})\.")
     blocks = [counts[stage] for stage in sorted(counts)]
     stem = shape_of(checkpoint, f"{_PREFIX}conv_stem.weight", 4)[0]
@@ -72,6 +77,9 @@ def _efficientnet(checkpoint: Checkpoint, in_channels: int | None) -> Backbone:
     for name, shape in EFFICIENTNETS.items():
         own = [stage.blocks for stage in shape.stages], shape.scaled(32), shape.out_channels(4)
         if own == (blocks, stem, outer):
+            if told != name:
+                line = f"backbone taken as {name}: weights of timm's tf_{name} are not told apart"
+                checkpoint.notes.append(f"{line}, but computed with another padding and epsilon")
             return _whole(name, in_channels)
     raise InputError(
         f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found a network of timm's with "
@@ -95,6 +103,8 @@ def _swin(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> 
         )
     if told in names:
         return _whole(told, in_channels)
+    if (told or "").startswith("swin"):
+        raise InputError(f"backbone: expected one of {', '.join(names)}; found {told}")
     checkpoint.notes.append(f"backbone taken as {names[0]}: weights do not tell the windows")
     return _whole(names[0], in_channels)
 

@@ -60,11 +60,22 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
             raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
             if layout.arranged is not None:
-                inner = layout.arranged(inner, prefix)
+                inner = _arranged(layout.arranged, inner, prefix)
             own = _renamed(inner, partial(_replaced, {prefix: ""}))
             return layout, _renamed(own, partial(_replaced, layout.modules(own)))
     anchors = ", ".join(layout.anchor for layout in LAYOUTS)
     raise InputError(f"expected one of the keys {anchors}; found {few(state)}")
+
+
+def _arranged(
+    arrange: Callable[[Mapping[str, np.ndarray], str], Weights], state: Weights, prefix: str
+) -> Weights:
+    try:
+        return arrange(state, prefix)
+    except (ValueError, IndexError, TypeError) as error:  # of shapes
+        raise InputError(
+            f"expected weights of a transformer, found other shapes: {error}"
+        ) from None
 
 
 def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> Weights:

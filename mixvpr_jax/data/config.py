@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_not_negative, require_positive
+from mixvpr_jax.checks import (
+    require_known,
+    require_not_negative,
+    require_positive,
+    to_whole_numbers,
+)
 from mixvpr_jax.errors import InputError
 
 # In the official order (dataloaders/GSVCitiesDataloader.py of amaralibey/MixVPR).
@@ -72,8 +77,8 @@ class DataConfig:
         skip_missing: Whether to leave out images that are in a table and not on disk.
         max_unreadable: So many broken images are skipped, whenever they come up, with a warning
             each; one more ends the run. Each process counts its own, once each.
-        image_size: Height and width of training images in pixels, where they are others than the
-            model's; MixVPR takes no others.
+        image_size: Height and width of training images in pixels, if they differ from the model's;
+            MixVPR's feature map must stay the same.
         augmentation: What happens to the images.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
@@ -107,8 +112,10 @@ class DataConfig:
                 f"min_images_per_place: expected images_per_place ({self.images_per_place}) or "
                 f"more, found {self.min_images_per_place}"
             )
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise InputError(f"image_size: expected height and width, found {self.image_size}")
+        if self.image_size is not None:
+            to_whole_numbers(self, "image_size", "(height, width)")
+            if len(self.image_size) != 2 or min(self.image_size) < 1:
+                raise InputError(f"image_size: expected (height, width), found {self.image_size}")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
         require_positive(self, "prefetch", "timeout_seconds")

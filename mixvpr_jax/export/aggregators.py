@@ -14,7 +14,7 @@ from mixvpr_jax.models.attention import MultiHeadAttention
 from mixvpr_jax.models.boq import EPSILON, BoQ, Encoder
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM, GeMPool, cell_weights
-from mixvpr_jax.models.salad import ITERATIONS, MLP, SALAD, transport
+from mixvpr_jax.models.salad import ITERATIONS, SALAD, TwoLayers, transport
 
 
 def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
@@ -96,7 +96,7 @@ def _transport(graph: Graph, scores: str, aggregator: SALAD, positions: int) -> 
     return graph.part(x, 2, 0, clusters)
 
 
-def _two_layers(graph: Graph, mlp: MLP, x: str) -> str:
+def _two_layers(graph: Graph, mlp: TwoLayers, x: str) -> str:
     return graph.linear(mlp.project, graph.add("Relu", graph.linear(mlp.expand, x)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import Dtype
@@ -22,7 +25,7 @@ class Norm(nnx.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         wide = x.astype(self.scale.dtype)
         centred = wide - wide.mean(-1, keepdims=True)
-        standard = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
+        standard = centred * lax.rsqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
         batch = tuple(range(x.ndim - 1))
         scale, bias = (jnp.expand_dims(one[...], batch) for one in (self.scale, self.bias))
         return (standard * scale + bias).astype(x.dtype)
@@ -32,19 +35,41 @@ def attend(
     query: Float[Array, "b n h d"],
     key: Float[Array, "b m h d"],
     value: Float[Array, "b m h d"],
-    precision: jax.lax.Precision,
+    precision: lax.Precision,
 ) -> Float[Array, "b n h d"]:
     """Scaled dot-product attention, whose softmax is computed in float32 or wider."""
+    image_by_image = partial(_image_by_image, precision=precision)
     if query.dtype == jnp.float64:  # which JAX's own function rounds to float32
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision)
-        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision)
-    # It takes the precision of its products from this setting, and widens bfloat16 by itself.
+        return image_by_image(query, key, value)
+    by_jax = partial(_by_jax, precision=precision)
+    return lax.platform_dependent(query, key, value, cpu=image_by_image, default=by_jax)
+
+
+def _by_jax(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+    """By JAX's own function, which takes the precision of its products from a setting."""
     with (
         jax.default_matmul_precision(precision.name.lower()),
-        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_dtype_promotion("standard"),  # it widens bfloat16 by itself
     ):
         return jax.nn.dot_product_attention(query, key, value)
+
+
+def _image_by_image(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+    """As products with heads first, whose scores stay in a CPU's cache.
+
+    DINOv2-B's take 62 ms for 8 images on two cores, JAX's own 218 ms.
+    """
+
+    def attention(one: tuple[Array, Array, Array]) -> Array:
+        query, key, value = (x.swapaxes(0, 1) for x in one)
+        wide = query.dtype if query.dtype == jnp.float64 else jnp.float32
+        scores = jnp.matmul(
+            query, key.swapaxes(1, 2), precision=precision, preferred_element_type=wide
+        )
+        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5).astype(value.dtype)
+        return jnp.matmul(weights, value, precision=precision).swapaxes(0, 1)
+
+    return lax.map(attention, (query, key, value))
 
 
 class MultiHeadAttention(nnx.Module):

@@ -56,7 +56,9 @@ class BoQBlock(nnx.Module):
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b q c"]]:
         x = self.encoder(x)
         queries = self.queries[...].astype(x.dtype)
-        queries = self.norm_q(queries + self.self_attn(queries, queries))  # no image's alone
+        queries = self.norm_q(
+            queries + self.self_attn(queries, queries)
+        )  # the same for every image
         queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape[1:]))
         return x, self.norm_out(self.cross_attn(queries, x))
 

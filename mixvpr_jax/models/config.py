@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -22,7 +23,8 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
-LATER = {"projection": None, "final_norm": True}  # fields of ModelConfig, and what they were before
+# Fields of ModelConfig that earlier versions lack, and what these did.
+ADDED_SINCE = {"projection": None, "final_norm": True}
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
 
 
@@ -208,6 +210,13 @@ class ModelConfig:
                 f"aggregator: expected a backbone with a class token for SALAD, found {self.arch}; "
                 f"there are {', '.join(VITS)}"
             )
+        if isinstance(self.aggregator, SALADConfig):
+            positions, clusters = math.prod(self.feature_size), self.aggregator.num_clusters
+            if positions <= clusters:
+                raise InputError(
+                    f"image_size: expected a feature map of more positions than SALAD has clusters "
+                    f"({clusters}), found {positions} with {self.image_size}"
+                )
         if not (isinstance(self.final_norm, bool) and (self.final_norm or self.arch in VITS)):
             raise InputError(
                 f"final_norm: expected true with {self.arch}, found {self.final_norm!r:.40}"
@@ -310,7 +319,7 @@ class ModelConfig:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
         values["image_size"] = list(self.image_size)
-        for name, usual in LATER.items():  # which earlier versions do not know
+        for name, usual in ADDED_SINCE.items():  # which earlier versions do not know
             if values[name] == usual:
                 del values[name]
         return values
@@ -327,7 +336,7 @@ class ModelConfig:
                 "expected a model's configuration, found a training run's; give the folder "
                 "`model` of the run"
             )
-        values = checked_fields(cls, values, {"interpolation": "bilinear", **LATER})
+        values = checked_fields(cls, values, {"interpolation": "bilinear", **ADDED_SINCE})
         if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)

@@ -15,7 +15,7 @@ HIDDEN = 512  # width of the three MLPs
 ITERATIONS = 3  # of Sinkhorn's algorithm
 
 
-class MLP(nnx.Module):
+class TwoLayers(nnx.Module):
     """Linear, ReLU, Linear over the last axis."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
@@ -37,9 +37,9 @@ class SALAD(nnx.Module):
     """
 
     def __init__(self, channels: int, config: SALADConfig, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.token_features = MLP(channels, config.token_dim, dtype=dtype, rngs=rngs)
-        self.cluster_features = MLP(channels, config.cluster_dim, dtype=dtype, rngs=rngs)
-        self.score = MLP(channels, config.num_clusters, dtype=dtype, rngs=rngs)
+        self.token_features = TwoLayers(channels, config.token_dim, dtype=dtype, rngs=rngs)
+        self.cluster_features = TwoLayers(channels, config.cluster_dim, dtype=dtype, rngs=rngs)
+        self.score = TwoLayers(channels, config.num_clusters, dtype=dtype, rngs=rngs)
         self.dust_bin = nnx.Param(jnp.ones((), param_dtype(dtype)))
 
     def __call__(

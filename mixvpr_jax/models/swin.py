@@ -78,7 +78,7 @@ class Attention(nnx.Module):
         qkv = self.qkv(x) + jnp.concatenate(bias).astype(x.dtype)[None, None, None]
         qkv = qkv.reshape(*x.shape[:3], 3, self.heads, -1)
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], math.log(100)))
-        mixed = attend(
+        mixed = attend_by_cosines(
             qkv[:, :, :, 0],
             qkv[:, :, :, 1],
             qkv[:, :, :, 2],
@@ -89,7 +89,7 @@ class Attention(nnx.Module):
         return self.proj(mixed.reshape(x.shape))
 
 
-def attend(
+def attend_by_cosines(
     query: Float[Array, "b m n h d"],
     key: Float[Array, "b m n h d"],
     value: Float[Array, "b m n h d"],

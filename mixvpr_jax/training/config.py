@@ -62,11 +62,11 @@ class OptimizerConfig:
         milestones: Epochs at whose start the learning rate falls; those during warm-up have no
             effect.
         factor: What each milestone multiplies the learning rate by.
-        linear_decay_steps: Steps from the first over which the learning rate falls linearly, to
-            `linear_decay_factor` of itself; 0: it does not.
+        linear_decay_steps: Number of steps, from the first, over which the learning rate falls
+            linearly to `linear_decay_factor` of its value; 0 disables it.
         linear_decay_factor: See `linear_decay_steps`.
-        layer_decay: What each stage or block of the backbone multiplies the learning rate of those
-            below it by (layer-wise decay); 1: the same rate for all.
+        layer_decay: Learning rate of a stage or block of the backbone, as a multiple of that of the
+            next one; the last one's is a multiple of the aggregator's. 1: the same rate for all.
         layers_to_freeze: Last frozen stage of a ResNet (0: the stem alone), or how many of
             DINOv2's blocks are frozen with its embeddings; None freezes none. docs/models.md
             has EfficientNet's and Swin's. Frozen BatchNorms still use the batch's statistics and
@@ -146,7 +146,7 @@ RENAMED = {
     "statistics_per_device": "batch_stats_per_device",
 }
 # Fields that earlier versions lack, and what they did; None is the run's own.
-EARLIER: dict[str | None, dict[str, Any]] = {
+ADDED_SINCE: dict[str | None, dict[str, Any]] = {
     None: {"remat_blocks": False},
     "model": {"interpolation": "bilinear"},
     "data": {"image_size": None},
@@ -184,7 +184,8 @@ class TrainConfig:
         grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes its
             images chunk by chunk. The gradient is the same, but BatchNorm normalises by chunk.
         remat_blocks: The backward pass computes what lies within a block again, so that the forward
-            pass stores the blocks' inputs alone: less memory, about a third more work.
+            pass stores the blocks' inputs alone: less memory, about a third more work. Nothing with
+            a backbone of one's own.
         log_every_steps: Steps between entries of metrics.jsonl.
         checkpoint_every_steps: Steps between checkpoints within an epoch; its end saves one anyway.
     """
@@ -217,6 +218,11 @@ class TrainConfig:
                 "optimizer.layers_to_freeze: expected None with a backbone of one's own, found "
                 f"{self.optimizer.layers_to_freeze}"
             )
+        if ":" in self.model.arch and self.optimizer.layer_decay < 1:
+            raise InputError(
+                "optimizer.layer_decay: expected 1 with a backbone of one's own, found "
+                f"{self.optimizer.layer_decay}"
+            )
         shape = BACKBONES.get(self.model.arch)
         most = shape.most_frozen if shape is not None else 0
         if (self.optimizer.layers_to_freeze or 0) > most:
@@ -235,8 +241,10 @@ class TrainConfig:
         return self.data.image_size or self.model.image_size
 
     def _check_image_size(self) -> None:
-        self.model.check_size(*self.image_size)
-        trained = replace(self.model.architecture, image_size=self.image_size).feature_size
+        try:
+            trained = replace(self.model.architecture, image_size=self.image_size).feature_size
+        except InputError as error:
+            raise InputError(f"data.{error}") from None
         is_mixvpr = isinstance(self.model.aggregator, MixVPRConfig)
         if is_mixvpr and trained != (found := self.model.feature_size):
             raise InputError(
@@ -273,7 +281,7 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     if not isinstance(there, dict):
         raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
     there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
-    for part, defaults in EARLIER.items():
+    for part, defaults in ADDED_SINCE.items():
         if isinstance(of_part := there if part is None else there.get(part), dict):
             for name, value in defaults.items():
                 of_part.setdefault(name, value)

@@ -14,6 +14,7 @@ from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.locks import locked
+from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
@@ -100,7 +101,8 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
     if source is None:
         return create_model(architecture, seed=seed)
     found, weights = _read_weights(source, architecture)
-    if found.arch != config.arch:
+    there = BACKBONES.get(found.arch, found.arch)  # some have two names
+    if there != BACKBONES.get(config.arch, config.arch):
         raise InputError(f"{source}: expected a {config.arch}, found a {found.arch}")
     if found.aggregator is None:
         cut = tuple(f"backbone.layer{stage}." for stage in architecture.layers_to_crop)
