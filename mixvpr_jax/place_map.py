@@ -328,10 +328,8 @@ def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     is_engine = isinstance(model, EngineModel)
     weights = model.weights_hash if is_engine else weights_hash(get_weights(model))
     known = {"weights_sha256": weights, "image_size": list(model.config.image_size)}
-    # Earlier maps do not say so; their models resized bilinearly and had the norm.
-    if (filter := model.config.interpolation) != "bilinear":
-        known["interpolation"] = filter
-    return known if model.config.final_norm else {**known, "final_norm": False}
+    usual = {"interpolation": "bilinear", "final_norm": True}  # of which earlier maps do not speak
+    return known | {n: found for n in usual if (found := getattr(model.config, n)) != usual[n]}
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_or_skip as torch
+from feature_maps import PREFIX, golden_error, saved
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -17,7 +18,6 @@ from reference_heads import salad
 from reference_torch import MixVPR
 from reference_training import multi_similarity
 from small_vits import TINY, drawn
-from trunks import PREFIX, golden_error, saved
 
 from mixvpr_jax import (
     GeMConfig,

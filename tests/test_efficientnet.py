@@ -7,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_or_skip as torch
-from flax import nnx
-from recipe import official_shapes, recipe_state
-from reference import in_float64
-from trunks import (
+from feature_maps import (
     PREFIX,
     channels_first,
     check_graphs,
@@ -22,6 +19,9 @@ from trunks import (
     state_of,
     without_unused,
 )
+from flax import nnx
+from recipe import official_shapes, recipe_state
+from reference import in_float64
 
 from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, get_weights

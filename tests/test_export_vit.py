@@ -102,12 +102,6 @@ def test_tokens_before_the_last_norm(tiny):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def test_more_clusters_than_positions(tiny):
-    model = drawn("plain", SIZE, "float32", SALADConfig(15, 6, 7))
-    with pytest.raises(InputError, match="SALAD: expected a feature map of more than 15 positions"):
-        EngineModel(model, "onnxruntime")
-
-
 def test_half_precision_is_safe(tiny):
     """Softmax is computed in float32, and tokens whose squares overflow float16 do no harm."""
     model = drawn("registers", SIZE, "float32", GeMConfig())

@@ -1,6 +1,7 @@
 """The robot's map is an exhaustive search at every moment, and its files are refused when wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,18 @@ def test_files_that_are_no_maps(saved):
     safetensors.numpy.save_file({"descriptors": drawn(3, 4)}, saved)
     with pytest.raises(InputError, match="found another safetensors file"):
         PlaceMap.load(saved)
+
+
+def test_a_map_of_the_same_weights_that_resizes_otherwise(tmp_path):
+    """Its descriptors differ, too."""
+    file, model = tmp_path / "m.safetensors", create_model(SMALL, seed=0)
+    ours = PlaceMap(model)
+    ours.add(drawn(1, 16))
+    ours.save(file)
+    other = create_model(replace(SMALL, interpolation="bicubic"), seed=0)
+    with pytest.raises(InputError, match="expected a map of the model .*bicubic.* found one of"):
+        PlaceMap.load(file, other)
+    assert len(PlaceMap.load(file, model)) == 1
 
 
 def rewritten(file, change):

@@ -109,7 +109,8 @@ def test_from_a_model_with_another_head(town, tmp_path):
 def test_from_dinov2s_weights(town, tmp_path, monkeypatch):
     """A backbone's file says nothing of the last LayerNorm; a whole model's does."""
     for mapping in (backbones.VITS, backbones.BACKBONES):
-        monkeypatch.setitem(mapping, "tiny", ViTShape(2, 24, 3))
+        for name in ("tiny", "tiny, by another name"):
+            monkeypatch.setitem(mapping, name, ViTShape(2, 24, 3))
     bare = create_model(ModelConfig("tiny", (), None, (28, 28)), seed=1)
     state = {n.removeprefix("backbone.model."): a for n, a in to_state_dict(bare).items()}
     torch.save({name: torch.tensor(array) for name, array in state.items()}, tmp_path / "x.pth")
@@ -119,6 +120,8 @@ def test_from_dinov2s_weights(town, tmp_path, monkeypatch):
     for name, array in to_state_dict(model).items():
         if name.startswith("backbone."):
             assert np.array_equal(array, state[name.removeprefix("backbone.dino.")])
+    also = replace(config, arch="tiny, by another name", init=str(tmp_path / "x.pth"))
+    assert same_weights(initial_model(also, seed=0), model)
     save_pretrained(model, tmp_path / "model")
     wanted = replace(config, init=str(tmp_path / "model"), final_norm=True)
     with pytest.raises(InputError, match="final_norm True, found one with False; give --model.no-"):

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from runs import ROOT, command, finish, has_reached, start
 
+from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, SALADConfig
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
+from mixvpr_jax.training import DataConfig, OptimizerConfig, StartConfig
 from mixvpr_jax.training import command as train_command
 from mixvpr_jax.training.config import LossName, MinerName, TrainConfig
 
@@ -77,6 +79,30 @@ def test_value_that_makes_no_sense(tmp_path):
     status, _, errors = run("demo", "--workdir", tmp_path / "run", "--data.places-per-batch", 1)
     assert status == 2
     assert "places_per_batch: expected 2 or more, found 1: there are no negatives" in errors
+
+
+@pytest.mark.parametrize(
+    "arch, model, size, line",
+    [
+        ("dinov2_vits14", {}, (224,), r"image_size: expected \(height, width\), found \(224,\)"),
+        ("dinov2_vits14", {}, 224, r"image_size: expected \(height, width\), found 224"),
+        ("dinov2_vits14", {}, (100, 112), "data.image_size: expected multiples of 14 .* 98x112"),
+        ("resnet18", {"aggregator": MixVPRConfig()}, (320, 400), "feature map of 10x10, for which"),
+        (
+            "dinov2_vits14",
+            {"aggregator": SALADConfig()},
+            (98, 98),
+            r"data.image_size: .* more positions than SALAD has clusters \(64\), found 49",
+        ),
+    ],
+)
+def test_sizes_of_training_images(arch, model, size, line):
+    image_size = (322, 322) if "dino" in arch else (320, 320)
+    whole = StartConfig(arch, (), **{"aggregator": GeMConfig(), **model}, image_size=image_size)
+    optimizer = OptimizerConfig(layers_to_freeze=None)
+    assert TrainConfig(whole, DataConfig(image_size=image_size), optimizer).image_size == image_size
+    with pytest.raises(InputError, match=line):
+        TrainConfig(whole, DataConfig(image_size=size), optimizer)
 
 
 def test_wrong_input_is_one_line(town, tmp_path):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from mixvpr_jax.export.nodes import FeatureMap, Graph
@@ -14,7 +13,7 @@ from mixvpr_jax.models.attention import MultiHeadAttention
 from mixvpr_jax.models.boq import EPSILON, BoQ, Encoder
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM, GeMPool, cell_weights
-from mixvpr_jax.models.salad import ITERATIONS, SALAD, TwoLayers, transport
+from mixvpr_jax.models.salad import ITERATIONS, SALAD, TwoLayers
 
 
 def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
@@ -84,8 +83,6 @@ def _salad(graph: Graph, aggregator: SALAD, features: FeatureMap) -> str:
 def _transport(graph: Graph, scores: str, aggregator: SALAD, positions: int) -> str:
     """Shares of positions in clusters, [b, n, m], from scores in float32."""
     clusters = aggregator.score.project.out_features
-    sizes = (1, positions, clusters), ()
-    jax.eval_shape(transport, *(jax.ShapeDtypeStruct(size, np.float32) for size in sizes))
     dust = graph.weight(np.asarray(aggregator.dust_bin[...]).reshape(()), np.float32)
     x = graph.add("Pad", scores, graph.weight([0, 0, 0, 0, 0, 1], np.int64), dust)
     takes = graph.weight(np.log([1.0] * clusters + [positions - clusters]), np.float32)
