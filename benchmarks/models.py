@@ -37,6 +37,7 @@ MODELS = (
     "eigenplaces_resnet50_2048",
     "boq_resnet50_16384",
     "efficientnet_b0_convap",
+    "swinv2_base_window12to16_192to256",
     "dinov2_vitb14_mixvpr",
     "dinov2_salad",
     "boq_dinov2_12288",
@@ -68,7 +69,7 @@ def main(
         models: Which rows are computed anew; the others stay as models.json has them.
         compile: Accelerators to compile for, in bfloat16.
         time: Whether to compare each model with PyTorch eager, an image at a time, in float32:
-            its time and its descriptor. EfficientNet has no counterpart here.
+            its time and its descriptor. EfficientNet and Swin V2 have no counterpart here.
         rounds: How often each side is timed.
     """
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
@@ -78,7 +79,7 @@ def main(
         for target in compile:
             found = in_environment(target, "describe", IMAGES, name)
             row[target] = {key: found[key] for key in ("bytes", "temporary")}
-        if time and not name.startswith("efficientnet"):
+        if time and not name.startswith(("efficientnet", "swin")):
             row |= {"ratio": ratio(name, rounds), "difference": difference(name)}
         FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
         print(line(name, row), flush=True)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
-from mixvpr_jax.models.config import Dtype, ModelConfig
+from mixvpr_jax.models.backbones import BACKBONES
+from mixvpr_jax.models.config import Dtype, GeMConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model, fold
 from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import TrainConfig
@@ -24,7 +25,10 @@ QUERIES, ROWS, KEPT = 512, 131_072, 64
 
 
 def model_config(name: str, dtype: Dtype) -> ModelConfig:
-    """The model of a recipe or of released weights."""
+    """The model of a recipe or of released weights, or a backbone with GeM."""
+    if name in BACKBONES:
+        size = BACKBONES[name].nearest_size(320, 320)
+        return ModelConfig(name, (), GeMConfig(), size, dtype)
     is_recipe = name in list_recipes(CONFIGS)
     config = load_recipe(name)[0].model.architecture if is_recipe else RELEASED[name].config
     return replace(config, dtype=dtype)
