@@ -96,7 +96,7 @@ def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
 
 
 def _official_state(model: VPRModel) -> dict[str, np.ndarray]:
-    """The same by official names, whoever has such a model.
+    """The weights under official names, even if no official code has such a model.
 
     Raises:
         InputError: A plug-in or a projection, which the official code does not have.
@@ -136,8 +136,8 @@ def write_checkpoint(
     if layout == "openvprlab":
         if config.arch in VITS and (config.final_norm or config.projection):
             raise InputError(
-                f"OpenVPRLab: expected a {config.arch} without its last LayerNorm and projection, "
-                "which it does not have; leave out --layout"
+                f"OpenVPRLab: expected a {config.arch} without its last LayerNorm or a projection, "
+                "neither of which OpenVPRLab has; omit --layout openvprlab"
             )
         state = to_openvprlab(_official_state(model), unfrozen_blocks)
     else:

@@ -78,13 +78,13 @@ def _boq(checkpoint: Checkpoint) -> tuple[BoQConfig, int]:
 
 
 def projection_of(checkpoint: Checkpoint) -> int | None:
-    """Values after the Linear layer behind an aggregator, as MegaLoc's; None without one."""
+    """Outputs of the Linear layer after the aggregator, as in MegaLoc; None if there is none."""
     name = "aggregator.linear.weight"
     return shape_of(checkpoint, name, 2)[0] if name in checkpoint.state else None
 
 
 def shape_of(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:
-    """The shape of an array that a model has; InputError if it is missing or has other axes."""
+    """The shape of a named array; InputError if it is missing, empty or of another rank."""
     if name not in checkpoint.state:
         raise InputError(f"missing {name}, without which the model cannot be inferred")
     shape = checkpoint.state[name].shape

@@ -24,13 +24,13 @@ _PREFIX = "backbone.model."
 def infer_backbone(
     checkpoint: Checkpoint, told: str | None, num_cropped: int | None, in_channels: int | None
 ) -> Backbone:
-    """The backbone that the aggregator sits on, and the stages of it that are cut.
+    """The backbone that the aggregator sits on, and which of its stages are cut.
 
     Args:
-        checkpoint: Stages that are cut move to its `dropped`.
-        told: The backbone's name by the hyper-parameters, and
-        num_cropped: the stages that they cut.
-        in_channels: Input channels of the aggregator, where its weights tell them.
+        checkpoint: Weights of cut stages move to its `dropped`.
+        told: Name of the backbone in the hyper-parameters, if any.
+        num_cropped: Number of stages cut according to the hyper-parameters, if they say.
+        in_channels: Input channels of the aggregator, if its weights show them.
 
     Raises:
         InputError: No known backbone, or one with other channels than the aggregator takes.
@@ -67,8 +67,8 @@ def _counts(checkpoint: Checkpoint, pattern: str) -> dict[int, int]:
 def _efficientnet(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> Backbone:
     if (told or "").startswith("tf_"):
         raise InputError(
-            f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found {told}, which pads its "
-            "convolutions otherwise"
+            f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found {told}, which pads "
+            "convolutions differently and is not supported"
         )
     counts = _counts(checkpoint, r"blocks\.(\d{1,4})\.(\d{1,4})\.")
     blocks = [counts[stage] for stage in sorted(counts)]
@@ -78,8 +78,8 @@ def _efficientnet(checkpoint: Checkpoint, told: str | None, in_channels: int | N
         own = [stage.blocks for stage in shape.stages], shape.scaled(32), shape.out_channels(4)
         if own == (blocks, stem, outer):
             if told != name:
-                line = f"backbone taken as {name}: weights of timm's tf_{name} are not told apart"
-                checkpoint.notes.append(f"{line}, but computed with another padding and epsilon")
+                line = f"backbone taken as {name}; timm's tf_{name} has the same names and shapes"
+                checkpoint.notes.append(f"{line}, but other padding and epsilon: not supported")
             return _whole(name, in_channels)
     raise InputError(
         f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found a network of timm's with "

@@ -80,17 +80,13 @@ def _block(graph: Graph, block: vits.Block, x: str) -> str:
     y = graph.layer_norm(block.norm2, x, block.norm2.epsilon)
     if isinstance(block.mlp, vits.SwiGLU):
         return graph.add("Add", x, _swiglu(graph, block.mlp, block.ls2, y))
-    return graph.add("Add", x, _mlp(graph, block.mlp, block.ls2, y))
+    y = graph.gelu(graph.linear(block.mlp.fc1, y))
+    return graph.add("Add", x, _scaled(graph, block.mlp.fc2, block.ls2, y))
 
 
 def _attention(graph: Graph, layer: vits.Attention, scale: vits.LayerScale, x: str) -> str:
     x = graph.attention(x, x, layer.qkv, layer.heads)
     return _scaled(graph, layer.proj, scale, x)
-
-
-def _mlp(graph: Graph, layer: vits.MLP, scale: vits.LayerScale, x: str) -> str:
-    """GELU as the nodes that runtimes fuse; opsets before 20 have no node for it."""
-    return _scaled(graph, layer.fc2, scale, graph.gelu(graph.linear(layer.fc1, x)))
 
 
 def _swiglu(graph: Graph, layer: vits.SwiGLU, scale: vits.LayerScale, x: str) -> str:
