@@ -16,6 +16,7 @@ import safetensors.numpy
 from jaxtyping import Array
 
 from mixvpr_jax.conversion import get_weights, weights_hash
+from mixvpr_jax.conversion.convert import unusual
 from mixvpr_jax.conversion.formats import read_safetensors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.search import check_descriptors, rounding_of_scores
@@ -328,8 +329,7 @@ def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     is_engine = isinstance(model, EngineModel)
     weights = model.weights_hash if is_engine else weights_hash(get_weights(model))
     known = {"weights_sha256": weights, "image_size": list(model.config.image_size)}
-    usual = {"interpolation": "bilinear", "final_norm": True}  # of which earlier maps do not speak
-    return known | {n: found for n in usual if (found := getattr(model.config, n)) != usual[n]}
+    return known | unusual(model.config.to_dict())
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:

@@ -89,11 +89,13 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
             card.write_text(model_card(model.config))
     if results:
         digest = weights_hash(get_weights(model))
-        found = [_read_results(where, digest, weights) for where in results]
+        known = digest, model.config.to_dict()
+        found = [_read_results(where, *known, weights) for where in results]
         card.write_text(with_recall(card.read_text(), found))
 
 
-def _read_results(where: str, digest: str, weights: str) -> dict[str, Any]:
+def _read_results(where: str, digest: str, config: dict[str, Any], weights: str) -> dict[str, Any]:
+    from mixvpr_jax.conversion.convert import unusual
     from mixvpr_jax.evaluation.output import read_output
 
     found = read_output(as_path(where)).results
@@ -103,5 +105,12 @@ def _read_results(where: str, digest: str, weights: str) -> dict[str, Any]:
         raise InputError(
             f"{where}: expected results of {weights}, found those of other weights "
             f"({found['weights']}); evaluate these with mixvpr eval --weights {weights}"
+        )
+    theirs = found.get("model")
+    if isinstance(theirs, dict) and (other := unusual(theirs)) != (ours := unusual(config)):
+        raise InputError(
+            f"{where}: expected results of {weights} with {ours or 'the usual settings'}, found "
+            f"those of the same weights with {other or 'the usual settings'}; evaluate again with "
+            f"mixvpr eval --weights {weights}"
         )
     return found

@@ -172,6 +172,10 @@ def test_the_card_tells_recall_of_these_weights_alone(hub, model, folder, tmp_pa
     (out / "results.json").write_text(json.dumps({**results, "weights_sha256": "of others"}))
     with pytest.raises(InputError, match="out: expected results of .*, found those of other weigh"):
         push(str(folder), ADDRESS, results=(str(out),))
+    bicubic = {**model.config.to_dict(), "interpolation": "bicubic"}
+    (out / "results.json").write_text(json.dumps({**results, "model": bicubic}))
+    with pytest.raises(InputError, match="found those of the same weights with .*bicubic"):
+        push(str(folder), ADDRESS, results=(str(out),))
     (out / "results.json").write_text(json.dumps({**results, "recall": None}))
     with pytest.raises(InputError, match="expected results with recall, found none"):
         push(str(folder), ADDRESS, results=(str(out),))
