@@ -1,7 +1,7 @@
 """A full training step against PyTorch, side by side in one run: python benchmarks/train_step.py.
 
-Forward, mining, loss, backward and update of the official recipe: ResNet-50 with stages 1 and 2
-frozen, MixVPR, MultiSimilarity, SGD. Each round times every contender once, in turn.
+Forward, mining, loss, backward and update of a recipe: by default the official one, ResNet-50 with
+stages 1 and 2 frozen, MixVPR, MultiSimilarity, SGD. Each round times every contender once, in turn.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import tyro
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from reference_dinov2 import TorchModel  # noqa: E402
 from reference_training import ReferenceTraining, official_model  # noqa: E402
 from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
 from mixvpr_jax.losses.mining import multi_similarity_miner  # noqa: E402
+from mixvpr_jax.models.backbones import VITS  # noqa: E402
+from mixvpr_jax.models.config import ModelConfig  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
@@ -42,23 +45,28 @@ def main(
     images_per_place: int = 4,
     dtype: Literal["float32", "bfloat16"] = "float32",
     grad_cache_chunks: int = 1,
+    remat_blocks: bool = False,
     compile: bool = False,
     rounds: int = 5,
 ) -> None:
     """Times steps on images that already lie on the device.
 
     Args:
-        name: A recipe of configs/ that trains with MultiSimilarity.
+        name: A recipe of configs/ that trains with MultiSimilarity, on a ResNet or DINOv2.
         places: Places a batch; the official recipe has 120.
         images_per_place: Images of each.
         dtype: What both sides compute in (PyTorch under autocast).
         grad_cache_chunks: Of gradient caching, on our side.
+        remat_blocks: Whether our blocks compute activations again.
         compile: Whether torch.compile takes part.
         rounds: How often each contender is timed.
     """
     recipe, _ = load_recipe(name)
     config = replace(
-        recipe, grad_cache_chunks=grad_cache_chunks, model=replace(recipe.model, dtype=dtype)
+        recipe,
+        grad_cache_chunks=grad_cache_chunks,
+        remat_blocks=remat_blocks,
+        model=replace(recipe.model, dtype=dtype),
     )
     print(machine())
     peak = peak_flops(dtype)
@@ -100,6 +108,7 @@ def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tupl
     options = {
         "layers_to_freeze": config.optimizer.layers_to_freeze,
         "grad_cache_chunks": config.grad_cache_chunks,
+        "remat_blocks": config.remat_blocks,
     }
     step, counted = (
         make_step(model, optimizer, *pair, data_mesh(devices[:1]), **options)
@@ -131,7 +140,7 @@ def torch_runs(
         place: dict[str, Any] = {"device": device, "memory_format": layout}
         inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(**place)
         target = torch.from_numpy(labels).to(device)
-        model = official_model(config.model.architecture).to(**place)
+        model = reference(config.model.architecture).to(**place)
         training = ReferenceTraining(model, config.optimizer)
         if label == "compiled":
             training.model.compile()
@@ -143,6 +152,11 @@ def torch_runs(
 
         runs[f"PyTorch {label}"] = run
     return runs
+
+
+def reference(config: ModelConfig) -> Any:
+    """The same model in PyTorch, with fresh weights."""
+    return TorchModel(create_model(config)) if config.arch in VITS else official_model(config)
 
 
 def memory() -> str:

@@ -73,6 +73,12 @@ def by_torch(state, images, heads, registers, final_norm=True):
     return x[:, 1 + registers :].reshape(batch, rows, columns, width), x[:, 0]
 
 
+def frozen_prefixes(blocks):
+    """What the names of parameters below the trained blocks begin with."""
+    tokens = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed.")
+    return tokens + tuple(f"blocks.{number}." for number in range(blocks))
+
+
 class TorchModel(torch.nn.Module):
     """A whole model, with our model's weights: images [b, 3, h, w] → descriptors [b, d]."""
 
@@ -81,8 +87,9 @@ class TorchModel(torch.nn.Module):
         self.config, self.shape = model.config, VITS[model.config.arch]
         self.names = {}
         for name, array in to_torch(get_weights(model)).items():
-            self.names[name] = name.replace(".", "/")  # of a buffer: without dots
-            self.register_buffer(self.names[name], torch.from_numpy(np.array(array)))
+            self.names[name] = name.replace(".", "/")  # of a parameter: without dots
+            parameter = torch.nn.Parameter(torch.from_numpy(np.array(array)))
+            self.register_parameter(self.names[name], parameter)
         channels, head = self.config.feature_channels, self.config.aggregator
         match head:
             case MixVPRConfig():
@@ -93,12 +100,18 @@ class TorchModel(torch.nn.Module):
             case SALADConfig():
                 self.head = None
         if self.head is not None:
-            own = {n[11:]: getattr(self, b) for n, b in self.names.items() if n.startswith("aggr")}
+            own = {n[11:]: getattr(self, p) for n, p in self.names.items() if n.startswith("aggr")}
             dtype = next(iter(own.values())).dtype
             self.head.to(dtype).load_state_dict(own, strict=True)
 
+    def freeze(self, blocks):
+        """Takes the embeddings and the first blocks out of training."""
+        frozen = tuple(f"backbone.model.{prefix}" for prefix in frozen_prefixes(blocks))
+        for name, parameter in self.names.items():
+            getattr(self, parameter).requires_grad_(not name.startswith(frozen))
+
     def forward(self, images):
-        state = {name: getattr(self, buffer) for name, buffer in self.names.items()}
+        state = {name: getattr(self, parameter) for name, parameter in self.names.items()}
         backbone = {n[15:]: array for n, array in state.items() if n.startswith("backbone.model.")}
         options = self.shape.heads, self.shape.num_registers, self.config.final_norm
         features, token = by_torch(backbone, images, *options)

@@ -1,7 +1,7 @@
 """SALAD and BoQ in PyTorch, written afresh with the official parameter names.
 
 SALAD is of the paper, its transport as products of a kernel's rows and columns; BoQ of PyTorch's
-own own transformer layers. SALAD's feature maps are [b, h, w, c], BoQ's [b, c, h, w].
+own transformer layers. SALAD's feature maps are [b, h, w, c], BoQ's [b, c, h, w].
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def salad(state, features, token):
     scores, count = mlp(state, "score", 3, x), x.shape[1]
     dust = state["aggregator.dust_bin"].expand(*scores.shape[:2], 1)
     kernel = torch.cat([scores, dust], 2).exp()
-    takes = torch.ones(kernel.shape[2], dtype=kernel.dtype)
+    takes = torch.ones_like(kernel[0, 0])
     takes[-1] = count - scores.shape[2]
-    rows = torch.ones(*kernel.shape[:2], dtype=kernel.dtype)
+    rows = torch.ones_like(kernel[:, :, 0])
     for _ in range(3):
         columns = takes / torch.einsum("bnm,bn->bm", kernel, rows)
         rows = 1 / torch.einsum("bnm,bm->bn", kernel, columns)

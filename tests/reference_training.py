@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch_or_skip as torch
 from reference import official_options
+from reference_dinov2 import TorchModel
 from reference_torch import VPRModel
 
 from mixvpr_jax.models.config import ModelConfig
@@ -51,9 +52,10 @@ def multi_similarity(descriptors, labels, alpha=1.0, beta=50.0, base=0.0):
 class ReferenceTraining:
     """A model, its optimizer and the step between them."""
 
-    def __init__(self, model: VPRModel, config: OptimizerConfig) -> None:
+    def __init__(self, model: VPRModel | TorchModel, config: OptimizerConfig) -> None:
         self.model = model.train()
-        self.freeze(config.layers_to_freeze)
+        if config.layers_to_freeze is not None:
+            self.freeze(config.layers_to_freeze)
         trained = [p for p in model.parameters() if p.requires_grad]
         rate, decay = config.learning_rate, config.weight_decay
         if config.name == "sgd":
@@ -63,9 +65,10 @@ class ReferenceTraining:
         else:
             self.optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
 
-    def freeze(self, layers: int | None) -> None:
+    def freeze(self, layers: int) -> None:
         """Frozen stages keep their weights; their BatchNorms stay in training mode."""
-        if layers is None:
+        if not isinstance(self.model, VPRModel):
+            self.model.freeze(layers)
             return
         backbone = self.model.backbone.model
         stages = [getattr(backbone, f"layer{stage}") for stage in range(1, layers + 1)]

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from recipe import official_shapes, recipe_state
 from reference import in_float64
-from reference_dinov2 import by_torch, positions
+from reference_dinov2 import by_torch, frozen_prefixes, positions
 from reference_heads import salad
 from reference_torch import MixVPR
 from reference_training import multi_similarity
@@ -295,8 +295,7 @@ HEADS = (MixVPRConfig(8, 2, 1.0, 2), SALADConfig(3, 4, 5))
 
 def torch_trajectory(state, steps, frozen):
     """Losses and final weights of AdamW on the second writing, with so many blocks frozen."""
-    below = ("cls_token", "pos_embed", "register_tokens", "mask_token", "patch_embed.")
-    below += tuple(f"blocks.{number}." for number in range(frozen))
+    below = frozen_prefixes(frozen)
     backbone = {name.removeprefix(PREFIX): array for name, array in state.items() if PREFIX in name}
     trained = [
         array.requires_grad_() for name, array in backbone.items() if not name.startswith(below)

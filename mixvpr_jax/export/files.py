@@ -13,6 +13,7 @@ import numpy as np
 
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
+from mixvpr_jax.models.attention import flash_attention
 from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file
@@ -131,6 +132,11 @@ def _stablehlo(model: VPRModel, file: Path, images: np.ndarray) -> np.ndarray:
     """The same by JAX: a program for CPUs, GPUs and TPUs."""
     (batch,) = jax.export.symbolic_shape("batch")
     given = jax.ShapeDtypeStruct((batch, *model.config.image_size, 3), jnp.float32)
-    program = jax.export.export(jax.jit(lambda images: model(images)), platforms=PLATFORMS)(given)
+    without = flash_attention.set(False)
+    try:
+        describe = jax.jit(lambda images: model(images))
+        program = jax.export.export(describe, platforms=PLATFORMS)(given)
+    finally:
+        flash_attention.reset(without)
     file.write_bytes(program.serialize())
     return np.asarray(jax.export.deserialize(bytearray(file.read_bytes())).call(images))

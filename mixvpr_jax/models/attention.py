@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,9 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.models.layers import linear, param_dtype, precision
+
+# Off in programs that are written to run elsewhere.
+flash_attention = ContextVar("flash_attention", default=True)
 
 
 class Norm(nnx.Module):
@@ -41,17 +48,51 @@ def attend(
     image_by_image = partial(_image_by_image, precision=precision)
     if query.dtype == jnp.float64:  # which JAX's own function rounds to float32
         return image_by_image(query, key, value)
-    by_jax = partial(_by_jax, precision=precision)
-    return lax.platform_dependent(query, key, value, cpu=image_by_image, default=by_jax)
+    ways = {"cpu": image_by_image, "default": partial(_by_jax, precision=precision)}
+    if query.dtype == jnp.bfloat16 and flash_attention.get():
+        ways["cuda"] = partial(_by_cudnn, precision=precision)
+    return lax.platform_dependent(query, key, value, **ways)
 
 
-def _by_jax(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+def _by_jax(
+    query: Array,
+    key: Array,
+    value: Array,
+    precision: lax.Precision,
+    **options: Any,
+) -> Array:
     """By JAX's own function, which takes the precision of its products from a setting."""
     with (
         jax.default_matmul_precision(precision.name.lower()),
         jax.numpy_dtype_promotion("standard"),  # it widens bfloat16 by itself
     ):
-        return jax.nn.dot_product_attention(query, key, value)
+        return jax.nn.dot_product_attention(query, key, value, **options)
+
+
+def _by_cudnn(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:
+    """By cuDNN's flash attention, which keeps no scores, where the device and cuDNN have it.
+
+    DINOv2-B describes 64 images on an H200 in 0.65 of the time.
+    """
+    attention = partial(_by_jax, precision=precision)
+    capabilities = (getattr(device, "compute_capability", "") for device in jax.devices())
+    if not any(found.startswith(("5.", "6.", "7.")) for found in capabilities):
+        with suppress(RuntimeError):  # no cuDNN, or too old a one
+            return _padded(partial(attention, implementation="cudnn"), query, key, value)
+    return attention(query, key, value)
+
+
+def _padded(attention: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
+    """Attention that takes even numbers of tokens, as cuDNN's does for a gradient."""
+    lengths = query.shape[1], key.shape[1]
+    if not any(length % 2 for length in lengths):
+        return attention(query, key, value)
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value)
+    )
+    counts = (jnp.full(len(query), length, jnp.int32) for length in lengths)
+    options = dict(zip(("query_seq_lengths", "key_value_seq_lengths"), counts, strict=True))
+    return attention(query, key, value, **options)[:, : lengths[0]]
 
 
 def _image_by_image(query: Array, key: Array, value: Array, precision: lax.Precision) -> Array:

@@ -76,6 +76,18 @@ def _uniform_within(bound: float) -> Any:
     return initialise
 
 
+def cast_in_place(module: nnx.Module) -> None:
+    """Keeps the weights of all Linear layers in the dtype of their products.
+
+    Otherwise a program rounds them in each call.
+    """
+    for _, layer in nnx.iter_modules(module):
+        if isinstance(layer, nnx.Linear):
+            layer.kernel = nnx.Param(layer.kernel[...].astype(layer.dtype))
+            if layer.bias is not None:
+                layer.bias = nnx.Param(layer.bias[...].astype(layer.dtype))
+
+
 class Conv(nnx.Module):
     """NHWC convolution without bias, padded by (size - 1) / 2 on every side.
 

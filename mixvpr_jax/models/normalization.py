@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.config import Dtype
-from mixvpr_jax.models.layers import Conv, param_dtype, precision
+from mixvpr_jax.models.layers import Conv, array_dtype, param_dtype, precision
 
 Pair = tuple[Array, Array]
 
@@ -112,7 +112,7 @@ def normalized_conv(
     """
     if norm.is_folded:
         y = conv(x)
-        return y + norm.bias[...].astype(y.dtype)[None, None, None]
+        return y + norm.bias[...][None, None, None]
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
     if not norm.use_running_average and (size > 1 or narrow > broad or conv.on_cpu):
@@ -138,7 +138,8 @@ def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 def fold_in_place(backbone: nnx.Module) -> None:
     """Folds each BatchNorm `bn…` of a backbone of ours into the convolution that it normalises.
 
-    That is the one that `convs` of their module names, or `conv…`.
+    That is the one that `convs` of their module names, or `conv…`. Kernels and offsets are then of
+    the dtype that they are computed with.
     """
     for _, module in nnx.iter_modules(backbone):
         convs = getattr(module, "convs", {})
@@ -146,8 +147,9 @@ def fold_in_place(backbone: nnx.Module) -> None:
             if isinstance(norm, BatchNorm):
                 conv = getattr(module, convs.get(name) or name.replace("bn", "conv"))
                 kernel, offset = folded(conv, norm)
-                conv.kernel[...] = jax.device_put(kernel.astype(conv.kernel.dtype))
-                norm.bias[...] = jax.device_put(offset.astype(norm.bias.dtype))
+                dtype = array_dtype(conv.dtype)
+                conv.kernel = nnx.Param(jax.device_put(kernel.astype(dtype)))
+                norm.bias = nnx.Param(jax.device_put(offset.astype(dtype)))
                 norm.is_folded = True
 
 

@@ -25,7 +25,7 @@ from mixvpr_jax.models.config import (
 )
 from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.efficientnet import EfficientNet
-from mixvpr_jax.models.layers import array_dtype, l2_normalize, linear, param_dtype
+from mixvpr_jax.models.layers import array_dtype, cast_in_place, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
 from mixvpr_jax.models.plugins import Aggregator as Plugin
@@ -142,11 +142,14 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
 def fold(model: VPRModel) -> VPRModel:
     """A copy for inference, whose convolutions hold what their BatchNorms do.
 
-    It shares all other weights with the model, which stays as it is.
+    The backbone's weights are of the model's dtype. It shares all others with the model, which
+    stays as it is.
     """
     model = nnx.clone(model)
     if isinstance(model.backbone, ResNet | EfficientNet):
         fold_in_place(model.backbone)
+    elif isinstance(model.backbone, DINOv2 | Swin):
+        cast_in_place(model.backbone)
     return model
 
 
