@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import run_command, starting
+from mixvpr_jax.processes import run_and_leave
 from mixvpr_jax.version import __version__
 
-# name: module whose `run(arguments, prog)` it is, and what it does. The module's `interface()` is
-# the function whose parameters are the options, or several by name.
+# name: where its function is, whose parameters are the options, and what it does. CONVERT has a
+# function for each way, and a module's `parse` reads the line by itself.
 COMMANDS = {
     "train": ("training.command", "Train a model; the same command again resumes it."),
-    "eval": ("evaluation.command", "Evaluate recall on a benchmark or on two folders of photos."),
-    "describe": ("evaluation.describe_command", "Write the descriptors of photos to a file."),
-    "pca": ("evaluation.pca_command", "Learn shorter descriptors, and write their model."),
-    "pairs": ("evaluation.pairs_command", "Write pairs of photos to match, for hloc and COLMAP."),
-    "places": ("places.command", "Make training data of photos whose positions are known."),
-    "report": ("report.command", "Write report.html again from an evaluation's output folder."),
-    "export": ("export.command", "Write a model as ONNX or StableHLO."),
-    "convert": ("conversion.command", "Convert PyTorch checkpoints to Flax and back."),
-    "push": ("push", "Share a model on the Hugging Face Hub."),
-    "info": ("info", "Print versions, devices, engines and caches, for a bug report."),
+    "eval": ("commands:evaluate", "Evaluate recall on a benchmark or on two folders of photos."),
+    "describe": ("commands:describe", "Write the descriptors of photos to a file."),
+    "pca": ("commands:pca", "Learn shorter descriptors, and write their model."),
+    "pairs": ("commands:pairs", "Write pairs of photos to match, for hloc and COLMAP."),
+    "places": ("places.command:places", "Make training data of photos whose positions are known."),
+    "report": ("commands:report", "Write report.html again from an evaluation's output folder."),
+    "export": ("commands:export", "Write a model as ONNX or StableHLO."),
+    "convert": ("commands:CONVERT", "Convert PyTorch checkpoints to Flax and back."),
+    "push": ("push:push", "Share a model on the Hugging Face Hub."),
+    "info": ("info:info", "Print versions, devices, engines and caches, for a bug report."),
 }
+DISTRIBUTED = ("train", "eval")  # which end at once, whatever other processes do
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -46,8 +49,44 @@ def main(*words: str) -> None:
     prog = Path(sys.argv[0]).name if words else f"mixvpr {name}"
     with starting():
         require_known("mixvpr", name, COMMANDS)
-        command = import_module(f"mixvpr_jax.{COMMANDS[name][0]}")
-    command.run(rest, prog)
+        load(name)
+    run = run_and_leave if name in DISTRIBUTED else run_command
+    run(lambda: parse(name, rest, prog))
+
+
+def load(name: str) -> Any:
+    """What COMMANDS names for a command."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = import_module(f"mixvpr_jax.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def parse(name: str, arguments: list[str], prog: str) -> None:
+    """Runs a command with these words after its name; errors are the caller's to report."""
+    import tyro
+
+    command = load(name)
+    if isinstance(command, dict):
+        if not arguments or arguments[0] in ("-h", "--help"):
+            _list(f"usage: {prog} WAY [options]\n\nways:", _first_lines(command))
+            return
+        way, *arguments = arguments
+        require_known(prog, way, command)
+        command, prog = command[way], f"{prog} {way}"
+    if not callable(command):
+        command.parse(arguments, prog)
+        return
+    logging.basicConfig(format="%(message)s")
+    tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
+
+
+def _first_lines(ways: dict[str, Callable]) -> dict[str, str]:
+    return {name: (way.__doc__ or "").splitlines()[0] for name, way in ways.items()}
+
+
+def _list(title: str, told: Mapping[str, str]) -> None:
+    sys.stdout.write(f"{title}\n")
+    sys.stdout.writelines(f"  {name:10} {text}\n" for name, text in told.items())
 
 
 def _tell(arguments: list[str]) -> None:
@@ -57,12 +96,9 @@ def _tell(arguments: list[str]) -> None:
     if arguments and arguments[0] == COMPLETION:
         _print_completion(" ".join(arguments[1:]))
         return
-    listed = "\n".join(f"  {name:10} {told}" for name, (_, told) in COMMANDS.items())
+    _list(f"{USAGE}\n\ncommands:", {name: told for name, (_, told) in COMMANDS.items()})
     shells = "|".join(SHELLS)
-    sys.stdout.write(
-        f"{USAGE}\n\ncommands:\n{listed}\n\n"
-        f"mixvpr {COMPLETION} {shells} prints a script that completes them.\n"
-    )
+    sys.stdout.write(f"\nmixvpr {COMPLETION} {shells} prints a script that completes them.\n")
 
 
 def _print_completion(shell: str) -> None:
@@ -78,11 +114,10 @@ def _print_completion(shell: str) -> None:
         return Union[tuple(named)]  # noqa: UP007 (made of a tuple)
 
     require_known(f"mixvpr {COMPLETION}", shell, SHELLS)
-    modules = {
-        name: import_module(f"mixvpr_jax.{module}") for name, (module, _) in COMMANDS.items()
-    }
+    commands = {name: load(name) for name in COMMANDS}
+    commands["train"] = commands["train"].interface()
     tyro.cli(
-        any_of({name: module.interface() for name, module in modules.items()}),
+        any_of(commands),
         prog="mixvpr",
         args=["--tyro-print-completion", shell],
         config=(tyro.conf.AvoidSubcommands,),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import tyro
-
-from mixvpr_jax.errors import InputError, ending_at_once, platform_error, run_command, text_of
+from mixvpr_jax.errors import InputError, ending_at_once, platform_error, text_of
 from mixvpr_jax.version import __version__
 
 CORE = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors", "tyro")
@@ -32,22 +30,7 @@ OPTIONAL = {  # a package: the extra that brings it
 ENGINES = ("jax", "onnxruntime", "openvino")
 
 
-def run(arguments: list[str], prog: str) -> None:
-    """Prints what there is."""
-    run_command(lambda: parse(arguments, prog))
-
-
-def parse(arguments: list[str], prog: str) -> None:
-    """The same; errors are the caller's to report."""
-    tyro.cli(interface(), prog=prog, args=arguments)
-
-
-def interface() -> Callable[..., None]:
-    """What the command line calls."""
-    return command
-
-
-def command() -> None:
+def info() -> None:
     """Prints versions, devices, engines and caches, for a bug report."""
     with ending_at_once():
         lines = list(facts())

@@ -5,33 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from mixvpr_jax.errors import InputError, ending_at_once, extra, run_command
+from mixvpr_jax.errors import InputError, ending_at_once, extra
 from mixvpr_jax.hub import FILES, parse_address
 from mixvpr_jax.hub import push as write_to_hub
 from mixvpr_jax.storage import as_path
 
 CARD = "README.md"
-
-
-def run(arguments: list[str], prog: str) -> None:
-    """Shares a model as the command line says."""
-    run_command(lambda: parse(arguments, prog))
-
-
-def parse(arguments: list[str], prog: str) -> None:
-    """The same; errors are the caller's to report."""
-    tyro.cli(interface(), prog=prog, args=arguments)
-
-
-def interface() -> Callable[..., None]:
-    """What the command line calls."""
-    return push
 
 
 def push(

@@ -10,8 +10,8 @@ import pytest
 from folders import write_images
 
 from mixvpr_jax import InputError, from_pretrained
+from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.describe_command import parse
 from mixvpr_jax.evaluation.photos import describe_photos
 from mixvpr_jax.storage import as_path
 
@@ -52,7 +52,7 @@ def left(tmp_path):
 def test_an_array_and_its_names(describe, folder, expected, tmp_path, weights, capsys):
     output = tmp_path / "new" / "d.npy"
     options = ["--weights", str(weights), "--batch-size", "2", "-o", str(output)]
-    parse([str(folder), *options], "mixvpr describe")
+    parse("describe", [str(folder), *options], "mixvpr describe")
     assert capsys.readouterr().out == f"3 descriptors of 128 values, float32: {output}\n"
     found = np.load(output)
     assert found.dtype == np.float32 and np.abs(found - expected).max() <= 1e-6

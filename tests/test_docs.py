@@ -14,6 +14,7 @@ import pytest
 import tyro
 from recipe import GOLDEN
 
+from mixvpr_jax import cli
 from mixvpr_jax.cli import COMPLETION
 from mixvpr_jax.datasets.protocols import BENCHMARKS
 from mixvpr_jax.losses import LOSSES
@@ -27,19 +28,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
-# commands of `mixvpr`, and scripts that stand for them: the module, and words before the options
+# commands of `mixvpr`, and scripts that stand for them: the words before the options
 ROOMS = {
-    "mixvpr train": ("training.command", ["demo"]),
-    "mixvpr eval": ("evaluation.command", []),
-    "mixvpr describe": ("evaluation.describe_command", []),
-    "mixvpr pca": ("evaluation.pca_command", []),
-    "mixvpr convert to-flax": ("conversion.command", ["to-flax"]),
-    "mixvpr convert to-torch": ("conversion.command", ["to-torch"]),
-    "mixvpr pairs": ("evaluation.pairs_command", []),
-    "mixvpr places": ("places.command", []),
-    "mixvpr report": ("report.command", []),
-    "mixvpr export": ("export.command", []),
-    "mixvpr push": ("push", []),
+    "mixvpr train": ["train", "demo"],
+    "mixvpr convert to-flax": ["convert", "to-flax"],
+    "mixvpr convert to-torch": ["convert", "to-torch"],
+    **{f"mixvpr {name}": [name] for name in cli.COMMANDS if name not in ("train", "convert")},
 }
 ROOMS |= {
     "train.py": ROOMS["mixvpr train"],
@@ -77,9 +71,8 @@ def options_of(name):
         patch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit):
             if name in ROOMS:
-                room, words = ROOMS[name]
-                command = importlib.import_module(f"mixvpr_jax.{room}")
-                command.parse([*words, "--help"], name)
+                command, *words = ROOMS[name]
+                cli.parse(command, [*words, "--help"], name)
             else:
                 module = importlib.import_module(module)
                 module.main() if main is None else tyro.cli(getattr(module, main))

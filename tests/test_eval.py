@@ -19,9 +19,9 @@ from runs import small_disk
 from shared import once
 
 from mixvpr_jax import from_pretrained, save_pretrained, storage
+from mixvpr_jax.commands import evaluate_and_tell
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.datasets.folders import read_folder
-from mixvpr_jax.evaluation.command import evaluate_and_tell
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
 from mixvpr_jax.evaluation.output import OUTPUTS

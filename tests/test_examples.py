@@ -11,7 +11,7 @@ from demo.town import CityConfig, draw_view, write_evaluation_folders
 from examples.localize import localize
 from examples.loop_closure import loop_closure
 from mixvpr_jax import InputError, PlaceMap, create_model, save_pretrained
-from mixvpr_jax.evaluation import describe_command
+from mixvpr_jax.cli import parse
 
 # In even light, a network needs no training to know the places of a town.
 EASY = CityConfig(num_places=24, images_per_place=2, image_size=(120, 160), difficulty=0.0)
@@ -55,7 +55,7 @@ def test_a_photo_is_localized(untrained, tmp_path, capsys):
         exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
         Image.open(path).save(path, exif=exif, quality=95)
     command = [str(photos), "-o", str(tmp_path / "map.npy"), "--weights", untrained]
-    describe_command.parse(command, "mixvpr describe")
+    parse("describe", command, "mixvpr describe")
     draw_view(EASY, 6, 1).save(photo := tmp_path / "photo.png")
     capsys.readouterr()
     localize(photo, photos, tmp_path / "map.npy", untrained, k=2)

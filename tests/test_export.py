@@ -30,8 +30,8 @@ from mixvpr_jax import (
     from_pretrained,
     save_pretrained,
 )
+from mixvpr_jax.cli import parse
 from mixvpr_jax.conversion import get_weights, weights_hash
-from mixvpr_jax.export.command import parse
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.export.graph import OPSETS, to_onnx
@@ -177,7 +177,7 @@ def folder(tmp_path, small):
 
 
 def export(folder, *arguments):
-    parse([str(folder / "model"), *arguments], "mixvpr export")
+    parse("export", [str(folder / "model"), *arguments], "mixvpr export")
 
 
 def test_the_command_writes_the_file_and_what_it_is(folder, small, capsys):
@@ -219,7 +219,7 @@ def test_the_code_of_the_page_runs(folder, monkeypatch):
     (folder / "model").rename("my_model")
     shutil.copy(GOLDEN / "street.jpg", folder)
     for name in ("model.onnx", "model.stablehlo"):
-        parse(["my_model", name], "mixvpr export")
+        parse("export", ["my_model", name], "mixvpr export")
     page, found = (ROOT / "docs" / "export.md").read_text(), {}
     every = []
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

@@ -15,8 +15,9 @@ from huggingface_hub import ModelCard
 from small_model import SMALL
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
+from mixvpr_jax.cli import parse
 from mixvpr_jax.conversion import get_weights, weights_hash, write_checkpoint
-from mixvpr_jax.push import parse, push
+from mixvpr_jax.push import push
 
 # The library's own call of its HTTP client.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -60,7 +61,7 @@ def kernel(model):
 
 
 def test_a_model_is_pushed_in_one_commit_and_fetched_again(hub, model, folder, photos, capsys):
-    parse([str(folder), ADDRESS, "--private"], "mixvpr push")
+    parse("push", [str(folder), ADDRESS, "--private"], "mixvpr push")
     (_, before), (commit, files) = hub.repositories[NAME]
     assert before.keys() == {".gitattributes"}
     assert files.keys() - before.keys() == {"config.json", "model.safetensors", "README.md"}

@@ -14,7 +14,7 @@ from mixvpr_jax import InputError, __version__, info
 
 
 def told(capsys):
-    info.parse([], "mixvpr info")
+    info.info()
     return dict(re.findall(r"^ *(\S+): +(.*)$", capsys.readouterr().out, re.MULTILINE))
 
 
@@ -42,7 +42,7 @@ def test_what_is_missing_names_its_extra(capsys, monkeypatch):
 
 def test_no_device_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    code = "from mixvpr_jax.info import run; run([], 'mixvpr info')"
+    code = "from mixvpr_jax.info import info; info()"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -67,7 +67,7 @@ def test_evaluating_loads_what_it_asks_for_alone():
     others = ("torch", "tensorflow", "tensorflow_datasets", "grain", "faiss", "matplotlib")
     code = (
         "import sys, mixvpr_jax.evaluation.evaluate, mixvpr_jax.evaluation.export_index\n"
-        "import mixvpr_jax.evaluation.command\n"
+        "import mixvpr_jax.commands\n"
         f"heavy = [name for name in {others} if name in sys.modules]\n"
         "assert not heavy, heavy\n"
     )

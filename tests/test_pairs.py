@@ -9,8 +9,9 @@ from exif import jpeg_taken
 from folders import write_images
 
 from mixvpr_jax import InputError
+from mixvpr_jax.commands import pairs as command
+from mixvpr_jax.evaluation.config import PairsConfig
 from mixvpr_jax.evaluation.pairs import Photos, find_pairs
-from mixvpr_jax.evaluation.pairs_command import PairsConfig, command
 
 
 def read_as_hloc(path):

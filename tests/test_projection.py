@@ -19,10 +19,10 @@ from mixvpr_jax import (
     save_pretrained,
     to_linen,
 )
+from mixvpr_jax.cli import parse
 from mixvpr_jax.conversion import build_model, get_weights, to_state_dict
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import compile_encoder, compile_saliency
-from mixvpr_jax.evaluation.pca_command import parse
 from mixvpr_jax.evaluation.photos import describe_photos
 from mixvpr_jax.evaluation.projection import learn_projection, project
 from mixvpr_jax.export.files import export_model
@@ -278,7 +278,7 @@ def weights(tmp_path_factory):
 
 def learn(photos, weights, output, size, *more):
     words = [photos, "--weights", weights, "-o", output, "--size", size, "--batch-size", 8, *more]
-    parse([str(word) for word in words], "mixvpr pca")
+    parse("pca", [str(word) for word in words], "mixvpr pca")
 
 
 def test_the_command(photos, weights, tmp_path, capsys):

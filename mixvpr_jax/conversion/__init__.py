@@ -1,10 +1,11 @@
 """PyTorch checkpoints into Flax models and back, strictly, without running what a file holds."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixvpr_jax.conversion.convert import (
         Conversion,
+        LayoutName,
         build_model,
         convert_checkpoint,
         get_weights,
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
         weights_hash,
         write_checkpoint,
     )
-
-LayoutName = Literal["official", "openvprlab"]
 
 __all__ = [
     "Conversion",

@@ -14,11 +14,10 @@ import numpy as np
 from flax import nnx
 
 from mixvpr_jax.checks import require_known
-from mixvpr_jax.conversion import LayoutName
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
 from mixvpr_jax.conversion.key_table import to_flax, to_torch, torch_name
-from mixvpr_jax.conversion.layouts import few, to_openvprlab, to_their_names
+from mixvpr_jax.conversion.layouts import LayoutName, few, to_openvprlab, to_their_names
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.backbones import RESNETS, VITS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig

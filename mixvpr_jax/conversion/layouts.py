@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import BoQConfig, Interpolation, ModelConfig
 
 Weights = dict[str, np.ndarray]
+LayoutName = Literal["official", "openvprlab"]  # of files that we write
 
 # Modules around the network or a part of it: of DistributedDataParallel and torch.compile.
 _WRAPPERS = ("module", "_orig_mod")

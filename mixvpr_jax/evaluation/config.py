@@ -159,3 +159,30 @@ def data_folder(expected: str) -> AnyPath:
     if "MIXVPR_DATA" not in os.environ:
         raise InputError(f"expected {expected}, or set MIXVPR_DATA")
     return as_path(os.environ["MIXVPR_DATA"])
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Which pairs.
+
+    Attributes:
+        top: How many database photos of each query.
+        exclude_near: For queries that are database photos: how many frames before and after each,
+            in the order of names (10), or how many seconds (30s, by names that are
+            Unix times, else by EXIF), to leave out. The photo itself always is.
+        min_score: Least cosine similarity of a pair.
+        queries: Descriptors of the queries, if they are in a file of their own.
+        photos: Folder that names are relative to; for an evaluation by default the deepest one
+            that holds all its photos.
+        overwrite: Replace an earlier file.
+    """
+
+    top: int = 20
+    exclude_near: str | None = None
+    min_score: float | None = None
+    queries: str | None = None
+    photos: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive(self, "top")

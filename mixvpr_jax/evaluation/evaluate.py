@@ -44,7 +44,7 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
     without_left_out,
 )
-from mixvpr_jax.evaluation.search import Index, search_on_all_processes
+from mixvpr_jax.evaluation.search import AnyIndex, Index, search_on_all_processes
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 
@@ -185,7 +185,7 @@ class Evaluator(Describer):
             weights_hash=self.weights_hash,
         )
 
-    def index(self, database: np.ndarray) -> Index | FaissIndex:
+    def index(self, database: np.ndarray) -> AnyIndex:
         """The index that was asked for."""
         config = self.config
         if config.index == "faiss":
@@ -198,7 +198,7 @@ class Evaluator(Describer):
         )
 
     def neighbours(
-        self, index: Index | FaissIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
+        self, index: AnyIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
         candidates = num_candidates(data)

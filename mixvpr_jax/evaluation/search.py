@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,6 @@ from jaxtyping import Array, Float, Int
 from mixvpr_jax.distributed import AXIS, data_mesh, gather
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import num_processors
-
-if TYPE_CHECKING:
-    from mixvpr_jax.evaluation.export_index import FaissIndex
 
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_ROWS = 2**31 - 1  # whose indices are int32
@@ -308,7 +305,18 @@ def check_descriptors(name: str, rows: np.ndarray) -> float:
     return largest
 
 
-def search_on_all_processes(index: Index | FaissIndex, queries: np.ndarray, k: int) -> Neighbours:
+@runtime_checkable
+class AnyIndex(Protocol):
+    """`Index`, or one of FAISS."""
+
+    database: np.ndarray
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        """Indices and distances [q, k] of the nearest k."""
+        ...
+
+
+def search_on_all_processes(index: AnyIndex, queries: np.ndarray, k: int) -> Neighbours:
     """What `index.search` gives; the processes, which hold the same, divide the queries."""
     if jax.process_count() == 1:
         return index.search(queries, k)

@@ -1,17 +1,12 @@
-"""Makes training data in GSV-Cities' form of photos whose positions are known.
-
-Photos near one another that look the same way make a place. They become hard links where they lie
-on the disk of the output, and copies elsewhere.
-"""
+"""`mixvpr places PHOTOS --output DATA`."""
 
 from __future__ import annotations
 
 import csv
-import logging
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mixvpr_jax.checks import require_positive
-from mixvpr_jax.errors import InputError, ending_at_once, run_command
+from mixvpr_jax.errors import InputError, ending_at_once
 from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
 
 if TYPE_CHECKING:
@@ -67,27 +62,15 @@ class PlacesConfig:
             raise InputError(f"name: expected letters, digits and hyphens, found {self.name}")
 
 
-def run(arguments: list[str], prog: str) -> None:
-    """Makes what the command line says."""
-    run_command(lambda: parse(arguments, prog))
-
-
-def parse(arguments: list[str], prog: str) -> None:
-    """The same; errors are the caller's to report."""
-    logging.basicConfig(format="%(message)s")
-    tyro.cli(interface(), prog=prog, description=__doc__, args=arguments)
-
-
-def interface() -> Callable[..., None]:
-    """What the command line calls."""
-    return command
-
-
-def command(
+def places(
     photos: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS", help=PHOTOS)],
     config: Annotated[PlacesConfig, tyro.conf.arg(name="")],
 ) -> None:
-    """Makes training data, and prints what came of the photos."""
+    """Makes training data in GSV-Cities' form of photos whose positions are known.
+
+    Photos near one another that look the same way make a place. They become hard links where they
+    lie on the disk of the output, and copies elsewhere.
+    """
     made = make_places(as_path(photos), config)
     listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
     print(

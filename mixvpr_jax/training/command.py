@@ -9,24 +9,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mixvpr_jax.errors import ending_at_once, extra
-from mixvpr_jax.processes import ALONE, ProcessConfig, run_and_leave
+from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.training.config import RENAMED, TrainConfig
 from mixvpr_jax.training.recipes import list_recipes, load_recipe
 
 PROFILE = "FIRST:LAST: steps to trace, for TensorBoard's profile page (--logdir WORKDIR)."
 WORKDIR = "Run directory (path or gs://…); an existing run is resumed."
 USAGE = "usage: {0} NAME --workdir DIR [options]; {0} NAME --help lists them"
-
-
-def run(arguments: list[str], prog: str) -> NoReturn:
-    """Trains and ends the process; see `parse`."""
-    run_and_leave(lambda: parse(arguments, prog))
 
 
 def parse(arguments: list[str], prog: str) -> None:

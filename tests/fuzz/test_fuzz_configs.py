@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import mixvpr_jax.evaluation.evaluate as evaluation
 from mixvpr_jax import distributed
+from mixvpr_jax.cli import parse
 from mixvpr_jax.errors import run_command
-from mixvpr_jax.evaluation import command as eval_command
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.models.config import (
     ConvAPConfig,
@@ -113,7 +113,7 @@ def outcome(command, arguments, monkeypatch):
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         try:
-            run_command(lambda: command.parse(arguments, "command"))
+            run_command(lambda: parse(command, arguments, "command"))
         except Parsed as parsed:
             return parsed.args[0], None
         except SystemExit as end:
@@ -152,7 +152,7 @@ def patched():
 @campaign(60)
 @given(command_lines(["--workdir", "--profile-steps", *flags(TrainConfig), *flags(ProcessConfig)]))
 def test_train(patched, arguments):
-    config = require_config_or_error(train_command, ["demo", "--workdir", "x", *arguments], patched)
+    config = require_config_or_error("train", ["demo", "--workdir", "x", *arguments], patched)
     if config is not None:
         json.dumps(config.to_dict())
 
@@ -162,13 +162,13 @@ def test_train(patched, arguments):
 def test_eval(patched, arguments):
     needed = [f"--{name}" for name in ("weights", "database", "queries", "output")]
     given_ones = [word for name in needed for word in (name, "x")]
-    require_config_or_error(eval_command, [*given_ones, *arguments], patched)
+    require_config_or_error("eval", [*given_ones, *arguments], patched)
 
 
 @campaign(60)
 @given(st.sampled_from(VALUES) | st.text(max_size=20))
 def test_recipes(patched, name):
-    require_config_or_error(train_command, [name, "--workdir", "x"], patched)
+    require_config_or_error("train", [name, "--workdir", "x"], patched)
 
 
 NUMBERS = [0, 1, -1, 4, 64, 10**4, 10**9, 10**15, 10**400, 0.1, 1.5, 1e300]
