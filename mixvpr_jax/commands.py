@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mixvpr_jax.errors import InputError, ending_at_once
+from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.storage import as_path, atomic_write, reaching
@@ -37,7 +37,7 @@ def evaluate(
     processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
 ) -> None:
     """Finds each query's place in a database of photos and reports recall@k."""
-    with ending_at_once():
+    with importing():
         import mixvpr_jax.evaluation.evaluate  # noqa: F401 (before processes join)
         from mixvpr_jax.distributed import joined
         from mixvpr_jax.programs import keep_programs
@@ -70,7 +70,7 @@ def describe(
 
     One process describes all photos, on all of its devices.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.evaluation.photos import describe_photos
         from mixvpr_jax.programs import keep_programs
 
@@ -93,7 +93,7 @@ def pca(
 
     The photos should be like those to search, but not the queries of a benchmark.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.evaluation.projection import learn_model
         from mixvpr_jax.programs import keep_programs
 
@@ -125,7 +125,7 @@ def pairs(
     config: Annotated[PairsConfig, tyro.conf.arg(name="")],
 ) -> None:
     """Writes pairs of photos to match, for hloc and COLMAP: each query with its nearest photos."""
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.evaluation.pairs import find_pairs, read_photos
 
     output, folder = as_path(file), None if config.photos is None else as_path(config.photos)
@@ -154,7 +154,7 @@ def report(
         output: The output folder of an evaluation.
         compare: The output folder of another evaluation of the same images, to compare with.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.report.page import write_report
 
     folder = as_path(output)
@@ -179,7 +179,7 @@ def export(
         preprocess: The ONNX graph takes uint8 images of any size, and resizes and normalises them.
     """
     path = as_path(output)
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.export.files import export_model
         from mixvpr_jax.pretrained import from_pretrained
 
@@ -213,7 +213,7 @@ def to_flax(
         pool_size: Rows and columns of ConvAP's cells, which no weight tells.
         key: Where in the file the weights lie (such as model_state_dict), if in several places.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.conversion.convert import convert_checkpoint
         from mixvpr_jax.model_card import converted_from
         from mixvpr_jax.pretrained import save_pretrained
@@ -240,7 +240,7 @@ def to_torch(
             SALAD, BoQ or MegaLoc), or OpenVPRLab's.
         unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's ResNet there, on which names depend.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.conversion.convert import write_checkpoint
         from mixvpr_jax.pretrained import from_pretrained
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mixvpr_jax.errors import InputError, ending_at_once, platform_error, text_of
+from mixvpr_jax.errors import InputError, importing, platform_error, text_of
 from mixvpr_jax.version import __version__
 
 CORE = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "safetensors", "tyro")
@@ -32,7 +32,7 @@ ENGINES = ("jax", "onnxruntime", "openvino")
 
 def info() -> None:
     """Prints versions, devices, engines and caches, for a bug report."""
-    with ending_at_once():
+    with importing():
         lines = list(facts())
     sys.stdout.writelines(f"{name + ':':24}{value}\n" for name, value in lines)
 

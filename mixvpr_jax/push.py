@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mixvpr_jax.errors import InputError, ending_at_once, extra
+from mixvpr_jax.errors import InputError, extra, importing
 from mixvpr_jax.hub import FILES, parse_address
 from mixvpr_jax.hub import push as write_to_hub
 from mixvpr_jax.storage import as_path
@@ -42,7 +42,7 @@ def push(
         import huggingface_hub  # noqa: F401 (before minutes of conversion)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with ending_at_once():
+        with importing():
             import mixvpr_jax.pretrained  # noqa: F401 (slow, and --help does without)
         stage(weights, folder, results)
         files = {name: folder / name for name in (*FILES, CARD)}

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -179,7 +180,9 @@ def test_the_same_command_twice(town, finished, tmp_path):
     while not has_reached(tmp_path / "run", 1):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)  # or it may end before the second one has started
     status, output, errors = finish(start(command(town, tmp_path / "run"), 8))
+    process.send_signal(signal.SIGCONT)
     assert (status, output) == (2, "")
     assert errors.startswith(f"error: {tmp_path}/run: expected no other run here, found one of ")
     assert f"(pid {process.pid}, since " in errors

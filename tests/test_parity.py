@@ -48,7 +48,7 @@ CONFIGS = st.builds(
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -67,7 +67,7 @@ def test_descriptors_of_random_configurations(config, seed, parity):
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     config=CONFIGS, seed=st.integers(0, 2**32 - 1), suffix=st.sampled_from(["pt", "safetensors"])
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mixvpr_jax.checks import require_positive
-from mixvpr_jax.errors import InputError, ending_at_once
+from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
         InputError: No photo with a position, a position out of range, no two places; an output
             that is there already. Nothing is written then.
     """
-    with ending_at_once():
+    with importing():
         from mixvpr_jax.datasets.folders import list_images
         from mixvpr_jax.places.grouping import MIN_PLACES, Place, group
         from mixvpr_jax.places.positions import find_positions

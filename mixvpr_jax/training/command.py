@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.errors import ending_at_once, extra
+from mixvpr_jax.errors import extra, importing
 from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.training.config import RENAMED, TrainConfig
 from mixvpr_jax.training.recipes import list_recipes, load_recipe
@@ -55,7 +55,7 @@ def _command(recipe: TrainConfig, words: str) -> Callable[..., None]:
         processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
         profile_steps: Annotated[str, tyro.conf.arg(help=PROFILE)] = "",
     ) -> None:
-        with ending_at_once(), extra("train", "mixvpr train: expected its packages"):
+        with importing(), extra("train", "mixvpr train: expected its packages"):
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
             from mixvpr_jax.distributed import joined
             from mixvpr_jax.programs import keep_programs
