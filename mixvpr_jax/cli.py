@@ -14,8 +14,8 @@ from mixvpr_jax.errors import run_command, starting
 from mixvpr_jax.processes import run_and_leave
 from mixvpr_jax.version import __version__
 
-# name: where its function is, whose parameters are the options, and what it does. CONVERT has a
-# function for each way, and a module's `parse` reads the line by itself.
+# name: what runs it, and its help. The parameters of a function are the options; CONVERT holds a
+# function for each way; a module has a `parse` of its own.
 COMMANDS = {
     "train": ("training.command", "Train a model; the same command again resumes it."),
     "eval": ("commands:evaluate", "Evaluate recall on a benchmark or on two folders of photos."),
@@ -29,7 +29,7 @@ COMMANDS = {
     "push": ("push:push", "Share a model on the Hugging Face Hub."),
     "info": ("info:info", "Print versions, devices, engines and caches, for a bug report."),
 }
-DISTRIBUTED = ("train", "eval")  # which end at once, whatever other processes do
+DISTRIBUTED = ("train", "eval")  # run by several processes, which must not wait at exit
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -55,7 +55,7 @@ def main(*words: str) -> None:
 
 
 def load(name: str) -> Any:
-    """What COMMANDS names for a command."""
+    """The function, functions by name, or module of a command, as COMMANDS says."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     found = import_module(f"mixvpr_jax.{module}")
     return getattr(found, attribute) if attribute else found
@@ -68,7 +68,8 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
     command = load(name)
     if isinstance(command, dict):
         if not arguments or arguments[0] in ("-h", "--help"):
-            _list(f"usage: {prog} WAY [options]\n\nways:", _first_lines(command))
+            told = {way: (call.__doc__ or "").splitlines()[0] for way, call in command.items()}
+            _list(f"usage: {prog} WAY [options]\n\nways:", told)
             return
         way, *arguments = arguments
         require_known(prog, way, command)
@@ -78,10 +79,6 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
         return
     logging.basicConfig(format="%(message)s")
     tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
-
-
-def _first_lines(ways: dict[str, Callable]) -> dict[str, str]:
-    return {name: (way.__doc__ or "").splitlines()[0] for name, way in ways.items()}
 
 
 def _list(title: str, told: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """What the commands of `mixvpr` ask and tell; each loads what it needs when it is called.
 
-Parameters are options, docstrings the help. Training's are in training/command.py.
+Parameters are options, docstrings the help. `train`, `places`, `push` and `info` have modules of
+their own.
 """
 
 from __future__ import annotations

@@ -179,6 +179,29 @@ def test_handlers_are_given_back():
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+COLLECTING = """
+import gc
+from mixvpr_jax.errors import importing, starting
+
+if OF_A_COMMAND:
+    with starting("__main__"):
+        print(gc.isenabled())
+with importing():
+    import unittest.mock
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("of_a_command", "told"), [("True", "False\nTrue True\n"), ("False", "True False\n")]
+)
+def test_garbage_is_collected_once_a_command_has_imported(of_a_command, told):
+    """Modules are passed over; a process that only calls a command's function stays as it is."""
+    code = COLLECTING.replace("OF_A_COMMAND", of_a_command)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (found.returncode, found.stdout) == (0, told), found.stderr
+
+
 def test_a_signal_that_comes_twice_is_one(capsys):
     """timeout(1) sends it to the process, and then to its group."""
     undone = []

@@ -90,7 +90,7 @@ def wait_for_step(workdir, step, processes):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("where", "then"), [("tmp_path", 4), ("bucket", 1)], ids=["disk", "store"])
+@pytest.mark.parametrize(("where", "then"), [("tmp_path", 4), ("bucket", 2)], ids=["disk", "store"])
 def test_one_is_asked_to_stop_and_others_go_on(where, then, town, alone, request):  # noqa: F811
     """SIGTERM to one of two processes stops both after the same step; others go on to the end."""
     workdir = request.getfixturevalue(where) / "run"
