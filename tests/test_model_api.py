@@ -20,12 +20,23 @@ from mixvpr_jax import (
     to_linen,
 )
 from mixvpr_jax.models.resnet import max_pool
+from mixvpr_jax.models.vpr import empty_model
 
 
 def test_seeds_make_the_weights(model):
     kernel = model.backbone.conv1.kernel[...]
     assert np.array_equal(kernel, create_model(SMALL, seed=3).backbone.conv1.kernel[...])
     assert not np.array_equal(kernel, create_model(SMALL, seed=4).backbone.conv1.kernel[...])
+
+
+def test_an_empty_model_is_the_same_without_values(model):
+    graph, drawn = nnx.split(model)
+    same_graph, zeros = nnx.split(empty_model(model.config))
+    assert same_graph == graph
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), zeros) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), drawn
+    )
+    assert not any(array.any() for array in jax.tree.leaves(zeros))
 
 
 def test_fresh_weights_are_drawn_as_the_official_ones():

@@ -139,6 +139,13 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     return VPRModel(config, rngs=nnx.Rngs(params=seed))
 
 
+def empty_model(config: ModelConfig) -> VPRModel:
+    """A model of zeros, to be filled from a checkpoint: drawing weights compiles for seconds."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state)
+    return nnx.merge(graph, zeros)
+
+
 def fold(model: VPRModel) -> VPRModel:
     """A copy for inference, whose convolutions hold what their BatchNorms do.
 

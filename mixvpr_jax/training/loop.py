@@ -28,7 +28,7 @@ from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_proc
 from mixvpr_jax.errors import TWICE_SECONDS, InputError
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
-from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.models.vpr import empty_model
 from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
@@ -137,7 +137,7 @@ class Setup:
                 f"taken {reached} steps of {self.steps_per_epoch} an epoch; found {config.epochs}"
             )
         if reached:
-            self.model = create_model(config.model.architecture)
+            self.model = empty_model(config.model.architecture)
         else:
             self.model = initial_model(config.model, seed=config.seed)
         self.validation = Validation(config.validation, self.model)
@@ -158,8 +158,8 @@ class Setup:
 
     def first_state(self) -> TrainState:
         """The state before the first step, replicated on all devices."""
-        state = create_state(self.model, self.optimizer)
-        return jax.device_put(state, NamedSharding(self.mesh, P()))
+        replicated = NamedSharding(self.mesh, P())
+        return jax.device_put(create_state(self.model, self.optimizer), replicated)
 
     def batches(self, start: int = 0) -> Generator[Batch]:
         """This process's share of each batch from `start`, padded to divide over the devices."""
@@ -210,6 +210,7 @@ class Run:
                     f"{setup.config.data.folder}: expected the images of the run so far, found "
                     "others; choose another --workdir"
                 )
+        assert self.step or not last_step(setup.workdir), "the model is empty"
         with raise_on_all_processes():
             log = Log(setup.workdir, self.step, setup.total_steps)
             self.log = stack.enter_context(closing(log))
