@@ -1,8 +1,8 @@
 """A whole evaluation, from JPEG files to recall: python benchmarks/evaluate.py.
 
 The field's way, as VPR-methods-evaluation goes it, is in evaluate_torch.py. Same files, weights,
-neighbours and number of workers, in turn, in one run; compiling counts as part of ours, starting
-Python and importing on neither side.
+neighbours and number of workers, in turn, in one run; each is a command that is timed from its
+start to its end, with imports and, as ours has kept no programs, with compiling.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,17 +30,13 @@ from reference_torch import VPRModel as TorchModel  # noqa: E402
 from timing import machine  # noqa: E402
 
 from demo.town import CityConfig, write_evaluation_folders  # noqa: E402
+from mixvpr_jax import save_pretrained  # noqa: E402
 from mixvpr_jax.conversion import build_model  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_flax  # noqa: E402
 from mixvpr_jax.datasets import read_folder_pair  # noqa: E402
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet  # noqa: E402
-from mixvpr_jax.evaluation.config import EvaluationConfig  # noqa: E402
-from mixvpr_jax.evaluation.evaluate import Evaluator  # noqa: E402
-from mixvpr_jax.models.config import ModelConfig, OwnAggregatorConfig  # noqa: E402
-from mixvpr_jax.preprocess import Preprocess  # noqa: E402
+from mixvpr_jax.models.config import Dtype, ModelConfig, OwnAggregatorConfig  # noqa: E402
 from mixvpr_jax.released import RELEASED  # noqa: E402
-
-KS = (1, 5, 10, 20)
 
 
 def main(
@@ -49,6 +46,7 @@ def main(
     torch_batch: int = 8,
     num_workers: int = os.cpu_count() or 1,
     rounds: int = 1,
+    dtypes: tuple[Dtype, ...] = ("float32",),
 ) -> None:
     """Times both.
 
@@ -57,58 +55,67 @@ def main(
         images: How many, a quarter of them queries.
         image_size: Their height and width.
         torch_batch: How many database images PyTorch takes at a time.
-        num_workers: Processes of the DataLoader; our threads are as many as there are processors.
+        num_workers: Processes of the DataLoader; ours are as many as the machine suggests.
         rounds: How often each is timed.
+        dtypes: What ours computes in, a contender each. PyTorch computes in float32, and on a GPU
+            rounds the factors of convolutions to TF32.
     """
     print(machine())
-    reference, config = torch_model(name)
-    with TemporaryDirectory() as drawn:
-        data = draw(Path(drawn), images, image_size)
-        assert data.positives is not None
-        arguments = {
-            "model": torch_options(config),
-            "image_size": config.image_size,
-            "database": [str(path) for path in data.database],
-            "queries": [str(path) for path in data.queries],
-            "positives": [found.tolist() for found in data.positives],
-            "batch_size": torch_batch,
-            "num_workers": num_workers,
-        }
-
-        def ours() -> tuple[float, dict[int, float]]:
-            start = time.perf_counter()
-            model = build_model(config, to_flax(numpy_state(reference)))
-            how = EvaluationConfig(name, Path(), **folders(Path(drawn)), **QUIET)
-            evaluator = Evaluator(how, model, Preprocess(config.image_size, config.interpolation))
-            recall = dict(evaluator.evaluate(data, KS).recall or {})
-            return time.perf_counter() - start, recall
-
-        def theirs() -> tuple[float, dict[int, float]]:
-            return evaluate_with_torch(Path(drawn), reference, arguments)
-
-        recalls: dict[str, dict[int, float]] = {}
-        times: dict[str, list[float]] = {"mixvpr-jax": [], "PyTorch and FAISS": []}
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        write_weights(folder, name)
+        arguments = torch_arguments(name, draw(folder, images, image_size))
+        how = {"batch_size": torch_batch, "num_workers": num_workers}
+        (folder / "arguments.json").write_text(json.dumps(arguments | how))
+        theirs = "PyTorch and FAISS"
+        runs = {f"mixvpr-jax, {dtype}": partial(ours, folder, dtype) for dtype in dtypes}
+        runs[theirs] = partial(with_torch, folder)
+        recalls: dict[str, float] = {}
+        times: dict[str, list[float]] = {label: [] for label in runs}
         for _ in range(rounds):
-            for label, run in zip(times, (ours, theirs), strict=True):
-                taken, recalls[label] = run()
-                times[label].append(taken)
+            for label, run in runs.items():
+                start = time.perf_counter()
+                recalls[label] = run()
+                times[label].append(time.perf_counter() - start)
+                print(f"{label}: {times[label][-1]:.1f} s", flush=True)
     print("\n| contender | images/s | seconds | times theirs | recall@1 |")
     print("| --- | --- | --- | --- | --- |")
     for label, taken in times.items():
-        ratio = median(b / a for a, b in zip(taken, times["PyTorch and FAISS"], strict=True))
-        typical = median(taken)
-        print(
-            f"| {label} | {images / typical:.1f} | {typical:.1f} | {ratio:.2f} | "
-            f"{recalls[label][1]:.2f} |"
-        )
+        ratio = median(b / a for a, b in zip(taken, times[theirs], strict=True))
+        rate = f"{images / median(taken):.1f} | {median(taken):.1f}"
+        print(f"| {label} | {rate} | {ratio:.2f} | {recalls[label]:.2f} |")
 
 
-QUIET: dict[str, Any] = {"cache_gigabytes": 0, "latency_queries": 0}
+def ours(folder: Path, dtype: Dtype) -> float:
+    """Recall@1 of a command that has nothing kept from an earlier one."""
+    with TemporaryDirectory() as home:
+        output = Path(home) / "result"
+        options = {
+            "weights": folder / "model",
+            "database": folder / "database",
+            "queries": folder / "queries",
+            "output": output,
+            "dtype": dtype,
+            "latency-queries": "0",
+        }
+        given = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+        environment = {**os.environ, "MIXVPR_HOME": home}
+        run([str(ROOT / "eval.py"), *given], environment)
+        return json.loads((output / "results.json").read_text())["recall"]["1"]
 
 
-def folders(drawn: Path) -> dict[str, Path]:
-    """The two folders, by the names of a configuration's fields."""
-    return {"database": drawn / "database", "queries": drawn / "queries"}
+def with_torch(folder: Path) -> float:
+    """Recall@1 of evaluate_torch.py."""
+    script = Path(__file__).with_name("evaluate_torch.py")
+    told = run([str(script), str(folder / "weights.pt"), str(folder / "arguments.json")])
+    return json.loads(told.splitlines()[-1])["1"]
+
+
+def run(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """What a script prints."""
+    return subprocess.run(
+        [sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
 
 
 def draw(folder: Path, images: int, size: tuple[int, int]) -> EvaluationSet:
@@ -124,11 +131,13 @@ def draw(folder: Path, images: int, size: tuple[int, int]) -> EvaluationSet:
     return read_folder_pair(folder / "database", folder / "queries")
 
 
-def torch_model(name: str) -> tuple[TorchModel, ModelConfig]:
-    """The model in PyTorch, and what it is."""
+def write_weights(folder: Path, name: str) -> None:
+    """The same random weights, for both."""
     config = RELEASED[name].config
     torch.manual_seed(0)
-    return TorchModel(*torch_options(config)).eval(), config
+    reference = TorchModel(*torch_options(config)).eval()
+    torch.save(reference.state_dict(), folder / "weights.pt")
+    save_pretrained(build_model(config, to_flax(numpy_state(reference))), folder / "model")
 
 
 def torch_options(config: ModelConfig) -> tuple[Any, ...]:
@@ -138,19 +147,17 @@ def torch_options(config: ModelConfig) -> tuple[Any, ...]:
     return config.arch, config.layers_to_crop, name, official_options(config)
 
 
-def evaluate_with_torch(
-    folder: Path, model: TorchModel, arguments: dict[str, Any]
-) -> tuple[float, dict[int, float]]:
-    """Seconds and recalls of evaluate_torch.py."""
-    torch.save(model.state_dict(), folder / "weights.pt")
-    (folder / "arguments.json").write_text(json.dumps(arguments))
-    script = Path(__file__).with_name("evaluate_torch.py")
-    command = [sys.executable, str(script), str(folder / "weights.pt")]
-    done = subprocess.run(
-        [*command, str(folder / "arguments.json")], check=True, capture_output=True, text=True
-    )
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told["seconds"], {int(k): percent for k, percent in told["recall"].items()}
+def torch_arguments(name: str, data: EvaluationSet) -> dict[str, Any]:
+    """What evaluate_torch.py evaluates."""
+    assert data.positives is not None
+    config = RELEASED[name].config
+    return {
+        "model": torch_options(config),
+        "image_size": config.image_size,
+        "database": [str(path) for path in data.database],
+        "queries": [str(path) for path in data.queries],
+        "positives": [found.tolist() for found in data.positives],
+    }
 
 
 if __name__ == "__main__":

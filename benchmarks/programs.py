@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mixvpr_jax.evaluation.describe import normalized
 from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
@@ -35,10 +36,10 @@ def model_config(name: str, dtype: Dtype) -> ModelConfig:
 
 
 def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
-    """Describes normalised images, as `compile_encoder` does."""
+    """Describes images of uint8, as `compile_encoder` does."""
     graph, state = nnx.split(fold(create_model(config)))
-    given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.float32)
-    describe = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.uint8)
+    describe = jax.jit(lambda state, images: nnx.merge(graph, state)(normalized(images)))
     return describe.lower(*_placed((state, given), mesh))
 
 

@@ -11,13 +11,13 @@ from multiprocessing import resource_tracker
 MAX_WORKERS = 8  # decode about 7,000 images a second, more than any accelerator trains on
 
 
-def default_num_workers() -> int:
+def default_num_workers(most: int = MAX_WORKERS) -> int:
     """Worker processes for the available processors; 0 (threads) below eight.
 
     Threads are faster (benchmarks/README.md), but the GIL lets only a few of them run at once.
     """
     processors = num_processors()
-    return 0 if processors < 8 else min(processors - 2, MAX_WORKERS)
+    return 0 if processors < 8 else min(processors - 2, most)
 
 
 def num_processors() -> int:

@@ -15,10 +15,10 @@ from PIL import ExifTags, Image
 
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.distributed import data_mesh
-from mixvpr_jax.evaluation import describe
+from mixvpr_jax.evaluation import describe, reading
 from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning
 from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
-from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.preprocess import Preprocess, normalize
 from mixvpr_jax.storage import OutOfReach
 
 
@@ -36,7 +36,7 @@ def small_chunks(monkeypatch):
 
 def mean_colours(images):
     """An encoder that is quick, and tells every photo from the others."""
-    return images.reshape(len(images), -1, 3).mean(1)
+    return images.reshape(len(images), -1, 3).mean(1, dtype=np.float32)
 
 
 class Counting:
@@ -51,7 +51,7 @@ class Counting:
 
 
 def encode_all(paths, encode):
-    return np.concatenate([encode(Preprocess((16, 24))(path)) for path in paths])
+    return np.concatenate([encode(Preprocess((16, 24)).resize(path)[None]) for path in paths])
 
 
 def numbers(process):
@@ -87,6 +87,16 @@ def test_devices_share_each_batch(weights, photos):
     shared = describe_images(encode, preprocess, photos[:5], batch_size=5, batch_multiple=8)
     assert sizes == [(8, 8)]
     assert np.abs(shared.descriptors - alone.descriptors).max() <= 1e-6
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_images_are_normalised_on_the_devices_as_on_the_host(weights, photos, devices):
+    model, preprocess = from_pretrained(weights)
+    encode = compile_encoder(model, data_mesh(jax.devices()[:devices]))
+    images = np.stack([preprocess.resize(path) for path in photos[:8]])
+    assert np.array_equal(encode(images), encode(preprocess(photos[:8])))
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    assert np.array_equal(jax.jit(describe.normalized)(levels), normalize(levels))
 
 
 def test_workers_read_what_threads_read(photos):
@@ -218,7 +228,7 @@ def test_a_store_that_is_away_makes_no_image_unreadable(photos, monkeypatch):
     def away(path):
         raise OutOfReach(f"{path}: expected to reach the object store")
 
-    monkeypatch.setattr(describe, "load_image", away)
+    monkeypatch.setattr(reading, "load_image", away)
     with pytest.raises(InputError, match="00.jpg: expected to reach the object store"):
         described(photos, skip_unreadable=True)
 

@@ -74,6 +74,16 @@ def test_evaluating_loads_what_it_asks_for_alone():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
+def test_processes_that_read_photos_load_no_jax():
+    """Each would take two seconds longer to start."""
+    code = (
+        "import sys, mixvpr_jax.evaluation.reading\n"
+        "heavy = [name for name in ('jax', 'flax', 'scipy') if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
 def test_training_loads_no_torch():
     """TensorBoard's writer would, and takes two seconds more."""
     code = (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import PIL
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from mixvpr_jax.evaluation.describe import (
 )
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.preprocess import Preprocess
+from mixvpr_jax.preprocess import Preprocess, normalize
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.released import cache_folder
 from mixvpr_jax.storage import AnyPath
@@ -45,7 +46,7 @@ class Describer:
     """A model on all devices of this process, and the descriptor cache.
 
     Attributes:
-        encode: Normalised images [b, h, w, 3] → descriptors [b, d].
+        encode: Images [b, h, w, 3], normalised or uint8 → descriptors [b, d].
         weights_hash: SHA-256 of the model's weights.
     """
 
@@ -61,8 +62,9 @@ class Describer:
         self.temporary = temporary
         self.mesh = data_mesh(jax.local_devices())
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        each = max(1, num_processors() // 2 // self.mesh.size) if on_cpu else 16
-        self.batch_size = config.batch_size or each * self.mesh.size
+        size = self.mesh.size
+        each = max(1, num_processors() // 2 // size) if on_cpu else max(16, 64 // size)
+        self.batch_size = config.batch_size or each * size
         self.encode = self.encoder(self.mesh if self.mesh.size > 1 else None)
         self.weights_hash = weights_hash(get_weights(model))
         self.warn, self.cached = OneWarning(), None
@@ -74,10 +76,11 @@ class Describer:
                 self.warn(error)
 
     def encoder(self, mesh: Mesh | None = None) -> Encoder:
-        """Normalised images [b, h, w, 3] → descriptors [b, d], by the engine that was asked for."""
+        """Images [b, h, w, 3] → descriptors [b, d], by the engine that was asked for."""
         if self.config.engine == "jax":
             return compile_encoder(self.model, mesh)
-        return EngineModel(self.model, self.config.engine)
+        run = EngineModel(self.model, self.config.engine)
+        return lambda images: run(normalize(images) if images.dtype == np.uint8 else images)
 
     def describe(self, what: str, paths: Sequence[AnyPath], progress: tqdm) -> Described:
         """Descriptors of image files, those that are known from the cache."""

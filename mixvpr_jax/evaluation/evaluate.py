@@ -193,7 +193,7 @@ class Evaluator(Describer):
             return FaissIndex(database, config.faiss_factory or "Flat", nprobe=nprobe)
         return Index(
             database,
-            memory_bytes=(config.search_megabytes or 1024) << 20,
+            memory_bytes=config.search_megabytes and config.search_megabytes << 20,
             recall_target=APPROXIMATE_RECALL if config.index == "approximate" else None,
         )
 
@@ -234,11 +234,11 @@ def measure_latency(
     Returns:
         "preprocessing" (with decoding), "model" and "search" → their `median_ms` and `p95_ms`.
     """
-    search(np.asarray(encode(preprocess(paths[0])), np.float32))
+    search(np.asarray(encode(preprocess.resize(paths[0])[None]), np.float32))
     times = np.zeros((len(paths), 4))
     for row, path in zip(times, paths, strict=True):
         row[0] = time.perf_counter()
-        image = preprocess(path)
+        image = preprocess.resize(path)[None]
         row[1] = time.perf_counter()
         descriptor = np.asarray(encode(image), np.float32)
         row[2] = time.perf_counter()

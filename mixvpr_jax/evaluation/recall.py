@@ -149,8 +149,11 @@ def best_positives(
     lost = np.flatnonzero(~right.any(1) & np.array([len(some) > 0 for some in positives]))
     for start in range(0, len(lost), QUERIES_AT_ONCE):
         some = lost[start : start + QUERIES_AT_ONCE]
-        best = [nearest(queries[row], database, np.sort(positives[row]), 1) for row in some]
-        indices, squared = (np.concatenate(part) for part in zip(*best, strict=True))
+        best = [
+            nearest(queries[row : row + 1], database, np.sort(positives[row])[None], 1)
+            for row in some
+        ]
+        indices, squared = (np.concatenate(part)[:, 0] for part in zip(*best, strict=True))
         found.indices[some], found.distances[some] = indices, np.sqrt(squared)
         found.ranks[some] = 1 + _count_nearer(queries[some], database, indices, squared)
         if len(left_out):

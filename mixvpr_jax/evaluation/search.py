@@ -8,7 +8,7 @@ a neighbour is missing among the candidates, the query is searched again with mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -34,7 +34,8 @@ BLOCK = 32  # rows whose best score decides whether the others are read
 SPARE_CANDIDATES = 12
 MORE_CANDIDATES = 8  # times as many, for queries whose neighbours are not certain
 MAX_CANDIDATES = 4096  # beyond, the whole database is measured in float64
-VALUES_AT_ONCE = 2**17  # of differences in float64, which should stay in a core's cache
+VALUES_AT_ONCE = 2**18  # of differences in float64, which should stay in a core's cache
+NONE = -1  # in place of a row
 CHECKED_ROWS = 8192  # at a time
 
 Neighbours: TypeAlias = tuple[np.ndarray, np.ndarray]
@@ -56,7 +57,7 @@ class Index:
         database: np.ndarray | Array,
         *,
         mesh: Mesh | None = None,
-        memory_bytes: int = 2**30,
+        memory_bytes: int | None = None,
         recall_target: float | None = None,
     ) -> None:
         """Checks the descriptors.
@@ -65,8 +66,9 @@ class Index:
             database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk.
             mesh: The devices that share the database, along the axis `data`; by default all of
                 this process.
-            memory_bytes: What a search may take on each device. A database that takes less than
-                a quarter of it stays there.
+            memory_bytes: What a search may take on each device; by default a quarter of an
+                accelerator's memory, and 1 GiB on a CPU. A database that takes less than a quarter
+                of it stays there.
             recall_target: None for the exact neighbours. Otherwise `lax.approx_max_k` selects the
                 candidates, which is fast on TPUs, and this share of the neighbours is expected.
 
@@ -77,8 +79,12 @@ class Index:
         if database.dtype.name not in DTYPES:
             known = ", ".join(DTYPES)
             raise InputError(f"database: expected one of {known}, found {database.dtype}")
-        self.database, self.memory_bytes, self.recall_target = database, memory_bytes, recall_target
+        self.database, self.recall_target = database, recall_target
         self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+        if memory_bytes is None:
+            memory = self.mesh.local_devices[0].memory_stats() or {}  # a CPU tells nothing
+            memory_bytes = max(memory.get("bytes_limit", 0) // 4, 2**30)
+        self.memory_bytes = memory_bytes
         self._largest = check_descriptors("database", database)
         self._kept: dict[int, list[tuple[Any, Any, np.int32]]] = {}  # rows on a device → `_chunks`
 
@@ -111,7 +117,9 @@ class Index:
         """The k nearest out of `count` candidates, or of more where these may miss some."""
         most = max(min(MAX_CANDIDATES, self.memory_bytes // 2**10), k + SPARE_CANDIDATES)
         if count >= len(self.database) or count > most:
-            return self._rerank(queries, [range(len(self.database))] * len(queries), k)
+            everything = np.arange(len(self.database), dtype=np.int32)
+            rows = np.broadcast_to(everything, (len(queries), len(everything)))
+            return self._rerank(queries, rows, k)
         indices = np.empty((len(queries), k), np.int32)
         distances = np.empty((len(queries), k), np.float32)
         # All queries and their candidates stay on the devices while the database passes.
@@ -122,7 +130,7 @@ class Index:
             # At least k rows truly score `scores[:, k - 1] - rounding`, so neighbours do as well.
             limits = scores[:, k - 1] - 2 * rounding_of_scores(queries[part], self._largest)
             close = ~(scores < limits[:, None])
-            rows = [one[near] for one, near in zip(found, close, strict=True)]
+            rows = np.where(close, found, NONE)[:, : close.sum(axis=1).max()]
             indices[part], distances[part] = self._rerank(queries[part], rows, k)
             again = start + np.flatnonzero(close[:, -1])
             if len(again) and self.recall_target is None:
@@ -130,16 +138,17 @@ class Index:
                 indices[again], distances[again] = more
         return indices, distances
 
-    def _rerank(self, queries: np.ndarray, rows: Sequence[Any], k: int) -> Neighbours:
-        """The k nearest of each query's candidate rows."""
-        indices = np.empty((len(queries), k), np.int32)
-        distances = np.empty((len(queries), k), np.float32)
-        threads = num_processors()
+    def _rerank(self, queries: np.ndarray, rows: np.ndarray, k: int) -> Neighbours:
+        """The k nearest of each query's candidate rows [q, c]."""
+        count, size = queries.shape
+        indices, distances = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
+        step, threads = max(VALUES_AT_ONCE // (rows.shape[1] * size), 1), num_processors()
 
         def rerank(first: int) -> None:
-            for at in range(first, len(queries), threads):
-                indices[at], squared = nearest(queries[at], self.database, rows[at], k)
-                distances[at] = np.sqrt(squared)
+            for start in range(first * step, count, threads * step):
+                some = slice(start, start + step)
+                found = nearest(queries[some], self.database, rows[some], k)
+                indices[some], distances[some] = found[0], np.sqrt(found[1])
 
         with ThreadPoolExecutor(threads) as pool:  # NumPy works outside of Python's lock
             list(pool.map(rerank, range(threads)))
@@ -207,7 +216,11 @@ def norms_of(chunk: Float[Array, "n d"], count: Int[Array, ""]) -> Float[Array, 
     return jnp.where(is_row, jnp.sum(chunk.astype(jnp.float32) ** 2, axis=1), jnp.inf)
 
 
-@partial(jax.jit, static_argnames=("mesh", "recall_target"))
+@partial(
+    jax.jit,
+    static_argnames=("mesh", "recall_target"),
+    compiler_options={"xla_gpu_enable_triton_gemm": False},  # H200: 8 → 1 s, the program as fast
+)
 def better(
     scores: Float[Array, "devices q c"],
     indices: Int[Array, "devices q c"],
@@ -263,22 +276,25 @@ def rounding_of_scores(queries: np.ndarray, largest: float) -> np.ndarray:
     return units * 2.0**-24 * (largest + 2 * lengths * largest**0.5) + 8 * size * 2.0**-126
 
 
-def nearest(query: np.ndarray, database: np.ndarray, rows: Any, k: int) -> Neighbours:
-    """The k nearest of some rows, equal ones by index, and squared distances, in float64."""
-    indices, squared = np.empty(0, np.int64), np.empty(0)
-    step = max(VALUES_AT_ONCE // len(query), 1)
-    for start in range(0, len(rows), step):
-        some = np.asarray(rows[start : start + step])
-        indices = np.concatenate([indices, some])
-        squared = np.concatenate([squared, squared_distances(query, database[some])])
-        order = np.lexsort((indices, squared))[:k]
-        indices, squared = indices[order], squared[order]
-    return indices, squared
+def nearest(queries: np.ndarray, database: np.ndarray, rows: np.ndarray, k: int) -> Neighbours:
+    """The k nearest of each query's rows [q, c], equal ones by index, and squared distances.
+
+    In float64; a row NONE is at infinity.
+    """
+    best, squared = rows[:, :0], np.empty(0)
+    step = max(VALUES_AT_ONCE // queries.size, k)
+    for start in range(0, rows.shape[1], step):
+        some = np.hstack([best, rows[:, start : start + step]])
+        squared = squared_distances(queries[:, None], database[some])
+        squared[some == NONE] = np.inf
+        order = np.lexsort((some, squared))[:, :k]
+        best, squared = (np.take_along_axis(part, order, axis=1) for part in (some, squared))
+    return best, squared
 
 
-def squared_distances(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Of a query [d] and rows [n, d], in float64."""
-    differences = np.subtract(rows, query, dtype=np.float64)
+def squared_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of queries and rows [..., d], in float64."""
+    differences = np.subtract(rows, queries, dtype=np.float64)
     return np.vecdot(differences, differences)
 
 

@@ -19,7 +19,7 @@ from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import data_folder
-from mixvpr_jax.evaluation.describe import Encoder, describe_images
+from mixvpr_jax.evaluation.describe import Encoder, describe_images, normalized
 from mixvpr_jax.evaluation.recall import recall_at_k
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
@@ -56,7 +56,9 @@ class Validation:
         self._images, self._weights = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
         graph, _, _ = nnx.split(model, nnx.Param, nnx.BatchStat)
         self._encode = jax.jit(
-            lambda params, statistics, images: nnx.merge(graph, params, statistics)(images)
+            lambda params, statistics, images: nnx.merge(graph, params, statistics)(
+                normalized(images)
+            )
         )
 
     def __call__(
@@ -97,7 +99,7 @@ class Validation:
     def recalls(
         self, encode: Encoder, on_progress: Callable[[int], object] = lambda images: None
     ) -> dict[str, float]:
-        """Recall of an encoder of normalised images [b, h, w, 3] as descriptors [b, d]."""
+        """Recall of an encoder of images [b, h, w, 3], uint8, as descriptors [b, d]."""
         metrics = {}
         for name, data in self.sets.items():
             try:
