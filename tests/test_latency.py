@@ -23,7 +23,7 @@ def test_stages_are_timed_query_by_query(monkeypatch):
         return call
 
     class Preprocessing(Preprocess):
-        def __call__(self, path):
+        def resize(self, path):
             asked.append(path)
             return passes("preprocessing")(path)
 
