@@ -26,6 +26,7 @@ SIGNED = [
     for index in range(len(OPERATIONS))
     for sign in (1, -1)[: 1 + (0 < index < NUM_SIGNED)]
 ]
+AT_ONCE = device_augmentation.AT_ONCE
 on_device = jax.jit(device_augmentation.rand_augment, static_argnums=2)
 
 
@@ -118,6 +119,22 @@ def test_each_image_has_its_own_operations(street):
         expected = np.asarray(rand_augment(Image.fromarray(street), own, 9))
         # Equalize and AutoContrast stretch what differs by one level before them.
         assert np.abs(after.astype(int) - expected).mean() <= 0.5
+
+
+@pytest.mark.parametrize("count", [0, 1, AT_ONCE, AT_ONCE + 1, 2 * AT_ONCE + 3])
+@pytest.mark.parametrize("name", ["Rotate", "Equalize"])
+def test_any_number_of_images_may_draw_an_operation_that_costs_much(name, count):
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 200, (2 * AT_ONCE + 3, 24, 32, 3), np.uint8)
+    operations = np.zeros((len(images), 1), np.int8)
+    operations[rng.permutation(len(images))[:count]] = OPERATIONS.index(name)
+    found = np.asarray(on_device(images, operations, 9))
+    each = [
+        np.asarray(on_device(*one, 9))[0]
+        for one in zip(images[:, None], operations[:, None], strict=True)
+    ]
+    assert np.array_equal(found, each)
+    assert np.array_equal((found != images).any(axis=(1, 2, 3)), operations[:, 0] > 0)
 
 
 def test_operations_are_drawn_evenly():
