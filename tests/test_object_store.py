@@ -10,6 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from fsspec.registry import _registry
 from runs import command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
@@ -124,7 +125,7 @@ def test_a_store_that_is_not_reached_is_no_damage(town, trained, store):
 
 
 def test_a_store_that_goes_away(town, monkeypatch):
-    """The clients ask again for half a minute; what is still to be saved is not waited for."""
+    """The clients ask again for half a minute, once; what is still to be saved is given up."""
     with serve() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -136,7 +137,7 @@ def test_a_store_that_goes_away(town, monkeypatch):
     status, _, errors = finish(run, timeout=120)
     assert status == 2
     (line,) = [line for line in errors.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
-    assert re.match(r"error: gs://bucket/run/.*: expected to reach the object store, found: ", line)
+    assert re.match(r"error: gs://bucket/run/.*: expected to (reach|write) .*, found: ", line)
 
 
 @pytest.mark.parametrize("part", ["checkpoints/3/state/", "metrics.jsonl", "checkpoints/3/commit"])
@@ -174,7 +175,7 @@ def test_other_addresses(address):
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
+    monkeypatch.delitem(_registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"gs://bucket/run: .*; pip install 'mixvpr-jax\[gcs\]'"):
         as_path("gs://bucket/run")

@@ -27,7 +27,7 @@ from orbax.checkpoint.utils import checkpoint_steps
 
 from mixvpr_jax.distributed import gather_text, is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, is_local, move_folder, reaching, unreachable
+from mixvpr_jax.storage import AnyPath, OutOfReach, is_local, move_folder, reaching, unreachable
 from mixvpr_jax.training.step import TrainState
 
 # What reading raises if a file is not what was written …
@@ -200,7 +200,7 @@ class Checkpoints:
             if isinstance(self.folder, Path):  # in a store, Orbax's next start removes it
                 for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
-            raise InputError(
+            raise (InputError if is_local(self.folder) else OutOfReach)(
                 f"{self.folder}: expected to write a checkpoint, found: {reason}; fix that and run "
                 "the same command to resume"
             ) from error

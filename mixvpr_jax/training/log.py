@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
+from mixvpr_jax.storage import AnyPath, OutOfReach, atomic_write, put_file, reaching
 from mixvpr_jax.training.step import Metrics
 
 
@@ -115,6 +115,15 @@ class Log:
         """Labels the bar."""
         self._bar.set_description(doing)
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; what a store that is away would hold of the last seconds is given up."""
+        if self._mirror is not None and kind is not None and issubclass(kind, OutOfReach):
+            self._mirror.abandon()
+        self.close()
+
     def close(self) -> None:
         """Closes files and bar."""
         self._bar.close()
@@ -206,6 +215,10 @@ class Mirror:
                 self._lost = False
                 self._copied[file] = stamp
         self._last = time.monotonic()
+
+    def abandon(self) -> None:
+        """Lets `close` copy nothing, which would wait for a store that is away."""
+        self._lost = True
 
     def close(self) -> None:
         """Copies what is new, unless that failed before, and removes the temporary folder."""

@@ -212,8 +212,7 @@ class Run:
                 )
         assert self.step or not last_step(setup.workdir), "the model is empty"
         with raise_on_all_processes():
-            log = Log(setup.workdir, self.step, setup.total_steps)
-            self.log = stack.enter_context(closing(log))
+            self.log = stack.enter_context(Log(setup.workdir, self.step, setup.total_steps))
         rename_former(self.log.entries, setup.config.validation)
 
     def take_steps(self, profiler: Profiler) -> None:
