@@ -1,8 +1,8 @@
 """A whole evaluation, from JPEG files to recall: python benchmarks/evaluate.py.
 
-The field's way, as VPR-methods-evaluation goes it, is in evaluate_torch.py. Same files, weights,
-neighbours and number of workers, in turn, in one run; each is a command that is timed from its
-start to its end, with imports and, as ours has kept no programs, with compiling.
+The field's way, as VPR-methods-evaluation goes it, is in evaluate_torch.py. Same files, weights and
+neighbours, in turn, in one run; each is a command that is timed from its start to its end, with
+imports and, as ours has kept no programs, with compiling.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two processes use one GPU
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -100,6 +101,7 @@ def ours(folder: Path, dtype: Dtype) -> float:
         }
         given = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
         environment = {**os.environ, "MIXVPR_HOME": home}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         run([str(ROOT / "eval.py"), *given], environment)
         return json.loads((output / "results.json").read_text())["recall"]["1"]
 

@@ -89,6 +89,17 @@ def test_devices_share_each_batch(weights, photos):
     assert np.abs(shared.descriptors - alone.descriptors).max() <= 1e-6
 
 
+def test_a_batch_is_read_in_pieces(tmp_path, photos, monkeypatch):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = [*photos[:9], tmp_path / "broken.jpg", *photos[9:]]
+    whole = described(paths, batch_size=8, skip_unreadable=True)
+    monkeypatch.setattr(describe, "READ_AT_ONCE", 3)
+    found = described(paths, batch_size=8, skip_unreadable=True)
+    assert np.array_equal(found.descriptors, whole.descriptors)
+    assert np.array_equal(found.readable, [path.name != "broken.jpg" for path in paths])
+    assert found.reasons == whole.reasons
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_images_are_normalised_on_the_devices_as_on_the_host(weights, photos, devices):
     model, preprocess = from_pretrained(weights)

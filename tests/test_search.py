@@ -1,3 +1,5 @@
+import tracemalloc
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -385,6 +387,20 @@ def test_the_whole_database_in_float64(monkeypatch, dtype):
     queries = unit_vectors(5, 16, 1)
     queries[0] = database[5].astype(np.float32)
     check(queries, database, 20)
+
+
+def test_a_full_ranking_takes_little_memory(monkeypatch):
+    """Of each descriptor its distance, and of few at a time the differences."""
+    monkeypatch.setattr(search, "VALUES_AT_ONCE", 2**14)
+    monkeypatch.setattr(search, "num_processors", lambda: 1)
+    database, queries = unit_vectors(4000, 256, 0), unit_vectors(2, 256, 1)
+    index = Index(database)
+    tracemalloc.start()
+    indices, _ = index.search(queries, len(database))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < database.nbytes / 4
+    assert np.array_equal(np.sort(indices, axis=1), np.tile(np.arange(4000), (2, 1)))
 
 
 def test_more_neighbours_than_candidates_are_tried():

@@ -21,9 +21,10 @@ class DescribeConfig:
 
     Attributes:
         weights: Model folder (also gs://), a released name, or hf://organisation/repository.
-        batch_size: Images per batch, over all devices; if not given, 64 or at least 16 a device,
-            or on a CPU one for two cores, where larger batches are slower.
-        num_workers: Processes that decode; 0 for threads, None for what suits the machine.
+        batch_size: Images per batch, over all devices; if not given, 64, or 16 a device where that
+            is more, or on a CPU one for two cores, where larger batches are slower.
+        num_workers: Processes that decode and resize; 0 for threads, None for what suits the
+            machine.
         dtype: Dtype to compute in; if not given, the model's own. tensorfloat32 lets GPUs round
             factors to 10 bits; descriptors are then no longer equal to the official ones.
         engine: What computes: JAX, or on a CPU ONNX Runtime or OpenVINO, faster there, from
@@ -83,7 +84,7 @@ class EvaluationConfig(DescribeConfig):
         faiss_factory: The index in FAISS's words; Flat if not given.
         faiss_nprobe: Cells of an IVF index that are searched for a query; FAISS's default is 1.
         search_megabytes: Memory that an exact or approximate search may take besides the
-            descriptors; if not given, a quarter of an accelerator's, or 1024 on a CPU.
+            descriptors; if not given, a quarter of what is free on an accelerator, or 1024.
         latency_queries: How many queries are timed one by one; 0 for none.
         saliency_queries: For how many queries the report shows where the model looks.
         compare: Output folder of another evaluation of the same dataset, to compare with.

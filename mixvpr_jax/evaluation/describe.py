@@ -38,6 +38,7 @@ Encoder = Callable[[np.ndarray], jax.Array | np.ndarray]
 BATCHES_AT_ONCE = 2  # on a CPU, one fills the other's pauses; else the next waits for the device
 IN_MEMORY_BYTES = 2**32  # of descriptors; more are mapped from a file
 MAX_READERS = 32  # processes; 14 read and resize 2,000 photos of 640x480 a second
+READ_AT_ONCE = 16  # images, by one process
 ROWS_PER_CHUNK = 256  # one file of the cache, and what a kill loses at most
 
 
@@ -289,11 +290,15 @@ def _describe(
     Pillow decodes outside of Python's lock, so that threads suffice for a few cores.
     """
 
-    def describe(images: Part) -> Part:
-        pixels = images.values
-        full = np.zeros((batch_size, *pixels.shape[1:]), pixels.dtype)
-        full[: len(pixels)] = pixels
-        return replace(images, values=np.asarray(encode(full))[: len(pixels)])
+    def describe(parts: Sequence[Part]) -> Part:
+        pixels = [part.values for part in parts]
+        count = sum(map(len, pixels))
+        padding = np.zeros((batch_size - count, *pixels[0].shape[1:]), np.uint8)
+        return Part(
+            np.asarray(encode(np.concatenate([*pixels, padding])))[:count],
+            tuple(chain.from_iterable(part.reasons for part in parts)),
+            tuple(chain.from_iterable(part.turned for part in parts)),
+        )
 
     workers = default_num_workers(MAX_READERS) if num_workers is None else num_workers
     if workers:
@@ -302,7 +307,11 @@ def _describe(
         workers = num_processors()
         readers = ThreadPoolExecutor(workers)
     try:
-        images = _ahead(readers, partial(read, preprocess), batches, workers + 1)
+        pieces = [
+            [batch[rows] for rows in _cut(slice(0, len(batch)), READ_AT_ONCE)] for batch in batches
+        ]
+        parts = _ahead(readers, partial(read, preprocess), chain(*pieces), workers + 1)
+        images = (list(islice(parts, len(each))) for each in pieces)
         for first in islice(images, 1):  # in this thread, whose JAX settings it is compiled in
             yield describe(first)
         with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:

@@ -46,7 +46,7 @@ class Describer:
     """A model on all devices of this process, and the descriptor cache.
 
     Attributes:
-        encode: Images [b, h, w, 3], normalised or uint8 → descriptors [b, d].
+        encode: Images [b, h, w, 3], uint8 → descriptors [b, d].
         weights_hash: SHA-256 of the model's weights.
     """
 

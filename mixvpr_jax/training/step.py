@@ -153,7 +153,7 @@ def _describe(
 
 
 def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """`preprocess.normalize` on the device, so that bytes travel, not floats."""
+    """`preprocess.normalize` on the device to rounding, which training needs no closer."""
     mean, std = (jnp.asarray(value)[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.astype(jnp.float32) / 255 - mean) / std
 
