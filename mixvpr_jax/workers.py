@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-MAX_WORKERS = 8  # of sixteen cores, eight made more batches than fourteen
+MAX_WORKERS = 8  # on sixteen cores, eight decode more images a second than fourteen
 
 
 def default_num_workers(most: int = MAX_WORKERS) -> int:
     """Worker processes for the available processors; 0 (threads) below eight.
 
-    Threads are faster (benchmarks/README.md), but the GIL lets only a few of them run at once.
+    Threads are faster on two cores, processes on sixteen (benchmarks/README.md).
     """
     processors = num_processors()
     return 0 if processors < 8 else min(processors - 2, most)

@@ -79,7 +79,7 @@ def _of_some(
     Warping and equalizing every image took RandAugment 4.6 times as long (96 images, a CPU).
     """
     count, size = len(pixels), min(AT_ONCE, len(pixels))
-    rows = jnp.flatnonzero(chosen, size=count + size, fill_value=count)  # which is none
+    rows = jnp.flatnonzero(chosen, size=count + size, fill_value=count)  # no row: dropped
 
     def some(state: tuple[Array, Pixels]) -> tuple[Array, Pixels]:
         start, pixels = state

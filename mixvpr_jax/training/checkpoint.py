@@ -200,9 +200,13 @@ class Checkpoints:
             if isinstance(self.folder, Path):  # in a store, Orbax's next start removes it
                 for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
-            raise (InputError if is_local(self.folder) else OutOfReach)(
-                f"{self.folder}: expected to write a checkpoint, found: {reason}; fix that and run "
-                "the same command to resume"
+            line = f"found: {reason}; fix that and run the same command to resume"
+            if is_local(self.folder):
+                raise InputError(
+                    f"{self.folder}: expected to write a checkpoint, {line}"
+                ) from error
+            raise OutOfReach(
+                f"{self.folder}: expected to reach the object store, {line}"
             ) from error
 
     @contextmanager
