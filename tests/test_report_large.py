@@ -1,45 +1,44 @@
-"""A report of ten thousand queries in Chromium opens and is filtered quickly."""
+"""A report of ten thousand queries in Chromium costs what one of a screenful does.
+
+What that takes in milliseconds, benchmarks/report.py measures.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from browser import WIDE, count, focused, listed, wait_until
 
-LIMIT_TO_OPEN_MS = 2000
-LIMIT_TO_FILTER_MS = 100
-
-# From the click until the frame in which its effect is painted.
-TIME_CLICKS = """async () => {
-  const times = {};
+# Nodes that a click adds or removes, until the frame in which its effect is painted.
+COUNT_CHANGES = """async () => {
+  let nodes = 0;
+  const observer = new MutationObserver((records) => {
+    for (const { addedNodes, removedNodes } of records) {
+      nodes += addedNodes.length + removedNodes.length;
+    }
+  });
+  observer.observe(document, { childList: true, subtree: true });
+  const changes = {};
   for (const name of ["lost", "right", "later", "none", "all"]) {
-    const start = performance.now();
+    nodes = 0;
     document.querySelector(`#outcomes [data-value=${name}]`).click();
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-    times[name] = performance.now() - start;
+    changes[name] = nodes;
   }
-  return times;
+  return changes;
 }"""
 
 
-def test_ten_thousand_queries_open_quickly(opened: Any, ten_thousand: Path) -> None:
-    times = []
-    for _ in range(3):  # the machine may be busy with something else
-        page = opened(ten_thousand)
-        wait_until(page, "window.openedAfter")
-        times.append(page.evaluate("window.openedAfter"))
-        if min(times) < LIMIT_TO_OPEN_MS:
-            break
-    assert min(times) < LIMIT_TO_OPEN_MS, times
+def test_ten_thousand_queries_have_few_elements(opened: Any, ten_thousand: Path) -> None:
+    page = opened(ten_thousand)
+    wait_until(page, "window.openedAfter && document.readyState === 'complete'")
+    assert page.evaluate("document.querySelectorAll('*').length") < 1000
 
 
-def test_ten_thousand_queries_are_filtered_quickly(opened: Any, ten_thousand: Path) -> None:
+def test_a_filter_changes_few_elements(opened: Any, ten_thousand: Path) -> None:
     page = opened(ten_thousand)
     wait_until(page, "window.openedAfter")
-    runs, fastest = [], {}
-    while len(runs) < 5 and not (runs and max(fastest.values()) < LIMIT_TO_FILTER_MS):
-        runs.append(page.evaluate(TIME_CLICKS))
-        fastest = {name: min(run[name] for run in runs) for name in runs[0]}
-    assert max(fastest.values()) < LIMIT_TO_FILTER_MS, runs
+    changes = page.evaluate(COUNT_CHANGES)
+    assert 0 < min(changes.values()) <= max(changes.values()) < 100
 
 
 def test_only_rows_near_the_window_exist(opened: Any, ten_thousand: Path) -> None:
