@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import torch_or_skip as torch
 from flax import nnx
+from one_program import describe
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 
 from mixvpr_jax import ModelConfig, create_model
@@ -43,7 +44,7 @@ def golden_error(arch, dtype):
         model = build_model(config, to_flax({PREFIX + n: a for n, a in state.items()}))
         images = recipe_images(values["image_seed"], (values["batch"], 3, size, size))
         images = jnp.asarray(images.transpose(0, 2, 3, 1), dtype)
-        found = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
+        found = np.asarray(describe(model, images))
     stride = int(golden["channel_stride"])
     means = found.mean((1, 2), dtype=np.float64) - golden["channel_mean"]
     return max(np.abs(found[..., ::stride] - golden["feature_map"]).max(), np.abs(means).max())
@@ -95,7 +96,7 @@ def require_close(found, expected, tolerance=1e-12):
 
 def check_graphs(model, images, path):
     """ONNX graphs of a model compute what JAX does, as do the CPU engines; as a file, too."""
-    expected = np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
+    expected = np.asarray(describe(model, images))
     largest = np.abs(expected).max()
     for dtype, opset, limit in (
         ("float32", OPSETS[0], 2e-6),

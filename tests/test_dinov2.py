@@ -11,6 +11,7 @@ from feature_maps import PREFIX, golden_error, saved
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from one_program import describe
 from recipe import official_shapes, recipe_state
 from reference import in_float64
 from reference_dinov2 import by_torch, frozen_prefixes, positions
@@ -167,10 +168,10 @@ def test_without_the_last_norm(tiny, tmp_path):
     config = ModelConfig("plain", (), None, (42, 70), final_norm=False)
     model = build_model(config, get_weights(drawn("plain", (42, 70), "float32")))
     images = np.random.default_rng(0).standard_normal((2, 42, 70, 3)).astype(np.float32)
-    features = model(jnp.asarray(images))
+    features = describe(model, jnp.asarray(images))
     normed = model.backbone.norm(features.reshape(2, 15, 24)).reshape(features.shape)
     whole = build_model(ModelConfig("plain", (), None, (42, 70)), get_weights(model))
-    np.testing.assert_allclose(whole(jnp.asarray(images)), normed, atol=1e-6)
+    np.testing.assert_allclose(describe(whole, jnp.asarray(images)), normed, atol=1e-6)
     assert np.abs(features - normed).max() > 0.1
     state = to_state_dict(model)
     assert all(name.startswith("backbone.dino.") for name in state)
@@ -227,10 +228,10 @@ def test_weights_that_do_not_fit(change, line, tmp_path):
 def test_a_model_describes(aggregator, tiny):
     model = create_model(ModelConfig("registers", (), aggregator, (70, 42)), seed=0)
     images = np.random.default_rng(0).standard_normal((3, 70, 42, 3)).astype(np.float32)
-    found = np.asarray(model(images))
+    found = np.asarray(describe(model, images))
     assert found.shape == (3, model.config.descriptor_dim)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(np.asarray(model(images[1:2]))[0], found[1], atol=2e-6)
+    np.testing.assert_allclose(np.asarray(describe(model, images[1:2]))[0], found[1], atol=2e-6)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -241,7 +242,7 @@ def test_export(name, tiny, tmp_path):
     assert facts["largest_difference"] < 1e-6
     program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))
     images = np.random.default_rng(0).standard_normal((3, 70, 42, 3)).astype(np.float32)
-    np.testing.assert_allclose(program.call(images), model(images), atol=1e-6)
+    np.testing.assert_allclose(program.call(images), describe(model, images), atol=1e-6)
 
 
 def test_bfloat16_stays_near(tiny):

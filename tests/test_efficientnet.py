@@ -20,6 +20,7 @@ from feature_maps import (
     without_unused,
 )
 from flax import nnx
+from one_program import describe
 from recipe import official_shapes, recipe_state
 from reference import in_float64
 
@@ -99,7 +100,7 @@ def test_a_second_writing(size, folded, tiny):
         model = drawn(config(size))
         images = np.random.default_rng(3).standard_normal((2, *size, 3))
         own = fold(model) if folded else model
-        found = np.asarray(nnx.jit(lambda model, images: model(images))(own, images))
+        found = np.asarray(describe(own, images))
         state = state_of(model)
     assert found.shape[1:] == (*model.config.feature_size, model.config.feature_channels)
     require_close(found, by_torch(state, channels_first(images)).permute(0, 2, 3, 1))
@@ -235,7 +236,6 @@ def test_a_model_describes_and_exports(tiny, tmp_path):
     """In float32 and bfloat16, as StableHLO, and as ONNX."""
     model = drawn(config((64, 64), "float32", GeMConfig()))
     images = np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
-    describe = nnx.jit(lambda model, images: model(images))
     expected = np.asarray(describe(model, images))
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
     narrow = describe(drawn(config((64, 64), "bfloat16", GeMConfig())), images)

@@ -1,5 +1,7 @@
 """A model in use: fresh weights, views, Linen, types of numbers, sizes of images."""
 
+from functools import partial
+
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch_or_skip as torch
 from flax import nnx
+from one_program import describe
 from small_model import SMALL
 
 import mixvpr_jax
@@ -108,10 +111,11 @@ def test_linen_gives_the_same_descriptors(model, photos):
 def test_linen_trains(model, photos):
     images = mixvpr_jax.Preprocess(SMALL.image_size)(photos)
     module, variables = to_linen(model, train=True)
-    descriptors, updated = module.apply(variables, images, mutable=["batch_stats"])
+    apply = jax.jit(partial(module.apply, mutable=["batch_stats"]))
+    descriptors, updated = apply(variables, images)
     trained = nnx.clone(model)
     trained.train()
-    assert np.allclose(descriptors, trained(images), atol=1e-6)
+    assert np.allclose(descriptors, describe(trained, images), atol=1e-6)
     mean = updated["batch_stats"]["backbone"]["bn1"]["mean"]
     assert np.allclose(mean, trained.backbone.bn1.mean[...], atol=1e-6)
     assert not np.allclose(mean, model.backbone.bn1.mean[...], atol=1e-4)
@@ -123,7 +127,7 @@ def test_bfloat16_keeps_float32_parameters_and_descriptors(aggregator, photos):
     model = create_model(config)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
     with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
-        descriptors = model(mixvpr_jax.Preprocess((64, 64))(photos))
+        descriptors = describe(model, mixvpr_jax.Preprocess((64, 64))(photos))
     assert descriptors.dtype == jnp.float32
     assert np.allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-6)
 

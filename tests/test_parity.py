@@ -10,6 +10,7 @@ import torch_or_skip as torch
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from one_program import describe
 from reference import in_float64, numpy_state, torch_model
 
 from mixvpr_jax.conversion import build_model, convert_checkpoint, to_state_dict, write_checkpoint
@@ -132,7 +133,7 @@ def test_training_mode_is_torchs(arch):
     with in_float64():
         model = build_model(config, to_flax(numpy_state(reference)))
         model.train()
-        descriptors = np.asarray(model(jnp.asarray(images)))
+        descriptors = np.asarray(describe(model, jnp.asarray(images)))
         state = to_state_dict(model)
     with torch.no_grad():
         expected = reference(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()

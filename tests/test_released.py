@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch_or_skip as torch
-from flax import nnx
+from one_program import describe
 from recipe import official_shapes, recipe_state
 from reference_torch import CosPlaceNet
 
@@ -258,7 +258,7 @@ def test_weights_of_github_equal_the_authors_network(name, home, github, tmp_pat
     images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
     with torch.no_grad():
         expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
-    assert np.abs(model(images) - expected).max() < 1e-5
+    assert np.abs(describe(model, images) - expected).max() < 1e-5
     github.pages.clear()
     from_pretrained(name)  # what was converted
     card = (home / name / "README.md").read_text()
@@ -286,7 +286,6 @@ def test_transformers_of_github(name, home, github, tmp_path, monkeypatch):
     filter = "bicubic" if "boq" in name else "bilinear"
     assert (preprocess.image_size, preprocess.interpolation) == ((322, 322), filter)
     images = np.random.default_rng(0).normal(size=(1, 140, 126, 3)).astype(np.float32)
-    describe = nnx.jit(lambda model, images: model(images))
     assert np.array_equal(describe(found, images), describe(model, images))
     assert f"Converted from {released.url}" in (home / name / "README.md").read_text()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch_or_skip as torch
 from flax import nnx
+from one_program import describe
 from reference import in_float64
 from reference_dinov2 import TorchModel
 from reference_heads import TorchBoQ, salad
@@ -64,11 +65,6 @@ def theirs(config, state, features):
     return tensors, module(tensors[0].permute(0, 3, 1, 2))
 
 
-@nnx.jit
-def run(model, images):
-    return model(images)
-
-
 # Descriptors --------------------------------------------------------------------------------------
 
 
@@ -105,11 +101,11 @@ def test_float32_and_bfloat16(aggregator, parity):
     images = np.random.default_rng(3).standard_normal((3, 70, 42, 3)).astype(np.float32)
     with in_float64():
         model, _ = drawn(ModelConfig("tiny", (), aggregator, (70, 42), "float64"))
-        exact = np.asarray(run(model, jnp.asarray(images, jnp.float64)))
+        exact = np.asarray(describe(model, jnp.asarray(images, jnp.float64)))
         weights = get_weights(model)
     for dtype, tolerance in (("float32", 2e-6), ("bfloat16", 0.05)):
         config = ModelConfig("tiny", (), aggregator, (70, 42), dtype)
-        found = np.asarray(run(build_model(config, weights), images))
+        found = np.asarray(describe(build_model(config, weights), images))
         assert found.dtype == np.float32
         if dtype == "float32":
             difference = np.abs(found - exact).max()
@@ -134,7 +130,7 @@ def test_whole_models(aggregator, options, parity):
         arch = MEGALOC if "projection" in options else "tiny"
         config = ModelConfig(arch, (), aggregator, (42, 70), "float64", **options)
         model, _ = drawn(config)
-        found = np.asarray(run(model, jnp.asarray(images)))
+        found = np.asarray(describe(model, jnp.asarray(images)))
         with torch.no_grad():
             module = TorchModel(model).double()
             expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
@@ -227,7 +223,7 @@ def test_weights_both_ways(parts, options, prefixes, tmp_path):
     converted = convert_checkpoint(tmp_path / "x.pth", image_size=config.image_size)
     assert converted.model.config == config
     images = np.random.default_rng(0).standard_normal((2, *config.image_size, 3)).astype("f")
-    np.testing.assert_array_equal(run(converted.model, images), run(model, images))
+    np.testing.assert_array_equal(describe(converted.model, images), describe(model, images))
     for name, array in to_state_dict(converted.model).items():
         np.testing.assert_array_equal(array, state[name].numpy())
 
@@ -241,7 +237,7 @@ def test_megalocs_first_release(tmp_path):
     converted = convert_checkpoint(tmp_path / "x.pth", image_size=(70, 42)).model
     assert converted.config == model.config
     images = np.random.default_rng(0).standard_normal((2, 70, 42, 3)).astype(np.float32)
-    np.testing.assert_array_equal(run(converted, images), run(model, images))
+    np.testing.assert_array_equal(describe(converted, images), describe(model, images))
     assert (get_weights(converted)["backbone.mask_token"] == 0.5).all()
 
 

@@ -17,6 +17,7 @@ from feature_maps import (
     state_of,
 )
 from flax import nnx
+from one_program import describe
 from recipe import official_shapes
 from reference import in_float64
 
@@ -241,7 +242,6 @@ def test_weights_that_do_not_fit(added, line, tiny, tmp_path):
 def test_a_model_describes_and_exports(tiny, tmp_path):
     """In float32 and bfloat16, as StableHLO, and as ONNX."""
     model = drawn(config("float32", GeMConfig()))
-    describe = nnx.jit(lambda model, images: model(images))
     images = np.random.default_rng(0).standard_normal((3, 64, 64, 3)).astype(np.float32)
     expected = np.asarray(describe(model, images))
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)

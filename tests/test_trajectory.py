@@ -10,6 +10,7 @@ import torch_or_skip as torch
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from one_program import describe
 from recipe import GOLDEN, recipe_images, recipe_state
 from reference import in_float64
 from trajectory import (
@@ -54,7 +55,7 @@ def test_official_trajectory(name, devices, parity):
         )
         training = nnx.clone(model)
         training.train()
-        first = np.asarray(training(batch(0)[0]))
+        first = np.asarray(describe(training, batch(0)[0]))
         # On its devices from the start; each step from the second on would otherwise compile again.
         state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
         losses, accuracies = [], []
@@ -68,7 +69,7 @@ def test_official_trajectory(name, devices, parity):
         rates = [float(schedule(index)) for index in range(12)]
         nnx.update(model, state.params, state.statistics)
         probe = recipe_images(77, (3, 3, 64, 64)).transpose(0, 2, 3, 1)
-        descriptors = np.asarray(model(jnp.asarray(probe)))
+        descriptors = np.asarray(describe(model, jnp.asarray(probe)))
         final = to_state_dict(model)
     row = "twelve steps of SGD and AdamW, float64: {}".format
     parity(row("losses"), np.abs(np.array(losses) - golden["loss"]).max(), 1e-8)
@@ -156,7 +157,7 @@ def test_chunks_move_the_statistics_in_turn():
         expected = nnx.clone(model)
         expected.train()
         for part in range(2):
-            expected(images[8 * part : 8 * part + 8])
+            describe(expected, images[8 * part : 8 * part + 8])
         pair = LOSS_AND_MINER["multi_similarity"]
         step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=2)
         state, _ = step(create_state(model, optimizer), images, labels)
@@ -176,7 +177,7 @@ def test_chunks_of_padding_leave_the_statistics(devices, options):
         expected = nnx.clone(model)
         expected.train()
         for part in parts:
-            expected(images[part])
+            describe(expected, images[part])
         pair, mesh = LOSS_AND_MINER["multi_similarity"], data_mesh(jax.devices()[:devices])
         optimizer = make_optimizer(OptimizerConfig(), steps_per_epoch=4)
         step = make_step(model, optimizer, *pair, mesh, grad_cache_chunks=4, **options)
