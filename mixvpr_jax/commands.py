@@ -135,7 +135,7 @@ def pairs(
             raise InputError(f"{output}: expected no such file, found one; give --overwrite")
     database, asked = read_photos(as_path(source), folder)
     if config.queries is not None:
-        asked = read_photos(as_path(config.queries), folder)[0]
+        asked = read_photos(as_path(config.queries), folder)[1]
     found = find_pairs(database, asked, config.top, config.exclude_near, config.min_score)
     with atomic_write(output) as temporary:
         lines = "".join(f"{query} {image}\n" for query, image in found)
@@ -189,7 +189,7 @@ def export(
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
     print(f"written: {shlex.quote(output)}")
     if data := facts.get("external_data"):
-        print(f"its weights are in {shlex.quote(data)}, which is to stay beside it")
+        print(f"its weights are in {shlex.quote(data)}, keep that file next to it")
 
 
 def to_flax(

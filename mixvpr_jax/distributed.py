@@ -24,9 +24,9 @@ from mixvpr_jax.processes import ProcessConfig, leave
 
 AXIS = "data"
 PIECE_BYTES = 2**28  # sent by a process at a time
-HEARTBEAT_SECONDS = 20  # of silence from a process, after which the others end
+HEARTBEAT_SECONDS = 40  # of silence from a process, after which the others end
 START_SECONDS = 300  # for all processes to start
-SHUTDOWN_SECONDS = 10  # for all processes to disconnect
+SHUTDOWN_SECONDS = 60  # for all processes to disconnect
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -106,8 +106,9 @@ def raise_on_all_processes() -> Iterator[None]:
     texts = gather_text(text) if jax.process_count() > 1 else []
     if problem is not None:
         raise problem
-    for index, (status, _, line) in enumerate(text.partition(" ") for text in texts):
-        if line:
+    for index, text in enumerate(texts):
+        status, _, line = text.partition(" ")
+        if text:
             raise InputError(line) if status == "2" else OtherFailed(f"process {index}: {line}")
 
 
@@ -116,7 +117,8 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
     """Connects to the other processes, if any, and disconnects at the end.
 
     If not all start within `START_SECONDS`, the process ends with one line and status 2. If one
-    dies, the others end with one line and status 3, within `HEARTBEAT_SECONDS` and a step.
+    dies, the others end within `HEARTBEAT_SECONDS` and a step: with one line and status 3, or, if
+    no operation waits for it, aborted by JAX.
 
     Args:
         config: The command line's settings.

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.exif import unix_seconds
 from mixvpr_jax.preprocess import FORMATS
 from mixvpr_jax.storage import AnyPath, is_local, reaching, store_of
 
@@ -186,20 +187,24 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
 def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
     """For each photo the indices of those up to so many frames before and after it, and its own.
 
-    Frames are a folder's photos in the order of their names, in which numbers count by value.
+    Frames are a folder's photos in the order of their names: by time where all names are Unix
+    times, else with numbers by value.
     """
     folders: dict[PurePath, list[int]] = {}
     for index, path in enumerate(paths):
         folders.setdefault(path.parent, []).append(index)
     near: list[list[int]] = [[]] * len(paths)
     for members in folders.values():
-        members.sort(key=lambda index: _by_value(paths[index].name))
+        members.sort(key=lambda index: by_value(paths[index].name))
+        times = {index: unix_seconds(paths[index].stem) for index in members}
+        if None not in times.values():
+            members.sort(key=lambda index: times[index] or 0.0)
         for place, index in enumerate(members):
             near[index] = members[max(place - frames, 0) : place + frames + 1]
     return near
 
 
-def _by_value(name: str) -> list[object]:
+def by_value(name: str) -> list[object]:
     """What names sort by: frame2 comes before frame10."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import Array
 
@@ -56,6 +55,7 @@ class _Query:
     """A query of the current sequence, and its similarity to the map's first frames, float32."""
 
     descriptor: np.ndarray
+    known: int  # frames that the map had when it was asked
     similarities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
@@ -70,7 +70,7 @@ class PlaceMap:
     takes 4 d bytes of memory; a query reads all of them once.
 
     Attributes:
-        skip_recent: How many of the current drive's last frames are no matches.
+        skip_recent: How many last frames of this drive are no matches, nor are the sequence's own.
         sequence_length: L.
         threshold: The least score to accept; docs/robot.md says how to find it.
         labels: Those of all frames.
@@ -147,17 +147,18 @@ class PlaceMap:
 
         Args:
             descriptor: [d] or [1, d], of unit length.
-            k: How many; fewer are given where fewer frames are older than `skip_recent`.
+            k: How many; fewer are given where fewer frames are old enough.
 
         Raises:
             InputError: A descriptor that does not fit, or k below 1.
         """
         if k < 1:
             raise InputError(f"k: expected at least 1, found {k}")
-        query = _Query(self._checked(descriptor))
+        query = _Query(self._checked(descriptor), len(self))
         self._queries = [query, *self._queries][: self.sequence_length]
-        count = max(len(self) - self.skip_recent, self._drives[-1])  # earlier drives are old
-        if not count:
+        own = self._queries[-1].known - 1 if self.skip_recent else len(self)  # the sequence's first
+        old = min(len(self) - self.skip_recent, own)
+        if not (count := max(old, self._drives[-1])):  # earlier drives are old
             return []
         for one in self._queries:  # frames may have been added since it was asked
             known = len(one.similarities)
@@ -184,8 +185,7 @@ class PlaceMap:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://bucket/name."""
-        known = {"version": VERSION, "model": self._model, "labels": self.labels}
-        known |= self._settings()
+        known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
         arrays = {
             "descriptors": np.concatenate([np.empty((0, self._size), np.float32), *self._rows()]),
             "drives": np.array(self._drives, np.int64),

@@ -135,7 +135,7 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
 def to_rgb(image: ImageLike) -> Image.Image:
     """Converts an image to mode RGB, upright as EXIF or XMP states.
 
-    Transparent pixels are composited on white; 12 and 16 bits are scaled linearly to 8.
+    Transparent pixels are composited on white; grey of 12 and 16 bits is scaled linearly to 8.
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
@@ -145,7 +145,12 @@ def to_rgb(image: ImageLike) -> Image.Image:
         return load_image(image)
     if not isinstance(image, Image.Image):
         image = _from_array(np.asarray(image))
-    image.load()  # turns a TIFF upright
+    if 0 in image.size:
+        raise InputError(f"expected an image with pixels, found {image.width} x {image.height}")
+    try:
+        image.load()  # turns a TIFF upright
+    except OSError as error:
+        raise InputError(f"expected a whole image, found a broken one ({error})") from error
     return upright(_to_rgb(image), orientation_of(image))
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import safetensors.numpy
 
-from mixvpr_jax.checks import closest
+from mixvpr_jax.checks import closest, require_known
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import read_safetensors, what_else
 from mixvpr_jax.errors import InputError
@@ -61,6 +61,7 @@ def from_pretrained(
         >>> model, preprocess = from_pretrained("resnet50_4096")
         >>> descriptors = model(preprocess(["street.jpg"]))  # [1, 4096] float32, unit norm
     """
+    require_known("engine", engine, get_args(Engine))
     if engine != "jax":
         model, preprocess = from_pretrained(name, dtype=dtype or "float32")
         return EngineModel(model, engine), preprocess

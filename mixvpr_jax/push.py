@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mixvpr_jax.errors import InputError, extra, importing
+from mixvpr_jax.errors import InputError, extra, importing, text_of
 from mixvpr_jax.hub import FILES, parse_address
 from mixvpr_jax.hub import push as write_to_hub
 from mixvpr_jax.storage import as_path
@@ -76,7 +76,15 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
         digest = weights_hash(get_weights(model))
         known = digest, model.config.to_dict()
         found = [_read_results(where, *known, weights) for where in results]
-        card.write_text(with_recall(card.read_text(), found))
+        import yaml  # which the hub's library brings
+
+        try:
+            card.write_text(with_recall(card.read_text(), found))
+        except (ValueError, yaml.YAMLError) as error:  # a card that its author edited
+            raise InputError(
+                f"{weights}: README.md: expected a model card in UTF-8 with YAML on top, found: "
+                f"{text_of(error)}"
+            ) from None
 
 
 def _read_results(where: str, digest: str, config: dict[str, Any], weights: str) -> dict[str, Any]:

@@ -55,8 +55,8 @@ class NoRoom(InputError):
 
     def __init__(self, path: AnyPath, reason: str) -> None:
         super().__init__(
-            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
-            "command again"
+            f"{path}: expected room on the disk, found: {reason}; make room, and run the "
+            "same command to resume"
         )
         self.reason = reason
 
@@ -69,7 +69,7 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
     """The path of an address: on a disk, or in an object store for `gs://bucket/name`."""
     text = os.fspath(address)
     if not text.startswith("gs://"):
-        if re.match(r"[a-z0-9+]{2,}:/", text):
+        if re.match(r"[a-z0-9+]{2,}:/", text, re.IGNORECASE):
             raise InputError(f"expected a path or gs://bucket/folder, found {text}")
         return Path(text)
     import fsspec.config

@@ -85,6 +85,20 @@ def test_a_part_of_selavprs_nordland_keeps_its_frames(tmp_path):
     assert listed(small("nordland-selavpr", tmp_path).positives)[0] == [1, 2, 3, 4, 5]
 
 
+def test_images_that_either_folder_lacks_move_no_frame(tmp_path):
+    for season, lacks in (("database", 2), ("queries", 9)):
+        names = [f"{frame:02d}.png" for frame in range(12) if frame != lacks]
+        write_images(tmp_path / season, names)
+    message = "expected a frame of each name in both, found 11 and 11 with different names"
+    refused_subset(message, "nordland-selavpr", tmp_path)
+
+    for season, frames in (("summer", range(5, 30)), ("winter", range(30))):
+        write_images(tmp_path / "b" / season, [f"{frame:02d}.png" for frame in frames])
+    found = small("nordland-full", tmp_path / "b")
+    near = [int(found.database[index].stem) for index in found.positives[4]]
+    assert near == list(range(5, 15))
+
+
 def test_nordlands_are_not_taken_for_one_another(tmp_path):
     nordland_downloader_tree(tmp_path, 20, step=10)
     message = "Nordland_gt.npy.*Every frame against every frame is nordland-full.*nordland_subset"
@@ -102,5 +116,5 @@ def test_frames_that_have_no_number(tmp_path):
     refused_subset(message, "nordland-full", tmp_path)
     write_images(tmp_path / "images" / "test" / "queries", ["c.jpg", "d.jpg"])
     (tmp_path / "images" / "test" / "queries" / "a.jpg").unlink()
-    message = "expected a frame of each name in both, found 2 and 3 that are named otherwise"
+    message = "expected a frame of each name in both, found 2 and 3 with different names"
     refused_subset(message, "nordland-selavpr", tmp_path)

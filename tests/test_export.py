@@ -134,6 +134,13 @@ def test_engines_compute_what_jax_does(tmp_path, small, engine):
         model(IMAGES[:, :, 1:])
 
 
+def test_an_engine_that_is_none(tmp_path, small):
+    save_pretrained(small, tmp_path / "model")
+    for name in ("openvino-bf16", "onnx", "tensorrt"):
+        with pytest.raises(InputError, match=f"engine: unknown name '{name}'; "):
+            from_pretrained(tmp_path / "model", engine=name)
+
+
 def test_an_engine_in_bfloat16(small):
     expected, found = np.asarray(small(IMAGES)), EngineModel(small, "openvino-bfloat16")(IMAGES)
     assert ((expected * found).sum(1) / np.linalg.norm(found, axis=1)).min() > 0.998
@@ -212,6 +219,14 @@ def test_what_cannot_be_exported(folder, name, options, line):
     with pytest.raises(InputError, match=line):
         export(folder, str(folder / name), *options)
     assert [path.name for path in folder.iterdir()] == ["model"]
+
+
+def test_files_of_others_are_not_replaced(folder):
+    for name in ("m.onnx", "m.onnx", "m.stablehlo"):
+        export(folder, str(folder / name))
+    with pytest.raises(InputError, match=r"expected no config.json of another kind beside it"):
+        export(folder, str(folder / "model" / "config.onnx"))
+    assert from_pretrained(folder / "model")
 
 
 def test_the_code_of_the_page_runs(folder, monkeypatch):

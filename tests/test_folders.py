@@ -47,6 +47,13 @@ def test_photos_that_cannot_be_read_are_told(tmp_path, caplog, ending):
     assert f"(2 .{ending.lower()})" in line
 
 
+def test_folders_of_programs_are_not_searched(tmp_path):
+    """Such as those of thumbnails, which would be found in place of the photos."""
+    inner = [".thumbnails/a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/.git/c.jpg"]
+    write_images(tmp_path / ".photos", ["a.jpg", "b/c.jpg", "@b/c.jpg", *inner])
+    assert names_of(read_folder(tmp_path / ".photos")) == ["@b/c.jpg", "a.jpg", "b/c.jpg"]
+
+
 def test_nothing_but_photos_that_cannot_be_read(tmp_path):
     for name in ("1.HEIC", "2.heic", "3.nef"):
         (tmp_path / name).write_bytes(b"\0")

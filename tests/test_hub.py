@@ -170,6 +170,10 @@ def test_the_card_tells_recall_of_these_weights_alone(hub, model, folder, tmp_pa
     told = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert told == {"recall@1": 87.5, "recall@5": 95.0}
     assert card.data.model_name == "resnet18, MixVPR"
+    for wrong in (b"caf\xe9", b"---\nlicense: [mit\n---\n", b"---\n- mit\n---\n"):
+        (folder / "README.md").write_bytes(wrong)
+        with pytest.raises(InputError, match="README.md: expected a model card in UTF-8 with YAML"):
+            push(str(folder), ADDRESS, results=(str(out),))
     (out / "results.json").write_text(json.dumps({**results, "weights_sha256": "of others"}))
     with pytest.raises(InputError, match="out: expected results of .*, found those of other weigh"):
         push(str(folder), ADDRESS, results=(str(out),))

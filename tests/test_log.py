@@ -7,8 +7,10 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from mixvpr_jax.training.log import Log, Monitor
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.training.log import Log, Monitor, read_log
 
 
 class Terminal(io.StringIO):
@@ -55,6 +57,13 @@ def test_a_log_holds_nothing_of_later_steps(tmp_path):
     log.close()
     assert [entry["step"] for entry in log.entries] == [1, 2, 3, 3]
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[]", b'{"step": "1"}', b'{"step": true}', b"{}"])
+def test_a_line_that_is_no_entry(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(InputError, match="line 2: expected an object with a step, found"):
+        read_log(tmp_path / "metrics.jsonl")
 
 
 def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):

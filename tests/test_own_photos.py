@@ -126,6 +126,15 @@ def test_frames_are_counted_in_the_order_of_their_names_in_their_folder(tmp_path
         assert sorted(path.name for path in found) == sorted(f"frame{j}.jpg" for j in near)
 
 
+def test_frames_whose_names_are_times_are_in_the_order_of_time(tmp_path):
+    """Python writes 2.30 as 2.3, which is later than 2.25."""
+    names = [f"1305031102.{fraction}.png" for fraction in ("2", "25", "3", "35", "4")]
+    write_images(tmp_path / "rgb", names)
+    data = leave_out_own_photos(read_folder_pair(tmp_path / "rgb", tmp_path / "rgb"), frames=1)
+    near = [sorted(data.database[index].name for index in some) for some in data.left_out]
+    assert near == [sorted(names[max(at - 1, 0) : at + 2]) for at in range(5)]
+
+
 def test_queries_without_positives_count_as_missed(evaluate, sequence):
     evaluation = evaluate(sequence, sequence, positive_radius_m=5)
     assert set(evaluation.recall.values()) == {0}

@@ -131,6 +131,31 @@ def test_queries_in_a_file_of_their_own(loop):
         write_pairs(loop / "d.h5", loop / "r.txt", queries=str(loop / "q.npy"), exclude_near="1")
 
 
+def test_two_photos_of_one_name(loop):
+    """Of two drives, say: neither is the other, and the pairs would not tell which."""
+    np.save(loop / "q.npy", on_a_circle(12)[::-1])
+    (loop / "q.txt").write_text((loop / "d.txt").read_text())
+    with pytest.raises(InputError, match=r"found two cam/frame0.jpg with different descriptors"):
+        write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"))
+    rows = np.random.default_rng(0).standard_normal((12, 64)).astype("float32")
+    for name, dtype in (("d", "float32"), ("q", "float16")):  # the same, described twice
+        np.save(loop / f"{name}.npy", rows.astype(dtype))
+    write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"), top=2)
+    write_pairs(loop / "d.npy", loop / "same.txt", top=2)
+    assert (loop / "p.txt").read_text() == (loop / "same.txt").read_text()
+
+
+def test_files_that_hold_no_descriptors(loop):
+    for array in (np.float32(3), np.zeros((12, 2)), np.zeros((12, 2), "int32")):
+        np.save(loop / "d.npy", array)
+        with pytest.raises(InputError, match=r"d.npy: expected descriptors \[n, d\] in float32"):
+            write_pairs(loop / "d.npy", loop / "p.txt")
+    with h5py.File(loop / "e.h5", "w") as file:
+        file.create_group("a.jpg")["keypoints"] = np.zeros((2, 2))
+    with pytest.raises(InputError, match=r"e.h5: expected groups with a global_desc.* found: none"):
+        write_pairs(loop / "e.h5", loop / "p.txt")
+
+
 def test_wrong_input(loop, capsys):
     def refused(message, source="d.npy", **options):
         with pytest.raises(InputError, match=message):

@@ -128,6 +128,7 @@ def test_the_step_reduces_what_it_should_and_no_more():
     [
         (["", "2 a: no such file"], InputError, "a: no such file"),
         (["", "1 ValueError: a fault", "2 later"], OtherFailed, "process 1: ValueError: a fault"),
+        (["141 ", ""], OtherFailed, "process 0: "),  # its output has no reader any more
         (["", ""], None, None),
     ],
 )

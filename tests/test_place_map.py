@@ -30,21 +30,21 @@ class Exhaustive:
         self.drive, self.queries = self.drive + 1, []
 
     def locate(self, descriptor, k):
-        self.queries = [descriptor.astype(np.float64), *self.queries][: self.length]
         drives = [drive for drive, _ in self.frames]
         recent = [j for j, drive in enumerate(drives) if drive == self.drive]
-        recent = recent[len(recent) - self.skip_recent :] if self.skip_recent else []
-        if len(recent) < self.skip_recent:
-            recent = [j for j, drive in enumerate(drives) if drive == self.drive]
+        self.queries = [(descriptor.astype(np.float64), len(drives)), *self.queries][: self.length]
+        own = self.queries[-1][1] - 1  # of the sequence
+        last = max(len(recent) - self.skip_recent, 0)
+        recent = {j for n, j in enumerate(recent) if self.skip_recent and (n >= last or j >= own)}
         scored = []
-        for j in set(range(len(drives))) - set(recent):
+        for j in set(range(len(drives))) - recent:
             best = [
                 max(
                     float(np.vecdot(self.frames[back][1], query))
                     for back in range(max(j - 2 * age, 0), j + 1)
                     if drives[back] == drives[j]
                 )
-                for age, query in enumerate(self.queries)
+                for age, (query, _) in enumerate(self.queries)
             ]
             scored.append((-sum(best) / len(best), j))
         return [(j, -score) for score, j in sorted(scored)[:k]]
@@ -144,6 +144,18 @@ def test_speeds_from_standing_to_twice_the_maps(stride):
     for at in way:
         match = ours.locate(rows[at])[0]
         assert (match.frame, round(match.score, 5)) == (at, 1)
+
+
+@pytest.mark.parametrize(("skip", "length"), [(1, 5), (3, 10), (5, 5)])
+def test_a_sequence_does_not_match_its_own_frames(skip, length):
+    """A loop of twenty frames, which is driven twice and changes in between."""
+    places, ours = drawn(20, 256), PlaceMap(skip_recent=skip, sequence_length=length)
+    for at, noise in enumerate(drawn(40, 256, 1)):
+        row = (places[at % 20] + 0.9 * noise) / np.linalg.norm(places[at % 20] + 0.9 * noise)
+        ours.add(row)
+        found = ours.locate(row)
+        if at >= 20 + length:
+            assert found[0].frame == at - 20
 
 
 def test_recent_frames_of_this_drive_are_skipped():

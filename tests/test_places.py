@@ -190,6 +190,12 @@ def test_of_names(tmp_path):
         make_places(bare, PlacesConfig(output=str(tmp_path / "other")))
     make_places(bare, PlacesConfig(output=str(tmp_path / "other"), zone="32u"))
     assert same_places(tmp_path / "other") == [sorted(plain[i : i + 4]) for i in (0, 4, 8)]
+    bandless = [name.replace("@32@U@", "@32@@") for name in names]
+    write_images(tmp_path / "bandless", bandless)
+    with pytest.raises(InputError, match="zone with its band, as in 32U, found 32"):
+        make_places(tmp_path / "bandless", PlacesConfig(output=str(tmp_path / "c"), zone="33U"))
+    make_places(tmp_path / "bandless", PlacesConfig(output=str(tmp_path / "c"), zone="32U"))
+    assert same_places(tmp_path / "c") == [sorted(bandless[i : i + 4]) for i in (0, 4, 8)]
 
 
 @pytest.mark.parametrize("columns", ["lat;lon", "EAST,North,zone"])
@@ -272,6 +278,14 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
         ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
         ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),
         ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
+        (
+            "name,east,north,zone\np0v0.jpg,261878,6243186,34S",
+            "band S .* zone 34S, found 6,243,186",
+        ),
+        (
+            'name,lat,lon\n"p0v0.jpg,1,2\np0v1.jpg,1,2',
+            "line 1: expected comma-separated values",
+        ),
         ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
         ("name,lat,lon\np0v0.jpg,1,1", "expected 2 places of 4 photos .* with 1 of 14 photos"),
     ],

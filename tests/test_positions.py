@@ -45,6 +45,9 @@ def test_the_same_metres_of_two_zones_are_far_apart(tmp_path, short):
         (("31", "U"), [0]),
         (("32U", ""), [0, 1]),
         (("32", "u"), [0, 1]),
+        (("33u", ""), [0]),
+        (("033", "U"), [0]),
+        (("33 ", "U"), [0]),
         (("32", ""), [0, 1]),
         (("", ""), [0, 1]),
     ],
@@ -103,6 +106,7 @@ def test_hemispheres_in_place_of_bands_are_refused(tmp_path):
     [
         ([("32", "U"), ("33", "U"), ("", "")], r"zone and latitude band .* found none beside 33U"),
         ([("32", ""), ("33", ""), ("33", "")], r"latitude band .* in every name, .* found 32, 33"),
+        ([("32", "U"), ("33.0", "U")], r"expected a UTM zone .* found @33.0@U@"),
         ([("32", "U"), ("61", "U")], "expected a UTM zone from 1 to 60, found 61U"),
         ([("32", "U"), ("00", "U")], "expected a UTM zone from 1 to 60, found 0U"),
     ],

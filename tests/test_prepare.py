@@ -280,6 +280,22 @@ def test_files_that_are_not_whole(prepared, tmp_path):
         open_source(config)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_record_is_told(prepared, tmp_path, num_workers):
+    """Of the same size, so that opening finds nothing; the reader's checksums do."""
+    folder = shutil.copytree(prepared[1].folder, tmp_path / VERSION)
+    shard = folder / "gsv_cities-Rome.array_record-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4] = bytes(byte ^ 0xFF for byte in content[middle : middle + 4])
+    shard.write_bytes(content)
+    config = DataConfig(tmp_path, ("Rome",), 2, 2, 2, max_unreadable=0)
+    source = open_source(config)
+    batches = Batches(source, Sampler(source.places, config, 0), (8, 8), 4, 20, on_host=True)
+    with pytest.raises(InputError, match=r"expected whole records of Rome, found a damaged one"):
+        list(read_batches(batches, num_workers=num_workers))
+
+
 WITHOUT_TFDS = """
 import runpy, sys
 sys.modules["tensorflow_datasets"] = None

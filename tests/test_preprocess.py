@@ -289,6 +289,8 @@ def test_normalize_spans_the_usual_range():
         np.zeros(3, np.uint8),
         3,
         Image.new("F", (4, 4)),
+        Image.new("RGB", (4, 4)).crop((1, 1, 1, 3)),
+        Image.open(io.BytesIO((GOLDEN / "street.jpg").read_bytes()[:2000])),
     ],
 )
 def test_what_is_no_image_is_refused(wrong):

@@ -245,6 +245,12 @@ def test_types_of_aggregators_are_checked(kind, options, message):
         kind(**options)
 
 
+def test_a_mixer_without_hidden_units():
+    config = ModelConfig("resnet18", (3, 4), MixVPRConfig(8, 1, 0.001, 2), (64, 64))
+    with pytest.raises(InputError, match=r"mlp_ratio: expected at least 1/64, .* found 0.001"):
+        create_model(config)
+
+
 def test_lists_and_numbers_of_numpy_are_taken():
     config = ModelConfig(
         "resnet18",

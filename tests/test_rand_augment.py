@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch_or_skip as torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +15,7 @@ from mixvpr_jax.data.augmentation import (
     MAX_MAGNITUDE,
     NUM_SIGNED,
     OPERATIONS,
+    amount,
     apply_operation,
     draw_operations,
     rand_augment,
@@ -110,6 +112,17 @@ def test_every_level_is_mapped_as_by_pillow(magnitude):
     for operation, after in zip(operations, np.asarray(found), strict=True):
         expected = np.asarray(apply_operation(Image.fromarray(ramp), operation, magnitude))
         np.testing.assert_array_equal(after, expected)
+
+
+@pytest.mark.parametrize("name", ["ShearX", "TranslateX", "TranslateY", "Rotate", "Color"])
+def test_magnitudes_are_torchs(name):
+    """torchvision takes them from torch.linspace, in float32."""
+    for size in ((320, 320), (300, 400), (33, 639)):
+        full = {"ShearX": 0.3, "Rotate": 30.0, "Color": 0.9}.get(
+            name, 150 / 331 * size[name == "TranslateX"]
+        )
+        expected = torch.linspace(0.0, full, MAX_MAGNITUDE + 1).tolist()
+        assert [amount(name, m, size) for m in range(MAX_MAGNITUDE + 1)] == expected
 
 
 def test_each_image_has_its_own_operations(street):

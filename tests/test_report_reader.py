@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import write_images
 
 from mixvpr_jax import InputError
 from mixvpr_jax.report import write_report
@@ -105,8 +106,20 @@ def test_compared(out, evaluate, labelled):
     assert other.distances.shape == other.predictions.shape == (3, 3)
     # What is right is said by the radius of the report, not of the run that it is compared with.
     evaluate(*labelled, output=out.parent / "strict", positive_radius_m=23.5)
-    assert read_report_data(out, out.parent / "strict").other.right.sum() == 2
-    assert read_report_data(out.parent / "strict", out).other.right.sum() == 0
+    loose, strict = read_report_data(out, out.parent / "strict"), out.parent / "strict"
+    assert loose.other.right.sum() == 2 and loose.other.recall[1] == loose.recall[1] > 60
+    strict = read_report_data(strict, out)
+    assert strict.other.right.sum() == 0 and strict.other.recall[1] == strict.recall[1] == 0
+
+
+def test_compared_with_other_frames_left_out(out, evaluate, labelled):
+    folders = write_images(labelled[0], ["@9@9@d@.jpg", "@8@8@e@.jpg", "@7@7@f@.jpg"]), labelled[0]
+    evaluate(*folders, output=out.parent / "one")
+    evaluate(*folders, output=out.parent / "two", exclude_neighbours=1)
+    with pytest.raises(InputError, match=r"with --exclude-neighbours 1 .*, found some with 0"):
+        write_report(out.parent / "two", out.parent / "one")
+    with pytest.raises(InputError, match=r"with --exclude-neighbours 0 .*, found some with 1"):
+        evaluate(*folders, output=out.parent / "three", compare=out.parent / "two")
 
 
 def test_compared_with_other_queries(out, evaluate, labelled):

@@ -13,13 +13,13 @@ from PIL import Image
 from runs import command, finish, small_disk, start, tiny_config, told
 
 from configs import demo
-from mixvpr_jax.data.config import DataConfig
+from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.storage import named_when_full
 from mixvpr_jax.training.config import OptimizerConfig, TrainConfig, ValidationConfig, differences
-from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.loop import Setup, train
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
@@ -64,6 +64,31 @@ def test_other_images_than_before(finished, town, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(InputError, match=r"expected the images of the run so far, found others"):
         train(config, workdir)
+
+
+def test_rows_that_are_left_out_are_no_other_images(finished, town, tmp_path):
+    """Not even where their names are longer than those of all images."""
+    data = shutil.copytree(town / "train", tmp_path / "train")
+    table = data / "Dataframes" / "Avalon.csv"
+    header, *_, last = table.read_text().splitlines()
+    cells = dict(zip(header.split(","), last.split(","), strict=True))
+    one = sorted((data / "Images" / "Avalon").glob(f"*{cells['panoid']}.jpg"))[0]
+    before = f"_{int(cells['place_id']):07d}_"
+    assert before in one.name
+    longer = one.stem.replace(before, "_0099999_") + "long" * 10 + ".jpg"
+    shutil.copyfile(one, one.with_name(longer))
+    cells |= {"place_id": "99999", "panoid": cells["panoid"] + "long" * 10}
+    table.write_text(table.read_text() + ",".join(cells.values()) + "\n")
+    config = tiny_config(town)
+    former, now = (
+        replace(config, data=replace(config.data, root=root)) for root in (town / "train", data)
+    )
+    setups = [Setup(some, tmp_path / "none") for some in (former, now)]
+    (first, padded), (again, wider) = (setup.positions(12) for setup in setups)
+    assert first == again and padded != wider
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "config.json").write_text(json.dumps(now.to_dict()))
+    assert train(now, workdir).step == 12
 
 
 def test_a_learning_rate_that_explodes(town, tmp_path):
@@ -169,6 +194,10 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(images="newest"), "images: unknown name 'newest'; "),
         (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
         (lambda: DataConfig(max_unreadable=-1), "max_unreadable: expected 0 or more, found -1"),
+        (lambda: DataConfig(places_per_batch=2.5), "places_per_batch: expected int, found 2.5"),
+        (lambda: DataConfig(cities="Rome"), "cities: expected several names, found 'Rome'"),
+        (lambda: AugmentationConfig(canvas=(300,)), r"canvas: expected height and width, found"),
+        (lambda: AugmentationConfig(magnitude=9.5), "magnitude: expected int, found 9.5"),
         (lambda: DataConfig(prefetch=0), "prefetch: expected a number above 0, found 0"),
         (lambda: OptimizerConfig(weight_decay=-1), "weight_decay: expected 0 or more, found -1"),
         (lambda: OptimizerConfig(weight_decay=math.nan), "weight_decay: expected 0 or more, found"),

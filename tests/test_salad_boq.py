@@ -263,13 +263,15 @@ def test_a_projection_that_megaloc_does_not_have():
             to_state_dict(model)
 
 
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("norm", [True, False, None])
 def test_salads_own_setting_of_the_last_norm(norm, tmp_path):
     _, state = drawn(ModelConfig(*VIT, SALAD, **SIZE))
     settings = {"backbone_config": {"norm_layer": norm, "return_token": True}}
+    if norm is None:  # none, as there
+        del settings["backbone_config"]["norm_layer"]
     torch.save({"state_dict": state, "hyper_parameters": settings}, tmp_path / "x.ckpt")
     converted = convert_checkpoint(tmp_path / "x.ckpt", image_size=(70, 42))
-    assert converted.model.config.final_norm == norm
+    assert converted.model.config.final_norm == bool(norm)
     assert ("LayerNorm" in converted.summary()) == (not norm)
 
 

@@ -57,10 +57,12 @@ def infer_config(
     arch, crop = infer_backbone(checkpoint, told.arch, told.num_cropped, in_channels)
     layout = checkpoint.layout
     if layout.interpolation != "bilinear":
-        checkpoint.notes.append(f"images resized by a {layout.interpolation} filter, as there")
+        checkpoint.notes.append(
+            f"images are resized with a {layout.interpolation} filter, as in {layout.name}"
+        )
     final_norm = layout.final_norm and not (arch in VITS and told.final_norm is False)
     if not final_norm:
-        checkpoint.notes.append("tokens do not pass the last LayerNorm, as there")
+        checkpoint.notes.append("the last LayerNorm is skipped, as in the checkpoint's own code")
     config = ModelConfig(
         arch,
         crop,
@@ -104,7 +106,8 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
     cropped = _at(values, "layers_to_crop")
     is_crop = isinstance(cropped, list | tuple) and list(cropped) in ([], [4], [3, 4], [4, 3])
-    norm = _at(values, "backbone_config", "norm_layer")  # of SALAD's code
+    backbone = _at(values, "backbone_config")  # of SALAD's code: no norm_layer unless it says so
+    norm = backbone.get("norm_layer", False) if isinstance(backbone, Mapping) else None
     settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
     return Told(
         arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
@@ -129,7 +132,7 @@ def _pair(settings: Any, first: str, second: str, notes: list[str]) -> Size | No
     if _is_size(pair):
         return pair
     if pair != (None, None):
-        notes.append(f"hyper-parameters: {first} and {second} passed over, which are no sizes")
+        notes.append(f"hyper-parameters: {first} and {second} ignored: no valid size")
     return None
 
 

@@ -51,7 +51,6 @@ def amount(name: str, magnitude: int, size: tuple[int, int]) -> float:
         Shear: tangent; translation: pixels; rotation: degrees; enhancement: change of the factor;
         Posterize: bits; Solarize: the grey level from which it inverts; otherwise 0.
     """
-    part = magnitude / MAX_MAGNITUDE
     height, width = size
     full = {
         "ShearX": 0.3,
@@ -62,10 +61,18 @@ def amount(name: str, magnitude: int, size: tuple[int, int]) -> float:
         **dict.fromkeys(ENHANCE, 0.9),
     }
     if name == "Posterize":
-        return 8 - round(4 * part)
+        return 8 - round(4 * magnitude / MAX_MAGNITUDE)
     if name == "Solarize":
-        return 255 - 255 * part
-    return float(np.float32(full.get(name, 0.0) * part))
+        return 255 - 255 * magnitude / MAX_MAGNITUDE
+    return _share(full.get(name, 0.0), magnitude)
+
+
+def _share(full: float, magnitude: int) -> float:
+    """torch.linspace(0, full, 31)[magnitude], rounded to float32 as there: from the nearer end."""
+    end = float(np.float32(full))
+    step = float(np.float32(end / MAX_MAGNITUDE))
+    back = MAX_MAGNITUDE - magnitude
+    return float(np.float32(step * magnitude if magnitude < back else end - step * back))
 
 
 def inverse_affine(name: str, value: float, size: tuple[int, int]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from mixvpr_jax.checks import (
     require_known,
     require_not_negative,
     require_positive,
+    to_plain_numbers,
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
@@ -48,12 +49,14 @@ class AugmentationConfig:
     canvas: tuple[int, int] = (300, 400)
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        to_whole_numbers(self, "canvas", "height and width")
         require_known("augmentation.on", self.on, get_args(Where))
         if self.num_ops < 0:
             raise InputError(f"augmentation.num_ops: expected 0 or more, found {self.num_ops}")
         if not 0 <= self.magnitude <= 30:
             raise InputError(f"augmentation.magnitude: expected 0 to 30, found {self.magnitude}")
-        if min(self.canvas) < 1:
+        if len(self.canvas) != 2 or min(self.canvas) < 1:
             raise InputError(f"augmentation.canvas: expected height and width, found {self.canvas}")
 
 
@@ -75,14 +78,14 @@ class DataConfig:
         shuffle_cities: Whether cities come in another order in each epoch.
         images: K random images of a place, or its K most recent.
         skip_missing: Whether to leave out images that are in a table and not on disk.
-        max_unreadable: So many broken images are skipped, whenever they come up, with a warning
-            each; one more ends the run. Each process counts its own, once each.
+        max_unreadable: Number of broken images to skip, each with a warning; one more ends the run.
+            Counted in each process, each image once.
         image_size: Height and width of training images in pixels, if they differ from the model's;
             MixVPR's feature map must stay the same.
         augmentation: What happens to the images.
         num_workers: Processes that decode; 0 for threads of this one, None for what suits the
             machine.
-        prefetch: Batches kept ready: of threads, all together; of processes, each, three at least.
+        prefetch: Batches decoded ahead: in all with threads; by each process, three at least.
         timeout_seconds: How long to wait for a batch before what makes it is taken to hang.
     """
 
@@ -103,6 +106,9 @@ class DataConfig:
     timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        if isinstance(self.cities, str):
+            raise InputError(f"cities: expected several names, found {self.cities!r:.100}")
         few = {"places_per_batch": "no negatives", "images_per_place": "no positives"}
         for name, lacking in few.items():
             if (found := getattr(self, name)) < 2:

@@ -59,7 +59,13 @@ class PreparedSource:
         if city not in self._splits:
             raw = {"image": import_tfds().decode.SkipDecoding()}
             self._splits[city] = self._builder.as_data_source(city, decoders=raw)
-        return self._splits[city][int(self.places.row[image])]["image"]
+        try:
+            return self._splits[city][int(self.places.row[image])]["image"]
+        except RuntimeError as error:  # of the reader: a damaged block
+            raise InputError(
+                f"{self.root}: expected whole records of {city}, found a damaged one ({error}); "
+                "sha256sum --check SHA256SUMS tells which file"
+            ) from None
 
     @cached_property
     def _builder(self) -> Any:

@@ -209,7 +209,7 @@ def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> N
         raise InputError(f"{found}, which are those of {same_as}")
     pairs = list(zip(counts, place.protocol.limits, strict=True))
     if any(has > most for has, (_, most) in pairs):
-        raise InputError(f"{found}, which is no part of it")
+        raise InputError(f"{found}, which is more than the benchmark has")
     if any(has < least for has, (least, _) in pairs) and not allow_subset:
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 

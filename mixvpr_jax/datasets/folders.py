@@ -36,7 +36,7 @@ from mixvpr_jax.storage import AnyPath, reaching, resolved
 logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_ZONE = re.compile(rf"(\d\d?)@?([{BANDS}])", re.ASCII)
+_ZONE = re.compile(rf"0*(\d\d?)\s*@?([{BANDS}])", re.ASCII)
 _DOWNLOADERS = 15  # fields of a name by VPR-datasets-downloader, at least
 
 
@@ -97,7 +97,7 @@ def read_list(
         file: The list.
         folder: Where they must lie.
         bases: What the names may be relative to.
-        otherwise: What to do but mend it, for the error.
+        otherwise: What to do but fix it, for the error.
     """
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
@@ -112,7 +112,7 @@ def read_list(
     if missing:
         raise InputError(
             f"{file}: expected {len(names):,} images in {folder}, found {len(missing):,} missing, "
-            f"the first {missing[0]}; mend the list{otherwise}",
+            f"the first {missing[0]}; fix the list{otherwise}",
             details=[f"missing: {path}" for path in missing],
         )
     return located.paths
@@ -145,13 +145,23 @@ def _files(root: Path) -> Iterator[Path]:
     ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
     for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
         above = ways.pop(folder, frozenset()) | {os.path.realpath(folder)}
-        below[:] = [name for name in below if os.path.realpath(Path(folder, name)) not in above]
+        below[:] = [
+            name
+            for name in below
+            if not _is_hidden(name) and os.path.realpath(Path(folder, name)) not in above
+        ]
         ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
         yield from (Path(folder, name) for name in names)
 
 
 def _objects(root: epath.Path) -> Iterator[epath.Path]:
-    return (root / name for name in files_below(root))
+    names = files_below(root)
+    return (root / name for name in names if not any(map(_is_hidden, name.split("/")[:-1])))
+
+
+def _is_hidden(folder: str) -> bool:
+    """Whether a folder is a program's own: hidden, or of a Synology disk, with thumbnails."""
+    return folder.startswith(".") or folder == "@eaDir"
 
 
 def _suffix(path: PurePath) -> str:
@@ -195,19 +205,28 @@ def zone_of(path: AnyPath, north: float) -> str:
     Names of other forms may hold anything there: then a letter must fit the northing.
     """
     fields = path.name.split("@")
-    number, letter = [*fields[3:5], "", ""][:2]
+    written = [field.strip() for field in [*fields[3:5], "", ""][:2]]
+    number, letter = map(str.upper, written)
     downloaders = len(fields) >= _DOWNLOADERS
-    letter = letter.upper() if downloaders else letter
     if found := _ZONE.fullmatch(number) or _ZONE.fullmatch(f"{number}@{letter}"):
         number, letter = found.groups()
-    elif not (downloaders and re.fullmatch(r"\d\d?", number, re.ASCII) and not letter):
+    elif not downloaders or not number[:1].isdecimal():
         return ""
+    elif letter or not (found := re.fullmatch(r"0*(\d\d?)", number, re.ASCII)):
+        raise InputError(
+            f"{path}: expected a UTM zone and its latitude band, such as @32@U@, or nothing in "
+            f"the third and fourth field, found @{number}@{letter}@"
+        )
+    else:
+        number = found[1]
     zone = f"{int(number)}{letter}"
     if not 1 <= int(number) <= 60:
         if not downloaders:
             return ""
         raise InputError(f"{path}: expected a UTM zone from 1 to 60, found {zone}")
     if not downloaders and not fits_band(letter, north):
+        if not "".join(written).isupper():  # a field of another meaning
+            return ""
         raise InputError(
             f"{path}: expected a northing in latitude band {letter} of UTM zone {zone}, found "
             f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_fol
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
 from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import Located, locate
+from mixvpr_jax.listing import Located, by_value, locate
 from mixvpr_jax.storage import AnyPath
 
 _FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
@@ -69,14 +68,20 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
         )
     folders = read_folder(pair[0]), read_folder(pair[1])
     layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
-    return _by_frames(place.protocol, layout, *folders, _ordered_frames(*folders))
+    return _by_frames(place.protocol, layout, *folders, _ordered_frames(place.protocol, *folders))
 
 
 def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:
     """A frame's number is its place in the list of names, or else among the names there are."""
     file = place.truth(*_NAME_LISTS)
     if file is None:
-        names = [path.relative_to(summer).as_posix() for path in read_folder(summer).paths]
+        names = sorted(
+            {
+                path.relative_to(season).as_posix()
+                for season in (summer, winter)
+                for path in read_folder(season).paths
+            }
+        )
         source = summer
     else:
         names, source = _read_names(file), file
@@ -135,15 +140,19 @@ def _numbered_frames(folder: ImageFolder) -> np.ndarray:
     return np.rint(folder.utm[:, 1] / _METRES_A_FRAME).astype(np.int64)
 
 
-def _ordered_frames(database: ImageFolder, queries: ImageFolder) -> list[np.ndarray]:
+def _ordered_frames(
+    protocol: Protocol, database: ImageFolder, queries: ImageFolder
+) -> list[np.ndarray]:
     """Places in the order of names; where images are missing, both must be named alike."""
     keys = [_order_keys(folder) for folder in (database, queries)]
     names = [set(folder_keys) for folder_keys in keys]
+    whole = [len(some) for some in keys] == [protocol.num_database, protocol.num_queries]
     alike = names[0] <= names[1] or names[1] <= names[0]
-    if not alike and len(keys[0]) != len(keys[1]):
+    in_part = bool(names[0] & names[1]) and not whole
+    if not alike and (in_part or len(keys[0]) != len(keys[1])):
         raise InputError(
             f"{database.root} and {queries.root}: expected a frame of each name in both, found "
-            f"{len(keys[0]):,} and {len(keys[1]):,} that are named otherwise"
+            f"{len(keys[0]):,} and {len(keys[1]):,} with different names"
         )
     frames = []
     for folder_keys in keys:
@@ -158,5 +167,4 @@ def _order_keys(folder: ImageFolder) -> list[tuple]:
     if folder.utm is not None:
         return [tuple(position) for position in folder.utm.tolist()]
     names = [path.relative_to(folder.root).with_suffix("").as_posix() for path in folder.paths]
-    parts = [re.split(r"(\d+)", name) for name in names]
-    return [(*zip(name[::2], map(int, [*name[1::2], 0]), strict=True),) for name in parts]
+    return [tuple(by_value(name)) for name in names]

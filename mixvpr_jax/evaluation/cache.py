@@ -8,12 +8,13 @@ import logging
 import os
 import re
 import shutil
-import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from mixvpr_jax.storage import AnyPath, atomic_write
 
 logger = logging.getLogger(__name__)
 
+# What NumPy raises for an .npz file that is cut or whose bits have flipped.
+DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error)
 MARK = "mixvpr_jax_descriptors"  # a file in each folder: what is in there is ours to remove
 _KEY = re.compile(r"[0-9a-f]{32}")
 _CHUNK = r"\d{8,}-\d{8,}\.npz"
@@ -81,7 +84,7 @@ class DescriptorCache:
         except OSError as error:
             self._warn(error)
             return None
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             logger.warning("computed again: %s: %s", path, error)
             return None
         lengths = {len(part.values), len(reasons), len(turned)}

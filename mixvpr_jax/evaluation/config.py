@@ -22,7 +22,7 @@ class DescribeConfig:
     Attributes:
         weights: Model folder (also gs://), a released name, or hf://organisation/repository.
         batch_size: Images per batch, over all devices; if not given, 64, or 16 a device where that
-            is more, or on a CPU one for two cores, where larger batches are slower.
+            is more, or on a CPU one image per two cores, where larger batches are slower.
         num_workers: Processes that decode and resize; 0 for threads, None for what suits the
             machine.
         dtype: Dtype to compute in; if not given, the model's own. tensorfloat32 lets GPUs round

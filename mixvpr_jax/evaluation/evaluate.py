@@ -76,7 +76,8 @@ def evaluate(
         data = read_data(config)
         ks = _recall_values(config, data)
         if config.compare is not None:
-            check_comparable(read_output(config.compare), data.name, data.queries, data.database)
+            other, excluded = read_output(config.compare), config.exclude_neighbours or 0
+            check_comparable(other, data.name, data.queries, data.database, excluded)
         model, preprocess = open_model(config)
     with ExitStack() as stack:
         folder = None

@@ -229,9 +229,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(lines)
+        csv.writer(file).writerows((header, *lines))
 
 
 @dataclass(frozen=True)
@@ -295,7 +293,7 @@ def read_timing(path: AnyPath) -> dict[str, Any]:
 
 
 def check_comparable(
-    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object]
+    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object], apart: int
 ) -> None:
     """Raises InputError unless another evaluation is of this data set, its queries and images."""
     # A folder called like a benchmark had the benchmark's name in earlier versions.
@@ -306,6 +304,9 @@ def check_comparable(
         raise InputError(
             f"{other.folder}: expected results of {dataset} to compare with, found some of {found}"
         )
+    if (theirs := other.results.get("exclude_neighbours", 0)) != apart:
+        line = f"expected results with --exclude-neighbours {apart} to compare with"
+        raise InputError(f"{other.folder}: {line}, found some with {theirs}")
     path, theirs = other.folder / "predictions.csv", other.neighbours
     ours, known = set(map(str, queries)), set(map(str, database))
     if strange := next((name for name in theirs.queries if name not in ours), None):
@@ -314,7 +315,7 @@ def check_comparable(
         raise InputError(f"{path}: expected every query of {dataset}, found none for {absent}")
     if strange := next((name for row in theirs.images for name in row if name not in known), None):
         raise InputError(
-            f"{path}: expected the images of {dataset} where they lie now, found {strange}"
+            f"{path}: expected readable images of {dataset}, where they lie now, found {strange}"
         )
 
 

@@ -20,6 +20,7 @@ from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
+SAME = 0.99  # cosine of two descriptors of one photo, whatever the engines and numbers
 SIDES = ("database", "query")
 
 
@@ -56,7 +57,7 @@ def find_pairs(
             some = some[_cosines(queries.descriptors[row], database.descriptors[some]) >= min_score]
         found += [(name, database.names[index]) for index in some.tolist()]
     if not found:
-        least = "" if min_score is None else f", or whose score is at least {min_score:g}"
+        least = "" if min_score is None else f" and whose score is at least {min_score:g}"
         raise InputError(f"expected pairs of photos that are not left out{least}, found none")
     return found
 
@@ -72,6 +73,7 @@ def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> li
     for index, name in enumerate(database.names):
         places[name].append(index)
     own = [places.get(name, []) for name in queries.names]
+    _require_same_photos(database, queries, own)
     if exclude_near is None:
         return own
     parsed = re.fullmatch(r"(\d+)|(\d+\.?\d*)s", exclude_near, re.ASCII)
@@ -93,6 +95,16 @@ def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> li
         sorted({int(other) for index in some for other in order[starts[index] : ends[index]]})
         for some in own
     ]
+
+
+def _require_same_photos(database: Photos, queries: Photos, own: list[list[int]]) -> None:
+    """Raises InputError for a query that only shares its name with a photo of the database."""
+    for row, some in enumerate(own if queries is not database else ()):
+        if some and _cosines(queries.descriptors[row], database.descriptors[some]).max() < SAME:
+            raise InputError(
+                f"expected names that tell photos apart, found two {queries.names[row]} with "
+                "different descriptors; describe both folders from the one that holds them"
+            )
 
 
 def _times(photos: Photos) -> np.ndarray:
@@ -146,6 +158,12 @@ def _read_file(source: AnyPath, folder: AnyPath | None) -> Photos:
 def _named(
     source: AnyPath, names: list[str], descriptors: np.ndarray, folder: AnyPath | None
 ) -> Photos:
+    shape, kind = descriptors.shape, str(descriptors.dtype)
+    if len(shape) != 2 or kind not in ("float32", "float16", "bfloat16"):
+        raise InputError(
+            f"{source}: expected descriptors [n, d] in float32, float16 or bfloat16, found "
+            f"{list(shape)} in {kind}"
+        )
     if len(names) != len(descriptors):
         raise InputError(
             f"{source}: expected a name for each descriptor, found {len(names):,} names and "
@@ -206,6 +224,8 @@ def _load_hloc(file: AnyPath) -> tuple[list[str], np.ndarray]:
     try:
         with local_copy(file) as copy, h5py.File(copy, "r") as groups:
             groups.visititems(visit)
+        if not found:
+            raise ValueError("none")
         names, rows = zip(*found, strict=True)
         return list(names), np.stack(rows)
     except (OSError, ValueError) as error:

@@ -215,7 +215,7 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
         if frames is not None:
             raise InputError(
                 "exclude_neighbours: expected queries that are files of the database, found none; "
-                "leave it out"
+                "drop this option"
             )
         return data
     if frames:

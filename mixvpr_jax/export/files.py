@@ -96,6 +96,9 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
         raise InputError(f"{path}: expected FILE.onnx with --preprocess or --opset")
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
+    facts = path.with_suffix(".json")
+    if facts.exists() and b'"largest_difference"' not in facts.read_bytes():
+        raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")
 
 
 def _input(model: VPRModel, *, preprocess: bool) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The model: a ResNet backbone and an aggregator that give each image a descriptor."""
+"""The model: a backbone and an aggregator that turn an image into a descriptor."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen
-import flax.traverse_util
 from flax import nnx
 
 from mixvpr_jax.models.config import ModelConfig
@@ -36,9 +35,6 @@ def to_linen(
         built.train() if train else built.eval()
         return built
 
-    variables = {}
-    for collection, kind in (("params", nnx.Param), ("batch_stats", nnx.BatchStat)):
-        flat = nnx.to_flat_state(nnx.state(model, kind))
-        arrays = {path: leaf[...] for path, leaf in flat}
-        variables[collection] = flax.traverse_util.unflatten_dict(arrays)
+    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    variables = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     return nnx.bridge.to_linen(build, model.config), variables

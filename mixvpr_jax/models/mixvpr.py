@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, MixVPRConfig
 from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.normalization import layer_norm
@@ -44,6 +45,11 @@ class MixVPR(nnx.Module):
     ) -> None:
         positions = in_h * in_w
         hidden = int(positions * config.mlp_ratio)
+        if hidden < 1:
+            raise InputError(
+                f"mlp_ratio: expected at least 1/{positions}, a hidden unit of a feature map of "
+                f"{in_h}x{in_w}, found {config.mlp_ratio:g}"
+            )
         self.mix = Sequence(
             FeatureMixer(positions, hidden, dtype=dtype, rngs=rngs) for _ in range(config.mix_depth)
         )

@@ -37,9 +37,9 @@ class PlacesConfig:
         zone: UTM zone and latitude band, such as 32U, of metres that come without.
         name: Name of the cities; that of the folder of photos if not given.
         radius_m: How far a place's photos lie from the one in their middle, in metres.
-        heading_degrees: The sector of a place's headings, with that one's in its middle.
+        heading_degrees: Width of the sector of a place's headings, centred on the middle photo's.
         apart_m: Least distance of two places of one city whose headings differ by no more than
-            that, in metres.
+            heading_degrees, in metres.
         min_images: Places with fewer photos are left out.
         min_days: Places photographed on fewer days are left out.
     """

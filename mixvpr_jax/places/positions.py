@@ -15,6 +15,7 @@ from utm import to_latlon
 from utm.error import OutOfRangeError
 
 from mixvpr_jax.datasets.folders import position_of, zone_of
+from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import Taken, read_exif, unix_seconds
 from mixvpr_jax.storage import AnyPath, as_path, reaching
@@ -70,7 +71,10 @@ def relative(path: AnyPath, folder: AnyPath) -> str:
 def _of_name(path: AnyPath, zone: str | None) -> Taken:
     """By `@utm_east@utm_north@…`; VPR-datasets-downloader adds heading and month, as in 201907."""
     east, north = position_of(path)
-    position = _to_degrees(path, east, north, zone_of(path, north) or zone)
+    named = zone_of(path, north)
+    if zone and (not named or zone.strip().upper()[:-1].strip() == named):
+        named = zone  # names may hold a zone without its band
+    position = _to_degrees(path, east, north, named)
     heading = time = None
     if len(fields := path.name.split("@")) >= 15:
         with suppress(InputError):  # names of other forms may hold anything there
@@ -85,6 +89,11 @@ def _to_degrees(source: object, east: float, north: float, zone: str | None) -> 
         raise InputError(f"{source}: expected the UTM zone of metres; give it, such as --zone 32U")
     if not (found := re.fullmatch(r"(\d\d?)\s*([C-HJ-NP-X])", zone.strip().upper(), re.ASCII)):
         raise InputError(f"{source}: expected a UTM zone with its band, as in 32U, found {zone}")
+    if found[2] == "S" and not fits_band("S", north):  # the southern hemisphere, as GIS have it
+        raise InputError(
+            f"{source}: expected a northing in latitude band S (32 to 40 degrees north) of UTM "
+            f"zone {zone}, found {north:,.0f} m; south of the equator the bands are C to M"
+        )
     try:
         latitude, longitude = to_latlon(east, north, int(found[1]), found[2])
     except OutOfRangeError as error:
@@ -104,7 +113,16 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
         except UnicodeDecodeError as error:
             raise InputError(f"{file}: expected text in UTF-8, found {error}") from None
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    try:
+        return _parse_table(file, rows, zone)
+    except csv.Error as error:  # a quotation mark that none closes, say
+        raise InputError(
+            f"{file}: line {rows.line_num}: expected comma-separated values, found: {error}"
+        ) from None
+
+
+def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> dict[str, Taken]:
     titles = {title.strip().lower(): title for title in rows.fieldnames or ()}
     columns = {
         field: titles[known]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.cache import DAMAGED
 from mixvpr_jax.evaluation.output import (
     DETAILS,
     Neighbours,
@@ -22,7 +22,7 @@ from mixvpr_jax.evaluation.output import (
     read_output,
     read_timing,
 )
-from mixvpr_jax.evaluation.recall import hits_by_rank
+from mixvpr_jax.evaluation.recall import hits_by_rank, recall_of
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 
@@ -130,10 +130,10 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
         return data
     other = read_output(compare)
     if output.results.get("unreadable"):
-        _check_readable(other, database)
         other = replace(other, neighbours=_only(other.neighbours, queries))
-    check_comparable(other, output.results["dataset"], queries, database)
-    return replace(data, other=_other_run(other, queries, database, data.positives))
+    excluded = output.results.get("exclude_neighbours", 0)
+    check_comparable(other, output.results["dataset"], queries, database, excluded)
+    return replace(data, other=_other_run(other, queries, database, data))
 
 
 def _from_results(
@@ -226,23 +226,19 @@ def _only(found: Neighbours, queries: Sequence[str]) -> Neighbours:
     )
 
 
-def _check_readable(other: Output, database: Sequence[str]) -> None:
-    known = set(database)
-    if gone := next((n for row in other.neighbours.images for n in row if n not in known), None):
-        raise InputError(f"{other.folder}: expected images that can be read now, found {gone}")
-
-
 def _other_run(
-    other: Output,
-    queries: list[str],
-    database: list[str],
-    positives: Sequence[np.ndarray] | None,
+    other: Output, queries: list[str], database: list[str], data: ReportData
 ) -> OtherRun:
     """The other run, right by the positives of this one where they are known."""
     found = _only(other.neighbours, queries)
     indices = _indices(found, {name: index for index, name in enumerate(database)})
-    right = found.right if positives is None else hits_by_rank(indices, positives)
-    recall = _by_k(other.results["recall"])
+    try:
+        right, recall = found.right, _by_k(other.results["recall"])
+    except (TypeError, ValueError):
+        raise malformed(other.folder / "results.json") from None
+    if data.positives is not None:
+        right = hits_by_rank(indices, data.positives)
+        recall = recall_of(right, list(recall or filter(right.shape[1].__ge__, data.recall or ())))
     return OtherRun(model_name(other.results["weights"]), recall, indices, right, found.distances)
 
 
@@ -256,7 +252,7 @@ def _read_details(path: AnyPath, num_database: int, num_queries: int) -> dict[st
         return _fields_of(arrays, num_database, num_queries)
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, OSError, MemoryError) as error:
         if isinstance(error, InputError):
             raise
         raise malformed(path) from None

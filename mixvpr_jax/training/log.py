@@ -52,17 +52,19 @@ def read_log(path: AnyPath) -> list[Entry]:
     with reaching(path):
         if not path.exists():
             return []
-        lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+        lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
             entries.append(json.loads(line))
-            entries[-1]["step"]
+            if type(entries[-1]["step"]) is not int:
+                raise ValueError(line)
         except (ValueError, KeyError, TypeError):
+            text = line[:80].decode(errors="replace")
             raise InputError(
-                f"{path}: line {number}: expected an object with a step, found {line[:80]!r}"
+                f"{path}: line {number}: expected an object with a step, found {text!r}"
             ) from None
     return entries
 
@@ -119,7 +121,7 @@ class Log:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Closes; what a store that is away would hold of the last seconds is given up."""
+        """Closes; if the store is unreachable, entries not yet copied are dropped."""
         if self._mirror is not None and kind is not None and issubclass(kind, OutOfReach):
             self._mirror.abandon()
         self.close()

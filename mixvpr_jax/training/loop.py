@@ -125,7 +125,9 @@ class Setup:
         self.source = open_source(config.data)
         self.sampler = Sampler(self.source.places, config.data, config.seed)
         self.steps_per_epoch = self.sampler.steps_per_epoch
-        self._checksum = f"{zlib.crc32(self.source.places.names.tobytes()):08x}"
+        names = self.source.places.names
+        both = b"\n".join(names.tolist()), names.tobytes()  # the latter of earlier versions
+        self._checksums = [f"{zlib.crc32(text):08x}" for text in both]
         self.total_steps = config.epochs * self.steps_per_epoch
         self.mesh = data_mesh()
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
@@ -182,21 +184,17 @@ class Setup:
         schedule = learning_rate_schedule(self.config.optimizer, self.steps_per_epoch)
         return np.asarray(jax.vmap(schedule)(jnp.arange(self.total_steps)))
 
-    def position(self, step: int) -> dict[str, Any]:
-        """Where in the data a step begins, and a checksum of the image names."""
+    def positions(self, step: int) -> list[dict[str, Any]]:
+        """Where in the data a step begins, with each checksum of the image names."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return {"epoch": epoch, "batch": batch, "images": self._checksum}
+        return [{"epoch": epoch, "batch": batch, "images": found} for found in self._checksums]
 
 
 class Run:
     """The state of a run as it trains, with its checkpoints and log."""
 
     def __init__(
-        self,
-        setup: Setup,
-        stack: ExitStack,
-        stop: StopRequest,
-        require_lock: Callable[[], None],
+        self, setup: Setup, stack: ExitStack, stop: StopRequest, require_lock: Callable[[], None]
     ) -> None:
         """Restores the last checkpoint and opens the log; `stack` closes both."""
         self.setup, self.stop, self.require_lock = setup, stop, require_lock
@@ -205,7 +203,7 @@ class Run:
         self.step, self.state = 0, setup.first_state()
         if (found := self.checkpoints.restore_last(self.state)) is not None:
             self.step, self.state, position = found
-            if position != setup.position(self.step):
+            if position not in setup.positions(self.step):
                 raise InputError(
                     f"{setup.config.data.folder}: expected the images of the run so far, found "
                     "others; choose another --workdir"
@@ -245,7 +243,7 @@ class Run:
         self.require_lock()
         monitor.drain()
         self.log.keep()
-        self.checkpoints.save(self.step, self.state, self.setup.position(self.step))
+        self.checkpoints.save(self.step, self.state, self.setup.positions(self.step)[0])
         return self.step
 
     def validate_if_due(self) -> None:

@@ -146,7 +146,7 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
 def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """The last checkpoint of an unfinished run."""
     try:
-        values = json.loads((workdir / "config.json").read_text())["model"]
+        values = dict(json.loads((workdir / "config.json").read_text())["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{workdir}: expected a run's config.json, found {error!r}") from None
     values.pop("init", None)
