@@ -293,9 +293,9 @@ def read_timing(path: AnyPath) -> dict[str, Any]:
 
 
 def check_comparable(
-    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object], apart: int
+    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object], frames: int
 ) -> None:
-    """Raises InputError unless another evaluation is of this data set, its queries and images."""
+    """Raises InputError unless another evaluation is of this data set, with as many left out."""
     # A folder called like a benchmark had the benchmark's name in earlier versions.
     protocol, found = other.results.get("protocol"), other.results["dataset"]
     truth = protocol.get("ground_truth") if isinstance(protocol, dict) else ""
@@ -304,8 +304,8 @@ def check_comparable(
         raise InputError(
             f"{other.folder}: expected results of {dataset} to compare with, found some of {found}"
         )
-    if (theirs := other.results.get("exclude_neighbours", 0)) != apart:
-        line = f"expected results with --exclude-neighbours {apart} to compare with"
+    if (theirs := other.results.get("exclude_neighbours", 0)) != frames:
+        line = f"expected results with --exclude-neighbours {frames} to compare with"
         raise InputError(f"{other.folder}: {line}, found some with {theirs}")
     path, theirs = other.folder / "predictions.csv", other.neighbours
     ours, known = set(map(str, queries)), set(map(str, database))
