@@ -55,8 +55,8 @@ class NoRoom(InputError):
 
     def __init__(self, path: AnyPath, reason: str) -> None:
         super().__init__(
-            f"{path}: expected room on the disk, found: {reason}; make room, and run the "
-            "same command to resume"
+            f"{path}: expected room on the disk, found: {reason}; make room, and give the same "
+            "command again"
         )
         self.reason = reason
 
