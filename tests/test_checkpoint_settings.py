@@ -199,7 +199,7 @@ ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320", 10**5000, (320, 10**5000
 
 @pytest.mark.parametrize("odd", range(len(ODD)))
 def test_settings_that_are_none(odd):
-    """A stranger's: passed over, and said."""
+    """A stranger's: ignored, and said."""
     told = read_hyper_parameters(
         {
             "backbone_arch": ODD[odd],
@@ -211,8 +211,8 @@ def test_settings_that_are_none(odd):
     )
     assert told.image_size is told.map_size is told.pool_size is None
     assert told.num_cropped == (0 if ODD[odd] == [] else None)
-    assert any("in_h and in_w passed over" in note for note in told.notes)
-    assert (ODD[odd] is None) != any("image_size passed over" in note for note in told.notes)
+    assert any("in_h and in_w ignored" in note for note in told.notes)
+    assert (ODD[odd] is None) != any("image_size ignored" in note for note in told.notes)
 
 
 @pytest.mark.parametrize("unfrozen", [0, 1, 2, 4])

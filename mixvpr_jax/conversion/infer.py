@@ -144,7 +144,7 @@ def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
                 continue
             size = (found, found) if type(found) is int else found
             if not _is_size(size):
-                notes.append(f"hyper-parameters: {name} passed over, which is no size")
+                notes.append(f"hyper-parameters: {name} ignored: no valid size")
                 continue
             if type(found) is int:
                 notes.append(f"one number as {name} read as {_by(size)}")
@@ -179,7 +179,7 @@ def _require_told(
     found = "no weights of an aggregator" if aggregator is None else f"weights of {aggregator.name}"
     kind = _CALLED.get(told.lower()) if told is not None else type(aggregator)
     if told is None and aggregator is None and not checkpoint.layout.is_bare:
-        checkpoint.notes.append(f"{found}: taken as a bare backbone; averages have none, either")
+        checkpoint.notes.append(f"{found}: taken as a bare backbone; an average has none, either")
     elif kind is None and aggregator is not None:
         checkpoint.notes.append(f"{found}, which the hyper-parameters call {told!r:.40}")
     elif kind is not type(aggregator):

@@ -1,8 +1,8 @@
 """RandAugment on the accelerator: the operations of `rand_augment`, batched, grey levels as there.
 
 An operation moves pixels, or blends them with a degenerate image, or maps grey levels. So a round
-is one blend and one map for the whole batch, which are the identity for the other images. What
-costs much, warps and histograms, is computed of those images alone that ask for it.
+is one blend and one map for the whole batch, which are the identity for the other images.
+Expensive operations, warps and histograms, run only on the images that drew them.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _convolution(
     )
 
 
-@partial(jax.jit, static_argnames="stride")  # at once, even where the model is not compiled
+@partial(jax.jit, static_argnames="stride")  # one program, also where the model runs eagerly
 def sum_of_shifts(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s 1 c"], *, stride: int
 ) -> Float[Array, "b h2 w2 c"]:

@@ -2,7 +2,7 @@
 
 A damaged checkpoint (a checksum that differs, content that is missing or cannot be decoded) is
 told apart from one that this machine cannot read just now (open files, memory, permissions, a
-failing disk), which a user can mend.
+failing disk), which a user can fix.
 """
 
 from __future__ import annotations

@@ -184,8 +184,8 @@ class TrainConfig:
         grad_cache_chunks: Chunks of gradient caching, which saves memory: each device describes its
             images chunk by chunk. The gradient is the same, but BatchNorm normalises by chunk.
         remat_blocks: The backward pass computes what lies within a block again, so that the forward
-            pass stores the blocks' inputs alone: less memory, about a third more work. Nothing with
-            a backbone of one's own.
+            pass stores the blocks' inputs alone: less memory, about a third more work. It has no
+            effect on a plug-in's backbone.
         log_every_steps: Steps between entries of metrics.jsonl.
         checkpoint_every_steps: Steps between checkpoints within an epoch; its end saves one anyway.
     """
