@@ -13,7 +13,7 @@ from runs import ROOT
 
 from mixvpr_jax import storage
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AppearedMeanwhile, atomic_folder, atomic_write
+from mixvpr_jax.storage import AppearedMeanwhile, as_path, atomic_folder, atomic_write
 
 WRITER = """
 import sys, time
@@ -186,3 +186,9 @@ def test_a_full_disk_is_named(write, error, tmp_path):
 def test_other_errors_are_raised_as_they_are(tmp_path):
     with pytest.raises(OSError, match="Input/output error"), atomic_write(tmp_path / "target"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("address", ["GS://bucket/run", "S3://b/x", "s3://b/x", "https://host/x"])
+def test_addresses_of_unknown_kind_are_no_folders(address):
+    with pytest.raises(InputError, match=f"expected a path or gs://bucket/folder, found {address}"):
+        as_path(address)

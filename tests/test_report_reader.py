@@ -122,6 +122,24 @@ def test_compared_with_other_frames_left_out(out, evaluate, labelled):
         evaluate(*folders, output=out.parent / "three", compare=out.parent / "two")
 
 
+def test_damaged_files_of_a_comparison(out, evaluate, labelled):
+    other = out.parent / "other"
+    evaluate(*labelled, output=other)
+    results = json.loads((other / "results.json").read_text())
+    (other / "results.json").write_text(json.dumps(results | {"recall": {"1": None}}))
+    with pytest.raises(InputError, match="other/results.json: expected what mixvpr eval writes"):
+        write_report(out, other)
+    whole = (out / "report_data.npz").read_bytes()
+    for at in range(30, len(whole), 97):  # whatever a bit of it breaks
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        (out / "report_data.npz").write_bytes(damaged)
+        try:
+            read_report_data(out)
+        except InputError as error:
+            assert "report_data.npz: expected what mixvpr eval writes" in str(error)
+
+
 def test_compared_with_other_queries(out, evaluate, labelled):
     max(labelled[1].iterdir()).unlink()
     evaluate(*labelled, output=out.parent / "fewer")

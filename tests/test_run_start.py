@@ -128,6 +128,15 @@ def test_from_dinov2s_weights(town, tmp_path, monkeypatch):
         initial_model(wanted, seed=0)
 
 
+@pytest.mark.parametrize("model", ["null", "[]", "[1]", "3"])
+def test_from_a_run_whose_configuration_is_broken(finished, town, tmp_path, model):
+    run = shutil.copytree(finished[0], tmp_path / "other")
+    shutil.rmtree(run / "model")
+    (run / "config.json").write_text(f'{{"model": {model}}}')
+    with pytest.raises(InputError, match="expected a run's config.json|missing fields"):
+        initial_model(of_run(town, run), seed=0)
+
+
 def test_from_nothing_that_exists(town, tmp_path):
     config = replace(tiny_config(town), model=of_run(town, "resnet50_409"))
     with pytest.raises(InputError, match="closest: resnet50_4096"):

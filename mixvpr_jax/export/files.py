@@ -16,7 +16,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.attention import flash_attention
 from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
-from mixvpr_jax.storage import AnyPath, atomic_write, put_file
+from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -97,7 +97,9 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
     facts = path.with_suffix(".json")
-    if facts.exists() and b'"largest_difference"' not in facts.read_bytes():
+    with reaching(facts):
+        own = not facts.exists() or b'"largest_difference"' in facts.read_bytes()
+    if not own:
         raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")
 
 

@@ -238,7 +238,8 @@ def _other_run(
         raise malformed(other.folder / "results.json") from None
     if data.positives is not None:
         right = hits_by_rank(indices, data.positives)
-        recall = recall_of(right, list(recall or filter(right.shape[1].__ge__, data.recall or ())))
+        ks = recall or [k for k in data.recall or () if k <= right.shape[1]]
+        recall = recall_of(right, list(ks))
     return OtherRun(model_name(other.results["weights"]), recall, indices, right, found.distances)
 
 
