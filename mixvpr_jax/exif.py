@@ -51,11 +51,10 @@ def read_exif(path: AnyPath) -> Taken:
     position = None
     if latitude is not None and longitude is not None and (latitude or longitude):
         position = latitude, longitude
-    heading = _number(gps.get(GPS.GPSImgDirection))
-    base = ExifTags.Base
+    heading, base = _number(gps.get(GPS.GPSImgDirection)), ExifTags.Base
     return Taken(
         position,
-        heading % 360 if heading is not None and 0 <= heading <= 360 else None,
+        heading % 360 if 0 <= heading <= 360 else None,
         _time(camera.get(base.DateTimeOriginal), camera.get(base.SubsecTimeOriginal))
         or _time(exif.get(base.DateTime), camera.get(base.SubsecTime)),
     )
@@ -77,20 +76,17 @@ def _degrees(gps: Mapping[int, Any], tag: int, ref: int, largest: int) -> float 
     parts, side = gps.get(tag), str(gps.get(ref, "")).strip("\0 ").upper()
     if not isinstance(parts, tuple) or len(parts) != 3 or side not in SIGNS:
         return None
-    numbers = [number for part in parts if (number := _number(part)) is not None]
-    if len(numbers) < 3:
-        return None
-    degrees = SIGNS[side] * math.fsum(number / 60**at for at, number in enumerate(numbers))
+    degrees = SIGNS[side] * math.fsum(_number(part) / 60**at for at, part in enumerate(parts))
     return degrees if abs(degrees) <= largest else None
 
 
-def _number(value: Any) -> float | None:
-    """A finite number; EXIF writes what it does not know as 0/0."""
+def _number(value: Any) -> float:
+    """A finite number or NaN; EXIF writes what it does not know as 0/0."""
     try:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _time(text: Any, fraction: Any) -> datetime | None:

@@ -18,30 +18,20 @@ import numpy as np
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import unix_seconds
-from mixvpr_jax.preprocess import FORMATS
 from mixvpr_jax.storage import AnyPath, is_local, reaching, store_of
 
-# Usual suffixes of the supported formats.
-_ENDINGS = {
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
-    "PNG": (".png", ".apng"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-IMAGE_SUFFIXES = frozenset(ending for name in FORMATS for ending in _ENDINGS.get(name, ()))
+# Usual suffixes of `preprocess.FORMATS`.
+IMAGE_SUFFIXES = frozenset({
+    ".bmp", ".dib", ".gif", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp",
+})  # fmt: skip
 # Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
-UNREAD_SUFFIXES = (
-    frozenset({
-        ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
-        ".jpm", ".jxr", ".jls", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
-        ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
-        ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr",
-    })
-    - IMAGE_SUFFIXES
-)  # fmt: skip
+UNREAD_SUFFIXES = frozenset({
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
+    ".jpm", ".jxr", ".jls", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
+    ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
+    ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr",
+})  # fmt: skip
 
 # No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -57,7 +47,7 @@ def links_in(folder: AnyPath) -> Mapping[str, bool]:
     """
     try:
         if not is_local(folder):
-            return dict.fromkeys((_last(entry["name"]) for entry in _remote(folder)), False)
+            return dict.fromkeys((name for name, _ in _remote(folder)), False)
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries}
     except OSError as error:
@@ -71,24 +61,24 @@ def sizes_in(folder: AnyPath) -> Mapping[str, int]:
     if is_local(folder):
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    found = _remote(folder)
-    return {_last(entry["name"]): entry["size"] for entry in found if entry["type"] == "file"}
+    return {name: found["size"] for name, found in _remote(folder) if found["type"] == "file"}
 
 
 def stamps_in(folder: AnyPath) -> Mapping[str, str]:
     """Name → a text that changes with the content, for every object in a folder of a store."""
     with reaching(folder):
-        found = _remote(folder)
-    return {
-        _last(e["name"]): f"{e['size']} {e.get('generation')}" for e in found if e["type"] == "file"
-    }
+        return {
+            name: f"{found['size']} {found.get('generation')}"
+            for name, found in _remote(folder)
+            if found["type"] == "file"
+        }
 
 
 def names_in(folder: AnyPath, kind: Literal["directory", "file"]) -> list[str]:
     """Names of the folders or of the files in a folder; empty if it cannot be listed."""
     try:
         if not is_local(folder):
-            return [_last(entry["name"]) for entry in _remote(folder) if entry["type"] == kind]
+            return [name for name, found in _remote(folder) if found["type"] == kind]
         with os.scandir(folder) as entries:
             return [e.name for e in entries if (e.is_dir if kind == "directory" else e.is_file)()]
     except OSError:
@@ -102,13 +92,11 @@ def files_below(folder: AnyPath) -> list[str]:
         return [name.removeprefix(path).lstrip("/") for name in store.find(path)]
 
 
-def _remote(folder: AnyPath) -> list[dict[str, Any]]:
+def _remote(folder: AnyPath) -> list[tuple[str, dict[str, Any]]]:
+    """The name of each entry in a folder of a store, and what the store tells of it."""
     store, path = store_of(folder)
-    return store.ls(path, detail=True)
-
-
-def _last(path: str) -> str:
-    return path.rstrip("/").rpartition("/")[2]
+    found = store.ls(path, detail=True)
+    return [(entry["name"].rstrip("/").rpartition("/")[2], entry) for entry in found]
 
 
 def inside(name: str, source: object) -> PurePosixPath:
@@ -215,23 +203,21 @@ class _Folders:
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
-        self._listed: dict[AnyPath, Mapping[str, bool]] = {}
-        self._by_stem: dict[AnyPath, dict[str, list[str]]] = {}
+        self._listed: dict[AnyPath, dict[str, dict[str, bool]]] = {}  # folder, stem, name: a link?
 
     def find(self, path: AnyPath) -> AnyPath | None:
         """The image of this name, or else the first with the same stem in another format."""
         folder = path.parent
         if folder not in self._listed:
-            self._listed[folder] = links_in(folder)
-            by_stem = self._by_stem[folder] = {}
-            for name in self._listed[folder]:
-                by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-        names = self._by_stem[folder].get(path.stem, [])
-        if path.name not in names:
-            others = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+            by_stem = self._listed[folder] = {}
+            for name, is_link in links_in(folder).items():
+                by_stem.setdefault(PurePosixPath(name).stem, {})[name] = is_link
+        links = self._listed[folder].get(path.stem, {})
+        if path.name not in links:
+            others = [name for name in links if Path(name).suffix.lower() in IMAGE_SUFFIXES]
             if not others:
                 return None
-            path = folder / others[0]
-        if self._listed[folder][path.name]:
+            path = folder / min(others)
+        if links[path.name]:
             self._fence.require(path)
         return path
