@@ -14,46 +14,39 @@ from mixvpr_jax.datasets import msls, nordland
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import read_labelled
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, read_struct
-from mixvpr_jax.datasets.protocols import BENCHMARKS, Limits
+from mixvpr_jax.datasets.protocols import BENCHMARKS, Limits, Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
 Reader = Callable[[Place], EvaluationSet]
 
-# Where the names in ground truth may be relative to, below the dataset's folder.
-_TOKYO_QUERIES = "247query_subset_v2"
-_BASES = {
-    "pittsburgh": ((".", "images"), ("queries_real", "queries", "query")),
-    "tokyo247": (
-        (".", "database_gsv_vga", "tokyo247", "images", "database"),
-        (
-            *(f"{parent}{_TOKYO_QUERIES}" for parent in ("", "queries/", "query/", "tokyo247/")),
-            "queries",
-            "query",
-        ),
-    ),
-}
 _TIMES = {"D": "day", "S": "sunset", "N": "night"}
 
 
 def _pittsburgh(place: Place) -> EvaluationSet:
+    databases, queries = (".", "images"), ("queries_real", "queries", "query")
     name = place.protocol.name
-    return _read_netvlad(place, name.replace("-", "_"), name.split("-")[1], *_BASES["pittsburgh"])
+    return _read_netvlad(place, name.replace("-", "_"), name.split("-")[1], databases, queries)
 
 
 def _tokyo247(place: Place) -> EvaluationSet:
     """Tokyo 24/7, whose struct says .jpg for files that are .png."""
-    found = _read_netvlad(place, "tokyo247", "test", *_BASES["tokyo247"])
+    databases = ".", "database_gsv_vga", "tokyo247", "images", "database"
+    parents = "", "queries/", "query/", "tokyo247/"
+    queries = *(f"{parent}247query_subset_v2" for parent in parents), "queries", "query"
+    found = _read_netvlad(place, "tokyo247", "test", databases, queries)
     times = list(takewhile(bool, map(_time, found.queries)))
-    return (
-        replace(found, conditions={"light": times}) if len(times) == len(found.queries) else found
-    )
+    is_complete = len(times) == len(found.queries)
+    return replace(found, conditions={"light": times}) if is_complete else found
 
 
 def _read_netvlad(
     place: Place, stem: str, split: str, databases: Sequence[str], queries: Sequence[str]
 ) -> EvaluationSet:
-    """The authors' layout, where images of it are there; else VPR-datasets-downloader's."""
+    """The authors' layout, where images of it are there; else VPR-datasets-downloader's.
+
+    Names in ground truth are relative to one of `databases` or `queries` in the dataset's folder.
+    """
     file, pair = place.truth(f"{stem}.mat"), place.pair(split)
     of_database = [root / base for root in place.roots() for base in databases]
     of_queries = [root / base for root in place.roots() for base in queries]
@@ -199,18 +192,16 @@ def _counts(images: EvaluationSet) -> tuple[int, int]:
 
 def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> None:
     """As many images as the protocol says; fewer if a subset is allowed."""
-    counts, expected = _counts(whole), place.protocol.counts
+    counts, protocol = _counts(whole), place.protocol
     found = _wrong_counts(place, counts)
     if 0 in counts:
         raise InputError(found)
-    others = (other for other in BENCHMARKS.values() if other.name != place.protocol.name)
-    same_as = next((other.name for other in others if other.counts == counts), None)
-    if same_as is not None and counts != expected:
-        raise InputError(f"{found}, which are those of {same_as}")
-    pairs = list(zip(counts, place.protocol.limits, strict=True))
-    if any(has > most for has, (_, most) in pairs):
+    same = next((other for other in BENCHMARKS.values() if other.counts == counts), protocol)
+    if same.counts != protocol.counts:
+        raise InputError(f"{found}, which are those of {same.name}")
+    if any(has > most for has, (_, most) in zip(counts, protocol.limits, strict=True)):
         raise InputError(f"{found}, which is more than the benchmark has")
-    if any(has < least for has, (least, _) in pairs) and not allow_subset:
+    if _is_short(counts, protocol) and not allow_subset:
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 
 
@@ -228,18 +219,20 @@ def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> Evaluati
     counts = _counts(kept)
     if 0 in counts:
         raise InputError(_wrong_counts(place, counts))
-    pairs = zip(counts, place.protocol.limits, strict=True)
-    is_subset = bool(missing) or any(has < least for has, (least, _) in pairs)
+    is_subset = bool(missing) or _is_short(counts, place.protocol)
     return replace(kept, is_subset=is_subset, present=None)
 
 
-def _wrong_counts(place: Place, found: tuple[int, int]) -> str:
-    expected = _counted(*map(_spoken, place.protocol.limits))
-    return f"{place.title}: expected {expected}, found {_counted(*(f'{n:,} ' for n in found))}"
+def _is_short(counts: tuple[int, int], protocol: Protocol) -> bool:
+    return any(has < least for has, (least, _) in zip(counts, protocol.limits, strict=True))
 
 
-def _counted(database: str, queries: str) -> str:
-    return f"{database}database images and {queries}queries"
+def _wrong_counts(place: Place, counts: tuple[int, int]) -> str:
+    database, queries = map(_spoken, place.protocol.limits)
+    return (
+        f"{place.title}: expected {database}database images and {queries}queries, "
+        f"found {counts[0]:,} database images and {counts[1]:,} queries"
+    )
 
 
 def _spoken(limits: Limits) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.datasets.positions import on_one_plane, place, positives_of
 from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.listing import Located
 from mixvpr_jax.storage import AnyPath
@@ -54,6 +55,23 @@ class EvaluationSet:
         present = database.present, queries.present
         return cls(protocol, layout, database.paths, queries.paths, present=present, **known)
 
+    def with_positions(
+        self,
+        source: object,
+        utm: Sequence[np.ndarray],
+        zones: Sequence[np.ndarray],
+        radius_m: float | None = None,
+    ) -> EvaluationSet:
+        """Where its images lie (see `place`) and, of a radius, the positives within it."""
+        database, queries = place(source, utm, zones)
+        positives = self.positives
+        if radius_m is not None:
+            positives = positives_of(queries, database, radius_m)
+        database_utm, queries_utm = on_one_plane(database, queries)
+        return replace(
+            self, positives=positives, database_utm=database_utm, queries_utm=queries_utm
+        )
+
     @property
     def is_absent(self) -> bool:
         """Whether no database image is there."""
@@ -97,10 +115,10 @@ class EvaluationSet:
 
     def select(self, database: np.ndarray, queries: np.ndarray) -> EvaluationSet:
         """Only the images where `database` [n] bool and `queries` [q] bool hold."""
-        place = np.cumsum(database) - 1  # where a kept database image goes
+        new_index = np.cumsum(database) - 1  # of a kept database image
 
         def kept_indices(lists: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return [place[found[database[found]]] for found in _kept(lists, queries)]
+            return [new_index[found[database[found]]] for found in _kept(lists, queries)]
 
         positives = None if self.positives is None else kept_indices(self.positives)
         return replace(

@@ -19,15 +19,7 @@ import numpy as np
 from etils import epath
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.datasets.positions import (
-    BANDS,
-    FARTHEST_M,
-    fits_band,
-    on_one_plane,
-    place,
-    positives_of,
-    positives_within,
-)
+from mixvpr_jax.datasets.positions import BANDS, FARTHEST_M, fits_band, positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
@@ -314,11 +306,8 @@ def _evaluation_set(
     if protocol.radius_m is None:
         return replace(found, positives=positives_within(queries.utm, database.utm, 25.0))
     assert database.zones is not None and queries.zones is not None
-    source = f"{database.root} and {queries.root}"
-    placed = place(source, (database.utm, queries.utm), (database.zones, queries.zones))
-    positives = positives_of(placed[1], placed[0], protocol.radius_m)
-    database_utm, queries_utm = on_one_plane(*placed)
-    return replace(found, positives=positives, database_utm=database_utm, queries_utm=queries_utm)
+    source, zones = f"{database.root} and {queries.root}", (database.zones, queries.zones)
+    return found.with_positions(source, (database.utm, queries.utm), zones, protocol.radius_m)
 
 
 def _pair_name(database: AnyPath, queries: AnyPath) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
 from mixvpr_jax.datasets.ground_truth import Lists, Place, read_indices, read_names, read_positives
-from mixvpr_jax.datasets.positions import Placed, on_one_plane, place, positives_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
@@ -89,10 +88,8 @@ def read_msls_val_all(place: Place) -> EvaluationSet:
             "Mapillary's train_val/cph and train_val/sf, each with query and database",
             "VPR-datasets-downloader's val/database and val/queries",
         )
-    database, queries = read_labelled_folders(pair)
-    shots = named_shots(database), named_shots(queries)
-    layout = downloader_layout(pair)
-    return _by_city(place, layout, database, queries, *shots)
+    folders = read_labelled_folders(pair)
+    return _by_city(place, downloader_layout(pair), folders, list(map(named_shots, folders)))
 
 
 def read_msls_test(place: Place) -> EvaluationSet:
@@ -175,8 +172,7 @@ def _official_shots(place: Place) -> dict[str, Shot]:
         folders = [(parent / city / part, city) for part in _PARTS for city in VAL_CITIES]
         tables = [folder / name for folder, _ in folders for name in _TABLES]
         if all(table.is_file() for table in tables):
-            shots = [shot for folder, city in folders for shot in read_shots(folder, city)]
-            return {shot.key: shot for shot in shots}
+            return {shot.key: shot for at, city in folders for shot in read_shots(at, city)}
     return {}
 
 
@@ -190,8 +186,7 @@ def _with_shots(
     whole = replace(whole, conditions={**_conditions(queries), **whole.conditions})
     if len(database) < len(keys[0]):
         return whole
-    database_utm, queries_utm = on_one_plane(*_positions(whole.name, database, queries))
-    return replace(whole, database_utm=database_utm, queries_utm=queries_utm)
+    return _placed(whole, whole.name, (database, queries))
 
 
 # Mapillary's tables and a downloader's names ------------------------------------------------------
@@ -202,35 +197,21 @@ _PARTS, _TABLES = ("database", "query"), ("raw.csv", "postprocessed.csv")
 def _read_tables(place: Place, parent: AnyPath) -> EvaluationSet:
     shots, located = [], []
     for part in _PARTS:
-        here = [read_shots(parent / city / part, city) for city in VAL_CITIES]
-        shots.append([shot for of_city in here for shot in of_city])
+        shots.append(
+            [shot for city in VAL_CITIES for shot in read_shots(parent / city / part, city)]
+        )
         names = [f"{shot.city}/{part}/images/{shot.key}.jpg" for shot in shots[-1]]
         located.append(locate([parent], names, parent))
     layout = f"Mapillary's: {parent}, with postprocessed.csv"
-    return _by_city(place, layout, *located, *shots)
+    return _by_city(place, layout, located, shots)
 
 
 def _by_city(
-    place: Place,
-    layout: str,
-    database: Located,
-    queries: Located,
-    of_database: _Shots,
-    of_queries: _Shots,
+    place: Place, layout: str, located: Sequence[Located], shots: Sequence[_Shots]
 ) -> EvaluationSet:
-    placed = _positions(place.title, of_database, of_queries)
-    positives = positives_of(placed[1], placed[0], place.protocol.radius_m or 25.0)
-    utm = on_one_plane(*placed)
-    return EvaluationSet.of(
-        place.protocol,
-        layout,
-        database,
-        queries,
-        positives=positives,
-        database_utm=utm[0],
-        queries_utm=utm[1],
-        conditions=_conditions(of_queries),
-    )
+    conditions = _conditions(shots[1])
+    found = EvaluationSet.of(place.protocol, layout, *located, conditions=conditions)
+    return _placed(found, place.title, shots, place.protocol.radius_m)
 
 
 def _subtask(parent: AnyPath, part: str) -> Located:
@@ -305,11 +286,12 @@ def _conditions(shots: _Shots) -> Mapping[str, Sequence[str]]:
     return {name: labels for name, labels in columns.items() if all(labels)}
 
 
-def _positions(source: object, database: _Shots, queries: _Shots) -> tuple[Placed, Placed]:
-    lists = database, queries
-    utm = [np.array([shot.utm for shot in shots], np.float64).reshape(-1, 2) for shots in lists]
-    zones = [np.array([shot.zone for shot in shots], str) for shots in lists]
-    return place(source, (utm[0], utm[1]), (zones[0], zones[1]))
+def _placed(
+    found: EvaluationSet, source: str, shots: Sequence[_Shots], radius_m: float | None = None
+) -> EvaluationSet:
+    utm = [np.array([shot.utm for shot in side], np.float64).reshape(-1, 2) for side in shots]
+    zones = [np.array([shot.zone for shot in side], str) for side in shots]
+    return found.with_positions(source, utm, zones, radius_m)
 
 
 def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:

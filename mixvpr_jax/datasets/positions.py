@@ -67,7 +67,7 @@ class Placed:
 
 
 def place(
-    source: object, sides: tuple[np.ndarray, np.ndarray], zones: tuple[np.ndarray, np.ndarray]
+    source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
 ) -> tuple[Placed, Placed]:
     """Positions of two lists of images, which may lie in several zones.
 

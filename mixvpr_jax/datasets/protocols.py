@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Range = tuple[int, int]
 Limits = tuple[float, float]
@@ -100,37 +101,20 @@ def _lists(name: str, stem: str, database: int, queries: int, *published: Publis
 # evaluated everybody's released weights.
 
 
-def _eigenplaces(
-    mixvpr: tuple[float, float, float], cosplace: float, eigenplaces: float
-) -> tuple[Published, ...]:
-    """R@1 of MixVPR's released weights (4096, 512, 128), CosPlace's and EigenPlaces' largest."""
+def _eigenplaces(*recalls_at_1: float) -> tuple[Published, ...]:
+    """R@1 of the released weights of MixVPR, and of CosPlace's and EigenPlaces' largest."""
+    methods = "MixVPR 4096", "MixVPR 512", "MixVPR 128", "CosPlace 2048", "EigenPlaces 2048"
     source = "Berton, Trivigno, Caputo, Masone: EigenPlaces, ICCV 2023"
-    figures = [
-        (f"MixVPR {size}", at_1) for size, at_1 in zip((4096, 512, 128), mixvpr, strict=True)
-    ]
-    figures += [("CosPlace 2048", cosplace), ("EigenPlaces 2048", eigenplaces)]
+    figures = zip(methods, recalls_at_1, strict=True)
     return tuple(Published(method, {1: at_1}, source) for method, at_1 in figures)
 
 
 def _named(
-    name: str,
-    database: int | None,
-    queries: int | None,
-    *published: Published,
-    about_database: Range | None = None,
-    about_queries: Range | None = None,
+    name: str, database: int | None, queries: int | None, *published: Published, **about: Any
 ) -> Protocol:
-    return Protocol(
-        name,
-        "@utm_east@utm_north@ in file names",
-        _WITHIN,
-        database,
-        queries,
-        published,
-        radius_m=25.0,
-        about_database=about_database,
-        about_queries=about_queries,
-    )
+    source = "@utm_east@utm_north@ in file names"
+    counts = database, queries
+    return Protocol(name, source, _WITHIN, *counts, published, radius_m=25.0, **about)
 
 
 # "2.8M" in its README; the 27,000 of its small version are another benchmark.
@@ -211,20 +195,20 @@ _ALL = (
         75_984,
         315,
         _paper(85.1),
-        *_eigenplaces((85.1, 78.4, 56.8), cosplace=87.3, eigenplaces=93.0),
+        *_eigenplaces(85.1, 78.4, 56.8, 87.3, 93.0),
     ),
     _named("svox-test", 17_166, 14_278),
-    _named("svox-night", 17_166, 823, *_eigenplaces((64.4, 44.8, 25.9), 50.7, 58.9)),
-    _named("svox-overcast", 17_166, 872, *_eigenplaces((96.2, 93.9, 92.3), 92.2, 93.1)),
-    _named("svox-rain", 17_166, 937, *_eigenplaces((91.5, 86.4, 80.9), 87.0, 90.0)),
-    _named("svox-snow", 17_166, 870, *_eigenplaces((96.8, 93.9, 87.7), 92.0, 93.1)),
-    _named("svox-sun", 17_166, 854, *_eigenplaces((84.8, 78.7, 73.5), 78.5, 86.4)),
-    _named("st-lucia", 1_549, 1_464, *_eigenplaces((99.6, 99.2, 99.0), 99.6, 99.6)),
+    _named("svox-night", 17_166, 823, *_eigenplaces(64.4, 44.8, 25.9, 50.7, 58.9)),
+    _named("svox-overcast", 17_166, 872, *_eigenplaces(96.2, 93.9, 92.3, 92.2, 93.1)),
+    _named("svox-rain", 17_166, 937, *_eigenplaces(91.5, 86.4, 80.9, 87.0, 90.0)),
+    _named("svox-snow", 17_166, 870, *_eigenplaces(96.8, 93.9, 87.7, 92.0, 93.1)),
+    _named("svox-sun", 17_166, 854, *_eigenplaces(84.8, 78.7, 73.5, 78.5, 86.4)),
+    _named("st-lucia", 1_549, 1_464, *_eigenplaces(99.6, 99.2, 99.0, 99.6, 99.6)),
     _named(
         "eynsham",
         23_935,
         None,
-        *_eigenplaces((89.4, 87.6, 84.8), 90.0, 90.7),
+        *_eigenplaces(89.4, 87.6, 84.8, 90.0, 90.7),
         about_queries=(23_500, 24_500),
     ),
     Protocol(
@@ -233,17 +217,17 @@ _ALL = (
         "the one of its pair",
         1_231,
         1_231,
-        _eigenplaces((40.2, 35.8, 23.1), 47.7, 48.9),
+        _eigenplaces(40.2, 35.8, 23.1, 47.7, 48.9),
     ),
     _named(
         "sf-xl-v1",
         None,
         1_000,
-        *_eigenplaces((71.1, 57.7, 36.7), 76.4, 84.1),
+        *_eigenplaces(71.1, 57.7, 36.7, 76.4, 84.1),
         about_database=_SF_XL,
     ),
     _named(
-        "sf-xl-v2", None, 598, *_eigenplaces((88.5, 84.3, 68.4), 88.8, 90.8), about_database=_SF_XL
+        "sf-xl-v2", None, 598, *_eigenplaces(88.5, 84.3, 68.4, 88.8, 90.8), about_database=_SF_XL
     ),
     _named("sf-xl-night", None, 466, about_database=_SF_XL),
     _named("sf-xl-occlusion", None, 76, about_database=_SF_XL),
@@ -251,7 +235,7 @@ _ALL = (
         "sf-landmark",
         None,
         598,
-        *_eigenplaces((83.8, 79.4, 66.9), 87.1, 89.6),
+        *_eigenplaces(83.8, 79.4, 66.9, 87.1, 89.6),
         about_database=(1_030_000, 1_050_000),
     ),
 )
