@@ -164,20 +164,17 @@ def _suffix(path: PurePath) -> str:
 def _positions(
     root: AnyPath, paths: Sequence[AnyPath]
 ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-    labelled = [path for path in paths if path.name.startswith("@")]
-    if not labelled:
+    unlabelled = [path for path in paths if not path.name.startswith("@")]
+    if len(unlabelled) == len(paths):
         return None, None
-    if len(labelled) < len(paths):
-        unlabelled = next(path for path in paths if not path.name.startswith("@"))
+    if unlabelled:
         raise InputError(
             f"{root}: expected @utm_east@utm_north@ in every file name or in none, found it in "
-            f"{len(labelled)} of {len(paths)}; without it, for one: {unlabelled}; move those "
-            "without a position to a folder of their own"
+            f"{len(paths) - len(unlabelled)} of {len(paths)}; without it, for one: "
+            f"{unlabelled[0]}; move those without a position to a folder of their own"
         )
-    utm = np.array([position_of(path) for path in paths], np.float64)
-    return utm, np.array(
-        [zone_of(path, north) for path, north in zip(paths, utm[:, 1], strict=True)]
-    )
+    utm = np.array(list(map(position_of, paths)), np.float64)
+    return utm, np.array(list(map(zone_of, paths, utm[:, 1])))
 
 
 def position_of(path: AnyPath) -> tuple[float, float]:

@@ -49,9 +49,9 @@ class Shot:
     key: str
     city: str
     utm: tuple[float, float]
-    zone: str = ""
-    light: str | None = None
-    season: str | None = None
+    zone: str
+    light: str | None
+    season: str | None
 
 
 _Shots = Sequence[Shot]

@@ -46,12 +46,11 @@ def read_nordland_full(place: Place) -> EvaluationSet:
     if pair := place.pair("test"):
         folders = read_folder(pair[0]), read_folder(pair[1])
         layout = f"{downloader_layout(pair)} (made up of frames)"
-        frames = [_numbered_frames(folder) for folder in folders]
-        return _by_frames(place.protocol, layout, *folders, frames)
+        return _by_frames(place.protocol, layout, folders, list(map(_numbered_frames, folders)))
     for root in place.roots():
-        seasons = subfolders(root, ("summer",)), subfolders(root, ("winter",))
-        if all(seasons):
-            return _read_seasons(place, seasons[0][0], seasons[1][0])
+        summer, winter = subfolders(root, ("summer",)), subfolders(root, ("winter",))
+        if summer and winter:
+            return _read_seasons(place, summer[0], winter[0])
     raise place.nothing(
         "VPR-datasets-downloader's images/test/database and images/test/queries",
         f"folders summer and winter, with {_NAME_LISTS[0]}",
@@ -68,27 +67,23 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
         )
     folders = read_folder(pair[0]), read_folder(pair[1])
     layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
-    return _by_frames(place.protocol, layout, *folders, _ordered_frames(place.protocol, *folders))
+    frames = _ordered_frames(place.protocol, *folders)
+    return _by_frames(place.protocol, layout, folders, frames)
 
 
 def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:
     """A frame's number is its place in the list of names, or else among the names there are."""
-    file = place.truth(*_NAME_LISTS)
-    if file is None:
-        names = sorted(
-            {
-                path.relative_to(season).as_posix()
-                for season in (summer, winter)
-                for path in read_folder(season).paths
-            }
-        )
-        source = summer
+    if source := place.truth(*_NAME_LISTS):
+        names = _read_names(source)
     else:
-        names, source = _read_names(file), file
-    database, queries = (locate([season], names, source) for season in (summer, winter))
-    frames = [np.arange(len(names))] * 2
+        of_summer, of_winter = (
+            {path.relative_to(season).as_posix() for path in read_folder(season).paths}
+            for season in (summer, winter)
+        )
+        names, source = sorted(of_summer | of_winter), summer
+    located = [locate([season], names, source) for season in (summer, winter)]
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
-    return _by_frames(place.protocol, layout, database, queries, frames)
+    return _by_frames(place.protocol, layout, located, [np.arange(len(names))] * 2)
 
 
 def _read_names(file: AnyPath) -> list[str]:
@@ -99,11 +94,7 @@ def _read_names(file: AnyPath) -> list[str]:
 
 
 def _by_frames(
-    protocol: Protocol,
-    layout: str,
-    database: Located,
-    queries: Located,
-    frames: Sequence[np.ndarray],
+    protocol: Protocol, layout: str, located: Sequence[Located], frames: Sequence[np.ndarray]
 ) -> EvaluationSet:
     there, asked = frames
     order = np.argsort(there, kind="stable")
@@ -113,9 +104,7 @@ def _by_frames(
     positives = [np.sort(order[start:end]) for start, end in zip(first, last, strict=True)]
     length = max(there.max(initial=0), asked.max(initial=0)) + 1
     sections = {"section": _sections(asked / length)}
-    return EvaluationSet.of(
-        protocol, layout, database, queries, positives=positives, conditions=sections
-    )
+    return EvaluationSet.of(protocol, layout, *located, positives=positives, conditions=sections)
 
 
 def _sections(track: np.ndarray) -> list[str]:

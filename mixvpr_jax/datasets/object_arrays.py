@@ -155,15 +155,13 @@ def _load_array(stream: io.BytesIO, num_bytes: int) -> np.ndarray:
 
 
 class _Finish:
-    """Makes of each stand-in what it stands for.
+    """Builds what the stand-ins of a pickle of `num_bytes` stand for.
 
-    An array may be named many times, and is made once. Whatever else is named many times, or
-    shares its bytes, is made anew each time: so what is made is counted, lest a small file fill
-    the memory.
+    An array that is named many times is built once, anything else anew each time. So the bytes
+    built are counted, lest a small file fill the memory.
     """
 
     def __init__(self, num_bytes: int) -> None:
-        """Of a pickle of so many bytes."""
         self.num_bytes = num_bytes
         self.left = _GROWTH * num_bytes + 2**16
         self.done: dict[int, np.ndarray] = {}

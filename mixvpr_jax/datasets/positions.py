@@ -33,10 +33,10 @@ def positives_within(
     Raises:
         InputError: So many that no list of them has a use, as of positions that are all the same.
     """
-    # The tree offers a little more than asked for, so that the rule itself, not the tree's
-    # rounding, decides at exactly the radius.
     from scipy.spatial import KDTree  # loads for 0.3 s, and not all folders have positions
 
+    # The tree offers a little more than asked for, so that the rule itself, not the tree's
+    # rounding, decides at exactly the radius.
     tree, radius = KDTree(database), radius_m * (1 + 1e-9)
     pairs = int(tree.query_ball_point(queries, radius, return_length=True).sum())
     if pairs > MAX_PAIRS:
@@ -83,7 +83,7 @@ def place(
             hemispheres in place of latitude bands, or positions outside of any zone.
     """
     require_metres(source, *sides)
-    found = sorted({str(zone) for side in zones for zone in np.unique(side)})
+    found = np.unique(np.concatenate(zones)).tolist()
     said = [zone for zone in found if zone]
     numbers = {zone.rstrip(BANDS) for zone in said}
     hemispheres = {zone[-1] >= "N" for zone in said if zone[-1] in BANDS}
@@ -104,14 +104,14 @@ def _require_bands(
     source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
 ) -> None:
     """Refuses N and S for the hemispheres: as bands, both are north of the equator."""
-    for utm, side in zip(sides, zones, strict=True):
-        for (_, north), zone in zip(utm.tolist(), side.tolist(), strict=True):
-            if not fits_band(zone[-1], north):
-                raise InputError(
-                    f"{source}: expected a latitude band beside each UTM zone (C to M south of "
-                    f"the equator, N to X north of it), found zone {zone} with a northing of "
-                    f"{north:,.0f} m, which is not in band {zone[-1]}"
-                )
+    northings, written = np.concatenate(sides)[:, 1].tolist(), np.concatenate(zones).tolist()
+    for north, zone in zip(northings, written, strict=True):
+        if not fits_band(zone[-1], north):
+            raise InputError(
+                f"{source}: expected a latitude band beside each UTM zone (C to M south of the "
+                f"equator, N to X north of it), found zone {zone} with a northing of "
+                f"{north:,.0f} m, which is not in band {zone[-1]}"
+            )
 
 
 def _place(source: object, utm: np.ndarray, zones: np.ndarray) -> Placed:

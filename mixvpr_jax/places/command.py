@@ -141,21 +141,23 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
     name = config.name or re.sub(r"[^A-Za-z0-9-]+", "-", photos.resolve().name).strip("-")
     cities = [f"{name or 'Places'}{number or ''}" for number in range(made.num_cities)]
     with atomic_folder(output) as temporary:
-        _write(temporary, cities, (photos, paths, taken), places)
+        _write(temporary, cities, photos, paths, taken, places)
     return made
 
 
 def _write(
     output: Path,
     cities: Sequence[str],
-    photos: tuple[AnyPath, Sequence[AnyPath], Sequence[Taken]],
+    folder: AnyPath,
+    paths: Sequence[AnyPath],
+    taken: Sequence[Taken],
     places: Sequence[Place],
 ) -> None:
     """Writes a table a city, the photos, and which image each photo became."""
     from mixvpr_jax.data.gsv_cities import COLUMNS
     from mixvpr_jax.places.positions import relative
 
-    (folder, paths, taken), images = photos, {}
+    images: dict[int, str] = {}
     (output / "Dataframes").mkdir()
     for number, city in enumerate(cities):
         (output / "Images" / city).mkdir(parents=True)
