@@ -1,8 +1,4 @@
-"""Listing folders of images and finding the images of a list in them.
-
-In this order: image suffixes, listings (one request a folder, on a disk or in an object store), the
-bounds of links, and the images of a list of names.
-"""
+"""Listing folders of images, by one request each, and finding the images of a list in them."""
 
 from __future__ import annotations
 

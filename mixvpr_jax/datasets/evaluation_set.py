@@ -56,16 +56,12 @@ class EvaluationSet:
         return cls(protocol, layout, database.paths, queries.paths, present=present, **known)
 
     def with_positions(
-        self,
-        source: object,
-        utm: Sequence[np.ndarray],
-        zones: Sequence[np.ndarray],
-        radius_m: float | None = None,
+        self, source: str, utm: Sequence[np.ndarray], zones: Sequence[np.ndarray]
     ) -> EvaluationSet:
-        """Where its images lie (see `place`) and, of a radius, the positives within it."""
+        """Adds positions, which `place` takes, and by the protocol's radius unknown positives."""
         database, queries = place(source, utm, zones)
-        positives = self.positives
-        if radius_m is not None:
+        positives, radius_m = self.positives, self.protocol.radius_m
+        if positives is None and radius_m is not None:
             positives = positives_of(queries, database, radius_m)
         database_utm, queries_utm = on_one_plane(database, queries)
         return replace(

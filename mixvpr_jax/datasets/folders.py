@@ -304,7 +304,7 @@ def _evaluation_set(
         return replace(found, positives=positives_within(queries.utm, database.utm, 25.0))
     assert database.zones is not None and queries.zones is not None
     source, zones = f"{database.root} and {queries.root}", (database.zones, queries.zones)
-    return found.with_positions(source, (database.utm, queries.utm), zones, protocol.radius_m)
+    return found.with_positions(source, (database.utm, queries.utm), zones)
 
 
 def _pair_name(database: AnyPath, queries: AnyPath) -> str:

@@ -56,7 +56,7 @@ class Place:
         """The first of these ground-truth files that is found, in the order they are named."""
         folders = list(self._truth_folders())
         found = (_file_in(folder, file) for file in files for folder in folders)
-        return next((path for path in found if path is not None), None)
+        return next(filter(None, found), None)
 
     def _truth_folders(self) -> Iterator[AnyPath]:
         given = self.ground_truth
@@ -87,11 +87,9 @@ class Place:
 
 def subfolders(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     """The folders in a folder that have one of these names, in any case, by rank."""
-    ranks = {name.lower(): rank for rank, name in reversed(list(enumerate(names)))}
-    return sorted(
-        (folder / name for name in names_in(folder, "directory") if name.lower() in ranks),
-        key=lambda path: (ranks[path.name.lower()], path.name),
-    )
+    ranked = [name.lower() for name in names]
+    found = [folder / name for name in names_in(folder, "directory") if name.lower() in ranked]
+    return sorted(found, key=lambda path: (ranked.index(path.name.lower()), path.name))
 
 
 def _file_in(folder: AnyPath, name: str) -> AnyPath | None:

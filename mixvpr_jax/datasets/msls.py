@@ -211,7 +211,7 @@ def _by_city(
 ) -> EvaluationSet:
     conditions = _conditions(shots[1])
     found = EvaluationSet.of(place.protocol, layout, *located, conditions=conditions)
-    return _placed(found, place.title, shots, place.protocol.radius_m)
+    return _placed(found, place.title, shots)
 
 
 def _subtask(parent: AnyPath, part: str) -> Located:
@@ -286,12 +286,10 @@ def _conditions(shots: _Shots) -> Mapping[str, Sequence[str]]:
     return {name: labels for name, labels in columns.items() if all(labels)}
 
 
-def _placed(
-    found: EvaluationSet, source: str, shots: Sequence[_Shots], radius_m: float | None = None
-) -> EvaluationSet:
+def _placed(found: EvaluationSet, source: str, shots: Sequence[_Shots]) -> EvaluationSet:
     utm = [np.array([shot.utm for shot in side], np.float64).reshape(-1, 2) for side in shots]
     zones = [np.array([shot.zone for shot in side], str) for side in shots]
-    return found.with_positions(source, utm, zones, radius_m)
+    return found.with_positions(source, utm, zones)
 
 
 def _metres(file: AnyPath, line: int, *values: str) -> tuple[float, float]:

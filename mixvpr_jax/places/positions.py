@@ -40,27 +40,24 @@ def find_positions(
     folder: AnyPath, paths: Sequence[AnyPath], table_file: str | None, zone: str | None
 ) -> list[Taken]:
     """What is known of each photo, by the table, or else its name, or else EXIF."""
-    table = None
-    if table_file is not None:
-        table = _read_table(as_path(table_file), zone)
-        names = {relative(path, folder) for path in paths}
-        if not names & table.keys():
-            raise InputError(
-                f"{table_file}: expected names relative to {folder}, such as "
-                f"{min(names)}, found {next(iter(table), 'no row')}"
-            )
-        if strange := [name for name in table if name not in names]:
-            logger.warning(
-                "note: %s: %d rows name no photo of %s, the first %s",
-                *(table_file, len(strange), folder, strange[0]),
-            )
-
-    def of(path: AnyPath) -> Taken:
-        if table is not None:
-            return table.get(relative(path, folder), Taken())
-        return _of_name(path, zone) if path.name.startswith("@") else read_exif(path)
-
-    return list(map(of, paths))
+    if table_file is None:
+        return [
+            _of_name(path, zone) if path.name.startswith("@") else read_exif(path) for path in paths
+        ]
+    table = _read_table(as_path(table_file), zone)
+    names = [relative(path, folder) for path in paths]
+    if table.keys().isdisjoint(names):
+        raise InputError(
+            f"{table_file}: expected names relative to {folder}, such as "
+            f"{min(names)}, found {next(iter(table), 'no row')}"
+        )
+    known = set(names)
+    if strange := [name for name in table if name not in known]:
+        logger.warning(
+            "note: %s: %d rows name no photo of %s, the first %s",
+            *(table_file, len(strange), folder, strange[0]),
+        )
+    return [table.get(name, Taken()) for name in names]
 
 
 def relative(path: AnyPath, folder: AnyPath) -> str:
