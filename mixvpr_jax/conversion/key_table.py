@@ -1,7 +1,7 @@
 """The key table between PyTorch's names and layouts and this project's, used both ways.
 
-A row pairs a module of the official state_dict with its place in the Flax model; a layer kind says
-how its arrays are named and laid out on either side. Everything here is names and NumPy arrays.
+A row names a module of the official state_dict, its kind of layer, and its place in the Flax model
+if that differs. The kind says how the module's arrays are named and laid out on either side.
 """
 
 from __future__ import annotations
@@ -51,94 +51,86 @@ IN_PROJ = (  # of torch.nn.MultiheadAttention: queries, keys and values in one a
     Leaf("in_proj_weight", "in_proj.kernel", np.transpose, np.transpose),
     Leaf("in_proj_bias", "in_proj.bias"),
 )
-GEM = (Leaf("p", "p"),)
-DUST_BIN = (Leaf("dust_bin", "dust_bin"),)
-QUERIES = (Leaf("queries", "queries"),)
-SCALE = (Leaf("gamma", "gamma"),)
-TOKENS = tuple(Leaf(n, n) for n in ("cls_token", "pos_embed", "register_tokens", "mask_token"))
-COSINE = tuple(Leaf(name, name) for name in ("q_bias", "v_bias", "logit_scale"))
 
-_EFFICIENTNET = (  # within a block
-    ("conv_dw", CONV),
-    ("conv_pw", CONV),
-    ("conv_pwl", CONV),
+
+def _kept(*names: str) -> tuple[Leaf, ...]:
+    return tuple(Leaf(name, name) for name in names)
+
+
+# {…} stands for a number.
+_BACKBONE = (
+    ("conv1", CONV),
     ("bn{j}", BATCH_NORM),
-    ("se.conv_reduce", POINTWISE),
-    ("se.conv_expand", POINTWISE),
+    ("layer{s}.{i}.conv{j}", CONV),
+    ("layer{s}.{i}.bn{j}", BATCH_NORM),
+    ("layer{s}.{i}.downsample.0", CONV, "layer{s}.{i}.downsample.conv"),
+    ("layer{s}.{i}.downsample.1", BATCH_NORM, "layer{s}.{i}.downsample.bn"),
+    # DINOv2
+    ("", _kept("cls_token", "pos_embed", "register_tokens", "mask_token")),
+    ("patch_embed.proj", PATCHES),
+    ("blocks.{i}.norm{j}", LAYER_NORM),
+    ("blocks.{i}.attn.qkv", LINEAR),
+    ("blocks.{i}.attn.proj", LINEAR),
+    ("blocks.{i}.ls{j}", _kept("gamma")),
+    ("blocks.{i}.mlp.fc{j}", LINEAR),
+    ("blocks.{i}.mlp.w{j}", LINEAR),
+    ("norm", LAYER_NORM),
+    # EfficientNet
+    ("conv_stem", CONV),
+    ("conv_head", CONV),
+    ("blocks.{s}.{i}.conv_dw", CONV),
+    ("blocks.{s}.{i}.conv_pw", CONV),
+    ("blocks.{s}.{i}.conv_pwl", CONV),
+    ("blocks.{s}.{i}.bn{j}", BATCH_NORM),
+    ("blocks.{s}.{i}.se.conv_reduce", POINTWISE),
+    ("blocks.{s}.{i}.se.conv_expand", POINTWISE),
+    # Swin Transformer
+    ("patch_embed.norm", LAYER_NORM),
+    ("layers.{s}.downsample.reduction", LINEAR),
+    ("layers.{s}.downsample.norm", LAYER_NORM),
+    ("layers.{s}.blocks.{i}.norm{j}", LAYER_NORM),
+    ("layers.{s}.blocks.{i}.attn", _kept("q_bias", "v_bias", "logit_scale")),
+    ("layers.{s}.blocks.{i}.attn.qkv", LINEAR),
+    ("layers.{s}.blocks.{i}.attn.proj", LINEAR),
+    ("layers.{s}.blocks.{i}.attn.cpb_mlp.0", LINEAR, "layers.{s}.blocks.{i}.attn.cpb_mlp.fc1"),
+    ("layers.{s}.blocks.{i}.attn.cpb_mlp.2", LINEAR, "layers.{s}.blocks.{i}.attn.cpb_mlp.fc2"),
+    ("layers.{s}.blocks.{i}.mlp.fc{j}", LINEAR),
 )
-_SWIN = (  # within a stage
-    ("downsample.reduction", "downsample.reduction", LINEAR),
-    ("downsample.norm", "downsample.norm", LAYER_NORM),
-    ("blocks.{i}.norm{j}", "blocks.{i}.norm{j}", LAYER_NORM),
-    ("blocks.{i}.attn", "blocks.{i}.attn", COSINE),
-    ("blocks.{i}.attn.qkv", "blocks.{i}.attn.qkv", LINEAR),
-    ("blocks.{i}.attn.proj", "blocks.{i}.attn.proj", LINEAR),
-    ("blocks.{i}.attn.cpb_mlp.0", "blocks.{i}.attn.cpb_mlp.fc1", LINEAR),
-    ("blocks.{i}.attn.cpb_mlp.2", "blocks.{i}.attn.cpb_mlp.fc2", LINEAR),
-    ("blocks.{i}.mlp.fc{j}", "blocks.{i}.mlp.fc{j}", LINEAR),
+_AGGREGATOR = (
+    ("mix.{i}.mix.0", LAYER_NORM, "mix.{i}.norm"),
+    ("mix.{i}.mix.1", LINEAR, "mix.{i}.expand"),
+    ("mix.{i}.mix.3", LINEAR, "mix.{i}.project"),
+    ("channel_proj", LINEAR),
+    ("row_proj", LINEAR),
+    ("channel_pool", POINTWISE),
+    ("gem", _kept("p")),
+    ("fc", LINEAR),
+    ("", _kept("p", "dust_bin")),
+    ("token_features.0", LINEAR, "token_features.expand"),
+    ("token_features.2", LINEAR, "token_features.project"),
+    ("cluster_features.0", POINTWISE, "cluster_features.expand"),
+    ("cluster_features.3", POINTWISE, "cluster_features.project"),
+    ("score.0", POINTWISE, "score.expand"),
+    ("score.3", POINTWISE, "score.project"),
+    ("proj_c", (*CONV, Leaf("bias", "bias"))),
+    ("norm_input", LAYER_NORM),
+    ("boqs.{i}", _kept("queries")),
+    ("boqs.{i}.encoder.linear{j}", LINEAR),
+    ("boqs.{i}.encoder.norm{j}", LAYER_NORM),
+    ("boqs.{i}.encoder.self_attn", IN_PROJ),
+    ("boqs.{i}.encoder.self_attn.out_proj", LINEAR),
+    ("boqs.{i}.self_attn", IN_PROJ),
+    ("boqs.{i}.self_attn.out_proj", LINEAR),
+    ("boqs.{i}.cross_attn", IN_PROJ),
+    ("boqs.{i}.cross_attn.out_proj", LINEAR),
+    ("boqs.{i}.norm_q", LAYER_NORM),
+    ("boqs.{i}.norm_out", LAYER_NORM),
 )
-
-# Official module, its place in the Flax model, layer kind. {…} stands for a number.
+# Their prefix, ours, and the modules below both.
 KEY_TABLE = (
-    ("backbone.model.conv1", "backbone.conv1", CONV),
-    ("backbone.model.bn{j}", "backbone.bn{j}", BATCH_NORM),
-    ("backbone.model.layer{s}.{i}.conv{j}", "backbone.layer{s}.{i}.conv{j}", CONV),
-    ("backbone.model.layer{s}.{i}.bn{j}", "backbone.layer{s}.{i}.bn{j}", BATCH_NORM),
-    ("backbone.model.layer{s}.{i}.downsample.0", "backbone.layer{s}.{i}.downsample.conv", CONV),
-    ("backbone.model.layer{s}.{i}.downsample.1", "backbone.layer{s}.{i}.downsample.bn", BATCH_NORM),
-    ("backbone.model", "backbone", TOKENS),
-    ("backbone.model.patch_embed.proj", "backbone.patch_embed.proj", PATCHES),
-    ("backbone.model.blocks.{i}.norm{j}", "backbone.blocks.{i}.norm{j}", LAYER_NORM),
-    ("backbone.model.blocks.{i}.attn.qkv", "backbone.blocks.{i}.attn.qkv", LINEAR),
-    ("backbone.model.blocks.{i}.attn.proj", "backbone.blocks.{i}.attn.proj", LINEAR),
-    ("backbone.model.blocks.{i}.ls{j}", "backbone.blocks.{i}.ls{j}", SCALE),
-    ("backbone.model.blocks.{i}.mlp.fc{j}", "backbone.blocks.{i}.mlp.fc{j}", LINEAR),
-    ("backbone.model.blocks.{i}.mlp.w{j}", "backbone.blocks.{i}.mlp.w{j}", LINEAR),
-    ("backbone.model.norm", "backbone.norm", LAYER_NORM),
-    ("backbone.model.conv_stem", "backbone.conv_stem", CONV),
-    ("backbone.model.conv_head", "backbone.conv_head", CONV),
-    *(
-        (f"backbone.model.blocks.{{s}}.{{i}}.{part}", f"backbone.blocks.{{s}}.{{i}}.{part}", kind)
-        for part, kind in _EFFICIENTNET
-    ),
-    ("backbone.model.patch_embed.norm", "backbone.patch_embed.norm", LAYER_NORM),
-    *(
-        (f"backbone.model.layers.{{s}}.{theirs}", f"backbone.layers.{{s}}.{ours}", kind)
-        for theirs, ours, kind in _SWIN
-    ),
-    ("aggregator.mix.{i}.mix.0", "aggregator.mix.{i}.norm", LAYER_NORM),
-    ("aggregator.mix.{i}.mix.1", "aggregator.mix.{i}.expand", LINEAR),
-    ("aggregator.mix.{i}.mix.3", "aggregator.mix.{i}.project", LINEAR),
-    ("aggregator.channel_proj", "aggregator.channel_proj", LINEAR),
-    ("aggregator.row_proj", "aggregator.row_proj", LINEAR),
-    ("aggregator.channel_pool", "aggregator.channel_pool", POINTWISE),
-    ("aggregator.gem", "aggregator.gem", GEM),
-    ("aggregator.fc", "aggregator.fc", LINEAR),
-    ("aggregator", "aggregator", GEM),
-    ("aggregator", "aggregator", DUST_BIN),
-    ("aggregator.token_features.0", "aggregator.token_features.expand", LINEAR),
-    ("aggregator.token_features.2", "aggregator.token_features.project", LINEAR),
-    ("aggregator.cluster_features.0", "aggregator.cluster_features.expand", POINTWISE),
-    ("aggregator.cluster_features.3", "aggregator.cluster_features.project", POINTWISE),
-    ("aggregator.score.0", "aggregator.score.expand", POINTWISE),
-    ("aggregator.score.3", "aggregator.score.project", POINTWISE),
-    ("aggregator.linear", "projection", LINEAR),
-    ("aggregator.proj_c", "aggregator.proj_c", (*CONV, Leaf("bias", "bias"))),
-    ("aggregator.norm_input", "aggregator.norm_input", LAYER_NORM),
-    ("aggregator.boqs.{i}", "aggregator.boqs.{i}", QUERIES),
-    ("aggregator.boqs.{i}.encoder.linear{j}", "aggregator.boqs.{i}.encoder.linear{j}", LINEAR),
-    ("aggregator.boqs.{i}.encoder.norm{j}", "aggregator.boqs.{i}.encoder.norm{j}", LAYER_NORM),
-    ("aggregator.boqs.{i}.norm_q", "aggregator.boqs.{i}.norm_q", LAYER_NORM),
-    ("aggregator.boqs.{i}.norm_out", "aggregator.boqs.{i}.norm_out", LAYER_NORM),
-    *(
-        (f"{attention}{part}", f"{attention}{part}", kind)
-        for attention in (
-            "aggregator.boqs.{i}.encoder.self_attn",
-            "aggregator.boqs.{i}.self_attn",
-            "aggregator.boqs.{i}.cross_attn",
-        )
-        for part, kind in (("", IN_PROJ), (".out_proj", LINEAR))
-    ),
+    ("backbone.model", "backbone", _BACKBONE),
+    ("aggregator", "aggregator", _AGGREGATOR),
+    ("aggregator.linear", "projection", (("", LINEAR),)),
 )
 
 
@@ -201,12 +193,15 @@ def _lookup(name: str, rows: _Rows) -> tuple[str, _Change] | None:
 def _rows(source: int) -> _Rows:
     """The rows for names of one side: 0 is PyTorch's, 1 is Flax's."""
     rows = []
-    for torch_module, flax_module, kind in KEY_TABLE:
-        for leaf in kind:
-            names = f"{torch_module}.{leaf.torch}", f"{flax_module}.{leaf.flax}"
-            changes = leaf.to_flax, leaf.to_torch
-            pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(names[source]))
-            rows.append((re.compile(pattern), names[1 - source], changes[source]))
+    for theirs, ours, modules in KEY_TABLE:
+        for module, kind, *renamed in modules:
+            [place] = renamed or [module]
+            for leaf in kind:
+                sides = (theirs, module, leaf.torch), (ours, place, leaf.flax)
+                names = [".".join(filter(None, side)) for side in sides]
+                changes = leaf.to_flax, leaf.to_torch
+                pattern = re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(names[source]))
+                rows.append((re.compile(pattern), names[1 - source], changes[source]))
     return rows
 
 
