@@ -63,6 +63,17 @@ class Checkpoint:
         if names:
             self.dropped[reason] = names
 
+    def shape(self, name: str, rank: int) -> tuple[int, ...]:
+        """The shape of a named array; InputError if it is missing, empty or of another rank."""
+        if name not in self.state:
+            raise InputError(f"missing {name}, without which the model cannot be inferred")
+        shape = self.state[name].shape
+        if len(shape) != rank or 0 in shape:
+            raise InputError(
+                f"{name}: expected {rank} axes, none of them empty, found {list(shape)}"
+            )
+        return shape
+
 
 def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Checkpoint:
     """Reads `.ckpt`, `.pth`, `.pt` (any pickle that holds data alone) or `.safetensors`.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of, shape_of
+from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of
 from mixvpr_jax.conversion.infer_backbone import infer_backbone
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS
@@ -241,4 +241,4 @@ def _require_map(
 def _positions(checkpoint: Checkpoint, config: ModelConfig) -> int | None:
     """Of the feature map that MixVPR's weights are for."""
     is_mixvpr = isinstance(config.aggregator, MixVPRConfig)
-    return shape_of(checkpoint, "aggregator.row_proj.weight", 2)[1] if is_mixvpr else None
+    return checkpoint.shape("aggregator.row_proj.weight", 2)[1] if is_mixvpr else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 
 from mixvpr_jax.conversion.formats import Checkpoint
+from mixvpr_jax.conversion.layouts import count_modules
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import (
     BoQConfig,
@@ -32,12 +32,12 @@ def infer_aggregator(
     if "boqs" in parts:
         return _boq(checkpoint)
     if "channel_pool" in parts:
-        out_channels, in_channels = shape_of(checkpoint, "aggregator.channel_pool.weight", 4)[:2]
+        out_channels, in_channels = checkpoint.shape("aggregator.channel_pool.weight", 4)[:2]
         if pool_size is None:
             checkpoint.notes.append("ConvAP's cells taken as 2x2 (--pool-size S1 S2 for others)")
         return ConvAPConfig(out_channels, *(pool_size or (2, 2))), in_channels
     if "fc" in parts:
-        out_dim, in_channels = shape_of(checkpoint, "aggregator.fc.weight", 2)
+        out_dim, in_channels = checkpoint.shape("aggregator.fc.weight", 2)
         return CosPlaceConfig(out_dim), in_channels
     if "p" in parts:
         return GeMConfig(), None
@@ -49,13 +49,12 @@ def infer_aggregator(
 
 
 def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
-    out_channels, in_channels = shape_of(checkpoint, "aggregator.channel_proj.weight", 2)
-    out_rows, positions = shape_of(checkpoint, "aggregator.row_proj.weight", 2)
-    mixers = [re.match(r"aggregator\.mix\.(\d{1,4})\.", name) for name in checkpoint.state]
-    depth = 1 + max((int(match[1]) for match in mixers if match), default=-1)
+    out_channels, in_channels = checkpoint.shape("aggregator.channel_proj.weight", 2)
+    out_rows, positions = checkpoint.shape("aggregator.row_proj.weight", 2)
+    depth = count_modules(r"aggregator\.mix\.(\d{1,4})\.", checkpoint.state)
     ratio = 1.0
     if depth:
-        hidden = shape_of(checkpoint, "aggregator.mix.0.mix.1.weight", 2)[0]
+        hidden = checkpoint.shape("aggregator.mix.0.mix.1.weight", 2)[0]
         ratio = hidden / positions
         if int(positions * ratio) != hidden:  # the official code truncates
             ratio = math.nextafter(ratio, math.inf)
@@ -63,31 +62,21 @@ def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
 
 
 def _salad(checkpoint: Checkpoint) -> tuple[SALADConfig, int]:
-    num_clusters = shape_of(checkpoint, "aggregator.score.3.weight", 4)[0]
-    cluster_dim = shape_of(checkpoint, "aggregator.cluster_features.3.weight", 4)[0]
-    token_dim = shape_of(checkpoint, "aggregator.token_features.2.weight", 2)[0]
-    in_channels = shape_of(checkpoint, "aggregator.cluster_features.0.weight", 4)[1]
+    num_clusters = checkpoint.shape("aggregator.score.3.weight", 4)[0]
+    cluster_dim = checkpoint.shape("aggregator.cluster_features.3.weight", 4)[0]
+    token_dim = checkpoint.shape("aggregator.token_features.2.weight", 2)[0]
+    in_channels = checkpoint.shape("aggregator.cluster_features.0.weight", 4)[1]
     return SALADConfig(num_clusters, cluster_dim, token_dim), in_channels
 
 
 def _boq(checkpoint: Checkpoint) -> tuple[BoQConfig, int]:
-    channels, in_channels = shape_of(checkpoint, "aggregator.proj_c.weight", 4)[:2]
-    num_queries = shape_of(checkpoint, "aggregator.boqs.0.queries", 3)[1]
-    row_dim, read = shape_of(checkpoint, "aggregator.fc.weight", 2)
+    channels, in_channels = checkpoint.shape("aggregator.proj_c.weight", 4)[:2]
+    num_queries = checkpoint.shape("aggregator.boqs.0.queries", 3)[1]
+    row_dim, read = checkpoint.shape("aggregator.fc.weight", 2)
     return BoQConfig(channels, num_queries, read // num_queries, row_dim), in_channels
 
 
 def projection_of(checkpoint: Checkpoint) -> int | None:
     """Outputs of the Linear layer after the aggregator, as in MegaLoc; None if there is none."""
     name = "aggregator.linear.weight"
-    return shape_of(checkpoint, name, 2)[0] if name in checkpoint.state else None
-
-
-def shape_of(checkpoint: Checkpoint, name: str, rank: int) -> tuple[int, ...]:
-    """The shape of a named array; InputError if it is missing, empty or of another rank."""
-    if name not in checkpoint.state:
-        raise InputError(f"missing {name}, without which the model cannot be inferred")
-    shape = checkpoint.state[name].shape
-    if len(shape) != rank or 0 in shape:
-        raise InputError(f"{name}: expected {rank} axes, none of them empty, found {list(shape)}")
-    return shape
+    return checkpoint.shape(name, 2)[0] if name in checkpoint.state else None

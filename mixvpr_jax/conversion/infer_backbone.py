@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.infer_aggregator import shape_of
+from mixvpr_jax.conversion.layouts import count_modules
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import (
     BACKBONES,
@@ -36,16 +36,13 @@ def infer_backbone(
         InputError: No known backbone, or one with other channels than the aggregator takes.
     """
     if f"{_PREFIX}conv_stem.weight" in checkpoint.state:
-        return _efficientnet(checkpoint, told, in_channels)
-    if f"{_PREFIX}patch_embed.norm.weight" in checkpoint.state:
-        return _swin(checkpoint, told, in_channels)
-    if f"{_PREFIX}patch_embed.proj.weight" in checkpoint.state:
-        return _vit(checkpoint, in_channels)
-    return _resnet(checkpoint, told, num_cropped, in_channels)
-
-
-def _whole(name: str, in_channels: int | None) -> Backbone:
-    """A backbone of which nothing is cut."""
+        name = _efficientnet(checkpoint, told)
+    elif f"{_PREFIX}patch_embed.norm.weight" in checkpoint.state:
+        name = _swin(checkpoint, told)
+    elif f"{_PREFIX}patch_embed.proj.weight" in checkpoint.state:
+        name = _vit(checkpoint)
+    else:
+        return _resnet(checkpoint, told, num_cropped, in_channels)
     channels = BACKBONES[name].out_channels(4)
     if in_channels not in (None, channels):
         raise InputError(
@@ -55,46 +52,43 @@ def _whole(name: str, in_channels: int | None) -> Backbone:
 
 
 def _counts(checkpoint: Checkpoint, pattern: str) -> dict[int, int]:
-    """Blocks of each stage, by a pattern of a name's two numbers."""
+    """Blocks of each stage, in order, by a pattern of a name's two numbers."""
     counts: dict[int, int] = {}
     for name in checkpoint.state:
         if match := re.match(rf"backbone\.model\.{pattern}", name):
             stage, block = int(match[1]), int(match[2])
             counts[stage] = max(counts.get(stage, 0), block + 1)
-    return counts
+    return dict(sorted(counts.items()))
 
 
-def _efficientnet(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> Backbone:
+def _efficientnet(checkpoint: Checkpoint, told: str | None) -> str:
     if (told or "").startswith("tf_"):
         raise InputError(
             f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found {told}, which pads "
             "convolutions differently and is not supported"
         )
-    counts = _counts(checkpoint, r"blocks\.(\d{1,4})\.(\d{1,4})\.")
-    blocks = [counts[stage] for stage in sorted(counts)]
-    stem = shape_of(checkpoint, f"{_PREFIX}conv_stem.weight", 4)[0]
-    outer = shape_of(checkpoint, f"{_PREFIX}conv_head.weight", 4)[0]
+    blocks = list(_counts(checkpoint, r"blocks\.(\d{1,4})\.(\d{1,4})\.").values())
+    stem = checkpoint.shape(f"{_PREFIX}conv_stem.weight", 4)[0]
+    outer = checkpoint.shape(f"{_PREFIX}conv_head.weight", 4)[0]
     for name, shape in EFFICIENTNETS.items():
         own = [stage.blocks for stage in shape.stages], shape.scaled(32), shape.out_channels(4)
         if own == (blocks, stem, outer):
             if told != name:
                 line = f"backbone taken as {name}; timm's tf_{name} has the same names and shapes"
                 checkpoint.notes.append(f"{line}, but other padding and epsilon: not supported")
-            return _whole(name, in_channels)
+            return name
     raise InputError(
         f"backbone: expected one of {', '.join(EFFICIENTNETS)}; found a network of timm's with "
         f"stages of {blocks} blocks, a stem of {stem} channels and a head of {outer}"
     )
 
 
-def _swin(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> Backbone:
+def _swin(checkpoint: Checkpoint, told: str | None) -> str:
     expected = next(iter(SWINS))
-    first = f"{_PREFIX}layers.0.blocks.0.attn.relative_position_bias_table"
-    if first in checkpoint.state:
+    if f"{_PREFIX}layers.0.blocks.0.attn.relative_position_bias_table" in checkpoint.state:
         raise InputError(f"backbone: expected {expected}, found a Swin Transformer V1")
-    counts = _counts(checkpoint, r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.")
-    blocks = tuple(counts[stage] for stage in sorted(counts))
-    width = shape_of(checkpoint, f"{_PREFIX}patch_embed.norm.weight", 1)[0]
+    blocks = tuple(_counts(checkpoint, r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.").values())
+    width = checkpoint.shape(f"{_PREFIX}patch_embed.norm.weight", 1)[0]
     names = [n for n, shape in SWINS.items() if (shape.width, shape.blocks) == (width, blocks)]
     if not names:
         raise InputError(
@@ -102,24 +96,22 @@ def _swin(checkpoint: Checkpoint, told: str | None, in_channels: int | None) -> 
             f"stages of {blocks} blocks"
         )
     if told in names:
-        return _whole(told, in_channels)
+        return told
     if (told or "").startswith("swin"):
         raise InputError(f"backbone: expected one of {', '.join(names)}; found {told}")
     checkpoint.notes.append(f"backbone taken as {names[0]}: weights do not tell the windows")
-    return _whole(names[0], in_channels)
+    return names[0]
 
 
-def _vit(checkpoint: Checkpoint, in_channels: int | None) -> Backbone:
-    width = shape_of(checkpoint, "backbone.model.patch_embed.proj.weight", 4)[0]
-    blocks = (re.match(r"backbone\.model\.blocks\.(\d{1,4})\.", n) for n in checkpoint.state)
-    depth = 1 + max((int(match[1]) for match in blocks if match), default=-1)
-    gated = "backbone.model.blocks.0.mlp.w12.weight" in checkpoint.state
-    registers, tokens = 0, "backbone.model.register_tokens"
-    if tokens in checkpoint.state:
-        registers = shape_of(checkpoint, tokens, 3)[1]
+def _vit(checkpoint: Checkpoint) -> str:
+    width = checkpoint.shape(f"{_PREFIX}patch_embed.proj.weight", 4)[0]
+    depth = count_modules(r"backbone\.model\.blocks\.(\d{1,4})\.", checkpoint.state)
+    gated = f"{_PREFIX}blocks.0.mlp.w12.weight" in checkpoint.state
+    tokens = f"{_PREFIX}register_tokens"
+    registers = checkpoint.shape(tokens, 3)[1] if tokens in checkpoint.state else 0
     for name, shape in VITS.items():
         if shape == ViTShape(depth, width, shape.heads, gated, registers):
-            return _whole(name, in_channels)
+            return name
     raise InputError(
         f"backbone: expected one of {', '.join(VITS)}; found {depth} {'gated ' * gated}blocks of "
         f"{width} channels with {registers} registers"
@@ -130,10 +122,14 @@ def _resnet(
     checkpoint: Checkpoint, told: str | None, num_cropped: int | None, in_channels: int | None
 ) -> Backbone:
     """The backbone that the aggregator sits on; stages that it never sees are dropped."""
-    blocks = _block_counts(checkpoint)
-    inner, group_inputs = shape_of(checkpoint, "backbone.model.layer1.0.conv2.weight", 4)[:2]
+    counts = _counts(checkpoint, r"layer(\d)\.(\d{1,4})\.")
+    if list(counts) not in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
+        found = list(counts) or "none"
+        raise InputError(f"backbone: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
+    blocks = tuple(counts.values())
+    inner, group_inputs = checkpoint.shape(f"{_PREFIX}layer1.0.conv2.weight", 4)[:2]
     groups = inner // group_inputs
-    bottleneck = "backbone.model.layer1.0.conv3.weight" in checkpoint.state
+    bottleneck = f"{_PREFIX}layer1.0.conv3.weight" in checkpoint.state
     names = [
         name
         for name, shape in RESNETS.items()
@@ -161,11 +157,3 @@ def _resnet(
         line = f"backbone called {names[0]}; the same, as far as it is kept: {', '.join(names[1:])}"
         checkpoint.notes.append(line)
     return names[0], crop
-
-
-def _block_counts(checkpoint: Checkpoint) -> tuple[int, ...]:
-    counts = _counts(checkpoint, r"layer(\d)\.(\d{1,4})\.")
-    if sorted(counts) not in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
-        found = sorted(counts) or "none"
-        raise InputError(f"backbone: expected stages 1-2, 1-3 or 1-4 (layer1, …), found {found}")
-    return tuple(counts[stage] for stage in sorted(counts))

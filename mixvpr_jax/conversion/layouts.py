@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +31,13 @@ class Layout:
 
     name: str
     anchor: str  # the first convolution
-    modules: Callable[[Iterable[str]], Mapping[str, str]]  # of all names, its prefix → official
+    # Of all names: prefixes of a module's, and the official ones.
+    modules: Callable[[Iterable[str]], Mapping[str, str]] = lambda _: {}
     interpolation: Interpolation = "bilinear"
     image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
     is_bare: bool = False  # a backbone alone
     final_norm: bool = True  # of a transformer's tokens
-    arranged: Callable[[Mapping[str, np.ndarray], str], Weights] | None = None  # beforehand
+    arranged: Callable[[Weights, str], Weights] = lambda state, _: state  # beforehand
     prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
@@ -60,23 +60,16 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
             several = " and ".join(prefix + layout.anchor for prefix in prefixes[:4])
             raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
-            if layout.arranged is not None:
-                inner = _arranged(layout.arranged, inner, prefix)
-            own = _renamed(inner, partial(_replaced, {prefix: ""}))
-            return layout, _renamed(own, partial(_replaced, layout.modules(own)))
+            try:
+                arranged = layout.arranged(inner, prefix)
+            except (ValueError, IndexError, TypeError) as error:  # of shapes
+                raise InputError(
+                    f"expected weights of a transformer, found other shapes: {error}"
+                ) from None
+            own = _moved(arranged, {prefix: ""})
+            return layout, _moved(own, layout.modules(own))
     anchors = ", ".join(layout.anchor for layout in LAYOUTS)
     raise InputError(f"expected one of the keys {anchors}; found {few(state)}")
-
-
-def _arranged(
-    arrange: Callable[[Mapping[str, np.ndarray], str], Weights], state: Weights, prefix: str
-) -> Weights:
-    try:
-        return arrange(state, prefix)
-    except (ValueError, IndexError, TypeError) as error:  # of shapes
-        raise InputError(
-            f"expected weights of a transformer, found other shapes: {error}"
-        ) from None
 
 
 def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> Weights:
@@ -87,11 +80,16 @@ def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> W
     return {new: state[name] for new, name in names.items()}
 
 
-def _replaced(modules: Mapping[str, str], name: str) -> str:
-    for module, official in modules.items():
-        if name.startswith(module):
-            return official + name.removeprefix(module)
-    return name
+def _moved(state: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> Weights:
+    """Renames modules: of prefixes of a name, the first that fits gives way to the other."""
+
+    def moved(name: str) -> str:
+        for module, other in modules.items():
+            if name.startswith(module):
+                return other + name.removeprefix(module)
+        return name
+
+    return _renamed(state, moved)
 
 
 def _without_wrappers(name: str) -> str:
@@ -118,6 +116,11 @@ def text(value: object) -> str:
         return type(value).__name__
 
 
+def count_modules(pattern: str, names: Iterable[str]) -> int:
+    """How many modules there are whose number, from 0 on, is the group of a pattern of names."""
+    return 1 + max((int(match[1]) for n in names if (match := re.match(pattern, n))), default=-1)
+
+
 def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weights:
     """An official state_dict under OpenVPRLab's names, given its `num_unfrozen_blocks`.
 
@@ -125,16 +128,15 @@ def to_openvprlab(state: Mapping[str, np.ndarray], unfrozen_blocks: int) -> Weig
     there are fewer.
     """
     if "backbone.model.cls_token" in state:  # whose blocks keep their numbers
-        return _renamed(state, partial(_replaced, {"backbone.model.": _OPENVPRLAB_DINO}))
+        return _moved(state, {"backbone.model.": _OPENVPRLAB_DINO})
     if "backbone.model.conv1.weight" not in state:
         raise InputError("OpenVPRLab: expected a ResNet or DINOv2, which it has, found neither")
-    stages = (re.match(r"backbone\.model\.layer(\d)\.", name) for name in state)
-    num_blocks = 1 + max((int(match[1]) for match in stages if match), default=0)
+    num_blocks = count_modules(r"backbone\.model\.layer(\d)\.", state)  # the stem is block 0
     if not 0 <= unfrozen_blocks <= num_blocks:
         raise InputError(f"unfrozen blocks: expected 0 to {num_blocks}, found {unfrozen_blocks}")
     modules = _openvprlab_modules(num_blocks - unfrozen_blocks)
     official = {official: module for module, official in modules.items()}
-    return _renamed(state, partial(_replaced, official))
+    return _moved(state, official)
 
 
 def _openvprlab_modules(num_frozen: int) -> dict[str, str]:
@@ -160,7 +162,7 @@ def to_their_names(state: Mapping[str, np.ndarray], config: ModelConfig) -> Weig
         modules = {"backbone.model.": _OPENVPRLAB_DINO}
     elif isinstance(config.aggregator, BoQConfig):
         modules = {official: theirs for theirs, official in _BOQ.items()}
-    return _renamed(state, partial(_replaced, modules))
+    return _moved(state, modules)
 
 
 def _megaloc(names: Iterable[str]) -> dict[str, str]:
@@ -171,25 +173,24 @@ def _megaloc(names: Iterable[str]) -> dict[str, str]:
 
 
 def _openvprlab(names: Iterable[str]) -> dict[str, str]:
-    frozen = (re.match(r"backbone\.frozen_layers\.(\d)\.", name) for name in names)
-    return _openvprlab_modules(1 + max((int(match[1]) for match in frozen if match), default=-1))
+    return _openvprlab_modules(count_modules(r"backbone\.frozen_layers\.(\d)\.", names))
 
 
-_COSPLACE = {  # a torchvision ResNet's children in a row, and the layers of the head
-    "backbone.0.": "backbone.model.conv1.",
-    "backbone.1.": "backbone.model.bn1.",
-    **{f"backbone.{stage + 3}.": f"backbone.model.layer{stage}." for stage in (1, 2, 3, 4)},
+def _children(prefix: str) -> dict[str, str]:
+    """A torchvision ResNet's children in a row."""
+    stages = {f"{prefix}{stage + 3}.": f"backbone.model.layer{stage}." for stage in (1, 2, 3, 4)}
+    return {f"{prefix}0.": "backbone.model.conv1.", f"{prefix}1.": "backbone.model.bn1.", **stages}
+
+
+_COSPLACE = {
+    **_children("backbone."),
     # The head is a list of five layers; in deep-visual-geo-localization-benchmark a list in a list.
     "aggregation.1.p": "aggregator.gem.p",
     "aggregation.0.1.p": "aggregator.gem.p",
     "aggregation.1.": "aggregator.fc.",
     "aggregation.3.": "aggregator.fc.",
 }
-_BOQ = {  # a torchvision ResNet's children in a row
-    "backbone.net.0.": "backbone.model.conv1.",
-    "backbone.net.1.": "backbone.model.bn1.",
-    **{f"backbone.net.{stage + 3}.": f"backbone.model.layer{stage}." for stage in (1, 2, 3, 4)},
-}
+_BOQ = _children("backbone.net.")
 _PATCHES, _OPENVPRLAB_DINO = "patch_embed.proj.weight", "backbone.dino."
 _STEM, _NORMED = "conv_stem.weight", "patch_embed.norm.weight"
 _AROUND = r"((model|net|network|backbone|dinov2|dinov2_with_registers)\.)*"
@@ -200,7 +201,7 @@ _BARE: dict[str, Any] = {
 }
 # The most specific first.
 LAYOUTS = (
-    Layout("official (MixVPR, gsv-cities)", "backbone.model.conv1.weight", lambda _: {}),
+    Layout("official (MixVPR, gsv-cities)", "backbone.model.conv1.weight"),
     Layout("OpenVPRLab", "backbone.frozen_layers.0.0.weight", _openvprlab, "bicubic"),
     Layout(
         "OpenVPRLab, nothing frozen", "backbone.unfrozen_layers.0.0.weight", _openvprlab, "bicubic"
@@ -215,14 +216,13 @@ LAYOUTS = (
         image_size=(322, 322),
         arranged=with_mask_token,
     ),
-    Layout("EfficientNet (MixVPR)", f"backbone.model.{_STEM}", lambda _: {}),
+    Layout("EfficientNet (MixVPR)", f"backbone.model.{_STEM}"),
     Layout(
         "Swin Transformer (MixVPR)",
         f"backbone.model.{_NORMED}",
-        lambda _: {},
         arranged=lambda state, prefix: from_earlier_timm(state, f"{prefix}backbone.model."),
     ),
-    Layout("DINOv2, SALAD", f"backbone.model.{_PATCHES}", lambda _: {}, image_size=(322, 322)),
+    Layout("DINOv2, SALAD", f"backbone.model.{_PATCHES}", image_size=(322, 322)),
     Layout(
         "DINOv2, OpenVPRLab and BoQ",
         f"backbone.dino.{_PATCHES}",

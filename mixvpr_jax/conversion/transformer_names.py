@@ -86,10 +86,8 @@ def from_earlier_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
     """Swin by the names of timm 0.6 and the authors, who end a stage by its downsampling."""
     if f"{prefix}layers.0.downsample.reduction.weight" not in state:
         return dict(state)
-    pattern = re.compile(rf"{re.escape(prefix)}layers\.(\d{{1,4}})\.downsample\.(.*)")
-
-    def renamed(name: str) -> str:
-        match = pattern.fullmatch(name)
-        return f"{prefix}layers.{int(match[1]) + 1}.downsample.{match[2]}" if match else name
-
-    return {renamed(name): array for name, array in state.items()}
+    downsample = re.compile(rf"^({re.escape(prefix)}layers\.)(\d{{1,4}})(?=\.downsample\.)")
+    return {
+        downsample.sub(lambda match: f"{match[1]}{int(match[2]) + 1}", name): array
+        for name, array in state.items()
+    }
