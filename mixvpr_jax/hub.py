@@ -46,13 +46,11 @@ def fetch(text: str) -> Path:
     Raises:
         InputError: There is no such model, or nothing to take in place of an unreachable hub.
     """
-    address, (hub, _) = parse_address(text), _library(text)
+    address, hub, problem = parse_address(text), _library(text), None
     try:
         hub.HfApi(**CLIENT).model_info(address.repository, revision=address.revision)
     except Exception as error:
         problem = error
-    else:
-        problem = None
     try:
         folder = hub.snapshot_download(
             address.repository, revision=address.revision, allow_patterns=list(FILES), **CLIENT
@@ -84,7 +82,7 @@ def push(
         InputError: The repository holds another model, the token may not write to it, or the hub
             is out of reach. Its files are as they were.
     """
-    hub, errors = _library(str(address))
+    hub = _library(str(address))
     api = hub.HfApi(**CLIENT)
     try:
         api.create_repo(address.repository, private=private or None, exist_ok=True)
@@ -103,7 +101,7 @@ def push(
         raise
     except Exception as error:  # from the hub, httpx or the file system
         status = getattr(getattr(error, "response", None), "status_code", None)
-        denied = isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403)
+        denied = isinstance(error, hub.errors.LocalTokenNotFoundError) or status in (401, 403)
         hint = "; hf auth login with a token that may write there" if denied else ""
         why = f" ({text_of(error.__cause__)})" if type(error) is RuntimeError else ""  # an upload's
         raise InputError(
@@ -129,8 +127,7 @@ def _refuse_another_model(
         )
 
 
-def _library(text: str) -> tuple[Any, Any]:
+def _library(text: str) -> Any:
     with extra("hub", f"{text}: expected huggingface_hub"):
-        import huggingface_hub
         import huggingface_hub.errors
-    return huggingface_hub, huggingface_hub.errors
+    return huggingface_hub
