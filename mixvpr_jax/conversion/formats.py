@@ -106,22 +106,21 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
     kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
     settings = whole.get("hyper_parameters"), whole.get("datamodule_hyper_parameters")
     checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, settings=settings)
+    notes = checkpoint.notes
     if keys and keys != ("state_dict",):
-        checkpoint.notes.append(f"weights taken from {_joined(keys)}")
+        notes.append(f"weights taken from {_joined(keys)}")
     for other in _places(whole) if key is None else ():
         if other != keys:
-            line = f"{_joined(other)} left aside, {_joined(keys)} taken (--key says which)"
-            checkpoint.notes.append(line)
+            notes.append(f"{_joined(other)} left aside, {_joined(keys)} taken (--key says which)")
     if aside:
-        line = f"{sum(aside.values()):,} values beside the weights left aside ({few(aside)})"
-        checkpoint.notes.append(line)
+        notes.append(f"{sum(aside.values()):,} values beside the weights left aside ({few(aside)})")
     if others:
         checkpoint.dropped["entries that are no tensors"] = list(others)
     for reason, pattern in DROPPED.items():
         checkpoint.drop(reason, pattern)
     floats = {name: array for name, array in state.items() if is_float(array.dtype)}
     if kinds := sorted({str(array.dtype) for array in floats.values()} - {"float32"}):
-        checkpoint.notes.append(f"{', '.join(kinds)} weights stored as float32")
+        notes.append(f"{', '.join(kinds)} weights stored as float32")
     state.update({name: array.astype(np.float32, copy=False) for name, array in floats.items()})
     return checkpoint
 

@@ -152,8 +152,7 @@ def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
             if name == "val_image_size" and _is_size(trained) and tuple(trained) != tuple(size):
                 line = f"images of {_by(size)}, as it was validated; trained with {_by(trained)}"
                 notes.append(line)
-            height, width = size
-            return height, width
+            return size[0], size[1]
     return None
 
 

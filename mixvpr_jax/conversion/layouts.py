@@ -31,13 +31,13 @@ class Layout:
 
     name: str
     anchor: str  # the first convolution
-    # Of all names: prefixes of a module's, and the official ones.
+    # Of all names: the prefixes of modules, and the official ones.
     modules: Callable[[Iterable[str]], Mapping[str, str]] = lambda _: {}
     interpolation: Interpolation = "bilinear"
     image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
     is_bare: bool = False  # a backbone alone
     final_norm: bool = True  # of a transformer's tokens
-    arranged: Callable[[Weights, str], Weights] = lambda state, _: state  # beforehand
+    arranged: Callable[[Weights], Weights] = dict  # after renaming
     prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
     def prefix_of(self, name: str) -> str | None:
@@ -60,14 +60,14 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
             several = " and ".join(prefix + layout.anchor for prefix in prefixes[:4])
             raise InputError(f"expected one set of weights, found {several}; save one alone")
         for prefix in prefixes:
+            own = _moved(inner, {prefix: ""})
+            named = _moved(own, layout.modules(own))
             try:
-                arranged = layout.arranged(inner, prefix)
+                return layout, layout.arranged(named)
             except (ValueError, IndexError, TypeError) as error:  # of shapes
                 raise InputError(
                     f"expected weights of a transformer, found other shapes: {error}"
                 ) from None
-            own = _moved(arranged, {prefix: ""})
-            return layout, _moved(own, layout.modules(own))
     anchors = ", ".join(layout.anchor for layout in LAYOUTS)
     raise InputError(f"expected one of the keys {anchors}; found {few(state)}")
 
@@ -83,13 +83,13 @@ def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> W
 def _moved(state: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> Weights:
     """Renames modules: of prefixes of a name, the first that fits gives way to the other."""
 
-    def moved(name: str) -> str:
+    def rename(name: str) -> str:
         for module, other in modules.items():
             if name.startswith(module):
                 return other + name.removeprefix(module)
         return name
 
-    return _renamed(state, moved)
+    return _renamed(state, rename)
 
 
 def _without_wrappers(name: str) -> str:
@@ -217,11 +217,7 @@ LAYOUTS = (
         arranged=with_mask_token,
     ),
     Layout("EfficientNet (MixVPR)", f"backbone.model.{_STEM}"),
-    Layout(
-        "Swin Transformer (MixVPR)",
-        f"backbone.model.{_NORMED}",
-        arranged=lambda state, prefix: from_earlier_timm(state, f"{prefix}backbone.model."),
-    ),
+    Layout("Swin Transformer (MixVPR)", f"backbone.model.{_NORMED}", arranged=from_earlier_timm),
     Layout("DINOv2, SALAD", f"backbone.model.{_PATCHES}", image_size=(322, 322)),
     Layout(
         "DINOv2, OpenVPRLab and BoQ",

@@ -24,43 +24,42 @@ _HUGGING_FACE = (  # theirs, the authors'
     (r"layernorm\.", "norm."),
 )
 _PARTS = ("query", "key", "value")  # which the authors keep in one array
+_BACKBONE = "backbone.model."  # precedes the names of other libraries
 
 
-def from_hugging_face(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
-    """DINOv2 by the names of `Dinov2Model` or `Dinov2WithRegistersModel`, which follow `prefix`."""
+def from_hugging_face(state: Mapping[str, np.ndarray]) -> Weights:
+    """DINOv2 by the names of `Dinov2Model` or `Dinov2WithRegistersModel`."""
     renamed = {}
     for name, array in state.items():
-        own = name.removeprefix(prefix)
+        own = name.removeprefix(_BACKBONE)
         for pattern, authors in _HUGGING_FACE:
             own, count = re.subn(rf"^{pattern}", authors, own)
             if count:
                 break
-        renamed[prefix + own] = array
+        renamed[own] = array
     for name in [name for name in renamed if ".attn.query." in name]:
         parts = [name.replace(".query.", f".{part}.") for part in _PARTS]
         if missing := [part for part in parts if part not in renamed]:
             raise InputError(f"expected queries, keys and values, found no {', '.join(missing)}")
         arrays = [renamed.pop(part) for part in parts]
         renamed[name.replace(".query.", ".qkv.")] = np.concatenate(arrays)
-    return renamed
+    return {_BACKBONE + name: array for name, array in renamed.items()}
 
 
-def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+def from_timm(state: Mapping[str, np.ndarray]) -> Weights:
     """DINOv2 by timm's names, `vit_*_patch14_dinov2`; the authors' own stay as they are.
 
     timm drops the mask token, which serves pre-training alone, and adds the class token's position
     to the token where there are registers: both are filled with zeros here.
     """
-    if f"{prefix}mask_token" in state or f"{prefix}pos_embed" not in state:
+    if f"{_BACKBONE}mask_token" in state or f"{_BACKBONE}pos_embed" not in state:
         return dict(state)
-    found = dict(state)
-    positions = found[f"{prefix}pos_embed"]
-    if f"{prefix}reg_token" in found:
-        found[f"{prefix}register_tokens"] = found.pop(f"{prefix}reg_token")
-        if positions.ndim == 3:
+    found = with_mask_token(state)
+    if f"{_BACKBONE}reg_token" in found:
+        found[f"{_BACKBONE}register_tokens"] = found.pop(f"{_BACKBONE}reg_token")
+        if (positions := found[f"{_BACKBONE}pos_embed"]).ndim == 3:
             first = np.zeros_like(positions[:, :1])
-            found[f"{prefix}pos_embed"] = np.concatenate([first, positions], axis=1)
-    found = with_mask_token(found, prefix)
+            found[f"{_BACKBONE}pos_embed"] = np.concatenate([first, positions], axis=1)
     for name in [name for name in found if name.endswith(".mlp.fc1.weight")]:
         block = name.removesuffix("fc1.weight")
         second = found.get(f"{block}fc2.weight")
@@ -72,21 +71,20 @@ def from_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
     return found
 
 
-def with_mask_token(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+def with_mask_token(state: Mapping[str, np.ndarray]) -> Weights:
     """Fills the mask token, which serves pre-training alone, with zeros where it is left out."""
-    found, end = dict(state), "pos_embed"
-    for name in [n for n in state if n.startswith(prefix) and n.endswith(end)]:
-        positions = state[name]
+    found = dict(state)
+    if (positions := state.get(f"{_BACKBONE}pos_embed")) is not None:
         zeros = np.zeros((1, positions.shape[-1]), positions.dtype)
-        found.setdefault(f"{name.removesuffix(end)}mask_token", zeros)
+        found.setdefault(f"{_BACKBONE}mask_token", zeros)
     return found
 
 
-def from_earlier_timm(state: Mapping[str, np.ndarray], prefix: str) -> Weights:
+def from_earlier_timm(state: Mapping[str, np.ndarray]) -> Weights:
     """Swin by the names of timm 0.6 and the authors, who end a stage by its downsampling."""
-    if f"{prefix}layers.0.downsample.reduction.weight" not in state:
+    if f"{_BACKBONE}layers.0.downsample.reduction.weight" not in state:
         return dict(state)
-    downsample = re.compile(rf"^({re.escape(prefix)}layers\.)(\d{{1,4}})(?=\.downsample\.)")
+    downsample = re.compile(r"^(backbone\.model\.layers\.)(\d{1,4})(?=\.downsample\.)")
     return {
         downsample.sub(lambda match: f"{match[1]}{int(match[2]) + 1}", name): array
         for name, array in state.items()
