@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Array
 
 from mixvpr_jax.losses.pairs import circle, contrastive, lifted, multi_similarity, nt_xent, sup_con
-from mixvpr_jax.losses.ranking import fast_ap
-from mixvpr_jax.losses.triplets import centroid_triplet, triplet_margin
+from mixvpr_jax.losses.ranking import centroid_triplet, fast_ap, triplet_margin
 
 Loss = Callable[..., Array]
 

@@ -87,17 +87,10 @@ def multi_similarity_miner(
 ) -> Pairs:
     """Positives less similar than the hardest negative, negatives more than the hardest positive.
 
-    Both with a tolerance of epsilon. Wang et al., "Multi-Similarity Loss with General Pair
-    Weighting for Deep Metric Learning", CVPR 2019.
+    Both with a tolerance of `epsilon`, in cosine similarity. Wang et al., "Multi-Similarity Loss
+    with General Pair Weighting for Deep Metric Learning", CVPR 2019.
 
-    Args:
-        descriptors: Unit descriptors of the whole batch, [n, d].
-        labels: A place an image, [n]; negative for padding.
-        epsilon: The tolerance, in cosine similarity.
-        rows: The anchors, [r]; by default all images.
-
-    Returns:
-        Masks [r, n] of positive and of negative pairs, a row an anchor.
+    Unit descriptors [n, d] and labels [n] → masks [r, n], as `all_pairs` gives them.
 
     Examples:
         >>> mined = multi_similarity_miner(jnp.eye(4), jnp.array([0, 0, 1, 1]))
@@ -125,18 +118,9 @@ def pair_margin_miner(
     """Positives of a similarity below `pos_margin`, negatives of one above `neg_margin`.
 
     Those that the margins of the contrastive loss leave: Hadsell et al., "Dimensionality Reduction
-    by Learning an Invariant Mapping", CVPR 2006; as a miner in pytorch-metric-learning (Musgrave et
-    al., 2020).
+    by Learning an Invariant Mapping", CVPR 2006.
 
-    Args:
-        descriptors: Unit descriptors of the whole batch, [n, d].
-        labels: A place an image, [n]; negative for padding.
-        pos_margin: Positives at least this similar are easy.
-        neg_margin: Negatives at most this similar are easy.
-        rows: The anchors, [r]; by default all images.
-
-    Returns:
-        Masks [r, n] of positive and of negative pairs, a row an anchor.
+    Unit descriptors [n, d] and labels [n] → masks [r, n], as `all_pairs` gives them.
 
     Examples:
         >>> print(pair_margin_miner(jnp.eye(2), jnp.array([0, 1])).negative.any())
@@ -160,14 +144,7 @@ def triplet_margin_miner(
 
     Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering", CVPR 2015.
 
-    Args:
-        descriptors: Unit descriptors of the whole batch, [n, d].
-        labels: A place an image, [n]; negative for padding.
-        margin: In L2 distance.
-        rows: The anchors, [r]; by default all images.
-
-    Returns:
-        A mask [r, n, n] of anchor, positive and negative.
+    Unit descriptors [n, d] and labels [n] → a mask [r, n, n] of anchor, positive and negative.
 
     Examples:
         >>> print(triplet_margin_miner(jnp.eye(3), jnp.array([0, 0, 1])).mask.sum())
@@ -176,7 +153,7 @@ def triplet_margin_miner(
     distance = distances(similarities(lax.stop_gradient(descriptors), rows))
     violation = distance[:, None, :] - distance[:, :, None]  # [anchor, positive, negative]
     semihard = (violation > 0) & (violation <= margin)
-    return Triplets(triplets_of(all_pairs(labels, rows)).mask & semihard)
+    return Triplets(triplets_of(all_pairs(labels, rows)) & semihard)
 
 
 # By the names of their classes in pytorch-metric-learning.
@@ -187,11 +164,11 @@ MINERS: Mapping[str, Miner] = {
 }
 
 
-def triplets_of(mined: Mined) -> Triplets:
-    """The triplets themselves, or every mined positive with every mined negative of its anchor."""
+def triplets_of(mined: Mined) -> Bool[Array, "r n n"]:
+    """Mined triplets, or every mined positive with every mined negative of its anchor."""
     if isinstance(mined, Triplets):
-        return mined
-    return Triplets(mined.positive[:, :, None] & mined.negative[:, None, :])
+        return mined.mask
+    return mined.positive[:, :, None] & mined.negative[:, None, :]
 
 
 def mined_anchors(mined: Mined) -> Bool[Array, " r"]:

@@ -35,8 +35,7 @@ def multi_similarity(
     similarity, positive, negative = _pairs(descriptors, labels, mined, rows)
     attract = log_sum_exp(alpha * (base - similarity), positive > 0, one=True) / alpha
     repel = log_sum_exp(beta * (similarity - base), negative > 0, one=True) / beta
-    anchors = _anchors(labels, rows)
-    loss = mean(attract + repel, anchors, axis_name)
+    loss = mean(attract + repel, _anchors(labels, rows), axis_name)
     return _if_pairs(loss, positive, negative, axis_name)
 
 
@@ -182,7 +181,8 @@ def nt_xent(
     """
     similarity, positives, negatives = _pairs(descriptors, labels, mined, rows)
     logits = similarity / temperature
-    against = log_sum_exp(logits + _log(negatives), negatives > 0, empty=-jnp.inf)
+    repeats = jnp.log(jnp.maximum(negatives, 1))
+    against = log_sum_exp(logits + repeats, negatives > 0, empty=-jnp.inf)
     losses = jnp.logaddexp(logits, against[:, None]) - logits
     loss = mean(losses, positives, axis_name)
     return _if_pairs(loss, positives, negatives, axis_name, both=True)
@@ -218,7 +218,3 @@ def _if_pairs(
     if both:
         enough &= (positives > 0) & (negatives > 0)
     return jnp.where(enough, loss, 0)
-
-
-def _log(counts: Array) -> Array:
-    return jnp.log(jnp.maximum(counts, 1))
