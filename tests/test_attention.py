@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixvpr_jax.models import attention
-from mixvpr_jax.models.attention import attend, flash_attention
+from mixvpr_jax.models import transformer
+from mixvpr_jax.models.transformer import attend, flash_attention
 
 SHAPE = (2, 7, 3, 8)
 
@@ -49,7 +49,7 @@ def test_flash_attention_is_for_bfloat16(dtype, asked):
 def test_padding_to_even_lengths_changes_nothing(lengths):
     x = jax.random.normal(jax.random.key(1), (2, max(lengths), 3, 8))
     query, key = (x[:, :length] for length in lengths)
-    of_jax = functools.partial(attention._by_jax, precision=jax.lax.Precision.HIGHEST)
+    of_jax = functools.partial(transformer._by_jax, precision=jax.lax.Precision.HIGHEST)
 
     def of_even(*given, **options):
         assert all(len(array[0]) % 2 == 0 for array in given)
@@ -59,7 +59,7 @@ def test_padding_to_even_lengths_changes_nothing(lengths):
         weights = jnp.arange(query.size, dtype="float32").reshape(query.shape)
         return run(query, key, key), jax.grad(lambda *x: (weights * run(*x)).sum())(query, key, key)
 
-    ours = both(lambda *given: attention._padded(of_even, *given))
+    ours = both(lambda *given: transformer._padded(of_even, *given))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), ours, both(of_jax)
     )
@@ -90,8 +90,8 @@ def test_a_gpu_without_cudnn():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_all_give_the_same(dtype):
     x, exact = drawn(dtype), jax.lax.Precision.HIGHEST
-    ours = attention._image_by_image(*x, precision=exact)
-    theirs = attention._by_jax(*x, precision=exact)
+    ours = transformer._image_by_image(*x, precision=exact)
+    theirs = transformer._by_jax(*x, precision=exact)
     tolerance = 2e-2 if dtype == "bfloat16" else 1e-6
     pairs = (np.asarray(each.astype(jnp.float32)) for each in (ours, theirs))
     np.testing.assert_allclose(*pairs, rtol=0, atol=tolerance)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.export.nodes import FeatureMap, Graph
-from mixvpr_jax.models.attention import MultiHeadAttention
 from mixvpr_jax.models.boq import EPSILON, BoQ, Encoder
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM, GeMPool, cell_weights
 from mixvpr_jax.models.salad import ITERATIONS, SALAD, TwoLayers
+from mixvpr_jax.models.transformer import MultiHeadAttention
 
 
 def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.models.attention import flash_attention
+from mixvpr_jax.models.transformer import flash_attention
 from mixvpr_jax.models.vpr import VPRModel, is_training
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mixvpr_jax.models.attention import MultiHeadAttention, Norm
 from mixvpr_jax.models.config import BoQConfig, Dtype
-from mixvpr_jax.models.layers import (
-    Sequence,
-    conv_with_bias,
-    l2_normalize,
-    linear,
-    param_dtype,
-)
+from mixvpr_jax.models.layers import Sequence, conv_with_bias, l2_normalize, linear, param_dtype
+from mixvpr_jax.models.transformer import MultiHeadAttention, Norm
 
 EPSILON = 1e-5  # of LayerNorm
 
@@ -56,9 +50,8 @@ class BoQBlock(nnx.Module):
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b q c"]]:
         x = self.encoder(x)
         queries = self.queries[...].astype(x.dtype)
-        queries = self.norm_q(
-            queries + self.self_attn(queries, queries)
-        )  # the same for every image
+        # The same for every image.
+        queries = self.norm_q(queries + self.self_attn(queries, queries))
         queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape[1:]))
         return x, self.norm_out(self.cross_attn(queries, x))
 

@@ -11,17 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.models.attention import Norm, attend
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import Sequence, param_dtype, precision
-from mixvpr_jax.models.positions import (
-    antialiased_bicubic,
-    interpolate,
-    offset_bicubic,
-    to_float32,
-)
-from mixvpr_jax.models.transformer import MLP, PatchEmbedding, small_linear
+from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset_bicubic, to_float32
+from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, attend, small_linear
 
 POSITIONS = 37  # along a side of the square that the position embeddings were trained for
 

@@ -13,11 +13,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mixvpr_jax.models.attention import Norm
 from mixvpr_jax.models.backbones import SWINS, SwinShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
 from mixvpr_jax.models.layers import Sequence, l2_normalize, param_dtype, precision
-from mixvpr_jax.models.transformer import MLP, PatchEmbedding, small_linear
+from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, small_linear
 
 PATCH = 4  # pixels of a patch
 EPSILON = 1e-5  # of LayerNorm
