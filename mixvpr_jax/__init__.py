@@ -17,14 +17,13 @@ if TYPE_CHECKING:
         ModelConfig,
         SALADConfig,
     )
-    from mixvpr_jax.models.linen import to_linen
     from mixvpr_jax.models.plugins import (
         Aggregator,
         Backbone,
         register_aggregator,
         register_backbone,
     )
-    from mixvpr_jax.models.vpr import VPRModel, create_model
+    from mixvpr_jax.models.vpr import VPRModel, create_model, to_linen
     from mixvpr_jax.place_map import Match, PlaceMap
     from mixvpr_jax.preprocess import Preprocess
     from mixvpr_jax.pretrained import from_pretrained, save_pretrained
@@ -67,9 +66,8 @@ _MODULES = {
     ),
     "errors": ("InputError",),
     "evaluation.search": ("Index",),
-    "models.linen": ("to_linen",),
     "models.plugins": ("Aggregator", "Backbone", "register_aggregator", "register_backbone"),
-    "models.vpr": ("VPRModel", "create_model"),
+    "models.vpr": ("VPRModel", "create_model", "to_linen"),
     "place_map": ("Match", "PlaceMap"),
     "preprocess": ("Preprocess",),
     "pretrained": ("from_pretrained", "save_pretrained"),

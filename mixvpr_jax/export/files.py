@@ -14,7 +14,7 @@ import numpy as np
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
-from mixvpr_jax.models.vpr import VPRModel, is_training
+from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.version import __version__
@@ -85,8 +85,7 @@ def export_model(
 
 def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None:
     """Raises InputError for what cannot be written."""
-    if is_training(model):
-        raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
+    require_evaluation(model)
     if path.suffix not in DTYPES:
         raise InputError(f"{path}: expected FILE.onnx or FILE.stablehlo, found another ending")
     if dtype not in DTYPES[path.suffix]:

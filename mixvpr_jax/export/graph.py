@@ -16,7 +16,7 @@ from mixvpr_jax.export.aggregators import AGGREGATORS
 from mixvpr_jax.export.backbones import BACKBONES
 from mixvpr_jax.export.nodes import NCHW, Graph
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.models.vpr import VPRModel, is_training
+from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Precision = Literal["float32", "float16"]
@@ -52,8 +52,7 @@ def to_onnx(
     first = ANTIALIAS if preprocess else OPSETS[0]
     if opset not in range(first, OPSETS[-1] + 1):
         raise InputError(f"opset: expected {first} to {OPSETS[-1]}, found {opset}")
-    if is_training(model):
-        raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
+    require_evaluation(model)
     proto = _empty(config, opset, preprocess=preprocess)
     graph, output = Graph(proto.graph, np.dtype(dtype)), proto.graph.output[0].name
     x = _resized(graph, config) if preprocess else graph.add("Transpose", "images", perm=NCHW)

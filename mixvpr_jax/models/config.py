@@ -16,7 +16,7 @@ from mixvpr_jax.checks import (
 )
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS, Shape
-from mixvpr_jax.models.plugins import Aggregator, find_aggregator, find_backbone, saved_name
+from mixvpr_jax.models.plugins import Aggregator, Backbone, find_plugin, saved_name
 
 DEEPEST = 128  # mixers, each of which takes time to build; the official models have 4
 WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
@@ -183,7 +183,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self._is_plugged:
-            find_backbone(self.arch)
+            find_plugin(self.arch, Backbone)
         else:
             require_known("arch", self.arch, BACKBONES)
         require_known("dtype", self.dtype, get_args(Dtype))
@@ -254,14 +254,14 @@ class ModelConfig:
     def stride(self) -> int:
         """Pixels of the image per position of the feature map."""
         if self._is_plugged:
-            return find_backbone(self.arch).stride
+            return find_plugin(self.arch, Backbone).stride
         return BACKBONES[self.arch].stride(self.num_stages)
 
     @property
     def feature_channels(self) -> int:
         """Channels of the feature map."""
         if self._is_plugged:
-            return find_backbone(self.arch).channels
+            return find_plugin(self.arch, Backbone).channels
         return BACKBONES[self.arch].out_channels(self.num_stages)
 
     @property
@@ -314,7 +314,7 @@ class ModelConfig:
         """This configuration as JSON values."""
         values = asdict(self)
         if self._is_plugged:
-            saved_name(find_backbone(self.arch))
+            saved_name(find_plugin(self.arch, Backbone))
         if self.aggregator is not None:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
@@ -341,7 +341,7 @@ class ModelConfig:
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)
             if isinstance(name, str) and ":" in name:
-                kind = find_aggregator(name)
+                kind = find_plugin(name, Aggregator)
             else:
                 require_known("aggregator name", name, AGGREGATORS)
                 kind = AGGREGATORS[name]

@@ -129,21 +129,12 @@ def saved_name(cls: type) -> str:
     return import_path(cls)
 
 
-def find_aggregator(name: str) -> type[Aggregator]:
-    """A registered class by its import path.
+def find_plugin(name: str, base: type[K]) -> type[K]:
+    """A registered subclass of `Aggregator` or `Backbone`, by its import path.
 
     Raises:
         InputError: Its module was not imported, and MIXVPR_PLUGINS names none that registers it.
     """
-    return _find("aggregator", name, Aggregator)
-
-
-def find_backbone(name: str) -> type[Backbone]:
-    """The same for backbones."""
-    return _find("arch", name, Backbone)
-
-
-def _find(what: str, name: str, base: type[K]) -> type[K]:
     for module in filter(None, os.environ.get(TRUSTED, "").split(",")):
         try:
             import_module(module)
@@ -154,7 +145,7 @@ def _find(what: str, name: str, base: type[K]) -> type[K]:
             ) from error
     found = _KNOWN.get(name)
     if found is None or not issubclass(found, base):
-        module = name.partition(":")[0]
+        what, module = "arch" if base is Backbone else "aggregator", name.partition(":")[0]
         raise InputError(
             f"{what}: expected the plug-in {name} to be registered, found it unknown; if you "
             f"trust its code, import {module} first or set {TRUSTED}={module} (install it, or put "

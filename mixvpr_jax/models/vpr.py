@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
 from mixvpr_jax.models.config import (
+    AggregatorConfig,
     BoQConfig,
     ConvAPConfig,
     CosPlaceConfig,
@@ -28,8 +30,7 @@ from mixvpr_jax.models.efficientnet import EfficientNet
 from mixvpr_jax.models.layers import array_dtype, cast_in_place, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
-from mixvpr_jax.models.plugins import Aggregator as Plugin
-from mixvpr_jax.models.plugins import find_backbone
+from mixvpr_jax.models.plugins import Aggregator, Backbone, find_plugin
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
 from mixvpr_jax.models.salad import SALAD
@@ -39,7 +40,7 @@ from mixvpr_jax.models.swin import Swin
 class PluggedIn(nnx.Module):
     """An aggregator of others, whose output is scaled to unit norm: [b, h, w, c] → [b, d]."""
 
-    def __init__(self, config: ModelConfig, plugin: Plugin, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: ModelConfig, plugin: Aggregator, *, rngs: nnx.Rngs) -> None:
         plugin.descriptor_dim(config.feature_channels, config.feature_size)  # or InputError
         self.module = plugin.build(
             config.feature_channels, config.feature_size, dtype=config.dtype, rngs=rngs
@@ -54,7 +55,7 @@ class PluggedInBackbone(nnx.Module):
     """A backbone of others: normalised images [b, h, w, 3] → feature map [b, h2, w2, c]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.module = find_backbone(config.arch)().build(dtype=config.dtype, rngs=rngs)
+        self.module = find_plugin(config.arch, Backbone)().build(dtype=config.dtype, rngs=rngs)
         found = jax.eval_shape(self.module, jnp.zeros((1, *config.image_size, 3))).shape
         if found != (expected := (1, *config.feature_size, config.feature_channels)):
             raise InputError(
@@ -67,9 +68,6 @@ class PluggedInBackbone(nnx.Module):
     ) -> Float[Array, "b h2 w2 c"]:
         del valid  # of padding, which changes batch_stats here
         return self.module(images)
-
-
-Aggregator = MixVPR | ConvAP | CosPlace | GeM | SALAD | BoQ | PluggedIn
 
 
 class VPRModel(nnx.Module):
@@ -85,7 +83,7 @@ class VPRModel(nnx.Module):
         self.config = config
         self.backbone = _kind(config.arch)(config, rngs=rngs)
         if config.aggregator is not None:
-            self.aggregator = _aggregator(config, rngs)
+            self.aggregator = _aggregator(config, config.aggregator, rngs)
         if config.projection is not None:
             # In float32 whatever the model computes in: its bias cancels most of the product.
             wide, length = param_dtype(config.dtype), config.aggregator_dim
@@ -160,10 +158,40 @@ def fold(model: VPRModel) -> VPRModel:
     return model
 
 
-def is_training(model: VPRModel) -> bool:
-    """Whether a BatchNorm of ours normalises by the batch."""
+def to_linen(
+    model: VPRModel, *, train: bool = False
+) -> tuple[flax.linen.Module, dict[str, dict[str, Any]]]:
+    """Converts a model to a Linen module and its variables.
+
+    Args:
+        model: The model; its weights are shared, not copied.
+        train: Whether the module normalises by the batch and updates `batch_stats`; apply it with
+            `mutable=["batch_stats"]`.
+
+    Returns:
+        The module and {"params": …, "batch_stats": …}, nested dictionaries of plain arrays.
+
+    Examples:
+        >>> model, preprocess = from_pretrained("resnet50_4096")
+        >>> module, variables = to_linen(model)
+        >>> descriptors = module.apply(variables, preprocess(["street.jpg"]))
+    """
+
+    def build(config: ModelConfig, rngs: nnx.Rngs) -> VPRModel:
+        built = VPRModel(config, rngs=rngs)
+        built.train() if train else built.eval()
+        return built
+
+    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    variables = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
+    return nnx.bridge.to_linen(build, model.config), variables
+
+
+def require_evaluation(model: VPRModel) -> None:
+    """Raises InputError if a BatchNorm of ours normalises by the batch."""
     norms = (module for _, module in nnx.iter_modules(model) if isinstance(module, BatchNorm))
-    return any(not norm.use_running_average for norm in norms)
+    if any(not norm.use_running_average for norm in norms):
+        raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
 
 
 def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> None:
@@ -192,9 +220,9 @@ def _kind(arch: str) -> Callable[..., nnx.Module]:
     return next((kind for shapes, kind in own if arch in shapes), PluggedInBackbone)
 
 
-def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
+def _aggregator(config: ModelConfig, aggregator: AggregatorConfig, rngs: nnx.Rngs) -> nnx.Module:
     channels, dtype = config.feature_channels, config.dtype
-    match config.aggregator:
+    match aggregator:
         case MixVPRConfig() as mixvpr:
             return MixVPR(channels, *config.feature_size, mixvpr, dtype=dtype, rngs=rngs)
         case ConvAPConfig() as convap:
@@ -207,7 +235,5 @@ def _aggregator(config: ModelConfig, rngs: nnx.Rngs) -> Aggregator:
             return SALAD(channels, salad, dtype=dtype, rngs=rngs)
         case BoQConfig() as boq:
             return BoQ(channels, boq, dtype=dtype, rngs=rngs)
-        case Plugin() as plugin:
+        case Aggregator() as plugin:
             return PluggedIn(config, plugin, rngs=rngs)
-        case None:
-            raise InputError("a bare backbone has no aggregator")
