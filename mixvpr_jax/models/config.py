@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from mixvpr_jax.checks import (
@@ -26,6 +26,15 @@ Interpolation = Literal["bilinear", "bicubic"]
 # Fields of ModelConfig that earlier versions lack, and what these did.
 ADDED_SINCE = {"projection": None, "final_norm": True}
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
+
+
+@dataclass(frozen=True)
+class _Positive:
+    """Settings that are all numbers above 0."""
+
+    def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        require_positive(self, *(setting.name for setting in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class MixVPRConfig:
 
 
 @dataclass(frozen=True)
-class ConvAPConfig:
+class ConvAPConfig(_Positive):
     """Conv-AP (Ali-bey et al., GSV-Cities, 2022): 1x1 convolution, averages of s1 x s2 cells."""
 
     name: ClassVar[str] = "ConvAP"
@@ -63,37 +72,25 @@ class ConvAPConfig:
     s1: int = 2
     s2: int = 2
 
-    def __post_init__(self) -> None:
-        to_plain_numbers(self)
-        require_positive(self, "out_channels", "s1", "s2")
-
 
 @dataclass(frozen=True)
-class CosPlaceConfig:
+class CosPlaceConfig(_Positive):
     """CosPlace's head (Berton et al., CVPR 2022): normalise, GeM, Linear, normalise."""
 
     name: ClassVar[str] = "CosPlace"
     out_dim: int = 512
 
-    def __post_init__(self) -> None:
-        to_plain_numbers(self)
-        require_positive(self, "out_dim")
-
 
 @dataclass(frozen=True)
-class GeMConfig:
+class GeMConfig(_Positive):
     """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent."""
 
     name: ClassVar[str] = "GeM"
     p: float = 3.0
 
-    def __post_init__(self) -> None:
-        to_plain_numbers(self)
-        require_positive(self, "p")
-
 
 @dataclass(frozen=True)
-class SALADConfig:
+class SALADConfig(_Positive):
     """SALAD (Izquierdo, Civera, CVPR 2024): features shared out among clusters by transport.
 
     Attributes:
@@ -108,13 +105,9 @@ class SALADConfig:
     cluster_dim: int = 128
     token_dim: int = 256
 
-    def __post_init__(self) -> None:
-        to_plain_numbers(self)
-        require_positive(self, "num_clusters", "cluster_dim", "token_dim")
-
 
 @dataclass(frozen=True)
-class BoQConfig:
+class BoQConfig(_Positive):
     """BoQ (Ali-bey et al., CVPR 2024): learned queries read the feature map by attention.
 
     Attributes:
@@ -132,8 +125,7 @@ class BoQConfig:
     row_dim: int = 32
 
     def __post_init__(self) -> None:
-        to_plain_numbers(self)
-        require_positive(self, "proj_channels", "num_queries", "num_layers", "row_dim")
+        super().__post_init__()
         if self.proj_channels % self.head_dim:
             raise InputError(
                 f"proj_channels: expected a multiple of {self.head_dim}, found {self.proj_channels}"
