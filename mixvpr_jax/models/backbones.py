@@ -64,17 +64,12 @@ class ResNetShape(Shape):
     def most_frozen(self) -> int:
         return 3
 
-    @property
-    def expansion(self) -> int:
-        """Output channels of a block as a multiple of its planes."""
-        return 4 if self.bottleneck else 1
-
     def stride(self, num_stages: int) -> int:
         return 4 * 2 ** (num_stages - 1)
 
     def out_channels(self, num_stages: int) -> int:
         """Channels that leave so many stages (1-4)."""
-        return 64 * 2 ** (num_stages - 1) * self.expansion
+        return 64 * 2 ** (num_stages - 1) * (4 if self.bottleneck else 1)
 
     def inner_channels(self, stage: int) -> int:
         """Channels of the 3x3 convolutions inside the blocks of `stage` (1-4)."""

@@ -40,7 +40,7 @@ class MixVPR(nnx.Module):
         in_w: int,
         config: MixVPRConfig,
         *,
-        dtype: Dtype = "float32",
+        dtype: Dtype,
         rngs: nnx.Rngs,
     ) -> None:
         positions = in_h * in_w

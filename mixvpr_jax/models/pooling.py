@@ -23,7 +23,7 @@ class GeMPool(nnx.Module):
 
     epsilon = 1e-6
 
-    def __init__(self, p: float = 3.0, *, dtype: Dtype = "float32") -> None:
+    def __init__(self, p: float = 3.0, *, dtype: Dtype) -> None:
         self.p = nnx.Param(jnp.full((1,), p, param_dtype(dtype)))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:

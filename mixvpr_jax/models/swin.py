@@ -56,7 +56,10 @@ def log_spaced(window: int, trained: int) -> np.ndarray:
 
 
 class Attention(nnx.Module):
-    """Cosine attention among the positions of each window; keys have no bias."""
+    """Attention by cosines among the positions of each window; keys have no bias.
+
+    Cosines and softmax are float32 or wider.
+    """
 
     def __init__(
         self, window: int, trained: int, width: int, heads: int, *, dtype: Dtype, rngs: nnx.Rngs
@@ -77,33 +80,16 @@ class Attention(nnx.Module):
         qkv = self.qkv(x) + jnp.concatenate(bias).astype(x.dtype)[None, None, None]
         qkv = qkv.reshape(*x.shape[:3], 3, self.heads, -1)
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], math.log(100)))
-        mixed = attend_by_cosines(
-            qkv[:, :, :, 0],
-            qkv[:, :, :, 1],
-            qkv[:, :, :, 2],
-            scale,
-            self.cpb_mlp()[None] if mask is None else self.cpb_mlp()[None] + mask[:, None],
-            self.precision,
+        query, key, value = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]
+        bias = self.cpb_mlp()[None] if mask is None else self.cpb_mlp()[None] + mask[:, None]
+        wide, exact = scale.dtype, self.precision
+        query, key = (l2_normalize(one.astype(wide)).astype(value.dtype) for one in (query, key))
+        cosines = jnp.einsum(
+            "bmqhd,bmkhd->bmhqk", query, key, precision=exact, preferred_element_type=wide
         )
+        weights = jax.nn.softmax(cosines * scale[None, None] + bias[None]).astype(value.dtype)
+        mixed = jnp.einsum("bmhqk,bmkhd->bmqhd", weights, value, precision=exact)
         return self.proj(mixed.reshape(x.shape))
-
-
-def attend_by_cosines(
-    query: Float[Array, "b m n h d"],
-    key: Float[Array, "b m n h d"],
-    value: Float[Array, "b m n h d"],
-    scale: Float[Array, "h 1 1"],
-    bias: Float[Array, "w h n n"],
-    precision: jax.lax.Precision,
-) -> Float[Array, "b m n h d"]:
-    """Attention by cosines times `scale`; these and the softmax are float32 or wider."""
-    wide = scale.dtype
-    query, key = (l2_normalize(one.astype(wide)).astype(value.dtype) for one in (query, key))
-    cosines = jnp.einsum(
-        "bmqhd,bmkhd->bmhqk", query, key, precision=precision, preferred_element_type=wide
-    )
-    weights = jax.nn.softmax(cosines * scale[None, None] + bias[None]).astype(value.dtype)
-    return jnp.einsum("bmhqk,bmkhd->bmqhd", weights, value, precision=precision)
 
 
 class Block(nnx.Module):
