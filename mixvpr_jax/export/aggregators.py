@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.export.nodes import FeatureMap, Graph
-from mixvpr_jax.models.boq import EPSILON, BoQ, Encoder
+from mixvpr_jax.models.boq import BoQ, Encoder
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM, GeMPool, cell_weights
 from mixvpr_jax.models.salad import ITERATIONS, SALAD, TwoLayers
@@ -18,9 +18,9 @@ from mixvpr_jax.models.transformer import MultiHeadAttention
 
 def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
     x = features.channels_first(graph)
-    x = graph.add("Reshape", x, graph.weight([0, features.channels, -1], np.int64))
+    x = graph.reshape(x, 0, features.channels, -1)
     for mixer in aggregator.mix:
-        y = graph.layer_norm(mixer.norm, x, epsilon=1e-5)
+        y = graph.layer_norm(mixer.norm, x)
         y = graph.add("Relu", graph.linear(mixer.expand, y))
         x = graph.add("Add", x, graph.linear(mixer.project, y))
     # The projections commute, but for their biases; that of positions leaves less to compute.
@@ -32,7 +32,7 @@ def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
     x = graph.add("MatMul", x, graph.weight(kernel))
     x = graph.add("MatMul", graph.weight(np.asarray(over_channels.kernel[...]).T), x)
     x = graph.add("Add", x, graph.weight(channel_bias[:, None] * kernel.sum(0) + row_bias))
-    return graph.add("Reshape", x, graph.weight([0, -1], np.int64))
+    return graph.reshape(x, 0, -1)
 
 
 def _convap(graph: Graph, aggregator: ConvAP, features: FeatureMap) -> str:
@@ -45,7 +45,7 @@ def _convap(graph: Graph, aggregator: ConvAP, features: FeatureMap) -> str:
     sizes = zip(features.size, aggregator.cells, strict=True)
     rows, columns = (cell_weights(*each) for each in sizes)
     x = graph.add("MatMul", graph.weight(rows), graph.add("MatMul", x, graph.weight(columns.T)))
-    return graph.add("Reshape", x, graph.weight([0, -1], np.int64))
+    return graph.reshape(x, 0, -1)
 
 
 def _cosplace(graph: Graph, aggregator: CosPlace, features: FeatureMap) -> str:
@@ -73,7 +73,7 @@ def _salad(graph: Graph, aggregator: SALAD, features: FeatureMap) -> str:
     scores = graph.cast(_two_layers(graph, aggregator.score, features.name), "float32")
     shares = _transport(graph, scores, aggregator, math.prod(features.size))
     x = graph.cast(_two_layers(graph, aggregator.cluster_features, features.name), "float32")
-    clusters = graph.add("MatMul", graph.add("Transpose", x, perm=(0, 2, 1)), shares)
+    clusters = graph.add("MatMul", graph.transpose(x, 0, 2, 1), shares)
     flat = graph.weight([0, -1], np.int64)
     clusters = graph.add("Reshape", graph.l2_normalize(clusters, axis=1), flat)
     token = graph.cast(_two_layers(graph, aggregator.token_features, features.token), "float32")
@@ -103,25 +103,24 @@ def _boq(graph: Graph, aggregator: BoQ, features: FeatureMap) -> str:
     kernel = graph.weight(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1))
     x = features.channels_first(graph)
     x = graph.add("Conv", x, kernel, graph.weight(conv.bias[...]), pads=[1] * 4)
-    x = graph.add("Reshape", x, graph.weight([0, conv.out_features, -1], np.int64))
-    x = graph.add("Transpose", x, perm=(0, 2, 1))
-    x = graph.layer_norm(aggregator.norm_input, x, EPSILON)
+    x = graph.transpose(graph.reshape(x, 0, conv.out_features, -1), 0, 2, 1)
+    x = graph.layer_norm(aggregator.norm_input, x)
     read = []
     for block in aggregator.boqs:
         x = _encoder(graph, block.encoder, x)
         queries = block.queries[...]
         queries = graph.weight(block.norm_q(queries + block.self_attn(queries, queries)))
         found = _attention(graph, block.cross_attn, queries, x)
-        read.append(graph.layer_norm(block.norm_out, found, EPSILON))
-    x = graph.add("Transpose", graph.add("Concat", *read, axis=1), perm=(0, 2, 1))
-    return graph.add("Reshape", graph.linear(aggregator.fc, x), graph.weight([0, -1], np.int64))
+        read.append(graph.layer_norm(block.norm_out, found))
+    x = graph.transpose(graph.add("Concat", *read, axis=1), 0, 2, 1)
+    return graph.reshape(graph.linear(aggregator.fc, x), 0, -1)
 
 
 def _encoder(graph: Graph, encoder: Encoder, x: str) -> str:
     x = graph.add("Add", x, _attention(graph, encoder.self_attn, x, x))
-    x = graph.layer_norm(encoder.norm1, x, EPSILON)
+    x = graph.layer_norm(encoder.norm1, x)
     y = graph.linear(encoder.linear2, graph.add("Relu", graph.linear(encoder.linear1, x)))
-    return graph.layer_norm(encoder.norm2, graph.add("Add", x, y), EPSILON)
+    return graph.layer_norm(encoder.norm2, graph.add("Add", x, y))
 
 
 def _attention(graph: Graph, layer: MultiHeadAttention, queries: str, tokens: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
 from mixvpr_jax.export.swin import swin
@@ -48,8 +49,7 @@ def _dinov2(graph: Graph, backbone: DINOv2, x: str, config: ModelConfig) -> Feat
     patches = backbone.patch_embed.proj
     kernel = np.asarray(patches.kernel[...]).reshape(PATCH, PATCH, 3, width).transpose(3, 2, 0, 1)
     x = graph.add("Conv", x, graph.weight(kernel), strides=[PATCH] * 2)
-    x = graph.add("Reshape", x, graph.weight([0, width, -1], np.int64))
-    x = graph.add("Transpose", x, perm=(0, 2, 1))
+    x = graph.transpose(graph.reshape(x, 0, width, -1), 0, 2, 1)
     # Zeros take the places of class token and registers, which are added with the positions.
     first = 1 + backbone.num_registers
     x = graph.add("Pad", x, graph.weight([0, first, 0, 0, 0, 0], np.int64))
@@ -57,11 +57,10 @@ def _dinov2(graph: Graph, backbone: DINOv2, x: str, config: ModelConfig) -> Feat
     for block in backbone.blocks:
         x = _block(graph, block, x)
     if backbone.final_norm:
-        x = graph.layer_norm(backbone.norm, x, backbone.norm.epsilon)
-    patches = graph.part(x, 1, first, first + size[0] * size[1])
-    if not isinstance(config.aggregator, SALADConfig):
-        return FeatureMap(patches, width, size, is_tokens=True)
-    token = graph.add("Reshape", graph.part(x, 1, 0, 1), graph.weight([0, width], np.int64))
+        x = graph.layer_norm(backbone.norm, x)
+    patches, token = graph.part(x, 1, first, first + size[0] * size[1]), None
+    if isinstance(config.aggregator, SALADConfig):
+        token = graph.reshape(graph.part(x, 1, 0, 1), 0, width)
     return FeatureMap(patches, width, size, is_tokens=True, token=token)
 
 
@@ -75,27 +74,24 @@ def _constant(backbone: DINOv2, rows: int, columns: int) -> np.ndarray:
 
 
 def _block(graph: Graph, block: vits.Block, x: str) -> str:
-    y = graph.layer_norm(block.norm1, x, block.norm1.epsilon)
-    x = graph.add("Add", x, _attention(graph, block.attn, block.ls1, y))
-    y = graph.layer_norm(block.norm2, x, block.norm2.epsilon)
+    y = graph.layer_norm(block.norm1, x)
+    y = graph.attention(y, y, block.attn.qkv, block.attn.heads)
+    x = graph.add("Add", x, _scaled(graph, block.attn.proj, block.ls1, y))
+    y = graph.layer_norm(block.norm2, x)
     if isinstance(block.mlp, vits.SwiGLU):
-        return graph.add("Add", x, _swiglu(graph, block.mlp, block.ls2, y))
-    y = graph.gelu(graph.linear(block.mlp.fc1, y))
-    return graph.add("Add", x, _scaled(graph, block.mlp.fc2, block.ls2, y))
+        y, last = _gated(graph, block.mlp.w12, y), block.mlp.w3
+    else:
+        y, last = graph.gelu(graph.linear(block.mlp.fc1, y)), block.mlp.fc2
+    return graph.add("Add", x, _scaled(graph, last, block.ls2, y))
 
 
-def _attention(graph: Graph, layer: vits.Attention, scale: vits.LayerScale, x: str) -> str:
-    x = graph.attention(x, x, layer.qkv, layer.heads)
-    return _scaled(graph, layer.proj, scale, x)
-
-
-def _swiglu(graph: Graph, layer: vits.SwiGLU, scale: vits.LayerScale, x: str) -> str:
-    kernels, biases = (np.split(wide(w), 2, axis=-1) for w in (layer.w12.kernel, layer.w12.bias))
+def _gated(graph: Graph, layer: nnx.Linear, x: str) -> str:
+    kernels, biases = (np.split(wide(w), 2, axis=-1) for w in (layer.kernel, layer.bias))
     gate, value = (graph.product(x, *each) for each in zip(kernels, biases, strict=True))
-    return _scaled(graph, layer.w3, scale, graph.add("Mul", _silu(graph, gate), value))
+    return graph.add("Mul", _silu(graph, gate), value)
 
 
-def _scaled(graph: Graph, layer: Any, scale: vits.LayerScale, x: str) -> str:
+def _scaled(graph: Graph, layer: nnx.Linear, scale: vits.LayerScale, x: str) -> str:
     """A Linear layer that holds the LayerScale after it."""
     gamma = wide(scale.gamma)
     return graph.product(x, wide(layer.kernel) * gamma, wide(layer.bias) * gamma)
@@ -124,8 +120,7 @@ def _inverted(graph: Graph, block: DepthwiseSeparable | InvertedResidual, x: str
 def _squeeze_excite(graph: Graph, layer: SqueezeExcite, x: str) -> str:
     y = graph.add("Flatten", graph.add("GlobalAveragePool", x))
     y = graph.linear(layer.conv_expand, _silu(graph, graph.linear(layer.conv_reduce, y)))
-    factor = graph.add("Reshape", graph.add("Sigmoid", y), graph.weight([0, -1, 1, 1], np.int64))
-    return graph.add("Mul", x, factor)
+    return graph.add("Mul", x, graph.reshape(graph.add("Sigmoid", y), 0, -1, 1, 1))
 
 
 def _silu(graph: Graph, x: str) -> str:

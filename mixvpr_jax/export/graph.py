@@ -55,7 +55,7 @@ def to_onnx(
     require_evaluation(model)
     proto = _empty(config, opset, preprocess=preprocess)
     graph, output = Graph(proto.graph, np.dtype(dtype)), proto.graph.output[0].name
-    x = _resized(graph, config) if preprocess else graph.add("Transpose", "images", perm=NCHW)
+    x = _resized(graph, config) if preprocess else graph.transpose("images", *NCHW)
     features = BACKBONES[type(model.backbone)](graph, model.backbone, graph.cast(x, dtype), config)
     if config.aggregator is None:
         features.channels_last(graph, output)
@@ -110,7 +110,7 @@ def _empty(config: ModelConfig, opset: int, *, preprocess: bool) -> onnx.ModelPr
 
 def _resized(graph: Graph, config: ModelConfig) -> str:
     """uint8 [batch, height, width, 3] of any size → normalised [batch, 3, h, w]."""
-    x = graph.add("Cast", graph.add("Transpose", "images", perm=NCHW), to=TensorProto.FLOAT)
+    x = graph.add("Cast", graph.transpose("images", *NCHW), to=TensorProto.FLOAT)
     size = graph.weight(config.image_size, np.int64)
     mode = "cubic" if config.interpolation == "bicubic" else "linear"
     options: dict[str, Any] = {"cubic_coeff_a": -0.5} if mode == "cubic" else {}  # as Pillow's

@@ -62,6 +62,14 @@ class Graph:
             group=conv.groups,
         )
 
+    def reshape(self, x: str, *shape: int, output: str = "") -> str:
+        """To another shape, where 0 keeps a length and -1 takes what is left."""
+        return self.add("Reshape", x, self.weight(shape, np.int64), output=output)
+
+    def transpose(self, x: str, *axes: int, output: str = "") -> str:
+        """With the axes in another order."""
+        return self.add("Transpose", x, perm=axes, output=output)
+
     def linear(self, layer: nnx.Linear, x: str, dtype: Any = None) -> str:
         """A Linear layer over the last axis, by default in the graph's dtype."""
         assert layer.bias is not None
@@ -80,22 +88,20 @@ class Graph:
         """
         kernels, biases = (np.split(wide(w), 3, axis=-1) for w in (layer.kernel, layer.bias))
         depth = len(kernels[0]) // heads
-        shape, parts = self.weight([0, 0, heads, depth], np.int64), []
-        for x, kernel, bias, factor, order in zip(
-            (queries, tokens, tokens),
-            kernels,
-            biases,
-            (depth**-0.5, 1, 1),
-            ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)),
-            strict=True,
-        ):
-            part = self.add("Reshape", self.product(x, kernel * factor, bias * factor), shape)
-            parts.append(self.add("Transpose", part, perm=order))
-        query, key, value = parts
+        shape, scale = self.weight([0, 0, heads, depth], np.int64), depth**-0.5
+        query = self.by_head(queries, kernels[0] * scale, biases[0] * scale, shape)
+        key = self.by_head(tokens, kernels[1], biases[1], shape, (0, 2, 3, 1))
+        value = self.by_head(tokens, kernels[2], biases[2], shape)
         scores = self.cast(self.add("MatMul", query, key), "float32")
         weights = self.cast(self.add("Softmax", scores, axis=-1), "float16")
-        x = self.add("Transpose", self.add("MatMul", weights, value), perm=(0, 2, 1, 3))
-        return self.add("Reshape", x, self.weight([0, 0, -1], np.int64))
+        x = self.transpose(self.add("MatMul", weights, value), 0, 2, 1, 3)
+        return self.reshape(x, 0, 0, -1)
+
+    def by_head(
+        self, x: str, kernel: Any, bias: Any, shape: str, axes: tuple[int, ...] = (0, 2, 1, 3)
+    ) -> str:
+        """A product as [b, n, heads, d], then transposed: by default to [b, heads, n, d]."""
+        return self.transpose(self.add("Reshape", self.product(x, kernel, bias), shape), *axes)
 
     def gelu(self, x: str) -> str:
         """As the nodes that runtimes fuse; opsets before 20 have no node for it."""
@@ -108,10 +114,10 @@ class Graph:
         limits = (self.weight([limit], np.int64) for limit in (start, end, axis))
         return self.add("Slice", x, *limits)
 
-    def layer_norm(self, norm: Any, x: str, epsilon: float) -> str:
+    def layer_norm(self, norm: Any, x: str) -> str:
         """LayerNorm over the last axis, whose mean and variance ONNX takes in float32."""
         scale, bias = (self.weight(value[...]) for value in (norm.scale, norm.bias))
-        return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+        return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.epsilon)
 
     def l2_normalize(self, x: str, axis: int, output: str = "") -> str:
         """Divides by the norm over an axis, in float32."""
@@ -142,16 +148,14 @@ class FeatureMap:
         """[b, c, h, w]."""
         if not self.is_tokens:
             return self.name
-        x = graph.add("Transpose", self.name, perm=(0, 2, 1))
-        return graph.add("Reshape", x, graph.weight([0, self.channels, *self.size], np.int64))
+        return graph.reshape(graph.transpose(self.name, 0, 2, 1), 0, self.channels, *self.size)
 
     def channels_last(self, graph: Graph, output: str) -> str:
         """[b, h, w, c] in float32, by the name of a graph's output."""
         x = graph.cast(self.name, "float32")
         if not self.is_tokens:
-            return graph.add("Transpose", x, perm=NHWC, output=output)
-        shape = graph.weight([0, *self.size, self.channels], np.int64)
-        return graph.add("Reshape", x, shape, output=output)
+            return graph.transpose(x, *NHWC, output=output)
+        return graph.reshape(x, 0, *self.size, self.channels, output=output)
 
 
 def wide(value: Any) -> np.ndarray:

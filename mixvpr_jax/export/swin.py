@@ -8,7 +8,7 @@ import numpy as np
 
 from mixvpr_jax.export.nodes import NHWC, FeatureMap, Graph, wide
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.models.swin import EPSILON, PATCH, Attention, Block, Downsample, Swin
+from mixvpr_jax.models.swin import PATCH, Attention, Block, Downsample, Swin
 
 
 def swin(graph: Graph, backbone: Swin, x: str, config: ModelConfig) -> FeatureMap:
@@ -16,25 +16,23 @@ def swin(graph: Graph, backbone: Swin, x: str, config: ModelConfig) -> FeatureMa
     embed, width = backbone.patch_embed, config.feature_channels
     kernel = np.asarray(embed.proj.kernel[...]).reshape(PATCH, PATCH, 3, -1).transpose(3, 2, 0, 1)
     weights = graph.weight(kernel), graph.weight(wide(embed.proj.bias))
-    x = graph.add("Transpose", graph.add("Conv", x, *weights, strides=[PATCH] * 2), perm=NHWC)
-    x = graph.layer_norm(embed.norm, x, EPSILON)
+    x = graph.transpose(graph.add("Conv", x, *weights, strides=[PATCH] * 2), *NHWC)
+    x = graph.layer_norm(embed.norm, x)
     for layer in backbone.layers:
         if hasattr(layer, "downsample"):
             x = _halved(graph, layer.downsample, x, next(iter(layer.blocks)).side)
         for block in layer.blocks:
             x = _block(graph, block, x)
-    x = graph.layer_norm(backbone.norm, x, EPSILON)
-    x = graph.add("Reshape", x, graph.weight([0, -1, width], np.int64))
+    x = graph.reshape(graph.layer_norm(backbone.norm, x), 0, -1, width)
     return FeatureMap(x, width, config.feature_size, is_tokens=True)
 
 
 def _halved(graph: Graph, layer: Downsample, x: str, side: int) -> str:
     """Four neighbours become one position of a map of this side."""
     kernel = wide(layer.reduction.kernel)
-    apart = graph.weight([0, side, 2, side, 2, len(kernel) // 4], np.int64)
-    x = graph.add("Transpose", graph.add("Reshape", x, apart), perm=(0, 1, 3, 4, 2, 5))
-    x = graph.add("Reshape", x, graph.weight([0, side, side, len(kernel)], np.int64))
-    return graph.layer_norm(layer.norm, graph.add("MatMul", x, graph.weight(kernel)), EPSILON)
+    x = graph.reshape(x, 0, side, 2, side, 2, len(kernel) // 4)
+    x = graph.reshape(graph.transpose(x, 0, 1, 3, 4, 2, 5), 0, side, side, len(kernel))
+    return graph.layer_norm(layer.norm, graph.add("MatMul", x, graph.weight(kernel)))
 
 
 def _block(graph: Graph, block: Block, x: str) -> str:
@@ -43,9 +41,9 @@ def _block(graph: Graph, block: Block, x: str) -> str:
     y = _attention(graph, block, _windows(graph, y, block))
     y = _joined(graph, y, block)
     y = _rolled(graph, y, side - shift, side) if shift else y
-    x = graph.add("Add", x, graph.layer_norm(block.norm1, y, EPSILON))
+    x = graph.add("Add", x, graph.layer_norm(block.norm1, y))
     y = graph.linear(block.mlp.fc2, graph.gelu(graph.linear(block.mlp.fc1, x)))
-    return graph.add("Add", x, graph.layer_norm(block.norm2, y, EPSILON))
+    return graph.add("Add", x, graph.layer_norm(block.norm2, y))
 
 
 def _rolled(graph: Graph, x: str, first: int, side: int) -> str:
@@ -59,18 +57,16 @@ def _rolled(graph: Graph, x: str, first: int, side: int) -> str:
 def _windows(graph: Graph, x: str, block: Block) -> str:
     count, window = block.side // block.window, block.window
     width = len(wide(block.norm1.scale))
-    x = graph.add("Reshape", x, graph.weight([0, count, window, count, window, width], np.int64))
-    x = graph.add("Transpose", x, perm=(0, 1, 3, 2, 4, 5))
-    return graph.add("Reshape", x, graph.weight([-1, window**2, width], np.int64))
+    x = graph.reshape(x, 0, count, window, count, window, width)
+    return graph.reshape(graph.transpose(x, 0, 1, 3, 2, 4, 5), -1, window**2, width)
 
 
 def _joined(graph: Graph, x: str, block: Block) -> str:
     """The inverse of `_windows`."""
     count, window, side = block.side // block.window, block.window, block.side
     width = len(wide(block.norm1.scale))
-    x = graph.add("Reshape", x, graph.weight([-1, count, count, window, window, width], np.int64))
-    x = graph.add("Transpose", x, perm=(0, 1, 3, 2, 4, 5))
-    return graph.add("Reshape", x, graph.weight([0, side, side, width], np.int64))
+    x = graph.reshape(x, -1, count, count, window, window, width)
+    return graph.reshape(graph.transpose(x, 0, 1, 3, 2, 4, 5), 0, side, side, width)
 
 
 def _attention(graph: Graph, block: Block, x: str) -> str:
@@ -83,16 +79,12 @@ def _attention(graph: Graph, block: Block, x: str) -> str:
     scores, bias = graph.cast(scores, "float32"), np.asarray(layer.cpb_mlp(), np.float32)
     if block.shift:
         bias = bias[None] + np.asarray(block.mask(), np.float32)[:, None]
-        grouped = graph.weight([-1, *bias.shape], np.int64)
-        scores = graph.add("Reshape", scores, grouped)
+        scores = graph.reshape(scores, -1, *bias.shape)
     weights = graph.add("Softmax", graph.add("Add", scores, graph.weight(bias, np.float32)))
     if block.shift:
-        shape = [-1, layer.heads, positions, positions]
-        weights = graph.add("Reshape", weights, graph.weight(shape, np.int64))
+        weights = graph.reshape(weights, -1, layer.heads, positions, positions)
     x = graph.add("MatMul", graph.cast(weights, "float16"), value)
-    x = graph.add("Transpose", x, perm=(0, 2, 1, 3))
-    x = graph.add("Reshape", x, graph.weight([0, 0, -1], np.int64))
-    return graph.linear(layer.proj, x)
+    return graph.linear(layer.proj, graph.reshape(graph.transpose(x, 0, 2, 1, 3), 0, 0, -1))
 
 
 def _projected(graph: Graph, layer: Attention, x: str) -> tuple[str, str, str]:
@@ -101,13 +93,7 @@ def _projected(graph: Graph, layer: Attention, x: str) -> tuple[str, str, str]:
     width = len(kernels[0])
     query_bias, value_bias = wide(layer.q_bias), wide(layer.v_bias)
     shape = graph.weight([0, 0, layer.heads, width // layer.heads], np.int64)
-
-    def part(kernel: np.ndarray, bias: np.ndarray, order: tuple[int, ...]) -> str:
-        found = graph.add("Reshape", graph.product(x, kernel, bias), shape)
-        return graph.add("Transpose", found, perm=order)
-
-    rows, columns = (0, 2, 1, 3), (0, 2, 3, 1)
-    query = graph.cast(part(kernels[0], query_bias, rows), "float32")
-    key = graph.cast(part(kernels[1], np.zeros(width), columns), "float32")
+    query = graph.cast(graph.by_head(x, kernels[0], query_bias, shape), "float32")
+    key = graph.cast(graph.by_head(x, kernels[1], np.zeros(width), shape, (0, 2, 3, 1)), "float32")
     unit = graph.l2_normalize(query, axis=3), graph.l2_normalize(key, axis=2)
-    return *unit, part(kernels[2], value_bias, rows)
+    return *unit, graph.by_head(x, kernels[2], value_bias, shape)

@@ -21,7 +21,8 @@ class FeatureMixer(nnx.Module):
             "kernel_init": nnx.initializers.normal(0.02),
             "bias_init": nnx.initializers.zeros_init(),
         }
-        self.norm = nnx.LayerNorm(positions, param_dtype=param_dtype(dtype), rngs=rngs)
+        stored = param_dtype(dtype)
+        self.norm = nnx.LayerNorm(positions, epsilon=1e-5, param_dtype=stored, rngs=rngs)
         self.expand = linear(positions, hidden, dtype=dtype, rngs=rngs, **start)
         self.project = linear(hidden, positions, dtype=dtype, rngs=rngs, **start)
 
