@@ -33,11 +33,11 @@ except ImportError:  # Windows
 AnyPath = epath.Path | Path
 """A path in an object store or on a disk."""
 
-# tensorstore's errors when the store is unreachable or refuses access, after its own retries.
-_UNREACHABLE = re.compile(
+# tensorstore's errors when a disk or a store fails or refuses access, after its own retries.
+FAILURES = (
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED"
-    r"|http_response_code='(401|403|408|429|5\d\d)'"
 )
+_UNREACHABLE = re.compile(rf"{FAILURES}|http_response_code='(401|403|408|429|5\d\d)'")
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.partial", re.DOTALL)
 FORGOTTEN_SECONDS = 7 * 86400.0  # age at which other machines remove temporary folders
 _LOCK = "lock"  # held by the writer; contains its machine

@@ -26,8 +26,16 @@ from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import checkpoint_steps
 
 from mixvpr_jax.distributed import gather_text, is_main_process, raise_on_all_processes
-from mixvpr_jax.errors import InputError
-from mixvpr_jax.storage import AnyPath, OutOfReach, is_local, move_folder, reaching, unreachable
+from mixvpr_jax.errors import InputError, text_of
+from mixvpr_jax.storage import (
+    FAILURES,
+    AnyPath,
+    OutOfReach,
+    is_local,
+    move_folder,
+    reaching,
+    unreachable,
+)
 from mixvpr_jax.training.step import TrainState
 
 # What reading raises if a file is not what was written …
@@ -35,9 +43,6 @@ _OF_CONTENT = (ValueError, TypeError, LookupError, AttributeError, EOFError, Rec
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # … and if the machine fails, besides errors with a number.
 _OF_MACHINE = (MemoryError, TimeoutError, ConnectionError)
-_STATUS = re.compile(
-    "RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|ABORTED"
-)
 _SYSTEM = re.compile(r"os_error_code='(\d+)'")  # as tensorstore writes the number
 
 # Devices share the writing of large arrays alone. By default Orbax slices every array, however
@@ -145,12 +150,11 @@ class Checkpoints:
                 logger.warning("%s: restoring the one before", error)
                 damaged.append(step)
                 continue
-            if damaged and is_main_process():
-                for other in damaged:
-                    name = f"damaged_checkpoints/{other}_{time.time_ns()}"
-                    move_folder(self.folder / str(other), self.folder.parent / name)
             if damaged:
-                gather_text("moved")  # a barrier
+                with raise_on_all_processes():
+                    for other in damaged if is_main_process() else ():
+                        name = f"damaged_checkpoints/{other}_{time.time_ns()}"
+                        move_folder(self.folder / str(other), self.folder.parent / name)
                 self._manager.reload()
             return step, state, position
         if damaged:
@@ -162,13 +166,14 @@ class Checkpoints:
 
     def weights(self, step: int) -> dict[str, np.ndarray]:
         """Parameters and batch_stats of a step by name, for any model; raises as `restore`."""
-        kept = {}
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with self._reading(step):
-            for name, stored in self._stored(step).items():
-                if name.startswith(("params.", "statistics.")):
-                    kept[name] = jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device)
-            arrays = self._restore(step, kept).state
+            wanted = {
+                name: jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=device)
+                for name, stored in self._stored(step).items()
+                if name.startswith(("params.", "statistics."))
+            }
+            arrays = self._restore(step, wanted).state
         return {name.split(".", 1)[1]: np.asarray(array) for name, array in arrays.items()}
 
     def finish(self) -> None:
@@ -191,22 +196,21 @@ class Checkpoints:
         """Turns a failed save into one line and removes its temporary files."""
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # another process may have died
+            raise
         except Exception as error:
-            told = _of_machine if is_local(self.folder) else unreachable
-            of_jax = isinstance(error, jax.errors.JaxRuntimeError)  # another process may have died
-            if of_jax or (reason := told(error)) is None:
+            local = is_local(self.folder)
+            if (reason := _of_machine(error) if local else unreachable(error)) is None:
                 raise
             self._failed = True
-            if isinstance(self.folder, Path):  # in a store, Orbax's next start removes it
+            kind, wanted = OutOfReach, "reach the object store"
+            if local:  # in a store, Orbax's next start removes temporary files
+                kind, wanted = InputError, "write a checkpoint"
                 for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
                     shutil.rmtree(unfinished, ignore_errors=True)
-            line = f"found: {reason}; fix that and run the same command to resume"
-            if is_local(self.folder):
-                raise InputError(
-                    f"{self.folder}: expected to write a checkpoint, {line}"
-                ) from error
-            raise OutOfReach(
-                f"{self.folder}: expected to reach the object store, {line}"
+            raise kind(
+                f"{self.folder}: expected to {wanted}, found: {reason}; fix that and run the same "
+                "command to resume"
             ) from error
 
     @contextmanager
@@ -221,7 +225,7 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds, Exception among them
             reason = _of_machine(error, reading=True) or _unreadable(folder)
             if reason is None:
-                raise DamagedCheckpoint(f"{folder}: damaged ({_in_a_line(error)})") from error
+                raise DamagedCheckpoint(f"{folder}: damaged ({text_of(error)[:200]})") from error
             raise InputError(
                 f"{folder}: expected to read the checkpoint, found: {reason}; fix that and run the "
                 "same command to resume (or move this checkpoint away, to resume from the one "
@@ -303,13 +307,13 @@ def _of_machine(error: BaseException, *, reading: bool = False) -> str | None:
         missing = reading and isinstance(told, _MISSING)
         if isinstance(told, OSError) and told.strerror and not missing:
             return told.strerror
-        if isinstance(told, _OF_MACHINE) or _STATUS.match(text):
-            return _in_a_line(cause)
+        if isinstance(told, _OF_MACHINE) or re.match(FAILURES, text):
+            return text_of(cause)[:200]
         known |= missing or isinstance(cause, _OF_CONTENT)
         cause = cause.__cause__ or cause.__context__
     if reading:
-        return None if known else _in_a_line(error)
-    return _in_a_line(error) if isinstance(error, OSError) else None
+        return None if known else text_of(error)[:200]
+    return text_of(error)[:200] if isinstance(error, OSError) else None
 
 
 def _unreadable(folder: AnyPath) -> str | None:
@@ -334,13 +338,6 @@ def _unreadable(folder: AnyPath) -> str | None:
 
 def _checksums(arrays: Mapping[str, jax.Array], position: Mapping[str, Any]) -> dict[str, str]:
     """The CRC-32 of each array's bytes by name, and of the position."""
-    parts = {
-        name: np.ascontiguousarray(array).tobytes()
-        for name, array in jax.device_get(dict(arrays)).items()
-    }
+    parts = {name: array.tobytes() for name, array in jax.device_get(dict(arrays)).items()}
     parts["position"] = json.dumps(position, sort_keys=True).encode()
     return {name: f"{zlib.crc32(part):08x}" for name, part in parts.items()}
-
-
-def _in_a_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
