@@ -13,11 +13,11 @@ from PIL import Image
 from runs import assert_weights, entries, measure_instead, tiny_config
 
 from mixvpr_jax import from_pretrained
+from mixvpr_jax.evaluation.describe import normalized_to_rounding
 from mixvpr_jax.preprocess import normalize
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.loop import train
-from mixvpr_jax.training.step import _normalized
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
@@ -130,7 +130,7 @@ def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
 def test_bytes_are_normalised_on_the_device_as_on_the_host():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
     with jax.numpy_dtype_promotion("strict"):
-        on_device = np.asarray(jax.jit(_normalized)(images))
+        on_device = np.asarray(jax.jit(normalized_to_rounding)(images))
     assert np.abs(on_device - normalize(images)).max() <= 5e-7
 
 

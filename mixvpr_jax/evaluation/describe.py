@@ -99,12 +99,17 @@ def normalized(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     XLA rounds a division by a constant otherwise than NumPy; TPUs look values up slowly.
     """
     table = normalize(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1))
-    mean, std = (value[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
     return lax.platform_dependent(
         images,
-        tpu=lambda images: (images.astype(jnp.float32) / 255 - mean) / std,
+        tpu=normalized_to_rounding,
         default=lambda images: jnp.asarray(table)[images, jnp.arange(3)],
     )
+
+
+def normalized_to_rounding(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """`preprocess.normalize` within a program, to rounding, which training needs no closer."""
+    mean, std = (jnp.asarray(value)[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def compile_saliency(model: VPRModel) -> Callable[[np.ndarray], jax.Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,14 @@ from flax import nnx, struct
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Integer, Num
+from jaxtyping import Array, Float, Int, Num
 
 from mixvpr_jax.distributed import AXIS
+from mixvpr_jax.evaluation.describe import normalized_to_rounding
 from mixvpr_jax.losses import Loss
 from mixvpr_jax.losses.mining import Miner, mined_anchors
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.vpr import VPRModel
-from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from mixvpr_jax.training.config import OptimizerConfig
 
 Metrics = dict[str, Array]
@@ -96,12 +96,11 @@ def make_device_step(
     faster there. Gradient caching (Gao et al., 2021) describes all images without gradient for one
     loss, then each chunk for its gradient.
     """
-    axis_name = None if batch_stats_per_device else AXIS
     training = nnx.view(
         model,
         raise_if_not_found=False,  # there may be no BatchNorm, as in transformers
         use_running_average=freeze_batch_stats,
-        axis_name=axis_name,
+        axis_name=None if batch_stats_per_device else AXIS,
         remat_blocks=remat_blocks,
         on_cpu=on_cpu,
     )
@@ -142,7 +141,7 @@ def _describe(
 ) -> tuple[Float[Array, "b d"], Any]:
     """Descriptors of a device's own images, and the batch_stats after them."""
     if images.dtype == jnp.uint8:
-        images = _normalized(images)
+        images = normalized_to_rounding(images)
 
     def hold(group: str, leaf: Array) -> Array:
         return leaf if group == "trained" else lax.stop_gradient(leaf)
@@ -150,12 +149,6 @@ def _describe(
     held = jax.tree.map(hold, parameter_groups(params, layers_to_freeze), params)
     model = nnx.merge(graph, held, statistics, copy=True)
     return model(images, labels >= 0), nnx.state(model, nnx.BatchStat)
-
-
-def _normalized(images: Integer[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """`preprocess.normalize` on the device to rounding, which training needs no closer."""
-    mean, std = (jnp.asarray(value)[None, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def _objective(
@@ -283,32 +276,28 @@ def make_optimizer(
 
 def parameter_groups(params: Any, layers_to_freeze: int | None) -> Any:
     """Labels each leaf of the parameters "trained" or "frozen"."""
-
-    def group(path: tuple[Any, ...], _: Any) -> str:
-        is_frozen = layers_to_freeze is not None and _depth_at(path) <= layers_to_freeze
-        return "frozen" if is_frozen else "trained"
-
-    return jax.tree_util.tree_map_with_path(group, params)
+    deepest = -1 if layers_to_freeze is None else layers_to_freeze
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "frozen" if _depth(path) <= deepest else "trained", params
+    )
 
 
 def _decayed(decay: float, updates: Any, _: Any) -> Any:
     """Updates times decay once for each stage or block between a parameter and the aggregator."""
-    depths = jax.tree_util.tree_map_with_path(lambda path, _: _depth_at(path), updates)
+    depths = jax.tree_util.tree_map_with_path(lambda path, _: _depth(path), updates)
     top = max((d for d in jax.tree.leaves(depths) if d < math.inf), default=0) + 1
     return jax.tree.map(lambda depth, leaf: leaf * decay ** max(top - depth, 0), depths, updates)
 
 
-def _depth_at(path: tuple[Any, ...]) -> float:
-    """`_depth` of a parameter; infinite outside the backbone."""
-    part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
-    return _depth(names) if part == "backbone" else math.inf
+def _depth(path: tuple[Any, ...]) -> float:
+    """The least `layers_to_freeze` that freezes a parameter; infinite outside the backbone.
 
-
-def _depth(names: Sequence[str]) -> float:
-    """Of a backbone's parameter: the least `layers_to_freeze` that freezes it.
-
-    In the order of a ResNet, DINOv2, EfficientNet and Swin; these two as in the official code.
+    The cases are a ResNet's, EfficientNet's, DINOv2's and Swin's; EfficientNet's and Swin's are
+    those of the official code.
     """
+    part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
+    if part != "backbone":
+        return math.inf
     match names:
         case [stage, *_] if re.fullmatch(r"layer\d", stage):
             return int(stage.removeprefix("layer"))
