@@ -213,22 +213,18 @@ class TrainConfig:
             raise InputError(f"miner: expected None with CentroidTripletLoss, found {self.miner}")
         if self.model.aggregator is None:
             raise InputError("model.aggregator: expected one to train, found none (bare backbone)")
-        if ":" in self.model.arch and self.optimizer.layers_to_freeze is not None:
+        frozen = self.optimizer.layers_to_freeze
+        if (shape := BACKBONES.get(self.model.arch)) is None:
+            for name, only in (("layers_to_freeze", None), ("layer_decay", 1)):
+                if (found := getattr(self.optimizer, name)) != only:
+                    raise InputError(
+                        f"optimizer.{name}: expected {only} with a backbone of one's own, found "
+                        f"{found}"
+                    )
+        elif (frozen or 0) > shape.most_frozen:
             raise InputError(
-                "optimizer.layers_to_freeze: expected None with a backbone of one's own, found "
-                f"{self.optimizer.layers_to_freeze}"
-            )
-        if ":" in self.model.arch and self.optimizer.layer_decay < 1:
-            raise InputError(
-                "optimizer.layer_decay: expected 1 with a backbone of one's own, found "
-                f"{self.optimizer.layer_decay}"
-            )
-        shape = BACKBONES.get(self.model.arch)
-        most = shape.most_frozen if shape is not None else 0
-        if (self.optimizer.layers_to_freeze or 0) > most:
-            raise InputError(
-                f"optimizer.layers_to_freeze: expected None or 0 to {most} with {self.model.arch}, "
-                f"found {self.optimizer.layers_to_freeze}"
+                f"optimizer.layers_to_freeze: expected None or 0 to {shape.most_frozen} with "
+                f"{self.model.arch}, found {frozen}"
             )
         self._check_image_size()
         require_positive(self, "epochs", "grad_cache_chunks")
