@@ -10,7 +10,6 @@ from benchmark_trees import msls_test_tree, pittsburgh_tree, set_counts, small
 from folders import write_images
 
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
-from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.validation import Selection, Validation, rename_former
@@ -19,7 +18,7 @@ from mixvpr_jax.training.validation import Selection, Validation, rename_former
 def validation(*sets, interpolation="bilinear", **options):
     config = ModelConfig("resnet18", (3, 4), GeMConfig(), (32, 32), interpolation=interpolation)
     model = create_model(config)
-    return Validation(ValidationConfig(tuple(map(Path, sets)), **options), model, data_mesh())
+    return Validation(ValidationConfig(tuple(map(Path, sets)), **options), model)
 
 
 def test_benchmarks_and_folders_together(labelled, tmp_path, monkeypatch):

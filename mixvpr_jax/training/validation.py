@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mixvpr_jax.checks import closest, nearest
@@ -39,14 +39,13 @@ logger = logging.getLogger(__name__)
 class Validation:
     """Measures recall on the sets of a configuration; compiles once for all epochs."""
 
-    def __init__(self, config: ValidationConfig, model: VPRModel, mesh: Mesh | None = None) -> None:
-        """Lists the images of all sets; describes them on a mesh of this process, by default all.
+    def __init__(self, config: ValidationConfig, model: VPRModel) -> None:
+        """Lists the images of all sets, which all devices of this process will describe.
 
         Raises:
             InputError: A set that is missing, empty or without ground truth.
         """
-        self.config = config
-        mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
+        self.config, mesh = config, data_mesh(jax.local_devices())
         self.sets = {
             name: _read_set(config, path)
             for name, path in zip(set_names(config), config.sets, strict=True)
