@@ -11,6 +11,8 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from mixvpr_jax.data.config import MAX_MAGNITUDE
+
 OPERATIONS = (
     "Identity",
     "ShearX",
@@ -28,7 +30,6 @@ OPERATIONS = (
     "Equalize",
 )
 NUM_SIGNED = OPERATIONS.index("Sharpness") + 1  # those before have two directions
-MAX_MAGNITUDE = 30
 ENHANCE = {
     "Brightness": ImageEnhance.Brightness,
     "Color": ImageEnhance.Color,

@@ -25,6 +25,8 @@ GSV_CITIES = (
 )
 # fmt: on
 
+MAX_MAGNITUDE = 30  # of RandAugment
+
 Order = Literal["by-city", "shuffled"]
 Choice = Literal["random", "recent"]
 Where = Literal["auto", "device", "host"]
@@ -54,8 +56,10 @@ class AugmentationConfig:
         require_known("augmentation.on", self.on, get_args(Where))
         if self.num_ops < 0:
             raise InputError(f"augmentation.num_ops: expected 0 or more, found {self.num_ops}")
-        if not 0 <= self.magnitude <= 30:
-            raise InputError(f"augmentation.magnitude: expected 0 to 30, found {self.magnitude}")
+        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
+            raise InputError(
+                f"augmentation.magnitude: expected 0 to {MAX_MAGNITUDE}, found {self.magnitude}"
+            )
         if len(self.canvas) != 2 or min(self.canvas) < 1:
             raise InputError(f"augmentation.canvas: expected height and width, found {self.canvas}")
 

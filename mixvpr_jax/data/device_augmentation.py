@@ -36,7 +36,7 @@ def rand_augment(
     """Images after the operations of `augmentation.draw_operations`, of strength 0 to 30."""
     size = (images.shape[1], images.shape[2])
     matrices, factors = _tables(magnitude, size)
-    levels = {name: amount(name, magnitude, size) for name in ("Posterize", "Solarize")}
+    bits, threshold = (amount(name, magnitude, size) for name in ("Posterize", "Solarize"))
 
     def one_round(pixels: Pixels, operation: Integer[Array, " b"]) -> tuple[Pixels, None]:
         index = jnp.abs(operation.astype(jnp.int32))
@@ -46,7 +46,7 @@ def rand_augment(
         pixels = _of_some(jax.vmap(_warp), is_warp, pixels, matrices[direction, index])
         pixels = _of_some(_equalized, index == equalize, pixels)
         pixels = _blend(pixels, index, factors[direction, index])
-        return _map_levels(pixels, index, int(levels["Posterize"]), levels["Solarize"]), None
+        return _map_levels(pixels, index, int(bits), threshold), None
 
     pixels, _ = lax.scan(one_round, images.astype(jnp.float32), operations.T)
     return pixels.astype(jnp.uint8)

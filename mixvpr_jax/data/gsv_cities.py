@@ -225,8 +225,7 @@ def _read_table(path: epath.Path) -> _Table:
 
 
 def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int) -> Places:
-    rows = np.argsort(table.place_id, kind="stable")
-    rows = rows[_first_of_each(table, rows)]
+    rows = _first_of_each(table, np.argsort(table.place_id, kind="stable"))
     place_id, starts = np.unique(table.place_id[rows], return_index=True)
     bounds = np.append(starts, len(rows))
     _check_extent(table, rows, place_id, starts)
@@ -235,7 +234,7 @@ def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int
     age[by_age] = np.arange(len(rows))  # of one month, the northernmost first, as officially
     city = np.full(len(place_id), index, np.int16)
     every = Places(tuple(cities), city, place_id, bounds, table.names[rows], rows, age)
-    kept = every.keep_images(np.ones(len(rows), bool), min_images) if len(every) else every
+    kept = every.keep_images(np.ones(len(rows), bool), min_images)
     if not len(kept):
         raise InputError(
             f"{table.path}: expected places of {min_images} images or more, found none among "
@@ -245,27 +244,23 @@ def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int
 
 
 def _first_of_each(table: _Table, rows: np.ndarray) -> np.ndarray:
-    """[rows] whether an image is named for the first time."""
+    """Those of the rows that name an image for the first time."""
     _, firsts = np.unique(table.names[rows], return_index=True)
     if surplus := len(rows) - len(firsts):
         logger.warning("note: %s: %d rows name an image again; kept once", table.path, surplus)
-    kept = np.zeros(len(rows), bool)
-    kept[firsts] = True
-    return kept
+    return rows[np.sort(firsts)]
 
 
 def _check_extent(
     table: _Table, rows: np.ndarray, place_id: np.ndarray, starts: np.ndarray
 ) -> None:
-    if not len(rows):
-        return
     position = table.position[rows]
     low, high = (edge.reduceat(position, starts) for edge in (np.minimum, np.maximum))
     north, east = (high - low).T
     east = np.minimum(east, 360 - east)  # across the date line
     extent = KM_PER_DEGREE * np.hypot(north, east * np.cos(np.radians(low[:, 0])))
-    widest = int(extent.argmax())
-    if extent[widest] > MAX_PLACE_KM:
+    if extent.max(initial=0) > MAX_PLACE_KM:
+        widest = int(extent.argmax())
         raise InputError(
             f"{table.path}: expected a place for each place_id, found images of place "
             f"{place_id[widest]} that lie {extent[widest]:.1f} km apart: two places of one id"
@@ -276,8 +271,7 @@ def _joined(cities: tuple[str, ...], parts: list[Places]) -> Places:
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    counts = np.concatenate([part.counts for part in parts])
-    bounds = np.concatenate([[0], np.cumsum(counts)])
+    bounds = np.concatenate([[0], np.cumsum(column("counts"))])
     others = (column(name) for name in ("names", "row", "age"))
     return Places(cities, column("city"), column("place_id"), bounds, *others)
 

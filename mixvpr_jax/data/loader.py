@@ -107,7 +107,7 @@ class Batches:
 
     def _read(self, images: np.ndarray, labels: np.ndarray, operations: np.ndarray) -> Batch:
         rows, count = self.shape[0], len(images)
-        pixels = (SharedMemoryArray if self.shared else _aligned)(self.shape, np.uint8)
+        pixels = SharedMemoryArray(self.shape, np.uint8) if self.shared else _aligned(self.shape)
         batch = Batch(
             pixels,
             np.ones((rows, 2), np.int32),
@@ -171,10 +171,10 @@ class Batches:
         return max(height, self.image_size[0]), max(width, self.image_size[1])
 
 
-def _aligned(shape: tuple[int, ...], dtype: type[np.uint8]) -> np.ndarray:
-    """An empty array that JAX takes over as it is where the device is a CPU."""
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty uint8 array that JAX takes over as it is where the device is a CPU."""
     size = math.prod(shape)
-    memory = np.empty(size + ALIGNMENT, dtype)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].reshape(shape)
 

@@ -80,8 +80,7 @@ def prepare_gsv_cities(
     """
     if "://" in str(output) or ":/" in str(output):
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
-    if find_prepared(epath.Path(output)) is not None:
-        raise _prepared_already(output)
+    _refuse_prepared(output)
     import_tfds()
     root = epath.Path(data_dir)
     chosen = tuple(cities) or all_cities(root)
@@ -93,8 +92,7 @@ def prepare_gsv_cities(
     _require_space(output, staging, num_bytes)
     num_images = len(source.places.names)
     with locked(output / NAME, "call that prepares"), named_when_full(output):
-        if find_prepared(epath.Path(output)) is not None:
-            raise _prepared_already(output)
+        _refuse_prepared(output)
         with tqdm(total=num_images, unit="image", disable=not progress) as bar:
             _write(stored, output, staging, bar.update)
     return Prepared(
@@ -107,8 +105,9 @@ def prepare_gsv_cities(
     )
 
 
-def _prepared_already(output: Path) -> InputError:
-    return InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
+def _refuse_prepared(output: Path) -> None:
+    if find_prepared(epath.Path(output)) is not None:
+        raise InputError(f"{output / NAME / VERSION}: prepared already; remove it to make it anew")
 
 
 def _require_space(output: Path, staging: Path, num_bytes: int) -> None:
@@ -200,34 +199,25 @@ def read_city(source: FolderSource, index: int) -> City:
     return City(name, rows, names, sizes, root)
 
 
-@dataclass(frozen=True)
-class Command:
+def command(
+    dataset: tyro.conf.Positional[Literal["gsv_cities"]],
+    data_dir: str,
+    output: Path,
+    cities: tuple[str, ...] = (),
+    skip_missing: bool = False,
+) -> None:
     """Stores a data set as ArrayRecord, for training from object stores and many hosts.
 
-    Attributes:
+    Args:
         dataset: Which one.
         data_dir: The folder as it is distributed: Dataframes and Images.
         output: Where the prepared data set goes; give it to `mixvpr train` as --data.root.
         cities: Which cities; by default each that has a table.
         skip_missing: Leave out images that are in a table and not there.
     """
-
-    dataset: tyro.conf.Positional[Literal["gsv_cities"]]
-    data_dir: str
-    output: Path
-    cities: tuple[str, ...] = ()
-    skip_missing: bool = False
-
-
-def main() -> None:
-    """Prepares as the command line says, and prints what was made."""
-    command = tyro.cli(Command, prog="python -m mixvpr_jax.data.prepare")
+    del dataset
     made = prepare_gsv_cities(
-        command.data_dir,
-        command.output,
-        cities=command.cities,
-        skip_missing=command.skip_missing,
-        progress=True,
+        data_dir, output, cities=cities, skip_missing=skip_missing, progress=True
     )
     skipped = f", {made.num_skipped:,} missing images left out" if made.num_skipped else ""
     sys.stdout.write(
@@ -237,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(partial(tyro.cli, command, prog="python -m mixvpr_jax.data.prepare"))

@@ -6,9 +6,9 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,7 @@ class FolderSource:
 
     def read(self, image: int) -> bytes:
         """An image's file."""
-        return (self._folder / self.places.name(image)).read_bytes()
-
-    @cached_property
-    def _folder(self) -> epath.Path:
-        return epath.Path(self.root)
+        return epath.Path(self.root, self.places.name(image)).read_bytes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +52,9 @@ class PreparedSource:
         """An image's file."""
         place = np.searchsorted(self.places.bounds, image, side="right") - 1
         city = self.places.cities[self.places.city[place]]
-        if city not in self._splits:
-            raw = {"image": import_tfds().decode.SkipDecoding()}
-            self._splits[city] = self._builder.as_data_source(city, decoders=raw)
+        records = self._records(city)
         try:
-            return self._splits[city][int(self.places.row[image])]["image"]
+            return records[int(self.places.row[image])]["image"]
         except RuntimeError as error:  # of the reader: a damaged block
             raise InputError(
                 f"{self.root}: expected whole records of {city}, found a damaged one ({error}); "
@@ -68,12 +62,11 @@ class PreparedSource:
             ) from None
 
     @cached_property
-    def _builder(self) -> Any:
-        return import_tfds().builder_from_directory(self.root)
-
-    @cached_property
-    def _splits(self) -> dict[str, Any]:
-        return {}
+    def _records(self) -> Callable[[str], Any]:
+        """A city's records, whose files are opened once."""
+        tfds = import_tfds()
+        builder, raw = tfds.builder_from_directory(self.root), tfds.decode.SkipDecoding()
+        return cache(lambda city: builder.as_data_source(city, decoders={"image": raw}))
 
     def __getstate__(self) -> dict[str, object]:
         return {"root": self.root, "places": self.places}  # each worker opens its own files
