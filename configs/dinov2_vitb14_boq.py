@@ -8,8 +8,7 @@ dinov2_vitb14.pth: DINOv2's weights (dinov2_vitb14_pretrain.pth of its authors).
 twelve blocks are trained, on images of 280x280; evaluation takes 322x322.
 
 Hardware: a GPU of 80 GB, or several devices; a third of that or less with --remat-blocks.
-Time: 9.9 million images (62 k places x 4 images x 40 epochs) on a GPU; not timed
-here yet.
+Time: 9.9 million images (62 k places x 4 images x 40 epochs) on a GPU; not timed here yet.
 Recall: R@1 93.7 on Pitts30k-test and 93.8 on MSLS-val by the authors' released weights (README of
 amaralibey/Bag-of-Queries); not trained here yet.
 """

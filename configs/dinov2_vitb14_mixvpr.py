@@ -8,8 +8,7 @@ dinov2_vitb14.pth: DINOv2's weights (dinov2_vitb14_pretrain.pth of its authors).
 twelve blocks are trained. MixVPR's weights are for one feature map, so training takes 322x322, too.
 
 Hardware: a GPU of 80 GB, or several devices; a third of that or less with --remat-blocks.
-Time: 9.9 million images (62 k places x 4 images x 40 epochs) on a GPU; not timed
-here yet.
+Time: 9.9 million images (62 k places x 4 images x 40 epochs) on a GPU; not timed here yet.
 Recall: R@1 90.0 on MSLS-val for MixVPR on DINOv2 (BoQ, CVPR 2024); not trained here yet.
 """
 

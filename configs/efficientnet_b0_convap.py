@@ -8,8 +8,7 @@ efficientnet_b0.pth: timm's ImageNet weights (efficientnet_b0.ra_in1k). The stem
 of seven stages stay frozen, as in the official code (which trains the stem's BatchNorm).
 
 Hardware: a GPU of 16 GB, or several devices; less with --remat-blocks or --grad-cache-chunks.
-Time: 19.8 million images (62 k places x 4 images x 80 epochs) on a GPU; not timed
-yet.
+Time: 19.8 million images (62 k places x 4 images x 80 epochs) on a GPU; not timed yet.
 Recall: R@1 90.5 on Pitts30k-test for Conv-AP on ResNet-50 (README of amaralibey/gsv-cities); none
 is published for this backbone; not trained here yet.
 """

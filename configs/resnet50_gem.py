@@ -6,8 +6,7 @@ r"""GeM pooling with 2048 values, trained as MixVPR is.
 
 resnet50.pth: torchvision's ImageNet weights. Stages 1 and 2 stay frozen.
 
-Hardware: with all four stages, a GPU of 40 GB, or several devices; less with
---grad-cache-chunks.
+Hardware: with all four stages, a GPU of 40 GB, or several devices; less with --grad-cache-chunks.
 Time: 19.8 million images (62 k places x 4 images x 80 epochs): 5.5 hours on a GPU that takes 1,000
 images/s (not timed yet).
 Recall: R@1 62.3 on MSLS-val by others' code, trained on MSLS at 224x224 with triplets (README
