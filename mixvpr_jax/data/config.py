@@ -34,15 +34,15 @@ Where = Literal["auto", "device", "host"]
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How training images are resized and augmented: RandAugment, and where it runs.
+    """RandAugment of training images, and where it and the resize before it run.
 
     Attributes:
-        num_ops: Operations an image; 0 for none.
+        num_ops: Operations per image; 0 for none.
         magnitude: Their strength, 0 to 30.
-        on: On the accelerator, whole batches at a time, or on the host by Pillow, the official
-            pixels exactly; auto is the accelerator where there is one.
-        canvas: The largest height and width, in pixels, that travel to the accelerator as they are
-            (those of GSV-Cities). The host resizes what is larger.
+        on: The accelerator (whole batches at a time), the host (exactly the official pixels, by
+            Pillow), or auto: the accelerator if there is one.
+        canvas: Largest height and width, in pixels, that the accelerator resizes (those of
+            GSV-Cities); the host resizes larger images.
     """
 
     num_ops: int = 3
@@ -69,28 +69,26 @@ class DataConfig:
     """Training images: places of GSV-Cities, P places x K images a batch.
 
     Attributes:
-        root: The folder that holds `Dataframes` and `Images`, or what
-            `python -m mixvpr_jax.data.prepare` made of it; a path or gs:// address. None is
-            `gsv_cities` in the folder that the environment variable MIXVPR_DATA names.
-        cities: Which cities, one after another in this order; none given means each that has a
-            table.
+        root: Folder of `Dataframes` and `Images`, or the output of
+            `python -m mixvpr_jax.data.prepare`; a path or gs:// address. By default `gsv_cities`
+            in the folder that MIXVPR_DATA names.
+        cities: Cities, in this order; none means each that has a table.
         places_per_batch: P.
         images_per_place: K, chosen anew in each epoch.
         min_images_per_place: Places with fewer are left out.
-        order: Places shuffled inside each city and cities one after another (official: batches of
-            one city, whose negatives are hard), or shuffled over all.
-        shuffle_cities: Whether cities come in another order in each epoch.
+        order: by-city shuffles places within each city, one city after another (official: batches
+            of one city have hard negatives); shuffled shuffles all places.
+        shuffle_cities: Whether each epoch takes the cities in another order.
         images: K random images of a place, or its K most recent.
-        skip_missing: Whether to leave out images that are in a table and not on disk.
-        max_unreadable: Number of broken images to skip, each with a warning; one more ends the run.
-            Counted in each process, each image once.
+        skip_missing: Whether to leave out images that are in a table but not on disk.
+        max_unreadable: How many broken images each process may skip, with a warning each; one more
+            ends the run.
         image_size: Height and width of training images in pixels, if they differ from the model's;
             MixVPR's feature map must stay the same.
         augmentation: What happens to the images.
-        num_workers: Processes that decode; 0 for threads of this one, None for what suits the
-            machine.
+        num_workers: Decoding processes; 0 for threads, None for what suits the machine.
         prefetch: Batches decoded ahead: in all with threads; by each process, three at least.
-        timeout_seconds: How long to wait for a batch before what makes it is taken to hang.
+        timeout_seconds: How long a batch may take before the run ends.
     """
 
     root: str | Path | None = None

@@ -1,8 +1,8 @@
 """GSV-Cities on disk: `Dataframes/<City>.csv` and `Images/<City>/<name>.jpg`.
 
-Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. A row's
-text names its image, or the numbers that the official loader (amaralibey/gsv-cities) reads from
-it: `-79.99` from `-079.990`.
+Ali-bey et al., "GSV-Cities: Toward appropriate supervised visual place recognition", 2022. An
+image is named by its row's text, or by the numbers that the official loader
+(amaralibey/gsv-cities) reads from it: `-79.99` from `-079.990`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Places:
         place_id: [places] as the table has it, ascending inside a city.
         bounds: [places + 1] place p has the images bounds[p] to bounds[p + 1].
         names: [images] paths below the data set's folder, in UTF-8.
-        row: [images] which row of its city's table an image is, blank ones not counted.
+        row: [images] an image's row in its city's table, blank rows not counted.
         age: [images] 0 for the most recent of its city, and so on.
     """
 
@@ -75,7 +75,7 @@ class Places:
         return slice(*self.bounds[np.searchsorted(self.city, [city, city + 1])].tolist())
 
     def keep_images(self, kept: np.ndarray, min_images: int) -> Places:
-        """The images [images] bool, without places that then have too few."""
+        """Keeps these images ([images] bool), and of places only those with enough of them."""
         counts = np.add.reduceat(kept, self.bounds[:-1], dtype=np.int64)
         large = counts >= min_images
         images = kept & np.repeat(large, self.counts)
@@ -106,8 +106,8 @@ def read_places(
         naming: Names the images, unless their table's text does.
 
     Raises:
-        InputError: No such folder or city, a city given twice, in two tables or left without
-            places, a missing column, a broken value, a place id that stands for two places.
+        InputError: A missing folder, city or column; a city that is given twice, lies in two
+            tables or keeps no place; a broken value; one id for two places.
     """
     if len({city.casefold() for city in cities}) < len(cities):
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
@@ -134,7 +134,7 @@ def read_places(
 
 
 def all_cities(root: epath.Path) -> tuple[str, ...]:
-    """Each that has a table, in the official order and then by name."""
+    """Every city that has a table, in the official order, the others by name."""
     found = {path.stem for path in (root / "Dataframes").glob("*.csv")}
     official = [city for city in GSV_CITIES if city in found]
     if not found:
@@ -155,7 +155,7 @@ class _Table:
 
 
 def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The line that each row ends at and its cells, header first, without blank rows.
+    """The last line and the cells of each row that is not blank, header first.
 
     Raises:
         InputError: No such city, or no table in UTF-8.
@@ -177,7 +177,7 @@ def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
-    """`other_names_of` the images in these rows of a valid table, blank rows not counted."""
+    """`other_names_of` these rows of a valid table, blank rows not counted."""
     rows = read_rows(path)
     _, header = next(rows)
     at, selected = [header.index(name) for name in COLUMNS], set(wanted)
@@ -277,7 +277,7 @@ def _joined(cities: tuple[str, ...], parts: list[Places]) -> Places:
 
 
 def whole(text: str) -> int:
-    """A whole number, also as pandas writes a column that has blanks: `10.0`, or ValueError."""
+    """A whole number, also `10.0`, as pandas writes a column with blanks; else ValueError."""
     try:
         return int(text)
     except ValueError:
@@ -288,14 +288,14 @@ def whole(text: str) -> int:
 
 
 def is_blank(northdeg: str) -> bool:
-    """Whether a table does not say which way a camera looked."""
+    """Whether a row lacks the camera's heading."""
     return northdeg.strip().lower() in ("", "nan")
 
 
 def other_names_of(
     place: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
 ) -> list[bytes]:
-    """An image's possible names besides the one in its table's text, the official one first.
+    """An image's possible names besides that of its row's text, the official one first.
 
     Pandas reads a column of whole numbers and blanks as floats.
     """

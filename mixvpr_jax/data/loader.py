@@ -1,4 +1,4 @@
-"""Batches of training images, decoded ahead of their use by grain's threads or processes."""
+"""Batches of training images, decoded ahead by grain's threads or processes."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """A process's share of every batch by step: what grain reads from.
+    """A process's share of every batch by step: grain's source.
 
     Attributes:
         image_size: Height and width that the model takes.
         batch_size: Global batch, to which shorter ones are padded; each process reads an equal
             part of its rows.
-        num_steps: Of the whole run.
+        num_steps: Steps of the whole run.
         on_host: Whether images are resized and augmented here, not on the accelerator.
         threads: How many decode the images of a batch.
-        shared: Put images into memory that processes share, so that workers need not copy them.
+        shared: Whether images lie in shared memory, so that workers need not copy them.
     """
 
     source: Source
@@ -182,13 +182,13 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 def read_batches(
     batches: Batches, start: int = 0, *, num_workers: int | None = None, prefetch: int = 2
 ) -> Generator[Batch]:
-    """The batches from step `start` on, in order, decoded ahead of their use.
+    """The batches from step `start` on, decoded ahead.
 
     `num_workers` and `prefetch` are those of `DataConfig`.
 
     Raises:
-        InputError: More unreadable images than the configuration allows, a batch that does not
-            come in time, or too little memory for processes to share.
+        InputError: Too many unreadable images, a batch that does not come in time, or too little
+            shared memory.
         RuntimeError: A worker died.
     """
     workers = default_num_workers() if num_workers is None else num_workers
@@ -269,7 +269,7 @@ def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> 
 
 
 def _require_memory(num_bytes: int) -> None:
-    """A process that writes to shared memory beyond what there is would be killed."""
+    """Raises InputError if shared memory is short, since a worker that exceeds it is killed."""
     if not SHARED_MEMORY.is_dir():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free

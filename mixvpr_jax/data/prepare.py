@@ -47,7 +47,7 @@ NO_BEARING = -1  # of a row whose northdeg is blank
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was made; `num_skipped` images of the tables were missing."""
+    """A new data set; `num_skipped` images of its tables were missing."""
 
     folder: Path
     num_cities: int
@@ -69,14 +69,14 @@ def prepare_gsv_cities(
 
     Args:
         data_dir: GSV-Cities' folder, or its address in an object store.
-        output: A folder of this machine; the data set goes into `gsv_cities/VERSION` there.
-        cities: Which ones; none given means each that has a table.
-        skip_missing: Leave out images that are in a table and not there.
-        progress: Show a bar.
+        output: A folder on this machine; the data set goes into `gsv_cities/VERSION` there.
+        cities: Which cities; none means each that has a table.
+        skip_missing: Whether to leave out images that are in a table but not on disk.
+        progress: Whether to show a bar.
 
     Raises:
-        InputError: Those of `open_source`; something is there already, too little space, or no
-            tensorflow-datasets.
+        InputError: As `open_source` raises it; the data set exists, space is short, or
+            tensorflow-datasets is missing.
     """
     if "://" in str(output) or ":/" in str(output):
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
@@ -124,7 +124,7 @@ def _require_space(output: Path, staging: Path, num_bytes: int) -> None:
 def _write(
     cities: Sequence[City], output: Path, staging: Path, advance: Callable[[], object]
 ) -> None:
-    """Writes files into `staging`, and moves the data set to its place once it is whole."""
+    """Writes files into `staging` and moves the data set into place once it is complete."""
     from mixvpr_jax.data.tfds_builder import GsvCities
 
     staging.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def _write(
 
 @dataclass(frozen=True)
 class City:
-    """What is stored of a city: its table's rows, and the file of each below `root`."""
+    """What is stored of a city: its table's rows and their image files, relative to `root`."""
 
     name: str
     rows: Sequence[Mapping[str, str]]
@@ -158,7 +158,7 @@ class City:
     root: epath.Path
 
     def shards(self) -> list[range]:
-        """Which rows go into which file, of a quarter of a gigabyte each."""
+        """The rows of each file, of `SHARD_BYTES` or so."""
         shard = np.cumsum(self.sizes) // SHARD_BYTES
         edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self.rows)]
         return [range(*span) for span in pairwise(edges)]
@@ -183,7 +183,7 @@ class City:
 
 
 def read_city(source: FolderSource, index: int) -> City:
-    """A city's rows that are stored, in the table's order, and the sizes of their files."""
+    """A city's stored rows, in the table's order, and the sizes of their files."""
     places, name, root = source.places, source.places.cities[index], epath.Path(source.root)
     own = places.images_of(index)
     images = own.start + np.argsort(places.row[own])

@@ -1,4 +1,4 @@
-"""Sources of training images (a folder, or ArrayRecord made of it), and which a step takes."""
+"""Training images, from a folder or the ArrayRecord made of it, and the sampler of steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FolderSource:
-    """Image files of the folder, or object store, as it is distributed."""
+    """Image files of GSV-Cities as distributed, in a folder or an object store."""
 
     root: str
     places: Places
@@ -43,7 +43,7 @@ class FolderSource:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
-    """The same files out of the ArrayRecord of a prepared version's folder."""
+    """The same files, from the ArrayRecord of a prepared version's folder."""
 
     root: str
     places: Places
@@ -79,8 +79,8 @@ def open_source(config: DataConfig) -> Source:
     """The images that a configuration names.
 
     Raises:
-        InputError: Those of `read_places`; images in a table that are not on disk, each listed,
-            unless they are to be skipped; a prepared data set of another version, or incomplete;
+        InputError: As `read_places` raises it; images in a table that are not on disk (`details`
+            lists them), unless skipped; an incomplete prepared data set, or another version;
             fewer than two places.
     """
     as_path(config.folder)  # refuses addresses of unknown kind
@@ -111,10 +111,10 @@ def open_source(config: DataConfig) -> Source:
 def open_folder(
     root: epath.Path, cities: Sequence[str], *, min_images: int, skip_missing: bool
 ) -> tuple[FolderSource, int]:
-    """GSV-Cities' folder, and how many images of its tables are not there and were left out.
+    """GSV-Cities' folder, and how many missing images of its tables were left out.
 
     Raises:
-        InputError: See `open_source`; or an image is a link that leads outside.
+        InputError: As `open_source` raises it; or an image is a link that leads outside.
     """
     files = _Files(root)
     places = read_places(root, cities, min_images=min_images, naming=files.name)
@@ -139,7 +139,7 @@ def open_folder(
 
 
 class _Files:
-    """Which images of a data set's tables are there, and by which of their names."""
+    """Which images of a data set's tables exist, and under which of their names."""
 
     def __init__(self, root: epath.Path) -> None:
         self.root = root
@@ -147,10 +147,10 @@ class _Files:
         self.links: set[bytes] = set()
 
     def name(self, table: epath.Path, names: np.ndarray) -> np.ndarray:
-        """The names of a table's images: each by its text, or by another that is there.
+        """The names of a table's images: that of the row's text, or another under which it exists.
 
-        Each folder is listed once. What is there by no name keeps that of its text, or has that
-        of the form that most others have.
+        Each folder is listed once. A missing image gets the form of name that most of the renamed
+        have, or else keeps that of the text.
         """
         chosen = names.tolist()
         folders = {name.rpartition(b"/")[0].decode() for name in chosen}
@@ -253,12 +253,10 @@ def import_tfds() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """Batches of P places x K images, cut from an epoch's places, the last one short.
+    """Batches of P places x K images, cut from an epoch's places; the last one may be short.
 
-    In the official order each city's places are shuffled and the cities follow one another: nearly
-    every batch is of one city, which is what makes its negatives hard.
-
-    A step's images are a pure function of `seed`, epoch and step.
+    In the official order nearly every batch is of one city, so its negatives are hard. A step's
+    images are a pure function of `seed` and step.
     """
 
     places: Places

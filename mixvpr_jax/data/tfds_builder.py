@@ -1,7 +1,7 @@
 """The tensorflow-datasets builder `gsv_cities`: JPEG files and their rows into ArrayRecord.
 
-A split a city, records in the order of its table, so that a table's row number finds its record.
-Image files are stored byte for byte, and neither writing nor reading needs TensorFlow.
+Each city is a split; a record's index is its row in the city's table. Image files are stored byte
+for byte, and neither writing nor reading needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mixvpr_jax.errors import InputError
 
 
 class GsvCities(tfds.core.ShardBasedBuilder):
-    """GSV-Cities (Ali-bey et al., 2022), a split a city."""
+    """GSV-Cities (Ali-bey et al., 2022), a split per city."""
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -40,9 +40,9 @@ class GsvCities(tfds.core.ShardBasedBuilder):
 
         Args:
             tables: The rows of each city.
-            shards: For each city's files in turn, a function that gives the records.
-            staging: Holds complete files until all are complete; those in it are kept.
-            options: Of the base class.
+            shards: For each city's files in turn, a function that yields the records.
+            staging: Holds complete files until all are; what a killed call left is reused.
+            options: Those of the base class.
         """
         self.tables, self.shards, self.staging = tables, shards, staging
         super().__init__(file_format="array_record", **options)
@@ -87,7 +87,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
 
 
 class _StagedWriter(ExampleWriter):
-    """Writes each file once: a later run finds those that are complete."""
+    """Writes each file once; a later run reuses those that are complete."""
 
     def __init__(self, file_format: Any, staging: Path) -> None:
         super().__init__(file_format)
