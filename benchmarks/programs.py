@@ -19,7 +19,7 @@ from mixvpr_jax.models.config import Dtype, GeMConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model, fold
 from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import TrainConfig
-from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
+from mixvpr_jax.training.recipes import list_recipes, load_recipe
 from mixvpr_jax.training.step import TrainState, create_state, make_optimizer, make_step
 
 QUERIES, ROWS, KEPT = 512, 131_072, 64
@@ -30,7 +30,7 @@ def model_config(name: str, dtype: Dtype) -> ModelConfig:
     if name in BACKBONES:
         size = BACKBONES[name].nearest_size(320, 320)
         return ModelConfig(name, (), GeMConfig(), size, dtype)
-    is_recipe = name in list_recipes(CONFIGS)
+    is_recipe = name in list_recipes()
     config = load_recipe(name)[0].model.architecture if is_recipe else RELEASED[name].config
     return replace(config, dtype=dtype)
 

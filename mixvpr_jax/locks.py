@@ -189,11 +189,7 @@ def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
 
 
 def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) -> None:
-    """Returns once the lock is gone: at once if the kernel knows that its owner has ended.
-
-    Raises:
-        InputError: The owner is alive.
-    """
+    """Returns once the lock is gone; raises InputError if its owner is alive."""
     dead = place.remove_if_dead()
     if dead or (before := place.sign()) is None:
         return

@@ -209,7 +209,7 @@ def test_design_names_each_room_once():
 
 def test_pages_of_training_name_what_there_is():
     text = (ROOT / "docs" / "train.md").read_text()
-    recipes = {name.replace("resnet50_mixvpr_", "…_") for name in list_recipes(ROOT / "configs")}
+    recipes = {name.replace("resnet50_mixvpr_", "…_") for name in list_recipes()}
     named = set(re.findall(r"`([\w…]+)`", text[text.index("| recipe |") : text.index("## Data")]))
     assert {name.replace("resnet50_mixvpr_", "…_") for name in named} >= recipes
     for name in (*LOSSES, *MINERS):

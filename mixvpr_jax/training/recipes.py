@@ -14,18 +14,17 @@ _INSTALLED, _CHECKOUT = (Path(__file__).parents[i] / "configs" for i in (1, 2))
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
-def list_recipes(folder: Path = CONFIGS) -> list[str]:
-    """The names of a folder's recipes."""
-    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+def list_recipes() -> list[str]:
+    """The names of the package's recipes."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
-def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
+def load_recipe(name: str) -> tuple[TrainConfig, str]:
     """The `config` of a recipe and its docstring.
 
     Args:
-        name: A recipe in `folder`, or the path of a file, which may import its neighbours as a
+        name: A recipe of the package, or the path of a file, which may import its neighbours as a
             script does.
-        folder: The package's own recipes.
 
     Raises:
         InputError: No such recipe, or a file without one.
@@ -35,15 +34,13 @@ def load_recipe(name: str, folder: Path = CONFIGS) -> tuple[TrainConfig, str]:
         >>> config.model.aggregator.out_channels
         1024
     """
-    path, known = folder / f"{name}.py", list_recipes(folder)
-    module_name = f"{folder.name}.{name}"
+    path, module_name = CONFIGS / f"{name}.py", f"configs.{name}"
     if name.endswith(".py"):
         path = Path(name)
         module_name = path.stem
         sys.path.insert(0, str(path.parent.absolute()))
-    elif name not in known:
-        hint = closest(name, known) if known else "; give the path of a recipe, such as ./mine.py"
-        raise InputError(f"{name}: no such recipe in {folder.name}/{hint}")
+    elif name not in (known := list_recipes()):
+        raise InputError(f"{name}: no such recipe in configs/{closest(name, known)}")
     if not path.is_file():
         raise InputError(f"{path}: expected a recipe, found no such file")
     spec = spec_from_file_location(module_name, path)

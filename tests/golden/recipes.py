@@ -11,7 +11,7 @@ from flax import nnx
 
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training.config import TrainConfig
-from mixvpr_jax.training.recipes import CONFIGS, list_recipes, load_recipe
+from mixvpr_jax.training.recipes import list_recipes, load_recipe
 
 LISTINGS = Path(__file__).parent / "recipes"
 
@@ -38,7 +38,7 @@ def listing(config: TrainConfig) -> str:
 def main() -> None:
     """Writes them all."""
     LISTINGS.mkdir(exist_ok=True)
-    for name in list_recipes(CONFIGS):
+    for name in list_recipes():
         (LISTINGS / f"{name}.txt").write_text(listing(load_recipe(name)[0]))
 
 
