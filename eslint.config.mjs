@@ -1,9 +1,10 @@
 /* The scripts of the report's page: npx eslint mixvpr_jax/report/page */
 
 const BROWSER = [
-  "addEventListener", "atob", "Blob", "devicePixelRatio", "document", "getComputedStyle", "history",
-  "ImageData", "innerHeight", "location", "matchMedia", "MutationObserver", "requestAnimationFrame",
-  "ResizeObserver", "scrollTo", "scrollY", "setTimeout", "URL", "URLSearchParams",
+  "addEventListener", "atob", "Blob", "cancelAnimationFrame", "devicePixelRatio", "document",
+  "getComputedStyle", "history", "ImageData", "innerHeight", "location", "matchMedia",
+  "MutationObserver", "requestAnimationFrame", "ResizeObserver", "scrollTo", "scrollY", "setTimeout",
+  "URL", "URLSearchParams",
 ];
 
 export default [{

@@ -20,7 +20,7 @@ from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = (
-    *("data", "headline", "curve", "confidence", "rows", "list", "filters", "state", "save"),
+    *("data", "headline", "curves", "rows", "list", "filters", "state"),
     *("larger", "map", "atlas", "keys", "main"),
 )
 """Modules, in this order: each finds the values that it needs at once."""
@@ -128,7 +128,10 @@ def assemble(
         "STYLE": style,
         "SCRIPT": script,
         "DATA": _script_safe_json({**value, "pictures": pictures}),
-        "PICTURES": "\n".join(_picture_script(i, text) for i, (_, text) in enumerate(blocks)),
+        "PICTURES": "\n".join(
+            f'<script type="text/plain" id="pictures-{number}">{text}</script>'
+            for number, (_, text) in enumerate(blocks)
+        ),
     }
     return _fill(_read("page.html"), parts).encode("utf-8")
 
@@ -141,10 +144,6 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
         if chars >= BLOCK_CHARS or index + 1 == len(texts):
             yield start, "".join(texts[start : index + 1])
             start, chars = index + 1, 0
-
-
-def _picture_script(number: int, text: str) -> str:
-    return f'<script type="text/plain" id="pictures-{number}">{text}</script>'
 
 
 def _read(name: str) -> str:

@@ -1,15 +1,13 @@
 /* The large map, which is moved, asked and left for the list. */
 
 import {
-  HAS_TRUTH, byId, clamp, distanceText, element, grouped, joined, metresText, nearMatches,
+  HAS_TRUTH, byId, clamp, distanceText, element, grouped, isWrong, joined, metresText, nearMatches,
   outcomeText, pictureOfDatabase, queries, report, showPicture, verdictOf,
 } from "./data.js";
 import { countText } from "./filters.js";
-import { figure } from "./headline.js";
+import { figure, keyItem } from "./headline.js";
 import { goTo, list } from "./list.js";
-import {
-  acrossOf, atlas, downOf, drawMapsSoon, fitListed, fitQuery, isWrong, places,
-} from "./map.js";
+import { atlas, drawMapsSoon, fitListed, fitQuery, pixelsOf, places } from "./map.js";
 
 export function openMap(query = -1) {
   if (!report.map) return;
@@ -28,17 +26,17 @@ function select(query) {
 }
 
 function renderCard(query) {
-  const first = report.m ? nearMatches(query)[0] : null;
-  const distance = first && joined(distanceText(first.distance), metresText(first.metres));
+  const [first] = nearMatches(query);
+  const texts = [outcomeText(query)];
   showPicture(byId("card-query"), queries.picture[query]);
   byId("card-match").hidden = !first;
   if (first) {
     showPicture(byId("card-match"), pictureOfDatabase[first.database]);
-    byId("card-match").dataset.verdict = verdictOf(first) ?? "";
+    byId("card-match").dataset.verdict = verdictOf(first);
+    texts.push(distanceText(first.distance), metresText(first.metres));
   }
   byId("card").querySelector(".card-text").replaceChildren(
-    element("strong", `Query ${grouped(query + 1)}`),
-    element("span", joined(outcomeText(query), distance)));
+    element("strong", {}, `Query ${grouped(query + 1)}`), element("span", {}, joined(...texts)));
 }
 
 export function leaveForList() {
@@ -48,12 +46,10 @@ export function leaveForList() {
 }
 
 function queryAt(x, y) {
-  const reach = 12;
-  let [nearest, least] = [-1, reach * reach];
+  let [nearest, least] = [-1, 12 ** 2];
   for (const query of list.listed) {
-    const across = acrossOf(atlas.large, places.queries.east[query]) - x;
-    const down = downOf(atlas.large, places.queries.north[query]) - y;
-    const squared = across * across + down * down - (isWrong(query) ? 1 : 0);
+    const [across, down] = pixelsOf(atlas.large, places.queries, query);
+    const squared = (across - x) ** 2 + (down - y) ** 2 - (isWrong(query) ? 1 : 0);
     if (squared < least) [nearest, least] = [query, squared];
   }
   return nearest;
@@ -141,28 +137,18 @@ function bindMap() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMapsSoon);
 }
 
-function legendItem(className, text) {
-  const item = element("span");
-  item.append(element("i", "", className), text);
-  return item;
-}
-
 export function setUpMap() {
   byId("show-map").hidden = !report.map;
   if (!report.map) return;
-  byId("atlas-legend").append(legendItem("dot database", "database"));
-  if (HAS_TRUTH) {
-    byId("atlas-legend").append(legendItem("dot right", "right at 1"),
-      legendItem("dot wrong", "wrong, and a line to its first match"));
-  } else {
-    byId("atlas-legend").append(legendItem("dot", "query"));
-  }
-  const button = element("button", "", "preview");
-  button.type = "button";
-  button.setAttribute("aria-label", "Open the map");
-  atlas.small.canvas = button.appendChild(element("canvas"));
-  button.addEventListener("click", () => openMap());
-  figure("Map", button);
+  const kinds = HAS_TRUTH
+    ? [["dot right", "right at 1"], ["dot wrong", "wrong, and a line to its first match"]]
+    : [["dot", "query"]];
+  byId("atlas-legend").append(
+    ...[["dot database", "database"], ...kinds].map((kind) => keyItem(...kind)));
+  atlas.small.canvas = element("canvas");
+  const open = element("button", { className: "preview", onclick: () => openMap() }, atlas.small.canvas);
+  open.setAttribute("aria-label", "Open the map");
+  figure("Map", open);
   new ResizeObserver(drawMapsSoon).observe(atlas.small.canvas);
   bindMap();
 }

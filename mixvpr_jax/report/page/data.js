@@ -11,15 +11,21 @@ export const grouped = (number) => number.toLocaleString("en");
 export const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-export function element(tag, text = "", className = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
+export function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
   return made;
 }
 
-export function fromTemplate(id) {
-  return byId(id).content.firstElementChild.cloneNode(true);
+export const fromTemplate = (id) => byId(id).content.firstElementChild.cloneNode(true);
+
+// However often it is asked for in a frame, it runs once.
+export function oncePerFrame(run) {
+  let awaited = 0;
+  return () => {
+    cancelAnimationFrame(awaited);
+    awaited = requestAnimationFrame(run);
+  };
 }
 
 /* Pictures: texts one after the other, in blocks that may still be on their way. */
@@ -102,49 +108,52 @@ report.database.shown.forEach((index, at) => {
   pictureOfDatabase[index] = report.database.picture[at];
 });
 
-function matchIn(columns, group, width, query, place) {
-  const at = query * width + place;
-  return {
-    group,
-    place,
-    rank: place + 1,
-    database: columns.near[at],
-    distance: columns.distance?.[at] ?? null,
-    metres: columns.metres?.[at] ?? null,
-    right: columns.right ? columns.right[at] === "1" : null,
-  };
+function matchesIn(group, columns, width, query) {
+  return Array.from({ length: width }, (_, place) => {
+    const at = query * width + place;
+    return {
+      group,
+      place,
+      rank: place + 1,
+      database: columns.near[at],
+      distance: columns.distance[at],
+      metres: columns.metres?.[at] ?? null,
+      right: columns.right ? columns.right[at] === "1" : null,
+    };
+  });
 }
 
-export function nearMatches(query) {
-  return Array.from({ length: report.m }, (_, place) =>
-    matchIn(queries, "near", report.m, query, place));
-}
+export const nearMatches = (query) => matchesIn("near", queries, report.m, query);
 
 export function otherMatches(query) {
-  return Array.from({ length: report.other?.m ?? 0 }, (_, place) =>
-    matchIn(report.other, "other", report.other.m, query, place));
+  return report.other ? matchesIn("other", report.other, report.other.m, query) : [];
 }
 
-// The nearest true positive, where another photo was nearer.
-export function missedMatch(query) {
-  const missed = outcomes[query] === "later" || outcomes[query] === "lost";
-  if (!missed || !report.best || report.best.index[query] < 0) return null;
-  return {
+export const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
+
+// The nearest true positive, where another photo was nearer: one match or none.
+export function missedMatches(query) {
+  const { best } = report;
+  if (!best || !isWrong(query) || best.index[query] < 0) return [];
+  return [{
     group: "missed",
     place: 0,
-    rank: report.best.rank[query],
-    database: report.best.index[query],
-    distance: report.best.distance[query],
-    metres: report.best.metres?.[query] ?? null,
+    rank: best.rank[query],
+    database: best.index[query],
+    distance: best.distance[query],
+    metres: best.metres?.[query] ?? null,
     right: true,
-  };
+  }];
 }
 
-export const verdictOf = (match) => (match.right === null ? null : match.right ? "right" : "wrong");
-
-export function distanceText(distance) {
-  return distance === null ? "" : distance.toFixed(3);
+// In the order of the columns and of the keys.
+export function allMatches(query) {
+  return [...nearMatches(query), ...missedMatches(query), ...otherMatches(query)];
 }
+
+export const verdictOf = ({ right }) => (right === null ? "" : right ? "right" : "wrong");
+
+export const distanceText = (distance) => (distance === null ? "" : distance.toFixed(3));
 
 // The cosine similarity of descriptors of length 1 at that distance.
 export function scoreText(distance) {

@@ -1,39 +1,40 @@
 /* Which queries are listed, in which order. */
 
 import {
-  HAS_TRUTH, QUERIES, byId, duels, element, grouped, outcomes, pictureName, pictureOfDatabase,
-  picturePath, pictures, plural, queries, report,
+  HAS_TRUTH, QUERIES, byId, duels, element, grouped, nearMatches, otherMatches, outcomes,
+  pictureName, pictureOfDatabase, picturePath, pictures, plural, queries, report,
 } from "./data.js";
 import { list, showListed } from "./list.js";
 import { drawMapsSoon } from "./map.js";
-import { saveListed } from "./save.js";
 import { rememberView } from "./state.js";
 
 export const EVERYTHING = { outcome: "all", duel: "any", label: null, search: "" };
-export const UNSORTED = { sort: "order", reversed: false };
-export const view = { ...EVERYTHING, ...UNSORTED, page: 0 };
+export const view = { ...EVERYTHING, sort: "order", reversed: false, page: 0 };
+
+/* Choices: a value, a text and a title. */
 
 export const OUTCOMES = [
-  ["all", "All"],
-  ["right", "Right at 1"],
-  ["later", `Right in ${report.k}`],
-  ["lost", "Lost"],
-  ["none", "No positives"],
+  ["all", "All", "Every query"],
+  ["right", "Right at 1", "The nearest photo is a true positive"],
+  ["later", `Right in ${report.k}`,
+    `The nearest photo is wrong, a true positive is among the ${report.k} nearest`],
+  ["lost", "Lost", `No true positive is among the ${report.k} nearest`],
+  ["none", "No positives", "The database has no true positive"],
 ];
 export const DUELS = [
-  ["ours", "We win"],
-  ["theirs", "Other wins"],
-  ["both", "Both right"],
-  ["neither", "Neither"],
+  ["ours", "We win", `Right at 1 here, wrong with ${report.other?.title}`],
+  ["theirs", "Other wins", `Right at 1 with ${report.other?.title}, wrong here`],
+  ["both", "Both right", "Both are right at 1"],
+  ["neither", "Neither", "Neither is right at 1"],
 ];
 
-/* Orders: a name, what is compared, and whether the largest comes first. */
+/* Orders: a name, what is compared, whether the largest comes first, and whether there is any. */
 
 export const SORTS = {
-  order: ["Query order", (query) => query, false],
-  distance: ["Distance of the first match", (query) => queries.distance[query * report.m], false],
-  rank: ["Rank of the best positive", bestRank, true],
-  metres: ["Metres off", (query) => queries.metres?.[query * report.m], true],
+  order: ["Query order", (query) => query, false, true],
+  distance: ["Distance of the first match", (query) => queries.distance[query * report.m], false, report.m],
+  rank: ["Rank of the best positive", bestRank, true, report.m && HAS_TRUTH],
+  metres: ["Metres off", (query) => queries.metres?.[query * report.m], true, report.m && queries.metres],
 };
 
 function bestRank(query) {
@@ -77,7 +78,7 @@ function hasName(named, query) {
 function selection() {
   const sought = view.search.trim();
   const named = sought ? picturesNamed(sought) : null;
-  const counts = { all: 0, any: 0 };
+  const counts = { all: 0 };
   const listed = [];
   for (let query = 0; query < QUERIES; query++) {
     if (view.label && view.label[0].of[query] !== view.label[1]) continue;
@@ -104,7 +105,6 @@ export function setView(changes) {
   if (byId("search").value !== view.search) byId("search").value = view.search;
   const { listed, counts } = selection();
   showListed(sorted(listed));
-  view.page = list.page;
   renderBar(counts);
   drawMapsSoon();
 }
@@ -112,10 +112,9 @@ export function setView(changes) {
 /* The bar */
 
 export function countText() {
-  const [shown, total] = [list.listed.length, QUERIES];
-  return shown === total
-    ? plural(total, "query", "queries")
-    : `${grouped(shown)} of ${plural(total, "query", "queries")}`;
+  const shown = list.listed.length;
+  const total = plural(QUERIES, "query", "queries");
+  return shown === QUERIES ? total : `${grouped(shown)} of ${total}`;
 }
 
 function renderChoice(group, chosen, counts) {
@@ -142,80 +141,42 @@ function renderBar(counts) {
   byId("reverse").setAttribute("aria-pressed", view.reversed);
   byId("sort").value = view.sort;
   byId("none-left").hidden = list.listed.length > 0;
+}
+
+// `firstKey` is that of the first choice, whether or not there is any such query.
+function addChoices(group, choices, firstKey, isUseful, pick) {
+  choices.forEach(([value, text, words], at) => {
+    if (!isUseful(value)) return;
+    const key = firstKey + at;
+    const button = element("button", { title: `${words} (${key})` }, `${text} `, element("span"));
+    Object.assign(button.dataset, { value, key });
+    button.addEventListener("click", () => pick(value));
+    byId(group).append(button);
+  });
+}
+
+export function setUpBar() {
+  byId("outcomes").hidden = !HAS_TRUTH;
+  const isUseful = (value) =>
+    value === "later" ? report.k > 1 : value !== "none" || outcomes.includes("none");
+  addChoices("outcomes", OUTCOMES, 1, isUseful, (outcome) => choose({ outcome }));
+  byId("duels").hidden = !duels[0];
+  addChoices("duels", DUELS, 6, () => duels[0], (duel) => choose({ duel: view.duel === duel ? "any" : duel }));
+  for (const [value, [text, , , known]] of Object.entries(SORTS)) {
+    if (known) byId("sort").append(element("option", { value }, text));
+  }
+  const { classList } = document.body;
+  classList.toggle("with-missed", Boolean(report.best && HAS_TRUTH));
+  classList.toggle("with-other", Boolean(report.other));
+  const metres = queries.metres ? ", metres" : "";
+  byId("columns").append(element("span", { className: "of-near" },
+    `Nearest database photos: rank, descriptor distance${metres}`));
+  if (classList.contains("with-missed")) {
+    byId("columns").append(element("span", { className: "of-missed" }, "Nearest true positive"));
+  }
   byId("none-left").textContent = QUERIES
     ? "None of the queries is of that kind."
     : "The evaluation has no queries.";
-}
-
-function choiceButton([value, text], key, title, pick) {
-  const button = element("button", `${text} `);
-  button.type = "button";
-  button.dataset.value = value;
-  button.title = `${title} (${key})`;
-  button.append(element("span"));
-  button.addEventListener("click", () => pick(value));
-  return button;
-}
-
-const chooseOutcome = (outcome) => choose({ outcome });
-const chooseDuel = (duel) => choose({ duel: view.duel === duel ? "any" : duel });
-
-export function setUpChoices() {
-  const present = new Set(outcomes);
-  const titles = {
-    all: "Every query",
-    right: "The nearest photo is a true positive",
-    later: `The nearest photo is wrong, a true positive is among the ${report.k} nearest`,
-    lost: `No true positive is among the ${report.k} nearest`,
-    none: "The database has no true positive",
-  };
-  OUTCOMES.forEach(([value, text], at) => {
-    if (value === "later" && report.k < 2) return;
-    if (value === "none" && !present.has("none")) return;
-    byId("outcomes").append(choiceButton([value, text], at + 1, titles[value], chooseOutcome));
-  });
-  byId("outcomes").hidden = !HAS_TRUTH;
-  const compared = new Set(duels).size > 1 || duels[0];
-  byId("duels").hidden = !compared;
-  const other = report.other?.title;
-  const wins = {
-    ours: `Right at 1 here, wrong with ${other}`,
-    theirs: `Right at 1 with ${other}, wrong here`,
-    both: "Both are right at 1",
-    neither: "Neither is right at 1",
-  };
-  if (!compared) return;
-  DUELS.forEach((duel, at) => {
-    byId("duels").append(choiceButton(duel, at + 6, wins[duel[0]], chooseDuel));
-  });
-}
-
-export function setUpSorts() {
-  const useful = Object.entries(SORTS).filter(([name]) =>
-    (name !== "rank" || HAS_TRUTH) && (name !== "metres" || queries.metres) && (name === "order" || report.m));
-  byId("sort").append(...useful.map(([name, [text]]) => {
-    const option = element("option", text);
-    option.value = name;
-    return option;
-  }));
-}
-
-function columnHead(text, className) {
-  return element("span", text, className);
-}
-
-export function setUpColumns() {
-  const metres = queries.metres ? ", metres" : "";
-  const head = [
-    columnHead(`Nearest database photos: rank, descriptor distance${metres}`, "of-near"),
-  ];
-  if (report.best && HAS_TRUTH) head.push(columnHead("Nearest true positive", "of-missed"));
-  byId("columns").append(...head);
-  document.body.classList.toggle("with-missed", Boolean(report.best && HAS_TRUTH));
-  document.body.classList.toggle("with-other", Boolean(report.other));
-}
-
-export function bindFilters() {
   byId("search").addEventListener("input", (event) => choose({ search: event.target.value }));
   byId("sort").addEventListener("change", (event) => choose({ sort: event.target.value, reversed: false }));
   byId("reverse").addEventListener("click", () => choose({ reversed: !view.reversed }));
@@ -224,10 +185,31 @@ export function bindFilters() {
   byId("save").hidden = !QUERIES;
 }
 
-export function renderNote() {
-  const { problems } = pictures;
-  if (!problems.length) return;
-  byId("note").textContent =
-    `${plural(problems.length, "photo", "photos")} could not be read and left a blank: ${problems[0]}`;
-  byId("note").hidden = false;
+/* The listed queries as a CSV file, in their order: a line for each neighbour that is shown. */
+
+const quoted = (value) => /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+
+function listedAsCsv() {
+  const lines = [["query", "run", "rank", "prediction", "descriptor_distance", "metres", "correct"]];
+  for (const query of list.listed) {
+    for (const match of [...nearMatches(query), ...otherMatches(query)]) {
+      lines.push([
+        picturePath(queries.picture[query]),
+        match.group === "other" ? report.other.title : report.title,
+        match.rank,
+        picturePath(pictureOfDatabase[match.database]),
+        match.distance ?? "",
+        match.metres ?? "",
+        match.right === null ? "" : Number(match.right),
+      ]);
+    }
+  }
+  return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
+function saveListed() {
+  const blob = new Blob([listedAsCsv()], { type: "text/csv" });
+  const link = element("a", { href: URL.createObjectURL(blob), download: "queries.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }

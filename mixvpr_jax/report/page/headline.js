@@ -1,93 +1,73 @@
 /* What was evaluated, how well it did, and by how much that differs from what is published. */
 
-import { HAS_TRUTH, byId, element, grouped, report } from "./data.js";
+import { HAS_TRUTH, byId, element, grouped, pictures, plural, report } from "./data.js";
 import { choose } from "./filters.js";
 
-function usualRecall() {
-  const usual = report.recall.filter(([k]) => [1, 5, 10, 20].includes(k));
-  return usual.length ? usual : report.recall;
+const isUsual = ([k]) => [1, 5, 10, 20].includes(k);
+const usualRecall = report.recall?.some(isUsual) ? report.recall.filter(isUsual) : report.recall;
+
+const recallAt = (recall, k) => recall?.find(([other]) => other === k)?.[1];
+const percentText = (percent) => percent?.toFixed(1) ?? "–";
+
+function table(className, heads, rows) {
+  const cells = heads.map((text) => element(text ? "th" : "td", text ? { scope: "col" } : {}, text));
+  return element("table", { className },
+    element("thead", {}, element("tr", {}, ...cells)), element("tbody", {}, ...rows));
 }
 
-function scoped(tag, text, scope, className = "") {
-  const cell = element(tag, text, className);
-  cell.scope = scope;
-  return cell;
+function tableRow(className, head, ...cells) {
+  return element("tr", { className }, element("th", { scope: "row" }, ...head), ...cells);
 }
 
 function oursCell([k, percent]) {
-  const cell = element("td", percent.toFixed(1));
-  cell.append(element("span", "%", "percent"));
+  const cell = element("td", {}, percentText(percent), element("span", { className: "percent" }, "%"));
   const interval = report.intervals.find(([other]) => other === k);
   if (interval) {
     const [, low, high] = interval;
-    const text = element("span", `${low.toFixed(1)} – ${high.toFixed(1)}`, "interval");
-    text.title = "95 % interval over queries (Wilson's)";
-    cell.append(text);
+    const title = "95 % interval over queries (Wilson's)";
+    cell.append(element("span", { className: "interval", title }, `${low.toFixed(1)} – ${high.toFixed(1)}`));
   }
   return cell;
 }
 
-function comparedCell([k, percent], recall, comparable) {
-  const theirs = recall?.find(([other]) => other === k)?.[1];
-  const cell = element("td", theirs === undefined ? "–" : theirs.toFixed(1));
+function comparedCell(ours, theirs, comparable) {
+  const cell = element("td", {}, percentText(theirs));
   if (theirs === undefined || !comparable) return cell;
-  const by = Number((percent - theirs).toFixed(1));
+  const by = Number((ours - theirs).toFixed(1));
   const sign = by > 0 ? "+" : by < 0 ? "−" : "±";
-  const difference = element("span", `${sign}${Math.abs(by).toFixed(1)}`, "difference");
-  difference.title = "this run, compared with that one";
-  cell.append(difference);
+  const title = "this run, compared with that one";
+  cell.append(element("span", { className: "difference", title }, `${sign}${Math.abs(by).toFixed(1)}`));
   return cell;
 }
 
-function comparedRow(label, source, recall, comparable = true) {
-  const row = element("tr", "", comparable ? "" : "dimmed");
-  const head = scoped("th", label, "row");
-  if (source) head.append(element("span", source, "source"));
-  row.append(head, ...usualRecall().map((ours) => comparedCell(ours, recall, comparable)));
-  return row;
+function comparedRow(label, recall, source, comparable) {
+  const cells = usualRecall.map(([k, ours]) => comparedCell(ours, recallAt(recall, k), comparable));
+  const head = [label, element("span", { className: "source" }, source)];
+  return tableRow(comparable ? "" : "dimmed", head, ...cells);
 }
 
 function recallTable() {
-  const table = element("table", "", "recall");
-  const head = element("tr");
-  head.append(element("td"), ...usualRecall().map(([k]) => scoped("th", `R@${k}`, "col")));
-  const ours = element("tr", "", "ours");
-  const name = scoped("th", "This run", "row");
-  if (report.intervals.length) name.append(element("span", "95 % intervals", "source"));
-  ours.append(name, ...usualRecall().map(oursCell));
-  table.append(element("thead"), element("tbody"));
-  table.tHead.append(head);
-  table.tBodies[0].append(ours);
-  if (report.other) {
-    const { title, recall } = report.other;
-    table.tBodies[0].append(comparedRow(title, "the other run", recall));
+  const { intervals, other, published } = report;
+  const head = ["This run"];
+  if (intervals.length) head.push(element("span", { className: "source" }, "95 % intervals"));
+  const rows = [tableRow("ours", head, ...usualRecall.map(oursCell))];
+  if (other) rows.push(comparedRow(other.title, other.recall, "the other run", true));
+  for (const [label, recall, source] of published) {
+    rows.push(comparedRow(label, recall, source, !report.is_subset));
   }
-  table.tBodies[0].append(...report.published.map(([label, recall, source]) =>
-    comparedRow(label, source, recall, !report.is_subset)));
-  return table;
+  return table("recall", ["", ...usualRecall.map(([k]) => `R@${k}`)], rows);
 }
 
 function outcomeParts() {
-  if (!report.recall) {
-    const why = HAS_TRUTH
-      ? "Recall was not computed for this evaluation."
-      : "There is no ground truth for these photos, and hence no recall. " +
-        "Below are the nearest database photos of each query, neither right nor wrong.";
-    return [element("p", why, "sentence")];
+  if (report.recall) {
+    const warning = "Images of the protocol are missing here: these figures compare with no published ones.";
+    return [recallTable(), ...(report.is_subset ? [element("p", { className: "warning" }, warning)] : [])];
   }
-  const parts = [recallTable()];
-  if (report.is_subset) {
-    parts.push(element("p",
-      "Images of the protocol are missing here: these figures compare with no published ones.",
-      "warning"));
-  }
-  return parts;
-}
-
-function factRow([name, value]) {
-  const row = element("tr");
-  row.append(scoped("th", name, "row"), element("td", value));
-  return row;
+  const why = HAS_TRUTH
+    ? "Recall was not computed for this evaluation."
+    : "There is no ground truth for these photos, and hence no recall. " +
+      "Below are the nearest database photos of each query, neither right nor wrong.";
+  return [element("p", { className: "sentence" }, why)];
 }
 
 export function renderHeadline() {
@@ -96,64 +76,49 @@ export function renderHeadline() {
   const parts = report.title.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]);
   document.querySelector("h1").append(...parts);
   byId("outcome").append(...outcomeParts());
-  document.querySelector(".facts tbody").append(...report.facts.map(factRow));
+  document.querySelector(".facts tbody").append(
+    ...report.facts.map(([name, value]) => tableRow("", [name], element("td", {}, value))));
 }
 
-/* Figures beside each other: conditions and latency. */
+export function renderNote() {
+  const { problems } = pictures;
+  if (!problems.length) return;
+  byId("note").hidden = false;
+  byId("note").textContent =
+    `${plural(problems.length, "photo", "photos")} could not be read and left a blank: ${problems[0]}`;
+}
+
+/* Figures beside each other */
 
 export function figure(title, ...parts) {
-  const made = element("section", "", "figure");
-  made.append(element("h2", title), ...parts);
+  const made = element("section", { className: "figure" }, element("h2", {}, title), ...parts);
   byId("figures").append(made);
   return made;
 }
 
+export function keyItem(className, text) {
+  return element("span", {}, element("i", { className }), text);
+}
+
+// A text that leads to the queries of a label's value.
+export function labelLink(label, value, text, title) {
+  const onclick = () => choose({ label: [label, value] });
+  return element("button", { className: "link", title, onclick }, text);
+}
+
 function conditionRow(condition, [label, count, recall]) {
-  const row = element("tr");
-  const head = scoped("th", "", "row");
   const known = report.labels.find(({ name }) => name === condition);
   const value = known ? known.values.indexOf(label) : -1;
-  if (value >= 0) {
-    const button = element("button", label, "link");
-    button.type = "button";
-    button.title = `List the queries of ${condition}: ${label}`;
-    button.addEventListener("click", () => choose({ label: [known, value] }));
-    head.append(button);
-  } else {
-    head.append(label);
-  }
-  row.append(head, element("td", grouped(count), "quiet"));
-  for (const [k] of usualRecall().slice(0, 3)) {
-    const percent = recall?.find(([other]) => other === k)?.[1];
-    row.append(element("td", percent === undefined ? "–" : percent.toFixed(1)));
-  }
-  return row;
+  const title = `List the queries of ${condition}: ${label}`;
+  const head = value < 0 ? label : labelLink(known, value, label, title);
+  const percents = usualRecall.slice(0, 3).map(([k]) => percentText(recallAt(recall, k)));
+  return tableRow("", [head], element("td", { className: "quiet" }, grouped(count)),
+    ...percents.map((percent) => element("td", {}, percent)));
 }
 
 function conditionTable([condition, rows]) {
-  const table = element("table", "", "small");
-  const head = element("tr");
-  head.append(scoped("th", condition, "col"), scoped("th", "queries", "col"),
-    ...usualRecall().slice(0, 3).map(([k]) => scoped("th", `R@${k}`, "col")));
-  table.append(element("thead"), element("tbody"));
-  table.tHead.append(head);
-  table.tBodies[0].append(...rows.map((row) => conditionRow(condition, row)));
-  return table;
-}
-
-function latencyTable() {
-  const table = element("table", "", "small");
-  const head = element("tr");
-  head.append(scoped("th", "stage", "col"), scoped("th", "median", "col"),
-    scoped("th", "p95", "col"));
-  table.append(element("thead"), element("tbody"));
-  table.tHead.append(head);
-  for (const [stage, ...times] of report.latency) {
-    const row = element("tr");
-    row.append(scoped("th", stage, "row"), ...times.map((time) => element("td", milliseconds(time))));
-    table.tBodies[0].append(row);
-  }
-  return table;
+  const heads = [condition, "queries", ...usualRecall.slice(0, 3).map(([k]) => `R@${k}`)];
+  return table("small", heads, rows.map((row) => conditionRow(condition, row)));
 }
 
 function milliseconds(time) {
@@ -162,13 +127,14 @@ function milliseconds(time) {
 }
 
 export function renderTables() {
-  if (report.conditions.length && report.recall) {
-    const tables = element("div", "", "scrolled");
-    tables.tabIndex = 0;
-    tables.append(...report.conditions.map(conditionTable));
+  const { conditions, latency, device } = report;
+  if (conditions.length && report.recall) {
+    const tables = element("div", { className: "scrolled", tabIndex: 0 }, ...conditions.map(conditionTable));
     figure("Recall by condition", tables);
   }
-  if (!report.latency.length) return;
-  const made = figure("Time for one query", latencyTable());
-  if (report.device) made.querySelector("h2").append(element("span", `on ${report.device}`, "readout"));
+  if (!latency.length) return;
+  const rows = latency.map(([stage, ...times]) =>
+    tableRow("", [stage], ...times.map((time) => element("td", {}, milliseconds(time)))));
+  const made = figure("Time for one query", table("small", ["stage", "median", "p95"], rows));
+  if (device) made.querySelector("h2").append(element("span", { className: "readout" }, `on ${device}`));
 }

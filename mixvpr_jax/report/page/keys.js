@@ -2,7 +2,7 @@
 
 import { leaveForList, openMap, pan, stepSelected, zoom } from "./atlas.js";
 import { HAS_TRUTH, byId, clamp, element, report } from "./data.js";
-import { DUELS, OUTCOMES, choose, view } from "./filters.js";
+import { choose, view } from "./filters.js";
 import { stepMatch, stepQuery } from "./larger.js";
 import { barBottom, firstOfPage, focusPhoto, focusedPhoto, list, rowsOfPage } from "./list.js";
 import { atlas } from "./map.js";
@@ -26,14 +26,11 @@ const KEYS = [
 export function setUpHelp() {
   for (const [keys, what, known] of KEYS) {
     if (known && !known()) continue;
-    const term = element("dt");
-    term.append(...keys.map((key) => (key === "…" ? key : element("kbd", key))));
-    byId("keys").append(term, element("dd", what));
+    const parts = keys.map((key) => (key === "…" ? key : element("kbd", {}, key)));
+    byId("keys").append(element("dt", {}, ...parts), element("dd", {}, what));
   }
   byId("show-help").addEventListener("click", () => byId("help").showModal());
 }
-
-/* In the list */
 
 function firstInSight() {
   const passed = barBottom() - list.box.getBoundingClientRect().top;
@@ -51,88 +48,69 @@ function stepFocus(down, across) {
   focusPhoto(list.listed[position], Math.max(focused.column + across, 0));
 }
 
-const LIST_KEYS = {
-  ArrowDown: () => stepFocus(1, 0),
-  ArrowUp: () => stepFocus(-1, 0),
-  ArrowLeft: () => stepFocus(0, -1),
-  ArrowRight: () => stepFocus(0, 1),
-  j: () => stepFocus(1, 0),
-  k: () => stepFocus(-1, 0),
-  Home: () => list.listed.length && focusPhoto(list.listed[0], 0),
-  End: () => list.listed.length && focusPhoto(list.listed[list.listed.length - 1], 0),
-  "/": () => byId("search").focus(),
-  m: () => openMap(focusedPhoto()?.query),
-  h: toggleHeat,
-  "?": () => byId("help").showModal(),
-  Escape: () => view.search && choose({ search: "" }),
-};
-
-// Without a photo in focus, arrows, Home and End scroll the page as they always do.
-const NEEDS_FOCUS = ["ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Home", "End"];
-
-function chooseByNumber(key) {
-  const at = Number(key) - 1;
-  const group = at < 5 ? "outcomes" : "duels";
-  const value = (at < 5 ? OUTCOMES[at] : DUELS[at - 5])[0];
-  const button = byId(group).querySelector(`[data-value="${value}"]`);
-  if (button && !byId(group).hidden) button.click();
+function chooseByKey({ key }) {
+  document.querySelector(`.choice:not([hidden]) [data-key="${key}"]`)?.click();
 }
 
-function listKey(event) {
-  if (/^[1-9]$/.test(event.key)) return chooseByNumber(event.key);
-  const action = LIST_KEYS[event.key];
-  if (!action || (NEEDS_FOCUS.includes(event.key) && !focusedPhoto())) return;
-  event.preventDefault();
-  action();
-}
-
-/* In dialogs */
-
-const LARGER_KEYS = {
-  ArrowLeft: () => stepMatch(-1),
-  ArrowRight: () => stepMatch(1),
-  ArrowDown: () => stepQuery(1),
-  ArrowUp: () => stepQuery(-1),
-  j: () => stepQuery(1),
-  k: () => stepQuery(-1),
-  h: toggleHeat,
-  m: () => byId("larger-map").click(),
+const ACTIONS = {
+  list: {
+    ArrowDown: () => stepFocus(1, 0),
+    ArrowUp: () => stepFocus(-1, 0),
+    ArrowLeft: () => stepFocus(0, -1),
+    ArrowRight: () => stepFocus(0, 1),
+    j: () => stepFocus(1, 0),
+    k: () => stepFocus(-1, 0),
+    Home: () => focusPhoto(list.listed[0], 0),
+    End: () => focusPhoto(list.listed[list.listed.length - 1], 0),
+    ...Object.fromEntries(Array.from("123456789", (key) => [key, chooseByKey])),
+    "/": () => byId("search").focus(),
+    m: () => openMap(focusedPhoto()?.query),
+    h: toggleHeat,
+    "?": () => byId("help").showModal(),
+    Escape: () => view.search && choose({ search: "" }),
+  },
+  larger: {
+    ArrowLeft: () => stepMatch(-1),
+    ArrowRight: () => stepMatch(1),
+    ArrowDown: () => stepQuery(1),
+    ArrowUp: () => stepQuery(-1),
+    j: () => stepQuery(1),
+    k: () => stepQuery(-1),
+    h: toggleHeat,
+    m: () => byId("larger-map").click(),
+  },
+  atlas: {
+    ArrowLeft: () => pan(60, 0),
+    ArrowRight: () => pan(-60, 0),
+    ArrowUp: () => pan(0, 60),
+    ArrowDown: () => pan(0, -60),
+    "+": () => zoom(1.6),
+    "=": () => zoom(1.6),
+    "-": () => zoom(1 / 1.6),
+    0: () => openMap(),
+    j: () => stepSelected(1),
+    k: () => stepSelected(-1),
+    m: () => atlas.dialog.close(),
+    Enter: ({ target }) => (target === atlas.large.canvas ? leaveForList() : target.click()),
+  },
+  help: {},
 };
 
-const MAP_KEYS = {
-  ArrowLeft: () => pan(60, 0),
-  ArrowRight: () => pan(-60, 0),
-  ArrowUp: () => pan(0, 60),
-  ArrowDown: () => pan(0, -60),
-  "+": () => zoom(1.6),
-  "=": () => zoom(1.6),
-  "-": () => zoom(1 / 1.6),
-  0: () => openMap(),
-  j: () => stepSelected(1),
-  k: () => stepSelected(-1),
-  m: () => atlas.dialog.close(),
-  Enter: (event) => event.target === atlas.large.canvas ? leaveForList() : event.target.click(),
-};
-
-function dialogKey(event, dialog) {
-  const keys = { larger: LARGER_KEYS, atlas: MAP_KEYS }[dialog.id] ?? {};
-  const action = keys[event.key];
-  if (action) {
-    event.preventDefault();
-    action(event);
-  }
-}
+// Without a photo in focus, these keys scroll the page as they always do.
+const SCROLLS = /^(Arrow|Home|End)/;
 
 export function bindKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const dialog = document.querySelector("dialog[open]");
-    if (dialog) return dialogKey(event, dialog);
-    if (event.target.matches("input, select")) {
+    if (!dialog && event.target.matches("input, select")) {
       if (event.key !== "Escape" || event.target.id !== "search") return;
       event.target.blur();
     }
-    listKey(event);
+    const action = ACTIONS[dialog?.id ?? "list"][event.key];
+    if (!action || (!dialog && SCROLLS.test(event.key) && !focusedPhoto())) return;
+    event.preventDefault();
+    action(event);
   });
 }
 

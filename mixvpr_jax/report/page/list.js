@@ -1,7 +1,7 @@
 /* The list: pages of rows of one height, of which only those near the window exist. */
 
 import {
-  QUERIES, byId, clamp, grouped, missedMatch, outcomes, pictures, queries, report,
+  QUERIES, byId, clamp, grouped, missedMatches, oncePerFrame, outcomes, pictures, queries, report,
 } from "./data.js";
 import { EVERYTHING, setView, view } from "./filters.js";
 import { queryRow } from "./rows.js";
@@ -13,7 +13,6 @@ export const list = {
   box: byId("queries"),
   listed: new Int32Array(0), // queries in their order
   position: new Int32Array(QUERIES), // of a query in `listed`, -1 where it is not
-  page: 0,
   rows: new Map(), // query → its row
   height: 0,
   current: -1, // the query that a link, the map or the keys led to
@@ -21,26 +20,28 @@ export const list = {
 
 /* Pages */
 
-export const firstOfPage = () => list.page * ROWS;
+export const firstOfPage = () => view.page * ROWS;
 export const rowsOfPage = () => Math.min(ROWS, list.listed.length - firstOfPage());
 const lastPage = () => Math.max(Math.ceil(list.listed.length / ROWS) - 1, 0);
 const topOf = (position) => (position - firstOfPage()) * list.height;
 
 function renderPager() {
   byId("pager").hidden = lastPage() === 0;
-  byId("pages").textContent = `${grouped(firstOfPage() + 1)} – ${grouped(firstOfPage() + rowsOfPage())} of ${grouped(list.listed.length)}`;
-  byId("page-before").disabled = list.page === 0;
-  byId("page-after").disabled = list.page === lastPage();
+  const [first, count] = [firstOfPage(), rowsOfPage()];
+  byId("pages").textContent =
+    `${grouped(first + 1)} – ${grouped(first + count)} of ${grouped(list.listed.length)}`;
+  byId("page-before").disabled = view.page === 0;
+  byId("page-after").disabled = view.page === lastPage();
 }
 
 function setPage(page) {
-  list.page = view.page = clamp(page, 0, lastPage());
+  view.page = clamp(page, 0, lastPage());
   clearRows();
   renderPager();
 }
 
 function turnPage(by) {
-  setPage(list.page + by);
+  setPage(view.page + by);
   scrollToOffset(0);
   renderRows();
   rememberView();
@@ -54,8 +55,7 @@ function nearbyPositions() {
   const [first, count] = [firstOfPage(), rowsOfPage()];
   const from = first + clamp(Math.floor((-top - OVERSCAN) / list.height), 0, count - 1);
   const to = first + clamp(Math.floor((innerHeight - top + OVERSCAN) / list.height), -1, count - 1);
-  const positions = [];
-  for (let position = from; position <= to; position++) positions.push(position);
+  const positions = Array.from({ length: to - from + 1 }, (_, at) => from + at);
   // The row that has the focus stays wherever it is, or the focus would be lost.
   const focused = focusedPhoto();
   const kept = focused ? list.position[focused.query] : -1;
@@ -100,7 +100,7 @@ function clearRows() {
 // All rows are as high as a full one: photos have one shape, and every text is one line.
 export function measureRow() {
   if (!QUERIES) return;
-  const row = queryRow(Math.max(outcomes.findIndex((_, query) => missedMatch(query)), 0));
+  const row = queryRow(Math.max(outcomes.findIndex((_, query) => missedMatches(query).length), 0));
   row.style.visibility = "hidden";
   list.box.append(row);
   list.height = Math.ceil(row.getBoundingClientRect().height);
@@ -164,7 +164,7 @@ export function setCurrent(query) {
 }
 
 export function focusedPhoto() {
-  const photo = document.activeElement?.closest?.(".queries .photo, .queries .number, .queries .pin");
+  const photo = document.activeElement?.closest(".queries :is(.photo, .number, .pin)");
   if (!photo) return null;
   const query = Number(photo.closest(".query").dataset.query);
   return { query, column: Number(photo.dataset.column ?? 0) };
@@ -172,7 +172,7 @@ export function focusedPhoto() {
 
 function showPageOf(query) {
   const page = Math.floor(list.position[query] / ROWS);
-  if (page === list.page) return;
+  if (page === view.page) return;
   setPage(page);
   rememberView();
 }
@@ -203,13 +203,7 @@ function renderPrinted() {
 }
 
 export function bindList() {
-  let awaited = 0;
-  const soon = () => {
-    awaited ||= requestAnimationFrame(() => {
-      awaited = 0;
-      renderRows();
-    });
-  };
+  const soon = oncePerFrame(renderRows);
   addEventListener("scroll", soon, { passive: true });
   addEventListener("resize", soon);
   addEventListener("hashchange", goToHash);

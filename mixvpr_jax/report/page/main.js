@@ -1,34 +1,27 @@
 /* The page, from the top. */
 
 import { setUpMap } from "./atlas.js";
-import { renderConfidence } from "./confidence.js";
-import { renderCurve } from "./curve.js";
-import { byId, showAwaited } from "./data.js";
-import {
-  bindFilters, renderNote, setUpChoices, setUpColumns, setUpSorts, setView,
-} from "./filters.js";
-import { renderHeadline, renderTables } from "./headline.js";
+import { renderConfidence, renderRecall } from "./curves.js";
+import { showAwaited } from "./data.js";
+import { setUpBar, setView } from "./filters.js";
+import { renderHeadline, renderNote, renderTables } from "./headline.js";
 import { bindDialogs, bindKeys, setUpHelp } from "./keys.js";
 import { bindLarger } from "./larger.js";
 import { bindList, measureRow, setAspect } from "./list.js";
-import { HAS_HEAT, toggleHeat } from "./rows.js";
+import { setUpHeat } from "./rows.js";
 import { goToHash } from "./state.js";
 
 renderHeadline();
-renderCurve();
+renderRecall();
 renderConfidence();
 setUpMap();
 renderTables();
 setAspect();
-setUpColumns();
-setUpChoices();
-setUpSorts();
+setUpBar();
 renderNote();
-byId("show-heat").hidden = !HAS_HEAT;
-byId("show-heat").addEventListener("click", toggleHeat);
+setUpHeat();
 
 bindList();
-bindFilters();
 bindLarger();
 bindDialogs();
 setUpHelp();

@@ -1,21 +1,21 @@
 /* A map: where the database and the listed queries are, and where the wrong ones were taken to be. */
 
 import {
-  QUERIES, byId, grouped, missedMatch, nearMatches, outcomes, queries, report,
+  QUERIES, allMatches, byId, grouped, isWrong, missedMatches, nearMatches, oncePerFrame, outcomes,
+  queries, report,
 } from "./data.js";
-import { allMatches } from "./larger.js";
 import { list } from "./list.js";
 
 const metresOf = (column) => Float64Array.from(column, (value) => (value === null ? NaN : value / 10));
+const pointsOf = ([east, north]) => ({ east: metresOf(east), north: metresOf(north) });
 export const places = report.map && {
-  database: { east: metresOf(report.map.database[0]), north: metresOf(report.map.database[1]) },
-  queries: { east: metresOf(report.map.queries[0]), north: metresOf(report.map.queries[1]) },
+  database: pointsOf(report.map.database), queries: pointsOf(report.map.queries),
 };
 export const atlas = {
   dialog: byId("atlas"),
-  // A map is a canvas and what it shows: its middle in metres, and pixels per metre.
-  large: { canvas: byId("atlas-canvas"), east: 0, north: 0, scale: 1 },
-  small: { canvas: null, east: 0, north: 0, scale: 1 },
+  // A map is a canvas, what it shows (its middle in metres, pixels per metre), and its sizes.
+  large: { canvas: byId("atlas-canvas"), east: 0, north: 0, scale: 1, square: 3, line: 1, radius: 3.5 },
+  small: { canvas: null, east: 0, north: 0, scale: 1, square: 2, line: 0.75, radius: 2 },
   selected: -1, // a query
   pointers: new Map(), // those that press, and where
   moved: 0, // pixels since the first of them pressed
@@ -26,45 +26,44 @@ export const atlas = {
 export const acrossOf = (map, east) => map.canvas.clientWidth / 2 + (east - map.east) * map.scale;
 export const downOf = (map, north) => map.canvas.clientHeight / 2 - (north - map.north) * map.scale;
 
-function extent(points, indices, box) {
-  for (const index of indices) {
-    const [east, north] = [points.east[index], points.north[index]];
-    if (Number.isNaN(east + north)) continue;
-    box.west = Math.min(box.west, east);
-    box.east = Math.max(box.east, east);
-    box.south = Math.min(box.south, north);
-    box.north = Math.max(box.north, north);
+export function pixelsOf(map, points, index) {
+  return [acrossOf(map, points.east[index]), downOf(map, points.north[index])];
+}
+
+function fit(map, queryIndices, databaseIndices) {
+  let [west, east, south, north] = [Infinity, -Infinity, Infinity, -Infinity];
+  for (const [points, indices] of [[places.queries, queryIndices], [places.database, databaseIndices]]) {
+    for (const index of indices) {
+      const [x, y] = [points.east[index], points.north[index]];
+      if (Number.isNaN(x + y)) continue;
+      [west, east] = [Math.min(west, x), Math.max(east, x)];
+      [south, north] = [Math.min(south, y), Math.max(north, y)];
+    }
   }
-  return box;
-}
-
-const emptyBox = () => ({ west: Infinity, east: -Infinity, south: Infinity, north: -Infinity });
-
-function fitBox(map, box) {
-  if (box.west > box.east) return;
-  const margin = Math.min(36, map.canvas.clientWidth / 12);
-  const across = Math.max(map.canvas.clientWidth - 2 * margin, 1) / Math.max(box.east - box.west, 20);
-  const down = Math.max(map.canvas.clientHeight - 2 * margin, 1) / Math.max(box.north - box.south, 20);
+  if (west > east) return;
+  const { clientWidth: width, clientHeight: height } = map.canvas;
+  const margin = Math.min(36, width / 12);
+  const across = Math.max(width - 2 * margin, 1) / Math.max(east - west, 20);
+  const down = Math.max(height - 2 * margin, 1) / Math.max(north - south, 20);
   map.scale = Math.min(across, down);
-  map.east = (box.west + box.east) / 2;
-  map.north = (box.south + box.north) / 2;
-}
-
-// Everything, or what is listed where that is not everything.
-export function fitListed(map) {
-  const box = extent(places.queries, list.listed, emptyBox());
-  if (list.listed.length === QUERIES) extent(places.database, places.database.east.keys(), box);
-  else extent(places.database, Array.from(list.listed, firstDatabase).filter((index) => index >= 0), box);
-  fitBox(map, box);
-}
-
-export function fitQuery(map, query) {
-  const matches = allMatches(query).map((match) => match.database);
-  fitBox(map, extent(places.database, matches, extent(places.queries, [query], emptyBox())));
-  map.scale = Math.min(map.scale, 4);
+  map.east = (west + east) / 2;
+  map.north = (south + north) / 2;
 }
 
 const firstDatabase = (query) => (report.m ? queries.near[query * report.m] : -1);
+
+// Everything, or what is listed where that is not everything.
+export function fitListed(map) {
+  const everything = list.listed.length === QUERIES;
+  fit(map, list.listed, everything
+    ? places.database.east.keys()
+    : Array.from(list.listed, firstDatabase).filter((index) => index >= 0));
+}
+
+export function fitQuery(map, query) {
+  fit(map, [query], allMatches(query).map((match) => match.database));
+  map.scale = Math.min(map.scale, 4);
+}
 
 /* Drawing */
 
@@ -86,12 +85,13 @@ function drawMap(map) {
 }
 
 // One dot for all that fall on the same pixels: a hundred thousand photos are drawn at once.
-function visibleDots(map, points, indices, cell, draw) {
+function visibleDots(map, points, indices, draw) {
+  const cell = 1.5;
   const { clientWidth: width, clientHeight: height } = map.canvas;
   const columns = Math.ceil(width / cell) + 1;
   const taken = new Uint8Array(columns * (Math.ceil(height / cell) + 1));
   for (const index of indices) {
-    const [x, y] = [acrossOf(map, points.east[index]), downOf(map, points.north[index])];
+    const [x, y] = pixelsOf(map, points, index);
     if (!(x >= 0 && x < width && y >= 0 && y < height)) continue;
     const at = Math.floor(y / cell) * columns + Math.floor(x / cell);
     if (taken[at]) continue;
@@ -102,27 +102,35 @@ function visibleDots(map, points, indices, cell, draw) {
 
 function drawDatabase(context, map) {
   context.fillStyle = colour("--map-database");
-  const size = map === atlas.large ? 3 : 2;
-  visibleDots(map, places.database, places.database.east.keys(), 1.5, (x, y) => {
+  const size = map.square;
+  visibleDots(map, places.database, places.database.east.keys(), (x, y) => {
     context.fillRect(x - size / 2, y - size / 2, size, size);
   });
 }
 
-export const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
+function drawLine(context, from, to) {
+  context.moveTo(...from);
+  context.lineTo(...to);
+}
 
 function drawErrors(context, map) {
   context.beginPath();
   for (const query of list.listed) {
     const index = firstDatabase(query);
     if (!isWrong(query) || index < 0) continue;
-    context.moveTo(acrossOf(map, places.queries.east[query]), downOf(map, places.queries.north[query]));
-    context.lineTo(acrossOf(map, places.database.east[index]), downOf(map, places.database.north[index]));
+    drawLine(context, pixelsOf(map, places.queries, query), pixelsOf(map, places.database, index));
   }
   context.strokeStyle = colour("--wrong-frame");
-  context.lineWidth = map === atlas.large ? 1 : 0.75;
+  context.lineWidth = map.line;
   context.globalAlpha = 0.45;
   context.stroke();
   context.globalAlpha = 1;
+}
+
+function drawDisc(context, x, y, radius) {
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.fill();
 }
 
 function queryColour(outcome) {
@@ -130,29 +138,22 @@ function queryColour(outcome) {
 }
 
 function drawQueries(context, map) {
-  const radius = map === atlas.large ? 3.5 : 2;
   for (const outcome of ["", "none", "right", "later", "lost"]) {
     const chosen = list.listed.filter((query) => outcomes[query] === outcome);
     context.fillStyle = queryColour(outcome);
-    visibleDots(map, places.queries, chosen, 1.5, (x, y) => {
-      context.beginPath();
-      context.arc(x, y, radius, 0, 2 * Math.PI);
-      context.fill();
-    });
+    visibleDots(map, places.queries, chosen, (x, y) => drawDisc(context, x, y, map.radius));
   }
 }
 
 function drawSelected(context, map, query) {
-  const from = [acrossOf(map, places.queries.east[query]), downOf(map, places.queries.north[query])];
-  const missed = missedMatch(query);
-  for (const match of [...nearMatches(query), ...(missed ? [missed] : [])].reverse()) {
-    const to = [acrossOf(map, places.database.east[match.database]), downOf(map, places.database.north[match.database])];
+  const from = pixelsOf(map, places.queries, query);
+  for (const match of [...nearMatches(query), ...missedMatches(query)].reverse()) {
+    const to = pixelsOf(map, places.database, match.database);
     context.strokeStyle = match.right === null ? colour("--ink") : colour(match.right ? "--right" : "--wrong");
     context.setLineDash(match.group === "missed" ? [4, 3] : []);
     context.lineWidth = match.place === 0 ? 2 : 1;
     context.beginPath();
-    context.moveTo(...from);
-    context.lineTo(...to);
+    drawLine(context, from, to);
     context.stroke();
     context.setLineDash([]);
     context.beginPath();
@@ -161,10 +162,8 @@ function drawSelected(context, map, query) {
     context.fill();
     context.stroke();
   }
-  context.beginPath();
-  context.arc(...from, 7, 0, 2 * Math.PI);
   context.fillStyle = queryColour(outcomes[query]);
-  context.fill();
+  drawDisc(context, ...from, 7);
   context.strokeStyle = colour("--raised");
   context.lineWidth = 2.5;
   context.stroke();
@@ -193,20 +192,12 @@ function drawScaleBar(context, map) {
   context.fillText(text, right, bottom - 8);
 }
 
-function drawMaps() {
-  if (atlas.dialog.open) return drawMap(atlas.large);
-  fitListed(atlas.small);
-  drawMap(atlas.small);
-}
-
-// After the list, which is what is waited for; however often it is asked for, once a frame.
-let drawingSoon = false;
+// After the list, which is what is waited for.
+const drawAfterFrame = oncePerFrame(() => setTimeout(() => {
+  if (!atlas.dialog.open) fitListed(atlas.small);
+  drawMap(atlas.dialog.open ? atlas.large : atlas.small);
+}));
 
 export function drawMapsSoon() {
-  if (drawingSoon || !report.map) return;
-  drawingSoon = true;
-  requestAnimationFrame(() => setTimeout(() => {
-    drawingSoon = false;
-    drawMaps();
-  }));
+  if (report.map) drawAfterFrame();
 }

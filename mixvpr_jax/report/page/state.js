@@ -1,7 +1,7 @@
 /* The view in the address's fragment, so that it can be sent; `#query-7` leads to one query. */
 
 import { QUERIES, report } from "./data.js";
-import { DUELS, EVERYTHING, OUTCOMES, SORTS, UNSORTED, setView, view } from "./filters.js";
+import { DUELS, EVERYTHING, OUTCOMES, SORTS, setView, view } from "./filters.js";
 import { goTo } from "./list.js";
 
 function viewAsText() {
@@ -11,7 +11,7 @@ function viewAsText() {
   if (duel !== EVERYTHING.duel) fields.set("run", duel);
   if (label) fields.set("label", `${label[0].name}:${label[0].values[label[1]]}`);
   if (search) fields.set("search", search);
-  if (sort !== UNSORTED.sort) fields.set("sort", sort);
+  if (sort !== "order") fields.set("sort", sort);
   if (reversed) fields.set("reversed", "1");
   if (page) fields.set("page", page + 1);
   return fields.toString();
@@ -35,7 +35,7 @@ function viewFromText(text) {
     duel: one("run", DUELS.map(([name]) => name), EVERYTHING.duel),
     label: labelNamed(fields.get("label")),
     search: fields.get("search") ?? "",
-    sort: one("sort", Object.keys(SORTS), UNSORTED.sort),
+    sort: one("sort", Object.keys(SORTS), "order"),
     reversed: fields.get("reversed") === "1",
     page: Number.isInteger(page) && page > 0 ? page - 1 : 0,
   };
