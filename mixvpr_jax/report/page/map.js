@@ -67,7 +67,11 @@ export function fitQuery(map, query) {
 
 /* Drawing */
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+// A canvas knows neither variables nor schemes: what an element makes of them.
+function colour(name) {
+  atlas.large.canvas.style.color = `var(${name})`;
+  return getComputedStyle(atlas.large.canvas).color;
+}
 
 function drawMap(map) {
   const { clientWidth: width, clientHeight: height } = map.canvas;
