@@ -156,7 +156,7 @@ def report(
         compare: The output folder of another evaluation of the same images, to compare with.
     """
     with importing():
-        from mixvpr_jax.report.page import write_report
+        from mixvpr_jax.report import write_report
 
     folder = as_path(output)
     write_report(folder, None if compare is None else as_path(compare))

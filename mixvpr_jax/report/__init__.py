@@ -5,18 +5,6 @@ the folder names (`thumbnails`). `columns` makes one JSON value of it, and `page
 pictures into the page of the folder `page/`, whose scripts draw it.
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mixvpr_jax.report.page import write_report
+from mixvpr_jax.report.page import write_report
 
 __all__ = ["write_report"]
-
-
-def __getattr__(name: str) -> Any:
-    """Loads JAX on first use: `mixvpr report --help` needs none."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mixvpr_jax.report import page
-
-    return getattr(page, name)

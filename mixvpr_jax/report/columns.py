@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,11 @@ def shown_photos(data: ReportData, neighbours: int) -> Shown:
         data: The evaluation, perhaps with another run, whose neighbours count too.
         neighbours: How many of the k neighbours are shown.
     """
-    parts = [np.asarray(data.predictions)[:, :neighbours]]
+    parts = [data.predictions[:, :neighbours]]
     if data.best_positive is not None and data.right is not None:
         parts.append(np.where(data.right[:, :1].any(1), -1, data.best_positive[0])[:, None])
     if data.other is not None:
-        parts.append(np.asarray(data.other.predictions)[:, :neighbours])
+        parts.append(data.other.predictions[:, :neighbours])
     rows = np.concatenate(parts, axis=1).tolist()
     places: dict[AnyPath, int] = {}
     queries: list[int] = []
@@ -84,13 +84,13 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
         neighbours: How many of the k neighbours are shown.
         shown: The page's photos.
     """
-    near = np.asarray(data.predictions)[:, :neighbours]
+    near = data.predictions[:, :neighbours]
     trusted = _confidence(data, data.distances, data.right)
     return {
         "title": data.title,
         "facts": [[str(name), str(value)] for name, value in data.facts.items()],
         "is_subset": data.is_subset,
-        "k": np.shape(data.predictions)[1],
+        "k": data.predictions.shape[1],
         "m": near.shape[1],
         **_figures(data),
         "confidence": trusted and trusted | {"accepted": _accepted(data.distances, trusted)},
@@ -103,13 +103,13 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
         "queries": {
             "picture": shown.queries,
             "near": near.ravel().tolist(),
-            "distance": _numbers(np.asarray(data.distances)[:, :neighbours], 4),
+            "distance": _numbers(data.distances[:, :neighbours], 4),
             "metres": _metres(data, near),
             **_truth(data, neighbours),
         },
         "best": _best(data),
         "map": _map(data),
-        "saliency": {str(query): _saliency(*maps) for query, maps in data.saliency.items()},
+        "saliency": {str(query): _saliency(maps) for query, maps in data.saliency.items()},
         "other": data.other and _other(data, data.other, neighbours),
     }
 
@@ -118,15 +118,14 @@ def picture_columns(
     paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail], texts: Sequence[str]
 ) -> dict[str, Any]:
     """Names and sizes of the photos; `texts` are the thumbnails as they stand in the page."""
-    folders: dict[str, int] = {}
-    folder = [folders.setdefault(str(path.parent), len(folders)) for path in paths]
-    readable = [readable_name(path) for path in paths]
+    folders, folder = _numbered(str(path.parent) for path in paths)
+    names = ((path.name, readable_name(path)) for path in paths)
     return {
         "mime": MIME,
-        "folders": list(folders),
+        "folders": folders,
         "folder": folder,
         "file": [path.name for path in paths],
-        "name": ["" if n == path.name else n for n, path in zip(readable, paths, strict=True)],
+        "name": ["" if readable == name else readable for name, readable in names],
         "width": [one.width for one in thumbnails],
         "height": [one.height for one in thumbnails],
         "chars": [len(text) for text in texts],
@@ -155,9 +154,15 @@ def _by_k(recall: Mapping[int, float] | None) -> list[list[float]] | None:
 
 
 def _labels(name: str, labels: Sequence[str]) -> dict[str, Any]:
+    values, of = _numbered(map(str, labels))
+    return {"name": name, "values": values, "of": of}
+
+
+def _numbered(texts: Iterable[str]) -> tuple[list[str], list[int]]:
+    """Each different text once, and of each the index among these."""
     places: dict[str, int] = {}
-    of = [places.setdefault(str(label), len(places)) for label in labels]
-    return {"name": name, "values": list(places), "of": of}
+    of = [places.setdefault(text, len(places)) for text in texts]
+    return list(places), of
 
 
 def _truth(data: ReportData, neighbours: int) -> dict[str, Any]:
@@ -185,7 +190,7 @@ def _confidence(
     data: ReportData, distances: np.ndarray, right: np.ndarray | None
 ) -> dict[str, Any] | None:
     """Of distances and right matches [q, k] of a run; None without ground truth or matches."""
-    distances = np.asarray(distances)[:, :1].ravel()
+    distances = distances[:, :1].ravel()
     if right is None or data.positives is None or not np.isfinite(distances).all():
         return None
     count = sum(len(positives) > 0 for positives in data.positives)
@@ -202,7 +207,7 @@ def _confidence(
 
 def _accepted(distances: np.ndarray, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Which first matches each threshold accepts: labels, by which the page lists queries."""
-    scores = score_of(np.asarray(distances)[:, 0])
+    scores = score_of(distances[:, 0])
     return [
         _labels(f"at {percent} %", np.where(scores >= at["score"], "accepted", "rejected").tolist())
         for percent, at in found["thresholds"].items()
@@ -217,7 +222,7 @@ def _bits(array: np.ndarray) -> str:
 def _best(data: ReportData) -> dict[str, Any] | None:
     if data.best_positive is None:
         return None
-    index, distance, rank = (np.asarray(part) for part in data.best_positive)
+    index, distance, rank = data.best_positive
     return {
         "index": index.tolist(),
         "distance": _numbers(distance, 4),
@@ -227,8 +232,7 @@ def _best(data: ReportData) -> dict[str, Any] | None:
 
 
 def _other(data: ReportData, other: OtherRun, neighbours: int) -> dict[str, Any]:
-    near = np.asarray(other.predictions)[:, :neighbours]
-    right = other.right
+    near, right = other.predictions[:, :neighbours], other.right
     return {
         "title": other.title,
         "recall": _by_k(other.recall),
@@ -269,12 +273,9 @@ def _decimetres(metres: np.ndarray) -> list[int | None]:
     return [None if value is None else int(value) for value in _numbers(10 * metres, 0)]
 
 
-def _saliency(query: np.ndarray, match: np.ndarray) -> list[Any]:
-    return [*query.shape, *(_cells(one) for one in (query, match))]
-
-
-def _cells(levels: np.ndarray) -> str:
-    return base64.b64encode(levels.tobytes()).decode("ascii")
+def _saliency(maps: Sequence[np.ndarray]) -> list[Any]:
+    cells = (base64.b64encode(levels.tobytes()).decode("ascii") for levels in maps)
+    return [*maps[0].shape, *cells]
 
 
 def _numbers(values: Any, digits: int) -> list[float | None]:

@@ -54,9 +54,7 @@ class Thumbnail:
 
 
 def make_thumbnails(
-    paths: Sequence[AnyPath],
-    max_bytes: int,
-    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    paths: Sequence[AnyPath], max_bytes: int, on_progress: Callable[[int, int], object]
 ) -> list[Thumbnail]:
     """Makes a small picture of every photo.
 
