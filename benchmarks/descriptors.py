@@ -1,7 +1,7 @@
 """Descriptors a second, against PyTorch, side by side in one run: python benchmarks/descriptors.py.
 
-Each round times every contender once, in turn, so that a machine whose speed drifts favours none.
-The floor is the model's arithmetic at the speed of this machine's best large matrix product.
+Each round times every contender once, in turn. The floor is the model's arithmetic at the speed of
+this machine's best large matrix product.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from programs import model_config  # noqa: E402
 from reference import official_options  # noqa: E402
 from reference_dinov2 import TorchModel  # noqa: E402
 from reference_torch import VPRModel as ResNetModel  # noqa: E402
-from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
+from timing import Run, count_flops, in_turn, machine, median_ratio, peak_flops  # noqa: E402
 
 from mixvpr_jax.conversion import get_weights  # noqa: E402
 from mixvpr_jax.conversion.key_table import to_torch  # noqa: E402
@@ -59,12 +59,9 @@ def main(
     print("| --- | --- | --- | --- | --- |")
     for batch in batch_sizes:
         runs, flops = contenders(name, batch, dtype, compile)
-        times = {contender: [] for contender in runs}
-        for _ in range(rounds):
-            for contender, run in runs.items():
-                times[contender].append(seconds(run))
+        times = in_turn(runs, rounds)
         for contender, values in times.items():
-            ratio = median(a / b for a, b in zip(values, times["PyTorch eager"], strict=True))
+            ratio = median_ratio(values, times["PyTorch eager"])
             report(batch, contender, median(values), min(values), f"{ratio:.2f}")
         report(batch, f"floor ({flops / 1e9:.1f} GFLOP)", flops / peak, flops / peak, "")
 

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference import numpy_state, official_options  # noqa: E402
 from reference_torch import VPRModel as TorchModel  # noqa: E402
-from timing import machine  # noqa: E402
+from timing import machine, median_ratio  # noqa: E402
 
 from demo.town import CityConfig, write_evaluation_folders  # noqa: E402
 from mixvpr_jax import save_pretrained  # noqa: E402
@@ -82,7 +82,7 @@ def main(
     print("\n| contender | images/s | seconds | times theirs | recall@1 |")
     print("| --- | --- | --- | --- | --- |")
     for label, taken in times.items():
-        ratio = median(b / a for a, b in zip(taken, times[theirs], strict=True))
+        ratio = median_ratio(times[theirs], taken)
         rate = f"{images / median(taken):.1f} | {median(taken):.1f}"
         print(f"| {label} | {rate} | {ratio:.2f} | {recalls[label]:.2f} |")
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from timing import machine, seconds  # noqa: E402
+from timing import machine, median_ratio, seconds  # noqa: E402
 
 from demo.town import CityConfig, write_gsv_cities  # noqa: E402
 from mixvpr_jax.data.augmentation import draw_operations, rand_augment  # noqa: E402
@@ -184,7 +184,7 @@ def tell(rates: dict[str, list[float]], floor: float, cores: int) -> None:
     print("| contender | images/s | images/s/core | times official |")
     print("| --- | --- | --- | --- |")
     for name, found in rates.items():
-        ratio = median(a / b for a, b in zip(found, rates["official"], strict=True))
+        ratio = median_ratio(found, rates["official"])
         rate = median(found)
         print(f"| {name} | {rate:,.0f} | {rate / cores:,.0f} | {ratio:.1f} |")
     ratio = floor * cores / median(rates["official"])

@@ -26,7 +26,7 @@ import tyro  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from timing import machine, peak_flops, seconds  # noqa: E402
+from timing import machine, median_ratio, peak_flops, seconds  # noqa: E402
 
 from mixvpr_jax.evaluation.search import Index  # noqa: E402
 
@@ -90,8 +90,7 @@ def compare(
         memory = f"{max(grown, 0):,.0f} MB of {megabytes:,}" if name.startswith("**") else ""
         columns = []
         for taken in (searched, whole):
-            base = taken["FAISS IndexFlatL2"]
-            ratio = median(a / b for a, b in zip(taken[name], base, strict=True))
+            ratio = median_ratio(taken[name], taken["FAISS IndexFlatL2"])
             columns.append(f"{1e3 * median(taken[name]):.0f} ({1e3 * min(taken[name]):.0f})")
             columns.append(f"{ratio:.2f}")
         print(f"| {count:,} x {size} | {name} | {' | '.join(columns)} | {memory} |", flush=True)

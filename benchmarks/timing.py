@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,20 @@ def seconds(run: Run) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round; a machine whose speed drifts favours none."""
+    times: dict[str, list[float]] = {contender: [] for contender in runs}
+    for _ in range(rounds):
+        for contender, run in runs.items():
+            times[contender].append(seconds(run))
+    return times
+
+
+def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
+    """Of each round's pair, the median."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def count_flops(function: Callable[..., object], *arguments: object) -> float:

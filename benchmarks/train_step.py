@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_dinov2 import TorchModel  # noqa: E402
 from reference_training import ReferenceTraining, official_model  # noqa: E402
-from timing import Run, count_flops, machine, peak_flops, seconds  # noqa: E402
+from timing import Run, count_flops, in_turn, machine, median_ratio, peak_flops  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
@@ -32,11 +32,7 @@ from mixvpr_jax.models.config import ModelConfig  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
-from mixvpr_jax.training.step import (  # noqa: E402
-    create_state,
-    make_optimizer,
-    make_step,
-)
+from mixvpr_jax.training.step import create_state, make_optimizer, make_step  # noqa: E402
 
 
 def main(
@@ -76,14 +72,11 @@ def main(
     runs = {"mixvpr-jax": ours, **torch_runs(config, images, labels, compile)}
     for run in runs.values():
         run()
-    times = {contender: [] for contender in runs}
-    for _ in range(rounds):
-        for contender, run in runs.items():
-            times[contender].append(seconds(run))
+    times = in_turn(runs, rounds)
     print("| batch | contender | images/s | ms a step: median (min) | time against eager |")
     print("| --- | --- | --- | --- | --- |")
     for contender, values in times.items():
-        ratio = median(a / b for a, b in zip(values, times["PyTorch eager"], strict=True))
+        ratio = median_ratio(values, times["PyTorch eager"])
         typical, best = median(values), min(values)
         figures = f"{len(labels) / typical:.1f} | {typical * 1e3:.0f} ({best * 1e3:.0f})"
         print(f"| {places}x{images_per_place} | {contender} | {figures} | {ratio:.2f} |")
