@@ -67,11 +67,7 @@ export function fitQuery(map, query) {
 
 /* Drawing */
 
-// A canvas knows neither variables nor schemes: what an element makes of them.
-function colour(name) {
-  atlas.large.canvas.style.color = `var(${name})`;
-  return getComputedStyle(atlas.large.canvas).color;
-}
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
 function drawMap(map) {
   const { clientWidth: width, clientHeight: height } = map.canvas;
