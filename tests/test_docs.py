@@ -48,7 +48,7 @@ COMMANDS = {
     "examples.localize": "localize",
     "examples.loop_closure": "loop_closure",
     "mixvpr_jax.evaluation.export_index": "export_index",
-    "mixvpr_jax.data.prepare": None,
+    "mixvpr_jax.data.prepare": "command",
     "mixvpr_jax.training.show": None,
     **{f"benchmarks/{name}.py": "main" for name in ("descriptors", "train_step", "scaling")},
     **{f"benchmarks/{name}.py": "main" for name in ("input_pipeline", "evaluate", "memory")},
