@@ -81,12 +81,12 @@ def _degrees(gps: Mapping[int, Any], tag: int, ref: int, largest: int) -> float 
 
 
 def _number(value: Any) -> float:
-    """A finite number or NaN; EXIF writes what it does not know as 0/0."""
+    """A number that a photo can mean, or NaN; EXIF writes what it does not know as 0/0."""
     try:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) < 1e9 else math.nan
 
 
 def _time(text: Any, fraction: Any) -> datetime | None:

@@ -91,6 +91,20 @@ def jpeg_taken(position=None, heading=None, time=None, tint=0):
     return encoded(Image.fromarray(pixels), "JPEG", exif=exif)
 
 
+def gps_of(*entries):
+    """A JPEG whose GPS directory holds these entries: tag, type, count and bytes."""
+    start = 26  # of the directory, behind the header and the one entry that points to it
+    head = b"II*\0" + struct.pack("<IHHHIII", 8, 1, ExifTags.IFD.GPSInfo, 4, 1, start, 0)
+    slots, values = b"", b""
+    for tag, kind, count, content in entries:
+        at = struct.pack("<I", start + 6 + 12 * len(entries) + len(values))
+        slot = content.ljust(4, b"\0") if len(content) <= 4 else at
+        slots += struct.pack("<HHI", tag, kind, count) + slot
+        values += content if len(content) > 4 else b""
+    directory = struct.pack("<H", len(entries)) + slots + bytes(4) + values
+    return carrying("JPEG", photo(), head + directory)
+
+
 def raw_profile(exif):
     return f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
 

@@ -191,6 +191,29 @@ def test_arrays_without_axes(name, array, tmp_path):
         convert_checkpoint(saved(state, tmp_path / "x.pth"))
 
 
+@pytest.mark.parametrize(
+    ("written", "name", "other"),
+    [
+        (to_hugging_face, "embeddings.cls_token", "cls_token"),
+        (
+            to_hugging_face,
+            "encoder.layer.0.attention.attention.query.bias",
+            "blocks.0.attn.qkv.bias",
+        ),
+        (to_timm, "reg_token", "register_tokens"),
+        (to_timm, "blocks.0.mlp.fc1.bias", "blocks.0.mlp.w12.bias"),
+        (to_timm, "blocks.0.mlp.fc2.weight", "blocks.0.mlp.w3.weight"),
+    ],
+)
+def test_two_names_of_one_weight(written, name, other, tiny, tmp_path):
+    model = drawn("gated, registers", (42, 70), "float32")
+    state = {n.removeprefix(PREFIX): a for n, a in to_torch(get_weights(model)).items()}
+    state = written(state)
+    state[other] = state[name]
+    with pytest.raises(InputError, match=r"x.pth: expected one set of weights, found both "):
+        convert_checkpoint(saved(state, tmp_path / "x.pth"), image_size=(42, 70))
+
+
 def test_a_part_of_attention_is_missing(tmp_path):
     state = to_hugging_face(recipe_state(official_shapes()["dinov2_vits14"]))
     del state["encoder.layer.3.attention.attention.key.bias"]

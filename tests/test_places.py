@@ -2,11 +2,12 @@
 
 import csv
 import json
+import struct
 from datetime import datetime
 
 import numpy as np
 import pytest
-from exif import jpeg_taken
+from exif import gps_of, jpeg_taken
 from folders import write_images
 from utm import from_latlon, to_latlon
 
@@ -119,6 +120,10 @@ def test_exif(tmp_path):
     for broken in (b"", b"\xff\xd8\xff", jpeg_taken((1.0, 1.0))[:60]):
         path.write_bytes(broken)
         assert read_exif(path) == Taken()
+    # Three doubles, whose sum overflows.
+    huge = struct.pack("<3d", 1.79e308, 1.79e308, 1)
+    path.write_bytes(gps_of((1, 2, 2, b"N"), (2, 12, 3, huge), (3, 2, 2, b"E"), (4, 12, 3, huge)))
+    assert read_exif(path) == Taken()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from mixvpr_jax.conversion.transformer_names import (
     from_earlier_timm,
     from_hugging_face,
     from_timm,
+    renamed,
     with_mask_token,
 )
 from mixvpr_jax.errors import InputError
@@ -53,7 +54,7 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
     Raises:
         InputError: No known layout, or more than one set of weights.
     """
-    inner = _renamed(state, _without_wrappers)
+    inner = renamed(state, _without_wrappers)
     for layout in LAYOUTS:
         prefixes = [p for p in map(layout.prefix_of, inner) if p is not None]
         if len(prefixes) > 1:
@@ -72,14 +73,6 @@ def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
     raise InputError(f"expected one of the keys {anchors}; found {few(state)}")
 
 
-def _renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> Weights:
-    names: dict[str, str] = {}
-    for name in state:
-        if (other := names.setdefault(rename(name), name)) != name:
-            raise InputError(f"expected one set of weights, found both {other} and {name}")
-    return {new: state[name] for new, name in names.items()}
-
-
 def _moved(state: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> Weights:
     """Renames modules: of prefixes of a name, the first that fits gives way to the other."""
 
@@ -89,7 +82,7 @@ def _moved(state: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> Weigh
                 return other + name.removeprefix(module)
         return name
 
-    return _renamed(state, rename)
+    return renamed(state, rename)
 
 
 def _without_wrappers(name: str) -> str:

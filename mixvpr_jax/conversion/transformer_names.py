@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -27,23 +27,34 @@ _PARTS = ("query", "key", "value")  # which the authors keep in one array
 _BACKBONE = "backbone.model."  # precedes the names of other libraries
 
 
+def renamed(state: Mapping[str, np.ndarray], rename: Callable[[str], str]) -> Weights:
+    """Weights by their new names, of which no two may be the same."""
+    names: dict[str, str] = {}
+    for name in state:
+        if (other := names.setdefault(rename(name), name)) != name:
+            raise InputError(f"expected one set of weights, found both {other} and {name}")
+    return {new: state[name] for new, name in names.items()}
+
+
 def from_hugging_face(state: Mapping[str, np.ndarray]) -> Weights:
     """DINOv2 by the names of `Dinov2Model` or `Dinov2WithRegistersModel`."""
-    renamed = {}
-    for name, array in state.items():
-        own = name.removeprefix(_BACKBONE)
+
+    def rename(name: str) -> str:
+        own, count = name.removeprefix(_BACKBONE), 0
         for pattern, authors in _HUGGING_FACE:
-            own, count = re.subn(rf"^{pattern}", authors, own)
-            if count:
-                break
-        renamed[own] = array
-    for name in [name for name in renamed if ".attn.query." in name]:
+            if not count:
+                own, count = re.subn(rf"^{pattern}", authors, own)
+        return own
+
+    found = renamed(state, rename)
+    for name in [name for name in found if ".attn.query." in name]:
         parts = [name.replace(".query.", f".{part}.") for part in _PARTS]
-        if missing := [part for part in parts if part not in renamed]:
+        if missing := [part for part in parts if part not in found]:
             raise InputError(f"expected queries, keys and values, found no {', '.join(missing)}")
-        arrays = [renamed.pop(part) for part in parts]
-        renamed[name.replace(".query.", ".qkv.")] = np.concatenate(arrays)
-    return {_BACKBONE + name: array for name, array in renamed.items()}
+        if (whole := name.replace(".query.", ".qkv.")) in found:
+            raise InputError(f"expected one set of weights, found both {name} and {whole}")
+        found[whole] = np.concatenate([found.pop(part) for part in parts])
+    return {_BACKBONE + name: array for name, array in found.items()}
 
 
 def from_timm(state: Mapping[str, np.ndarray]) -> Weights:
@@ -54,20 +65,19 @@ def from_timm(state: Mapping[str, np.ndarray]) -> Weights:
     """
     if f"{_BACKBONE}mask_token" in state or f"{_BACKBONE}pos_embed" not in state:
         return dict(state)
-    found = with_mask_token(state)
-    if f"{_BACKBONE}reg_token" in found:
-        found[f"{_BACKBONE}register_tokens"] = found.pop(f"{_BACKBONE}reg_token")
-        if (positions := found[f"{_BACKBONE}pos_embed"]).ndim == 3:
-            first = np.zeros_like(positions[:, :1])
-            found[f"{_BACKBONE}pos_embed"] = np.concatenate([first, positions], axis=1)
-    for name in [name for name in found if name.endswith(".mlp.fc1.weight")]:
-        block = name.removesuffix("fc1.weight")
-        second = found.get(f"{block}fc2.weight")
-        if second is not None and len(found[name]) == 2 * second.shape[-1]:  # gated
+    registers, positions = f"{_BACKBONE}reg_token", f"{_BACKBONE}pos_embed"
+    names = {registers: f"{_BACKBONE}register_tokens"}
+    for name in state:
+        block, first, _ = name.rpartition("fc1.weight")
+        second = state.get(f"{block}fc2.weight") if first and block.endswith(".mlp.") else None
+        if second is not None and len(state[name]) == 2 * second.shape[-1]:  # gated
             for leaf in ("weight", "bias"):
-                for theirs, authors in (("fc1", "w12"), ("fc2", "w3")):
-                    if f"{block}{theirs}.{leaf}" in found:
-                        found[f"{block}{authors}.{leaf}"] = found.pop(f"{block}{theirs}.{leaf}")
+                names |= {f"{block}fc1.{leaf}": f"{block}w12.{leaf}"}
+                names |= {f"{block}fc2.{leaf}": f"{block}w3.{leaf}"}
+    found = renamed(with_mask_token(state), lambda name: names.get(name, name))
+    if registers in state and found[positions].ndim == 3:
+        zeros = np.zeros_like(found[positions][:, :1])
+        found[positions] = np.concatenate([zeros, found[positions]], axis=1)
     return found
 
 
@@ -85,7 +95,4 @@ def from_earlier_timm(state: Mapping[str, np.ndarray]) -> Weights:
     if f"{_BACKBONE}layers.0.downsample.reduction.weight" not in state:
         return dict(state)
     downsample = re.compile(r"^(backbone\.model\.layers\.)(\d{1,4})(?=\.downsample\.)")
-    return {
-        downsample.sub(lambda match: f"{match[1]}{int(match[2]) + 1}", name): array
-        for name, array in state.items()
-    }
+    return renamed(state, lambda name: downsample.sub(lambda at: f"{at[1]}{int(at[2]) + 1}", name))
