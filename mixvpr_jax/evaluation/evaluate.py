@@ -44,7 +44,7 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
     without_left_out,
 )
-from mixvpr_jax.evaluation.search import AnyIndex, Index, search_on_all_processes
+from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 
@@ -186,7 +186,7 @@ class Evaluator(Describer):
             weights_hash=self.weights_hash,
         )
 
-    def index(self, database: np.ndarray) -> AnyIndex:
+    def index(self, database: np.ndarray) -> Index | FaissIndex:
         """The index that was asked for."""
         config = self.config
         if config.index == "faiss":
@@ -199,14 +199,19 @@ class Evaluator(Describer):
         )
 
     def neighbours(
-        self, index: AnyIndex, data: EvaluationSet, queries: np.ndarray, ks: Sequence[int]
+        self,
+        index: Index | FaissIndex,
+        data: EvaluationSet,
+        queries: np.ndarray,
+        ks: Sequence[int],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
         candidates = num_candidates(data)
         is_challenge = self.config.dataset == "msls-test"
         needed = min(max(SUBMITTED if is_challenge else 1, *ks), candidates)
         wanted = min(max(needed, *RECALL_VALUES), candidates)
-        found = search_on_all_processes(index, queries, wanted + len(data.database) - candidates)
+        most = wanted + len(data.database) - candidates
+        found = search_on_all_processes(index.search, queries, most)
         found = without_left_out(found, data.left_out, wanted)
         if found[0].shape[1] < needed:
             raise InputError(

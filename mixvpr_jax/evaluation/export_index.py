@@ -48,7 +48,6 @@ class FaissIndex:
         with extra("faiss", "index: expected FAISS"):
             import faiss
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        self.database = database
         try:
             self.index: Any = faiss.index_factory(database.shape[1], factory, kind)
             if not self.index.is_trained:

@@ -8,10 +8,10 @@ a neighbour is missing among the candidates, the query is searched again with mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -143,16 +143,15 @@ class Index:
         """The k nearest of each query's candidate rows [q, c]."""
         count, size = queries.shape
         indices, distances = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
-        step, threads = max(VALUES_AT_ONCE // (rows.shape[1] * size), 1), num_processors()
+        step = max(VALUES_AT_ONCE // (rows.shape[1] * size), 1)
 
-        def rerank(first: int) -> None:
-            for start in range(first * step, count, threads * step):
-                some = slice(start, start + step)
-                found = nearest(queries[some], self.database, rows[some], k)
-                indices[some], distances[some] = found[0], np.sqrt(found[1])
+        def rerank(start: int) -> None:
+            some = slice(start, start + step)
+            found = nearest(queries[some], self.database, rows[some], k)
+            indices[some], distances[some] = found[0], np.sqrt(found[1])
 
-        with ThreadPoolExecutor(threads) as pool:  # NumPy works outside of Python's lock
-            list(pool.map(rerank, range(threads)))
+        with ThreadPoolExecutor(num_processors()) as pool:  # NumPy works outside of Python's lock
+            list(pool.map(rerank, range(0, count, step)))
         return indices, distances
 
     def _candidates(self, queries: np.ndarray, count: int) -> Neighbours:
@@ -321,28 +320,16 @@ def check_descriptors(name: str, rows: np.ndarray) -> float:
     return largest
 
 
-@runtime_checkable
-class AnyIndex(Protocol):
-    """`Index`, or one of FAISS."""
-
-    database: np.ndarray
-
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        """Indices and distances [q, k] of the nearest k."""
-        ...
-
-
-def search_on_all_processes(index: AnyIndex, queries: np.ndarray, k: int) -> Neighbours:
-    """What `index.search` gives; the processes, which hold the same, divide the queries."""
+def search_on_all_processes(
+    search: Callable[[np.ndarray, int], Neighbours], queries: np.ndarray, k: int
+) -> Neighbours:
+    """What an index's `search` gives; the processes, which hold the same, divide the queries."""
     if jax.process_count() == 1:
-        return index.search(queries, k)
+        return search(queries, k)
     share = -(-len(queries) // jax.process_count())
-    own = queries[jax.process_index() * share :][:share]
-    k = min(k, len(index.database))
-    found = np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
-    if len(own):
-        found = index.search(own, k)
-    indices, distances = (np.concatenate(gather(part)) for part in found)
+    own = np.arange(share) + jax.process_index() * share
+    found = search(queries.take(own, axis=0, mode="wrap"), k)  # of first ones again at the end
+    indices, distances = (np.concatenate(gather(part))[: len(queries)] for part in found)
     return indices, distances
 
 

@@ -112,7 +112,7 @@ class Validation:
             except InputError as error:
                 raise InputError(f"{error}; {name} was not measured: {REMEDY}") from error
             database, queries = np.split(described, [len(data.database)])
-            found, _ = search_on_all_processes(Index(database), queries, max(RECALL_VALUES))
+            found, _ = search_on_all_processes(Index(database).search, queries, max(RECALL_VALUES))
             assert data.positives is not None
             for k, percent in recall_at_k(found, data.positives, RECALL_VALUES).items():
                 metrics[f"{name}/recall@{k}"] = percent
