@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -12,16 +12,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mixvpr_jax.conversion import get_weights, weights_hash
-from mixvpr_jax.distributed import data_mesh
+from mixvpr_jax.distributed import data_mesh, is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning, content_key, prune
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.describe import (
-    Described,
-    Encoder,
-    compile_encoder,
-    describe_images,
-)
+from mixvpr_jax.evaluation.describe import Described, Encoder, compile_encoder, describe_images
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, normalize
@@ -82,7 +77,17 @@ class Describer:
         run = EngineModel(self.model, self.config.engine)
         return lambda images: run(normalize(images) if images.dtype == np.uint8 else images)
 
-    def describe(self, what: str, paths: Sequence[AnyPath], progress: tqdm) -> Described:
+    def describe(self, photos: Mapping[str, Sequence[AnyPath]]) -> list[Described]:
+        """Descriptors of sets of image files; errors give a set's name."""
+        total = sum(map(len, photos.values()))
+        # disable=None: a bar on terminals alone, so that an error is the one line of a log.
+        hidden = None if is_main_process() else True
+        with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
+            return [self._describe(*named, progress.update) for named in photos.items()]
+
+    def _describe(
+        self, what: str, paths: Sequence[AnyPath], on_progress: Callable[[int], object]
+    ) -> Described:
         """Descriptors of image files, those that are known from the cache."""
         cache = None
         if self.cached is not None:
@@ -109,7 +114,7 @@ class Describer:
             skip_unreadable=self.config.skip_unreadable,
             cache=cache,
             temporary=self.temporary,
-            on_progress=progress.update,
+            on_progress=on_progress,
         )
         if not described.readable.any():
             raise InputError(f"{what}: expected at least one readable image, found none")

@@ -11,17 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
-from mixvpr_jax.evaluation.describe import (
-    Encoder,
-    compile_saliency,
-)
+from mixvpr_jax.evaluation.describe import Encoder, compile_saliency
 from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.evaluation.export_index import FaissIndex
 from mixvpr_jax.evaluation.output import (
@@ -44,7 +40,7 @@ from mixvpr_jax.evaluation.recall import (
     recall_of,
     without_left_out,
 )
-from mixvpr_jax.evaluation.search import Index, search_on_all_processes
+from mixvpr_jax.evaluation.search import Index, Neighbours, search_on_all_processes
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
 
@@ -84,8 +80,8 @@ def evaluate(
         with raise_on_all_processes():
             if is_main_process():  # opened first: hours of work need a place to go
                 folder = stack.enter_context(atomic_folder(output))
-        evaluator = Evaluator(config, model, preprocess, folder)
-        evaluation = evaluator.evaluate(data, ks)
+        describer = Describer(config, model, preprocess, folder)
+        evaluation = _measure(config, describer, data, ks)
         with raise_on_all_processes(), named_when_full(output):
             if folder is not None:
                 write_output(folder, config, model.config, evaluation)
@@ -96,7 +92,7 @@ def evaluate(
                         if not (folder / name).exists() and (output / name).exists():
                             (output / name).unlink()
             stack.close()  # the results get their names: that may fail, too
-    evaluator.prune()
+    describer.prune()
     return evaluation
 
 
@@ -135,98 +131,88 @@ def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, 
     return tuple(sorted(set(values)))
 
 
-class Evaluator(Describer):
-    """A model and how it is evaluated; see `evaluate`."""
+def _measure(
+    config: EvaluationConfig, describer: Describer, data: EvaluationSet, ks: Sequence[int]
+) -> Evaluation:
+    """Everything that is measured, of the images that can be read."""
+    database, queries = describer.describe({"database": data.database, "queries": data.queries})
+    unreadable = database.reasons + queries.reasons
+    # A benchmark without some of its images is not what was published for.
+    is_subset = data.is_subset or (bool(unreadable) and config.dataset is not None)
+    data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
+    index = _index(config, database.descriptors)
+    found = _neighbours(config, index, data, queries.descriptors, ks)
+    recalls, best, latency, saliency = None, None, {}, {}
+    if data.positives is not None:
+        right = hits_by_rank(found[0], data.positives)
+        recall = recall_of(right, ks)
+        by_condition = recall_by_condition(right, data.conditions, ks)
+        recalls = Recalls(recall, recall_intervals(recall, len(right)), by_condition, right)
+        both = queries.descriptors, database.descriptors
+        best = best_positives(*both, data.positives, *found, data.left_out)
+    if is_main_process() and config.latency_queries:
+        search = partial(index.search, k=found[0].shape[1])
+        paths = data.queries[: config.latency_queries]
+        latency = measure_latency(describer.encoder(), describer.preprocess, search, paths)
+    if is_main_process() and config.saliency_queries:
+        look = compile_saliency(describer.model)
+        for query, path in enumerate(data.queries[: config.saliency_queries]):
+            pair = describer.preprocess([path, data.database[found[0][query, 0]]])
+            saliency[query] = np.asarray(look(pair))
+    return Evaluation(
+        data,
+        database.descriptors,
+        queries.descriptors,
+        *found,
+        recalls=recalls,
+        best_positives=best,
+        latency=latency,
+        saliency=saliency,
+        unreadable=unreadable,
+        num_turned=(database.num_turned, queries.num_turned),
+        weights_hash=describer.weights_hash,
+    )
 
-    config: EvaluationConfig
 
-    def evaluate(self, data: EvaluationSet, ks: Sequence[int]) -> Evaluation:
-        """Everything that is measured, of the images that can be read."""
-        config, is_main = self.config, is_main_process()
-        total = len(data.database) + len(data.queries)
-        # disable=None: a bar on terminals alone, so that an error is the one line of a log.
-        hidden = None if is_main else True
-        with tqdm(total=total, unit="image", desc="descriptors", disable=hidden) as progress:
-            database = self.describe("database", data.database, progress)
-            queries = self.describe("queries", data.queries, progress)
-        unreadable = database.reasons + queries.reasons
-        # A benchmark without some of its images is not what was published for.
-        is_subset = data.is_subset or (bool(unreadable) and config.dataset is not None)
-        data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
-        index = self.index(database.descriptors)
-        found = self.neighbours(index, data, queries.descriptors, ks)
-        recalls, best, latency, saliency = None, None, {}, {}
-        if data.positives is not None:
-            right = hits_by_rank(found[0], data.positives)
-            recall = recall_of(right, ks)
-            by_condition = recall_by_condition(right, data.conditions, ks)
-            recalls = Recalls(recall, recall_intervals(recall, len(right)), by_condition, right)
-            both = queries.descriptors, database.descriptors
-            best = best_positives(*both, data.positives, *found, data.left_out)
-        if is_main and config.latency_queries:
-            search = partial(index.search, k=found[0].shape[1])
-            paths = data.queries[: config.latency_queries]
-            latency = measure_latency(self.encoder(), self.preprocess, search, paths)
-        if is_main and config.saliency_queries:
-            look = compile_saliency(self.model)
-            for query, path in enumerate(data.queries[: config.saliency_queries]):
-                pair = self.preprocess([path, data.database[found[0][query, 0]]])
-                saliency[query] = np.asarray(look(pair))
-        return Evaluation(
-            data,
-            database.descriptors,
-            queries.descriptors,
-            *found,
-            recalls=recalls,
-            best_positives=best,
-            latency=latency,
-            saliency=saliency,
-            unreadable=unreadable,
-            num_turned=(database.num_turned, queries.num_turned),
-            weights_hash=self.weights_hash,
+def _index(config: EvaluationConfig, database: np.ndarray) -> Index | FaissIndex:
+    """The index that was asked for."""
+    if config.index == "faiss":
+        return FaissIndex(database, config.faiss_factory or "Flat", nprobe=config.faiss_nprobe)
+    return Index(
+        database,
+        memory_bytes=config.search_megabytes and config.search_megabytes << 20,
+        recall_target=APPROXIMATE_RECALL if config.index == "approximate" else None,
+    )
+
+
+def _neighbours(
+    config: EvaluationConfig,
+    index: Index | FaissIndex,
+    data: EvaluationSet,
+    queries: np.ndarray,
+    ks: Sequence[int],
+) -> Neighbours:
+    """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
+    candidates = num_candidates(data)
+    needed = min(max(SUBMITTED if config.dataset == "msls-test" else 1, *ks), candidates)
+    wanted = min(max(needed, *RECALL_VALUES), candidates)
+    most = wanted + len(data.database) - candidates
+    found = search_on_all_processes(index.search, queries, most)
+    found = without_left_out(found, data.left_out, wanted)
+    if found[0].shape[1] < needed:
+        raise InputError(
+            f"index: expected {needed} neighbours of every query, found fewer by "
+            f"{config.neighbours}; search more of an IVF index's cells with "
+            "--faiss-nprobe, or take another --faiss-factory"
         )
-
-    def index(self, database: np.ndarray) -> Index | FaissIndex:
-        """The index that was asked for."""
-        config = self.config
-        if config.index == "faiss":
-            nprobe = config.faiss_nprobe
-            return FaissIndex(database, config.faiss_factory or "Flat", nprobe=nprobe)
-        return Index(
-            database,
-            memory_bytes=config.search_megabytes and config.search_megabytes << 20,
-            recall_target=APPROXIMATE_RECALL if config.index == "approximate" else None,
+    copies = int((found[1][:, 0] < COPY_DISTANCE).sum())
+    if copies and is_main_process():
+        logger.warning(
+            "note: %d of %d queries have a database photo at distance 0, as copies of one "
+            "photo do; recall counts them as found",
+            *(copies, len(queries)),
         )
-
-    def neighbours(
-        self,
-        index: Index | FaissIndex,
-        data: EvaluationSet,
-        queries: np.ndarray,
-        ks: Sequence[int],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
-        candidates = num_candidates(data)
-        is_challenge = self.config.dataset == "msls-test"
-        needed = min(max(SUBMITTED if is_challenge else 1, *ks), candidates)
-        wanted = min(max(needed, *RECALL_VALUES), candidates)
-        most = wanted + len(data.database) - candidates
-        found = search_on_all_processes(index.search, queries, most)
-        found = without_left_out(found, data.left_out, wanted)
-        if found[0].shape[1] < needed:
-            raise InputError(
-                f"index: expected {needed} neighbours of every query, found fewer by "
-                f"{self.config.neighbours}; search more of an IVF index's cells with "
-                "--faiss-nprobe, or take another --faiss-factory"
-            )
-        copies = int((found[1][:, 0] < COPY_DISTANCE).sum())
-        if copies and is_main_process():
-            logger.warning(
-                "note: %d of %d queries have a database photo at distance 0, as copies of one "
-                "photo do; recall counts them as found",
-                *(copies, len(queries)),
-            )
-        return found
+    return found
 
 
 def measure_latency(

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.datasets.folders import list_images, read_list
@@ -14,14 +13,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
-from mixvpr_jax.storage import (
-    AnyPath,
-    atomic_write,
-    check_writable,
-    is_local,
-    reaching,
-    resolved,
-)
+from mixvpr_jax.storage import AnyPath, atomic_write, check_writable, is_local, reaching, resolved
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -47,8 +39,7 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
         # The last is named first: descriptors never lie beside names of others, whatever ends it.
         temporary = [stack.enter_context(atomic_write(file)) for file in files]
         describer = Describer(config, model, preprocess, temporary[0].parent)
-        with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
-            found = describer.describe(str(photos), paths, progress)
+        [found] = describer.describe({str(photos): paths})
         described = [name for name, there in zip(names, found.readable, strict=True) if there]
         if len(files) == 1:
             write_hloc(temporary[0], described, found.descriptors)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from mixvpr_jax.conversion import build_model, get_weights
 from mixvpr_jax.errors import InputError
@@ -61,8 +60,7 @@ def learn_projection(descriptors: np.ndarray, size: int, *, whiten: bool = False
     count, length = descriptors.shape
     _require(size, length, count)
     mean, covariance = _moments(descriptors)
-    last = length - 1
-    variances, directions = eigh(covariance, subset_by_index=(length - size, last))
+    variances, directions = eigh(covariance, subset_by_index=(length - size, length - 1))
     variances, directions = variances[::-1], directions[:, ::-1]
     least = LEAST_WHITENED if whiten else LEAST_DEVIATION
     if (rank := int((variances > least**2).sum())) < size:
@@ -140,8 +138,7 @@ def learn_model(
     _, paths = find_photos(photos)
     _require(size, model.config.descriptor_dim or 0, len(paths))  # before hours of work
     describer = Describer(config, model, preprocess)
-    with tqdm(total=len(paths), unit="image", desc="descriptors", disable=None) as progress:
-        found = describer.describe(str(photos), paths, progress)
+    [found] = describer.describe({str(photos): paths})
     describer.prune()
     projection = learn_projection(found.descriptors, size, whiten=whiten)
     what = "PCA with whitening" if whiten else "PCA"
