@@ -12,6 +12,7 @@ in "Visual Place Recognition: A Tutorial" (Schubert et al., 2023):
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +55,29 @@ class PrecisionRecall:
         """In percent, at the highest threshold of that recall or more; None where none is."""
         step = int(np.searchsorted(self.recall, percent / 100))
         return 100 * float(self.precision[step]) if step < len(self.recall) else None
+
+    def threshold_at(self, precision: float) -> Threshold | None:
+        """The threshold of the largest recall at that precision, a share such as 0.95, or better.
+
+        Of thresholds of equal recall it is the highest, which is also the most precise. It is
+        rounded down to the shortest decimal, of four digits or more, that accepts the same matches.
+        None where no threshold reaches that precision, as where no match is right.
+        """
+        if not 0 < precision <= 1:
+            raise InputError(
+                f"precision: expected a share above 0 such as 0.95, found {precision:g}"
+            )
+        recall = np.where(self.precision >= precision, self.recall, 0)
+        if not recall.any():
+            return None
+        step = int(recall.argmax())
+        score, *below = self.scores[step : step + 2].tolist()
+        return Threshold(
+            _rounded_down(score, *below),
+            float(self.precision[step]),
+            float(self.recall[step]),
+            int(self.num_accepted[step]),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,37 +145,11 @@ def precision_recall(
 def threshold_at(
     precision: float, scores: np.ndarray, right: np.ndarray, num_with_positives: int
 ) -> Threshold | None:
-    """The threshold of the largest recall at that precision or better.
-
-    Of thresholds of equal recall it is the highest, which is also the most precise. It is rounded
-    down to the shortest decimal, of four digits or more, that accepts the same matches.
-
-    Args:
-        precision: The share of accepted matches that must be right, such as 0.95.
-        scores: As for `precision_recall`, as are the others.
-        right: [q] bool.
-        num_with_positives: How many queries have a positive at all.
-
-    Returns:
-        The threshold; None where none reaches that precision, as where no match is right.
-    """
-    if not 0 < precision <= 1:
-        raise InputError(f"precision: expected a share above 0 such as 0.95, found {precision:g}")
-    curve = precision_recall(scores, right, num_with_positives)
-    recall = np.where(curve.precision >= precision, curve.recall, 0)
-    if not recall.any():
-        return None
-    step = int(recall.argmax())
-    below = float(curve.scores[step + 1]) if step + 1 < len(curve.scores) else -np.inf
-    return Threshold(
-        _rounded_down(float(curve.scores[step]), below),
-        float(curve.precision[step]),
-        float(curve.recall[step]),
-        int(curve.num_accepted[step]),
-    )
+    """`PrecisionRecall.threshold_at` on the curve of these matches; see `precision_recall`."""
+    return precision_recall(scores, right, num_with_positives).threshold_at(precision)
 
 
-def _rounded_down(score: float, below: float) -> float:
+def _rounded_down(score: float, below: float = -math.inf) -> float:
     """The shortest decimal, of four digits or more, in the upper half from `below` to `score`.
 
     There, float32 does not round it to `below`, where scores are float32.
@@ -180,9 +178,8 @@ def confidence(
     """
     if not num_with_positives:
         return None
-    found = score_of(distances), right, num_with_positives
-    thresholds = {percent: threshold_at(percent / 100, *found) for percent in PERCENTS}
-    curve = precision_recall(*found)
+    curve = precision_recall(score_of(distances), right, num_with_positives)
+    thresholds = {percent: curve.threshold_at(percent / 100) for percent in PERCENTS}
     return {
         "num_queries_with_positives": num_with_positives,
         "average_precision": 100 * curve.average_precision,
