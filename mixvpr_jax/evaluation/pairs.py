@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,14 +13,15 @@ import numpy as np
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import read_names
+from mixvpr_jax.evaluation.recall import own_photos, with_near
 from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
-SAME = 0.99  # cosine of two descriptors of one photo, whatever the engines and numbers
 SIDES = ("database", "query")
+SAME = 0.99  # cosine of two descriptors of one photo, whatever the engines and numbers
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ def _cosines(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> list[list[int]]:
     """For each query the indices of the database photos that are itself or near it."""
-    places = defaultdict[str, list[int]](list)
-    for index, name in enumerate(database.names):
-        places[name].append(index)
-    own = [places.get(name, []) for name in queries.names]
+    own = own_photos(queries.names, database.names)
     _require_same_photos(database, queries, own)
     if exclude_near is None:
         return own
@@ -87,14 +84,12 @@ def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> li
         )
     if parsed[1]:
         near = frames_near([PurePosixPath(name) for name in database.names], int(parsed[1]))
-        return [sorted({other for index in some for other in near[index]}) for some in own]
-    times, seconds = _times(database), float(parsed[2]) + SLACK_SECONDS
-    order = np.argsort(times, kind="stable")
-    starts, ends = (np.searchsorted(times[order], times + shift) for shift in (-seconds, seconds))
-    return [
-        sorted({int(other) for index in some for other in order[starts[index] : ends[index]]})
-        for some in own
-    ]
+    else:
+        times, seconds = _times(database), float(parsed[2]) + SLACK_SECONDS
+        order = np.argsort(times, kind="stable")
+        ends = (np.searchsorted(times[order], times + shift) for shift in (-seconds, seconds))
+        near = [order[first:end] for first, end in zip(*ends, strict=True)]
+    return with_near(own, near)
 
 
 def _require_same_photos(database: Photos, queries: Photos, own: list[list[int]]) -> None:
@@ -142,17 +137,14 @@ def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos
         )
     if is_folder:
         return _read_evaluation(source, folder)
-    photos = _read_file(source, folder)
-    return photos, photos
-
-
-def _read_file(source: AnyPath, folder: AnyPath | None) -> Photos:
     if source.suffix == ".npy":
-        lines = _bytes_of(source.with_suffix(".txt")).decode("utf-8", "surrogateescape")
-        return _named(source, lines.splitlines(), _load(source), folder)
-    if source.suffix == ".h5":
-        return _named(source, *_load_hloc(source), folder)
-    raise InputError(f"{source}: expected descriptors (.npy, .h5), found another file")
+        names, descriptors = _read_list(source.with_suffix(".txt")), _load(source)
+    elif source.suffix == ".h5":
+        names, descriptors = _load_hloc(source)
+    else:
+        raise InputError(f"{source}: expected descriptors (.npy, .h5), found another file")
+    photos = _named(source, names, descriptors, folder)
+    return photos, photos
 
 
 def _named(
@@ -179,27 +171,24 @@ def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, P
     folders = {path.parent for path in (*database, *queries)}
     if not folders:
         raise InputError(f"{output}: expected what mixvpr eval writes; evaluate again")
-    if folder is None:
-        around = (above for some in folders for above in (some, *some.parents))
-        folder = next(
-            (above for above in around if all(other.is_relative_to(above) for other in folders)),
-            None,
-        )
-    if folder is None or not all(other.is_relative_to(folder) for other in folders):
+    some = next(iter(folders))
+    above = (some, *some.parents) if folder is None else (folder,)
+    root = next((one for one in above if all(p.is_relative_to(one) for p in folders)), None)
+    if root is None:
         where = "one folder" if folder is None else str(folder)
         raise InputError(f"{output}: expected photos of {where}; give --photos FOLDER")
     found = []
-    for paths, side in ((database, SIDES[0]), (queries, SIDES[1])):
-        names = [path.relative_to(folder).as_posix() for path in paths]
-        found.append(_named(output, names, _load(output / f"{side}_descriptors.npy"), folder))
+    for paths, side in zip((database, queries), SIDES, strict=True):
+        names = [path.relative_to(root).as_posix() for path in paths]
+        found.append(_named(output, names, _load(output / f"{side}_descriptors.npy"), root))
     return found[0], found[1]
 
 
-def _bytes_of(file: AnyPath) -> bytes:
+def _read_list(file: AnyPath) -> list[str]:
     with reaching(file):
         if not file.is_file():
             raise InputError(f"{file}: expected the names of the descriptors, found no such file")
-        return file.read_bytes()
+        return file.read_bytes().decode("utf-8", "surrogateescape").splitlines()
 
 
 def _load(file: AnyPath) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -207,10 +208,7 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     Raises:
         InputError: Frames to leave out, and no query of the database, or none is left of it.
     """
-    places: dict[object, list[int]] = {}
-    for index, path in enumerate(data.database):
-        places.setdefault(_identity(path), []).append(index)
-    own = [places.get(_identity(path), []) for path in data.queries]
+    own = own_photos(map(_identity, data.queries), map(_identity, data.database))
     if not any(own):
         if frames is not None:
             raise InputError(
@@ -219,8 +217,7 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
             )
         return data
     if frames:
-        near = frames_near(data.database, frames)
-        own = [sorted({other for index in some for other in near[index]}) for some in own]
+        own = with_near(own, frames_near(data.database, frames))
     elif max(map(len, own)) == len(data.database):
         logger.warning("the database holds one photo, a query: it finds itself, and nothing else")
         return data
@@ -232,6 +229,21 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     data = replace(data, positives=positives, left_out=left_out)
     num_candidates(data)
     return data
+
+
+def own_photos(queries: Iterable[object], database: Iterable[object]) -> list[list[int]]:
+    """For each query the indices of the same photo in the database, by equal keys."""
+    places = defaultdict[object, list[int]](list)
+    for index, photo in enumerate(database):
+        places[photo].append(index)
+    return [places.get(query, []) for query in queries]
+
+
+def with_near(
+    own: Sequence[Sequence[int]], near: Sequence[Sequence[int] | np.ndarray]
+) -> list[list[int]]:
+    """The photos near each query's `own` ones, by the indices `near` each database photo."""
+    return [sorted({int(other) for index in some for other in near[index]}) for some in own]
 
 
 def num_candidates(data: EvaluationSet) -> int:
