@@ -1,7 +1,8 @@
-"""Listing folders of images, by one request each, and finding the images of a list in them."""
+"""Listing folders of images, finding the images of a list in them, and tables of images."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import re
@@ -217,3 +218,9 @@ class _Folders:
         if links[path.name]:
             self._fence.require(path)
         return path
+
+
+def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table, whose names of files may be of any encoding."""
+    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
+        csv.writer(text).writerows(rows)

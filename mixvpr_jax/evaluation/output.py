@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import confidence
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
+from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching
 from mixvpr_jax.version import __version__
@@ -61,13 +62,13 @@ class Evaluation:
     query_descriptors: np.ndarray
     predictions: np.ndarray
     distances: np.ndarray
-    recalls: Recalls | None = None
-    best_positives: BestPositives | None = None
-    latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    saliency: Mapping[int, np.ndarray] = field(default_factory=dict)
-    unreadable: tuple[str, ...] = ()
-    num_turned: tuple[int, int] = (0, 0)
-    weights_hash: str = ""
+    recalls: Recalls | None
+    best_positives: BestPositives | None
+    latency: Mapping[str, Mapping[str, float]]
+    saliency: Mapping[int, np.ndarray]
+    unreadable: tuple[str, ...]
+    num_turned: tuple[int, int]
+    weights_hash: str
 
     @property
     def recall(self) -> Mapping[int, float] | None:
@@ -110,9 +111,8 @@ def write_output(
     np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
     np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
     for name, images in (("database", data.database), ("query", data.queries)):
-        _write_csv(folder / f"{name}_images.csv", ("image",), ((image,) for image in images))
-    header = ("query", "rank", "prediction", "descriptor_distance", "correct")
-    _write_csv(folder / "predictions.csv", header, _prediction_lines(evaluation))
+        write_csv(folder / f"{name}_images.csv", [("image",), *((image,) for image in images)])
+    write_csv(folder / "predictions.csv", _prediction_lines(evaluation))
     if config.dataset == "msls-test":
         write_submission(folder / SUBMISSION, data, evaluation.predictions)
     np.savez_compressed(folder / DETAILS, **_details(evaluation))
@@ -144,6 +144,7 @@ def write_submission(path: Path, data: EvaluationSet, predictions: np.ndarray) -
 
 def _prediction_lines(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     """A line for each query and rank; `correct` is empty without ground truth."""
+    yield "query", "rank", "prediction", "descriptor_distance", "correct"
     right = None if evaluation.recalls is None else evaluation.recalls.right.astype(int)
     for row, query in enumerate(evaluation.data.queries):
         found = zip(evaluation.predictions[row], evaluation.distances[row], strict=True)
@@ -225,11 +226,6 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        csv.writer(file).writerows((header, *lines))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import shutil
@@ -155,6 +154,7 @@ def _write(
 ) -> None:
     """Writes a table a city, the photos, and which image each photo became."""
     from mixvpr_jax.data.gsv_cities import COLUMNS
+    from mixvpr_jax.listing import write_csv
     from mixvpr_jax.places.positions import relative
 
     images: dict[int, str] = {}
@@ -168,12 +168,12 @@ def _write(
                 table.append(row)
                 images[index] = f"Images/{city}/{_name(row)}"
                 _copy(paths[index], output / images[index])
-        _write_csv(output / "Dataframes" / f"{city}.csv", table)
+        write_csv(output / "Dataframes" / f"{city}.csv", table)
     told: list[Sequence[object]] = [("photo", "lat", "lon", "image")]
     for index, path in enumerate(paths):
         position = taken[index].position or ("", "")
         told.append((relative(path, folder), *position, images.get(index, "")))
-    _write_csv(output / "photos.csv", told)
+    write_csv(output / "photos.csv", told)
 
 
 def _row(place_id: int, taken: Taken, city: str, panoid: str) -> tuple[object, ...]:
@@ -201,8 +201,3 @@ def _copy(source: AnyPath, target: Path) -> None:
         target.hardlink_to(Path(source).resolve())
     except OSError:  # another disk, or one without hard links
         shutil.copyfile(source, target)
-
-
-def _write_csv(file: Path, rows: Sequence[Sequence[object]]) -> None:
-    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
-        csv.writer(text).writerows(rows)
