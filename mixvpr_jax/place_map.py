@@ -93,13 +93,7 @@ class PlaceMap:
         sequence_length: int = 1,
         threshold: float | None = None,
     ) -> None:
-        """Begins an empty map.
-
-        Args:
-            model: What describes the frames: saved with the map, and checked when it is loaded.
-            skip_recent: How many of the current drive's last frames are no matches.
-            sequence_length: How many consecutive queries score a match.
-            threshold: The least score to accept.
+        """Begins an empty map; `model` describes its frames, which `load` checks.
 
         Raises:
             InputError: A value lies outside its range.

@@ -174,7 +174,7 @@ def describe_images(
     batch_size = -(-batch_size // batch_multiple) * batch_multiple
     rows = batch_size * max(1, ROWS_PER_CHUNK // batch_size)
     share = rows * -(-len(paths) // (rows * jax.process_count()))
-    shares = _cut(slice(0, len(paths)), share)[jax.process_index() :][:1]
+    first = share * jax.process_index()
     table = _Table(len(paths), storage, temporary)
 
     def put(images: slice, part: Part) -> None:
@@ -185,7 +185,7 @@ def describe_images(
 
     with raise_on_all_processes():
         todo = []
-        for chunk in chain.from_iterable(_cut(own, rows) for own in shares):
+        for chunk in _cut(slice(first, min(first + share, len(paths))), rows):
             if part := _known(cache, chunk, preprocess, paths[chunk]):
                 put(chunk, part)
             else:
