@@ -1,7 +1,7 @@
-"""Where all processes of a test session keep compiled programs: the same ones over and over.
+"""How all processes of a test session compile, and where they keep their programs.
 
-The environment tells the processes that tests start. Eager operations are kept as well: most of
-what a model costs at its start is a hundred small compilations.
+The environment tells the processes that tests start. They compile the same programs over and over,
+eager operations as well: most of what a model costs at its start is a hundred small compilations.
 """
 
 import atexit
@@ -17,6 +17,8 @@ if _OURS not in os.environ:
     atexit.register(shutil.rmtree, os.environ[_OURS], ignore_errors=True)
 os.environ[_FOLDER] = COMPILED = os.environ[_OURS]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Tests run a program once or twice: what LLVM takes to optimise it, they do not get back.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # A process that was killed leaves half a program, and another may read one that is being written.
 # JAX then warns and compiles it.

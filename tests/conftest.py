@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # whose threads would wait for each oth
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
+import pytest
 from compiled import COMPILED, HALF_WRITTEN
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -52,6 +53,13 @@ pytest_plugins = [
     "small_vits",
     "stores",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forgotten_programs():
+    """Programs stay in memory for one file's tests: those of all would take gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_configure(config):
