@@ -28,8 +28,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	$(BIN)/pytest $(WORKERS)
 
-parity: $(INSTALLED) # writes the figures of docs/parity.md
-	$(BIN)/pytest $(WORKERS) --quiet --junitxml out/parity.xml -o junit_family=xunit1 tests/test_models.py tests/test_dinov2.py tests/test_salad_boq.py \
+parity: $(INSTALLED) # writes the figures of docs/parity.md, of programs as users compile them
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/pytest $(WORKERS) --quiet --junitxml out/parity.xml -o junit_family=xunit1 tests/test_models.py tests/test_dinov2.py tests/test_salad_boq.py \
 		tests/test_efficientnet.py tests/test_swin.py tests/test_export_vit.py tests/test_eval.py tests/test_losses.py tests/test_trajectory.py \
 		tests/test_parallel.py tests/test_parity.py tests/test_preprocess.py tests/test_rand_augment.py tests/test_device_resize.py
 	$(BIN)/python tests/parity.py out/parity.xml

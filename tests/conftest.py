@@ -62,6 +62,16 @@ def _forgotten_programs():
     jax.clear_caches()
 
 
+@pytest.fixture
+def optimized():
+    """Compiles as users do, for the last bits of float32."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", HALF_WRITTEN)
 

@@ -8,17 +8,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch_or_skip as torch
-from flax import nnx
 from one_program import describe
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 
-from mixvpr_jax import ModelConfig, create_model
+from mixvpr_jax import ModelConfig
 from mixvpr_jax.conversion import build_model, get_weights
 from mixvpr_jax.conversion.key_table import to_flax, to_torch
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.export.graph import OPSETS, to_onnx
-from mixvpr_jax.models.layers import param_dtype
 
 PREFIX = "backbone.model."
 UNUSED = ("classifier.", "head.", "num_batches_tracked")
@@ -48,23 +46,6 @@ def golden_error(arch, dtype):
     stride = int(golden["channel_stride"])
     means = found.mean((1, 2), dtype=np.float64) - golden["channel_mean"]
     return max(np.abs(found[..., ::stride] - golden["feature_map"]).max(), np.abs(means).max())
-
-
-def shapes_of(config):
-    """A model's names and the shapes of its arrays, which are not drawn for it."""
-    model = nnx.eval_shape(lambda: create_model(config))
-    leaves = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
-    return {".".join(map(str, path)): leaf.shape for path, leaf in leaves}
-
-
-def drawn(config):
-    """A model whose every parameter is random."""
-    rng = np.random.default_rng(2)
-    weights = {name: rng.normal(0.1, 0.3, shape) for name, shape in shapes_of(config).items()}
-    weights = {n: 1 + np.abs(a) if n.endswith(".var") else a for n, a in weights.items()}
-    return build_model(
-        config, {name: a.astype(param_dtype(config.dtype)) for name, a in weights.items()}
-    )
 
 
 def state_of(model):

@@ -49,6 +49,7 @@ COMPILED = [(case, True) for case in CASES]
 EAGER = [(case, False) for case in CASES if case.startswith(("resnet18", "resnet50_mixvpr_512"))]
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(("case", "compiled"), [*COMPILED, *EAGER])
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("float64", 1e-12)])
 def test_official_descriptors(case, compiled, dtype, tolerance, parity):

@@ -9,15 +9,14 @@ from feature_maps import (
     PREFIX,
     channels_first,
     check_graphs,
-    drawn,
     golden_error,
     require_close,
     saved,
-    shapes_of,
     state_of,
 )
 from flax import nnx
 from one_program import describe
+from random_models import drawn, shapes_of
 from recipe import official_shapes
 from reference import in_float64
 

@@ -127,6 +127,7 @@ def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
     assert outcome.metrics == turned | {n: found[n] for n in found if n != "step"}
 
 
+@pytest.mark.usefixtures("optimized")
 def test_bytes_are_normalised_on_the_device_as_on_the_host():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
     with jax.numpy_dtype_promotion("strict"):

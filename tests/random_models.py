@@ -1,0 +1,25 @@
+"""Models of random parameters, which compile nothing to draw them."""
+
+import numpy as np
+from flax import nnx
+
+from mixvpr_jax import create_model
+from mixvpr_jax.conversion import build_model
+from mixvpr_jax.models.layers import param_dtype
+
+
+def shapes_of(config):
+    """A model's names and the shapes of its arrays, which are not drawn for it."""
+    model = nnx.eval_shape(lambda: create_model(config))
+    leaves = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    return {".".join(map(str, path)): leaf.shape for path, leaf in leaves}
+
+
+def drawn(config):
+    """A model whose every parameter is random."""
+    rng = np.random.default_rng(2)
+    weights = {name: rng.normal(0.1, 0.3, shape) for name, shape in shapes_of(config).items()}
+    weights = {n: 1 + np.abs(a) if n.endswith(".var") else a for n, a in weights.items()}
+    return build_model(
+        config, {name: a.astype(param_dtype(config.dtype)) for name, a in weights.items()}
+    )
