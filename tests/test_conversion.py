@@ -279,6 +279,13 @@ def test_commands_end_with_status_2_and_one_line(tmp_path, content, expected):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_weight_by_its_official_name_and_by_ours(path, state):
+    state["backbone.conv1.kernel"] = torch.zeros(7, 7, 3, 64)
+    message = r"found both backbone\.model\.conv1\.weight and backbone\.conv1\.kernel"
+    with pytest.raises(InputError, match=message):
+        convert_checkpoint(saved(path, state))
+
+
 def test_the_key_table_is_one_to_one():
     for case, shapes in official_shapes().items():
         names = [name for name in shapes if not name.endswith("num_batches_tracked")]

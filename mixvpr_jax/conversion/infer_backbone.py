@@ -52,7 +52,7 @@ def infer_backbone(
 
 
 def _counts(checkpoint: Checkpoint, pattern: str) -> dict[int, int]:
-    """Blocks of each stage, in order, by a pattern of a name's two numbers."""
+    """Blocks of each stage, in order; the pattern's groups are the numbers of stage and block."""
     counts: dict[int, int] = {}
     for name in checkpoint.state:
         if match := re.match(rf"backbone\.model\.{pattern}", name):

@@ -146,7 +146,7 @@ def to_flax(state: Mapping[str, np.ndarray]) -> Weights:
     An entry that the table does not hold stays as it is, for the strict check to refuse.
 
     Raises:
-        InputError: An array with another number of axes than its layer has.
+        InputError: An array with another number of axes than its layer has, or two names of one.
     """
     return _convert(state, _TO_FLAX)
 
@@ -170,14 +170,14 @@ _Rows = list[tuple[re.Pattern[str], str, _Change]]  # a name, the other side's, 
 
 
 def _convert(arrays: Mapping[str, np.ndarray], rows: _Rows) -> Weights:
-    converted = {}
+    converted: Weights = {}
+    names: dict[str, str] = {}
     for name, array in arrays.items():
-        if (found := _lookup(name, rows)) is None:
-            converted[name] = array
-            continue
-        new_name, change = found
+        new_name, change = _lookup(name, rows) or (name, None)
+        if (other := names.setdefault(new_name, name)) != name:
+            raise InputError(f"expected one set of weights, found both {other} and {name}")
         try:
-            converted[new_name] = np.asarray(change(array), order="C")
+            converted[new_name] = np.asarray(change(array), order="C") if change else array
         except (ValueError, IndexError):
             raise InputError(f"{name}: found an array of shape {list(array.shape)}") from None
     return converted

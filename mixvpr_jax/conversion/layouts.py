@@ -110,7 +110,7 @@ def text(value: object) -> str:
 
 
 def count_modules(pattern: str, names: Iterable[str]) -> int:
-    """How many modules there are whose number, from 0 on, is the group of a pattern of names."""
+    """The number of modules, numbered from 0; the pattern's group is the number in a name."""
     return 1 + max((int(match[1]) for n in names if (match := re.match(pattern, n))), default=-1)
 
 

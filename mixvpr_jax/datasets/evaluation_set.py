@@ -58,7 +58,7 @@ class EvaluationSet:
     def with_positions(
         self, source: str, utm: Sequence[np.ndarray], zones: Sequence[np.ndarray]
     ) -> EvaluationSet:
-        """Adds positions, which `place` takes, and by the protocol's radius unknown positives."""
+        """Adds the positions of all images and, if unknown, the positives within the radius."""
         database, queries = place(source, utm, zones)
         positives, radius_m = self.positives, self.protocol.radius_m
         if positives is None and radius_m is not None:

@@ -155,7 +155,7 @@ def _load_array(stream: io.BytesIO, num_bytes: int) -> np.ndarray:
 
 
 class _Finish:
-    """Builds what the stand-ins of a pickle of `num_bytes` stand for.
+    """Replaces the stand-ins in a pickle of `num_bytes` by the values that they stand for.
 
     An array that is named many times is built once, anything else anew each time. So the bytes
     built are counted, lest a small file fill the memory.

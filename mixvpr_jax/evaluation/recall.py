@@ -242,7 +242,7 @@ def own_photos(queries: Iterable[object], database: Iterable[object]) -> list[li
 def with_near(
     own: Sequence[Sequence[int]], near: Sequence[Sequence[int] | np.ndarray]
 ) -> list[list[int]]:
-    """The photos near each query's `own` ones, by the indices `near` each database photo."""
+    """Each query's own photos and those near them; `near` lists them for each database photo."""
     return [sorted({int(other) for index in some for other in near[index]}) for some in own]
 
 
