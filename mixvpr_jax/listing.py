@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ UNREAD_SUFFIXES = frozenset({
 # No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 VARIABLE = "MIXVPR_LINKED_FOLDERS"
+DOWNLOADER_FIELDS = 15  # between the "@" of a name by VPR-datasets-downloader, at least
+_ZONE = re.compile(r"^0*\d\d?\s*@?[A-Za-z](?=@|$)", re.ASCII)  # of UTM, and its latitude band
 _SAMPLE = 64  # names that decide which folder a list is relative to
 
 
@@ -172,21 +175,57 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
 def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
     """For each photo the indices of those up to so many frames before and after it, and its own.
 
-    Frames are a folder's photos in the order of their names: by time where all names are Unix
-    times, else with numbers by value.
+    Frames are a folder's photos in the order of their names, of which a position, @east@north@,
+    is no part: by time where all are Unix times or seconds, else with numbers by value.
+
+    Raises:
+        InputError: Names that hold a position, and nothing else that orders them.
     """
     folders: dict[PurePath, list[int]] = {}
     for index, path in enumerate(paths):
         folders.setdefault(path.parent, []).append(index)
     near: list[list[int]] = [[]] * len(paths)
     for members in folders.values():
-        members.sort(key=lambda index: by_value(paths[index].name))
-        times = {index: unix_seconds(paths[index].stem) for index in members}
-        if None not in times.values():
-            members.sort(key=lambda index: times[index] or 0.0)
-        for place, index in enumerate(members):
-            near[index] = members[max(place - frames, 0) : place + frames + 1]
+        order = _in_order([paths[index] for index in members])
+        for place, member in enumerate(order):
+            some = order[max(place - frames, 0) : place + frames + 1]
+            near[members[member]] = [members[other] for other in some]
     return near
+
+
+def _in_order(paths: Sequence[PurePath]) -> list[int]:
+    """The indices of frames, first to last."""
+    times, names = zip(*(_frame(path.stem) for path in paths), strict=True)
+    keys = list(zip(_comparable(times), map(by_value, names), strict=True))
+    order = sorted(range(len(paths)), key=keys.__getitem__)
+    for one, other in pairwise(order):
+        if paths[one].name.startswith("@") and keys[one] == keys[other]:
+            raise InputError(
+                f"{paths[one]}: expected a frame's number or time in each name behind its "
+                f"position (@utm_east@utm_north@frame@), which tells the frames beside it, found "
+                f"as much in {paths[other].name}"
+            )
+    return order
+
+
+def _frame(stem: str) -> tuple[str, str]:
+    """A frame's time or number, by its name, and what else tells it from others."""
+    if not stem.startswith("@"):
+        return stem, ""
+    fields = stem.split("@")
+    if len(fields) >= DOWNLOADER_FIELDS:  # timestamp; pano_id, tile_num and note
+        return fields[13], "@".join(fields[i] for i in (7, 8, 14))
+    return _ZONE.sub("", "@".join(fields[3:])).strip("@"), ""
+
+
+def _comparable(texts: Sequence[str]) -> list[Any]:
+    """What orders frames: seconds as Python writes them, where all are; else numbers by value."""
+    seconds = [unix_seconds(text) for text in texts]
+    if None not in seconds:
+        return seconds
+    if all(re.fullmatch(r"\d+\.(0|\d*[1-9])", text, re.ASCII) for text in texts):
+        return list(map(float, texts))
+    return list(map(by_value, texts))
 
 
 def by_value(name: str) -> list[object]:

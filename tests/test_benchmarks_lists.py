@@ -12,10 +12,12 @@ from benchmark_trees import (
     pittsburgh_tree,
     refused_subset,
     small,
+    vpr_bench_tree,
     write_lists,
     write_msls_lists,
 )
 
+from mixvpr_jax import InputError
 from mixvpr_jax.datasets import read_benchmark
 
 
@@ -140,3 +142,14 @@ def test_names_of_other_cities_are_no_msls_val(tmp_path):
     write_lists(root, "msls_val", *lists, [[0]] * 4, gt="gt_25m")
     message = "msls_val_dbImages.npy: expected names CITY/query/images/KEY.jpg, found 'miami/"
     refused_subset(message, "msls-val", root)
+
+
+def test_a_file_of_ground_truth_is_the_one_that_is_read(tmp_path):
+    root = vpr_bench_tree(tmp_path, "SPED", [[0], [1], [2]])
+    np.save(root / "SPED_gt_25m.npy", object_array([[0, 1], [0, 1, 2], [1, 2]]))
+    for name, positives in (("gt", [[0], [1], [2]]), ("gt_25m", [[0, 1], [0, 1, 2], [1, 2]])):
+        found = small("sped", root, ground_truth=root / f"SPED_{name}.npy")
+        assert listed(found.positives) == positives
+    np.save(root / "SPED_gt_tolerance5.npy", object_array([[0, 1, 2]] * 3))
+    with pytest.raises(InputError, match=r"SPED_gt_tolerance5.npy: expected ground truth of sped"):
+        small("sped", root, ground_truth=root / "SPED_gt_tolerance5.npy")

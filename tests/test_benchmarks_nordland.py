@@ -59,6 +59,20 @@ def test_nordland_full_in_folders_of_the_seasons(tmp_path):
     assert len(fewer.queries) == 24 and listed(fewer.positives)[1] == list(range(13))
 
 
+@pytest.mark.parametrize("listed_names", [True, False])
+def test_frames_of_seasons_count_by_value(tmp_path, listed_names):
+    """Frames that ffmpeg numbered: 10.png comes after 9.png. Notepad begins a list with a mark."""
+    names = [f"{frame}.png" for frame in range(25)]
+    for season in ("summer", "winter"):
+        write_images(tmp_path / season, names)
+    if listed_names:
+        (tmp_path / "cleanImageNames.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    found = small("nordland-full", tmp_path)
+    for query, positives in zip(found.queries, found.positives, strict=True):
+        near = sorted(int(found.database[index].stem) for index in positives)
+        assert near == [frame for frame in range(25) if abs(frame - int(query.stem)) <= 10]
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_nordland_of_selavpr(tmp_path, monkeypatch, labelled):
     set_counts(monkeypatch, "nordland-selavpr", 12, 12)

@@ -135,6 +135,61 @@ def test_frames_whose_names_are_times_are_in_the_order_of_time(tmp_path):
     assert near == [sorted(names[max(at - 1, 0) : at + 2]) for at in range(5)]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "@{east}@4100000.0@{frame}@.jpg",
+        "@{east}@4100000.0@32@S@{frame}@.jpg",
+        "@{east}@4100000.0@32S@{frame}.jpg",
+        "@{east}@4100000.0@{time}@.jpg",
+        "@{east}@4100000.0@10@S@@@{frame:04d}@@@@@@@@.jpg",
+        "@{east}@4100000.0@10@S@@@@{frame}@90@@@@@@.jpg",
+        "@{east}@4100000.0@10@S@@@id@@@@@@{time}@@.jpg",
+    ],
+)
+def test_positions_do_not_order_frames(name, tmp_path):
+    """On a road due north they differ by the noise of GPS alone."""
+    easts = np.random.default_rng(0).permutation(12) + 500000.5
+    times = [1305031102 + frame / 10 for frame in range(12)]
+    names = [
+        name.format(east=east, frame=frame, time=times[frame]) for frame, east in enumerate(easts)
+    ]
+    write_images(tmp_path / "road", names)
+    data = leave_out_own_photos(read_folder_pair(tmp_path / "road", tmp_path / "road"), frames=2)
+    near = {
+        query.name: sorted(names.index(data.database[index].name) for index in some)
+        for query, some in zip(data.queries, data.left_out, strict=True)
+    }
+    assert near == {
+        name: list(range(max(at - 2, 0), min(at + 3, 12))) for at, name in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize("rest", ["@.jpg", "@32@S@.jpg", "@10@S@@@@@90@@@@@@.jpg"])
+def test_positions_alone_tell_no_neighbours(rest, tmp_path):
+    write_images(tmp_path / "road", [f"@50000{i}.0@4100000.0{rest}" for i in range(3)])
+    data = read_folder_pair(tmp_path / "road", tmp_path / "road")
+    with pytest.raises(InputError, match=r"expected a frame's number or time in each name behind"):
+        leave_out_own_photos(data, frames=1)
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        ["9.95", "10.0", "10.05", "10.1"],  # seconds of a simulation
+        ["1.8", "1.9", "1.10", "1.11"],  # a sequence and its frames
+    ],
+)
+def test_fractions_of_seconds_and_numbers_after_a_point(stems, tmp_path):
+    write_images(tmp_path / "day", [f"{stem}.png" for stem in stems])
+    data = leave_out_own_photos(read_folder_pair(tmp_path / "day", tmp_path / "day"), frames=1)
+    near = {
+        query.stem: {data.database[index].stem for index in some}
+        for query, some in zip(data.queries, data.left_out, strict=True)
+    }
+    assert near == {stem: {*stems[max(at - 1, 0) : at + 2]} for at, stem in enumerate(stems)}
+
+
 def test_queries_without_positives_count_as_missed(evaluate, sequence):
     evaluation = evaluate(sequence, sequence, positive_radius_m=5)
     assert set(evaluation.recall.values()) == {0}

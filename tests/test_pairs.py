@@ -1,6 +1,7 @@
 """Pairs of photos for hloc and COLMAP."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -120,6 +121,31 @@ def test_pairs_of_an_evaluation(labelled, evaluate, tmp_path, capsys):
         assert found[f"queries/{query.name}"] == names
     with pytest.raises(InputError, match=r"expected photos of .*queries; give --photos FOLDER"):
         write_pairs(tmp_path / "out", tmp_path / "p.txt", photos=str(queries))
+
+
+def test_pairs_of_an_evaluation_by_relative_and_absolute_names(
+    labelled, evaluate, tmp_path, monkeypatch
+):
+    database, queries = labelled
+    monkeypatch.chdir(tmp_path)
+    evaluate(database.relative_to(tmp_path), queries)
+    found = {}
+    for photos in (None, str(database.parent), database.parent.name):
+        write_pairs("out", f"{len(found)}.txt", top=3, photos=photos)
+        found[photos] = Path(f"{len(found)}.txt").read_text()
+    assert len(set(found.values())) == 1
+    assert all(line.startswith("queries/@") for line in found[None].splitlines())
+
+
+def test_a_photo_is_not_paired_with_itself_by_another_name(labelled, evaluate, tmp_path):
+    database, _ = labelled
+    (database.parent / "again").symlink_to(database)
+    evaluate(database, database.parent / "again")
+    write_pairs(tmp_path / "out", tmp_path / "pairs.txt", top=2)
+    for query, names in read_as_hloc(tmp_path / "pairs.txt").items():
+        assert len(names) == 2 and query.replace("again", "database") not in names
+    write_pairs(tmp_path / "out", tmp_path / "far.txt", top=2, exclude_near="1")
+    assert len(read_as_hloc(tmp_path / "far.txt")) == 2  # the one in the middle has none
 
 
 def test_queries_in_a_file_of_their_own(loop):

@@ -37,6 +37,28 @@ def test_the_same_metres_of_two_zones_are_far_apart(tmp_path, short):
     assert listed(found.positives) == [[1]]
 
 
+@pytest.mark.parametrize("zone", ["@33@U", "@33U", "@33@u"])
+def test_a_zone_may_end_a_name(tmp_path, zone):
+    write_images(tmp_path / "database", ["@500000.00@5400000.00@32@U.jpg"])
+    write_images(tmp_path / "queries", [f"@500000.00@5400000.00{zone}.jpg"])
+    found = read_folder_pair(tmp_path / "database", tmp_path / "queries")
+    assert listed(found.positives) == [[]]
+
+
+@pytest.mark.parametrize("query", ["@4100000.0@500000.0@.jpg", "@500.0@4100.0@.jpg"])
+def test_queries_that_are_all_far_away_are_told(tmp_path, caplog, query):
+    write_images(tmp_path / "database", ["@500000.0@4100000.0@.jpg"])
+    write_images(tmp_path / "queries", [query])
+    read_folder_pair(tmp_path / "database", tmp_path / "queries")
+    assert "no query has a database photo within 25 m, so recall is 0" in caplog.text
+
+
+def test_degrees_times_1e7_are_no_metres(tmp_path):
+    write_images(tmp_path / "both", ["@481234567@115678901@.jpg"])
+    with pytest.raises(InputError, match="expected metres on Earth"):
+        read_folder_pair(tmp_path / "both", tmp_path / "both")
+
+
 @pytest.mark.parametrize(
     ("others", "positives"),
     [

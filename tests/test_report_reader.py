@@ -143,10 +143,33 @@ def test_damaged_files_of_a_comparison(out, evaluate, labelled):
 def test_compared_with_other_queries(out, evaluate, labelled):
     max(labelled[1].iterdir()).unlink()
     evaluate(*labelled, output=out.parent / "fewer")
-    with pytest.raises(InputError, match=r"expected every query of town@7, found none for"):
+    with pytest.raises(InputError, match=r"expected all queries of town@7, found no "):
         write_report(out, out.parent / "fewer")
-    with pytest.raises(InputError, match=r"expected the queries of town@7 alone, found"):
+    with pytest.raises(InputError, match=r"expected the queries of town@7 alone, by the names"):
         write_report(out.parent / "fewer", out)
+
+
+def test_compared_with_another_database(out, evaluate, labelled):
+    evaluate(*labelled, output=out.parent / "same", compare=out)
+    write_images(labelled[0], ["@8@8@more@.jpg"], seed=5)
+    with pytest.raises(InputError, match=r"expected all database images of town@7, found no "):
+        evaluate(*labelled, output=out.parent / "more", compare=out)
+    evaluate(*labelled, output=out.parent / "more")
+    with pytest.raises(InputError, match=r"expected the database images of town@7 alone, by the"):
+        write_report(out, out.parent / "more")
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_compared_with_a_run_that_skipped_the_same_image(out, evaluate, labelled, side):
+    min(labelled[side].iterdir()).write_bytes(b"")
+    one, two = out.parent / "one", out.parent / "two"
+    evaluate(*labelled, output=one, skip_unreadable=True)
+    evaluate(*labelled, output=two, skip_unreadable=True, compare=one)
+    if side == 1:
+        write_report(two, out)  # which has it
+    else:
+        with pytest.raises(InputError, match=r"out/predictions.csv: expected readable images of"):
+            write_report(two, out)
 
 
 def _cut(path: Path) -> None:

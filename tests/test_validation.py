@@ -32,6 +32,15 @@ def test_benchmarks_and_folders_together(labelled, tmp_path, monkeypatch):
     assert recalls["town@7/recall@1"] == pytest.approx(200 / 3)
 
 
+def test_queries_that_are_files_of_the_database_do_not_find_themselves(labelled):
+    """As in an evaluation of the same folders."""
+    database, queries = labelled
+    shutil.rmtree(queries)
+    queries.symlink_to(database)
+    recalls = validation(database.parent).recalls(lambda images: np.asarray(images)[:, :5, 5, 0])
+    assert set(recalls.values()) == {0.0}  # their places are 100 m apart
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_photos_are_resized_as_the_model_says(labelled, interpolation):
     sets = validation(labelled[0].parent, interpolation=interpolation)

@@ -22,14 +22,20 @@ from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.positions import BANDS, FARTHEST_M, fits_band, positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
+from mixvpr_jax.listing import (
+    DOWNLOADER_FIELDS,
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    Located,
+    files_below,
+    locate,
+)
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _ZONE = re.compile(rf"0*(\d\d?)\s*@?([{BANDS}])", re.ASCII)
-_DOWNLOADERS = 15  # fields of a name by VPR-datasets-downloader, at least
 
 
 @dataclass(frozen=True)
@@ -193,10 +199,10 @@ def zone_of(path: AnyPath, north: float) -> str:
 
     Names of other forms may hold anything there: then a letter must fit the northing.
     """
-    fields = path.name.split("@")
+    fields = path.stem.split("@")
     written = [field.strip() for field in [*fields[3:5], "", ""][:2]]
     number, letter = map(str.upper, written)
-    downloaders = len(fields) >= _DOWNLOADERS
+    downloaders = len(fields) >= DOWNLOADER_FIELDS
     if found := _ZONE.fullmatch(number) or _ZONE.fullmatch(f"{number}@{letter}"):
         number, letter = found.groups()
     elif not downloaders or not number[:1].isdecimal():
@@ -257,7 +263,15 @@ def read_folder_pair(
             "note: no recall is measured, as %s has no %s, though the other folder has",
             without[0], LABELS,
         )  # fmt: skip
-    return _evaluation_set(protocol, "two folders", pair)
+    found = _evaluation_set(protocol, "two folders", pair)
+    if found.positives is not None and not any(map(len, found.positives)):
+        there, asked = (np.median(folder.utm, axis=0) for folder in pair if folder.utm is not None)
+        logger.warning(
+            "note: no query has a database photo within %g m, so recall is 0: expected east before "
+            "north, in metres of one frame, found positions around %.1f, %.1f in %s and %.1f, %.1f "
+            "in %s", radius_m, *there, database, *asked, queries,
+        )  # fmt: skip
+    return found
 
 
 def unlike_benchmarks(name: str) -> str:

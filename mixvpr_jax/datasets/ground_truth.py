@@ -53,8 +53,11 @@ class Place:
         return [*near, *(raw for root in near for raw in subfolders(root, ("raw_data", "raw")))]
 
     def truth(self, *files: str) -> AnyPath | None:
-        """The first of these ground-truth files that is found, in the order they are named."""
+        """The first of these ground-truth files that is found: the given one, or as they come."""
         folders = list(self._truth_folders())
+        if self.ground_truth is not None:
+            given = self.ground_truth.name.lower()
+            files = tuple(sorted(files, key=lambda file: file.lower() != given))
         found = (_file_in(folder, file) for file in files for folder in folders)
         return next(filter(None, found), None)
 

@@ -80,7 +80,7 @@ def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationS
             {path.relative_to(season).as_posix() for path in read_folder(season).paths}
             for season in (summer, winter)
         )
-        names, source = sorted(of_summer | of_winter), summer
+        names, source = sorted(of_summer | of_winter, key=by_value), summer
     located = [locate([season], names, source) for season in (summer, winter)]
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
     return _by_frames(place.protocol, layout, located, [np.arange(len(names))] * 2)
@@ -88,7 +88,7 @@ def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationS
 
 def _read_names(file: AnyPath) -> list[str]:
     try:
-        return sorted(set(file.read_text(encoding="utf-8").split()))
+        return sorted(set(file.read_text(encoding="utf-8-sig").split()), key=by_value)
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: expected names in UTF-8, {error}") from None
 

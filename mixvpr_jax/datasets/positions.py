@@ -10,7 +10,7 @@ from utm import to_latlon
 
 from mixvpr_jax.errors import InputError
 
-FARTHEST_M = 1e9  # more than any position has, in metres
+FARTHEST_M = 5e7  # more than any position has, in metres; degrees times 1e7 have more
 BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
 EQUATOR_M = 6_378_137.0  # the Earth's radius there, and its flattening, by WGS 84

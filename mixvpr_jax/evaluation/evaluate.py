@@ -16,6 +16,7 @@ from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.comparison import check_comparable
 from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
 from mixvpr_jax.evaluation.describe import Encoder, compile_saliency
 from mixvpr_jax.evaluation.describer import Describer, open_model
@@ -24,7 +25,6 @@ from mixvpr_jax.evaluation.output import (
     ALL_OUTPUTS,
     SUBMITTED,
     Evaluation,
-    check_comparable,
     check_output,
     read_output,
     write_output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.datasets.folders import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import confidence
 from mixvpr_jax.evaluation.config import EvaluationConfig
@@ -286,33 +285,6 @@ def read_timing(path: AnyPath) -> dict[str, Any]:
     """What timing.json holds; nothing where there is no such file."""
     with _as_written(path):
         return dict(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def check_comparable(
-    other: Output, dataset: str, queries: Sequence[object], database: Sequence[object], frames: int
-) -> None:
-    """Raises InputError unless another evaluation is of this data set, with as many left out."""
-    # A folder called like a benchmark had the benchmark's name in earlier versions.
-    protocol, found = other.results.get("protocol"), other.results["dataset"]
-    truth = protocol.get("ground_truth") if isinstance(protocol, dict) else ""
-    former = f"{found}{FOLDER_MARK}" if truth in (None, LABELS) else found
-    if dataset not in (found, former):
-        raise InputError(
-            f"{other.folder}: expected results of {dataset} to compare with, found some of {found}"
-        )
-    if (theirs := other.results.get("exclude_neighbours", 0)) != frames:
-        line = f"expected results with --exclude-neighbours {frames} to compare with"
-        raise InputError(f"{other.folder}: {line}, found some with {theirs}")
-    path, theirs = other.folder / "predictions.csv", other.neighbours
-    ours, known = set(map(str, queries)), set(map(str, database))
-    if strange := next((name for name in theirs.queries if name not in ours), None):
-        raise InputError(f"{path}: expected the queries of {dataset} alone, found {strange}")
-    if absent := min(ours - set(theirs.queries), default=None):
-        raise InputError(f"{path}: expected every query of {dataset}, found none for {absent}")
-    if strange := next((name for row in theirs.images for name in row if name not in known), None):
-        raise InputError(
-            f"{path}: expected readable images of {dataset}, where they lie now, found {strange}"
-        )
 
 
 def model_name(weights: str) -> str:

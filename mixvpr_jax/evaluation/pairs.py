@@ -13,7 +13,7 @@ import numpy as np
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import read_names
-from mixvpr_jax.evaluation.recall import own_photos, with_near
+from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
 from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
@@ -70,6 +70,11 @@ def _cosines(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> list[list[int]]:
     """For each query the indices of the database photos that are itself or near it."""
     own = own_photos(queries.names, database.names)
+    if queries.folder is not None and database.folder is not None:  # a file has several names
+        folders = (queries.folder, queries.names), (database.folder, database.names)
+        own = own_photos(
+            *([identity(folder / name) for name in names] for folder, names in folders)
+        )
     _require_same_photos(database, queries, own)
     if exclude_near is None:
         return own
@@ -168,9 +173,12 @@ def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, P
     database, queries = (
         list(map(as_path, read_names(output / f"{side}_images.csv"))) for side in SIDES
     )
-    folders = {path.parent for path in (*database, *queries)}
-    if not folders:
+    if not database or not queries:
         raise InputError(f"{output}: expected what mixvpr eval writes; evaluate again")
+    if len({path.is_absolute() for path in (*database, *queries, folder or queries[0])}) > 1:
+        database, queries = ([path.absolute() for path in side] for side in (database, queries))
+        folder = folder and folder.absolute()
+    folders = {path.parent for path in (*database, *queries)}
     some = next(iter(folders))
     above = (some, *some.parents) if folder is None else (folder,)
     root = next((one for one in above if all(p.is_relative_to(one) for p in folders)), None)

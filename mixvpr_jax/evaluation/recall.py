@@ -208,7 +208,7 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     Raises:
         InputError: Frames to leave out, and no query of the database, or none is left of it.
     """
-    own = own_photos(map(_identity, data.queries), map(_identity, data.database))
+    own = own_photos(map(identity, data.queries), map(identity, data.database))
     if not any(own):
         if frames is not None:
             raise InputError(
@@ -276,7 +276,7 @@ def without_left_out(
     return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
 
 
-def _identity(path: AnyPath) -> object:
+def identity(path: AnyPath) -> object:
     """The same for all names of one file."""
     if isinstance(path, Path):
         try:

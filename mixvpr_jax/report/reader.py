@@ -11,11 +11,11 @@ import numpy as np
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.cache import DAMAGED
+from mixvpr_jax.evaluation.comparison import check_comparable
 from mixvpr_jax.evaluation.output import (
     DETAILS,
     Neighbours,
     Output,
-    check_comparable,
     malformed,
     model_name,
     read_names,
@@ -129,10 +129,10 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
     if compare is None:
         return data
     other = read_output(compare)
-    if output.results.get("unreadable"):
+    if unreadable := output.results.get("unreadable") or ():
         other = replace(other, neighbours=_only(other.neighbours, queries))
     excluded = output.results.get("exclude_neighbours", 0)
-    check_comparable(other, output.results["dataset"], queries, database, excluded)
+    check_comparable(other, output.results["dataset"], queries, database, excluded, unreadable)
     return replace(data, other=_other_run(other, queries, database, data))
 
 

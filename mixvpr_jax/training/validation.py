@@ -20,7 +20,7 @@ from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import data_folder
 from mixvpr_jax.evaluation.describe import Encoder, describe_images, normalized
-from mixvpr_jax.evaluation.recall import recall_at_k
+from mixvpr_jax.evaluation.recall import leave_out_own_photos, recall_at_k, without_left_out
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
@@ -112,7 +112,9 @@ class Validation:
             except InputError as error:
                 raise InputError(f"{error}; {name} was not measured: {REMEDY}") from error
             database, queries = np.split(described, [len(data.database)])
-            found, _ = search_on_all_processes(Index(database).search, queries, max(RECALL_VALUES))
+            most = max(RECALL_VALUES) + max(map(len, data.left_out), default=0)
+            found = search_on_all_processes(Index(database).search, queries, most)
+            found, _ = without_left_out(found, data.left_out, max(RECALL_VALUES))
             assert data.positives is not None
             for k, percent in recall_at_k(found, data.positives, RECALL_VALUES).items():
                 metrics[f"{name}/recall@{k}"] = percent
@@ -184,7 +186,7 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
             f"{path / 'database'}: expected @utm_east@utm_north@ names, here and in queries, found "
             "none in one or both"
         )
-    return data
+    return leave_out_own_photos(data)
 
 
 RADIUS_M = ValidationConfig.positive_radius_m  # of entries that name no other

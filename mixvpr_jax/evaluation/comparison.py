@@ -1,0 +1,76 @@
+"""Whether two evaluations may stand side by side: of the same images, with as many left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+from mixvpr_jax.datasets.folders import FOLDER_MARK, LABELS
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.evaluation.output import Output, read_names
+from mixvpr_jax.storage import AnyPath
+
+
+def check_comparable(
+    other: Output,
+    dataset: str,
+    queries: Sequence[object],
+    database: Sequence[object],
+    frames: int,
+    unreadable: Sequence[str] = (),
+) -> None:
+    """Raises InputError unless another evaluation is of this data set, with as many left out.
+
+    Args:
+        other: The other evaluation.
+        dataset: The name of the data set.
+        queries: The images of this evaluation.
+        database: Likewise.
+        frames: How many it leaves out beside a query.
+        unreadable: Which images it could not read, a line each; the other one may have them.
+    """
+    # A folder called like a benchmark had the benchmark's name in earlier versions.
+    protocol, found = other.results.get("protocol"), other.results["dataset"]
+    truth = protocol.get("ground_truth") if isinstance(protocol, dict) else ""
+    former = f"{found}{FOLDER_MARK}" if truth in (None, LABELS) else found
+    if dataset not in (found, former):
+        raise InputError(
+            f"{other.folder}: expected results of {dataset} to compare with, found some of {found}"
+        )
+    if (theirs := other.results.get("exclude_neighbours", 0)) != frames:
+        line = f"expected results with --exclude-neighbours {frames} to compare with"
+        raise InputError(f"{other.folder}: {line}, found some with {theirs}")
+    path, theirs = other.folder / "predictions.csv", other.neighbours
+    found, known = {name for row in theirs.images for name in row}, set(map(str, database))
+    _require_same(path, "queries", dataset, queries, theirs.queries, other, unreadable)
+    names = read_names(other.folder / "database_images.csv")  # none in early versions' folders
+    _require_same(path, "database images", dataset, database, names or [*known], other, unreadable)
+    if strange := min(found - known, default=None):
+        raise InputError(
+            f"{path}: expected readable images of {dataset}, where they lie now, found {strange}"
+        )
+
+
+def _require_same(
+    path: AnyPath,
+    what: str,
+    dataset: str,
+    ours: Sequence[object],
+    theirs: Sequence[str],
+    other: Output,
+    unreadable: Sequence[str],
+) -> None:
+    """Raises InputError for images of one evaluation alone that both could read."""
+    known, given = set(map(str, ours)), set(theirs)
+    if strange := min(_unexplained(given - known, unreadable), default=None):
+        raise InputError(
+            f"{path}: expected the {what} of {dataset} alone, by the names that they have now, "
+            f"found {strange}"
+        )
+    skipped = other.results.get("unreadable") or ()
+    if absent := min(_unexplained(known - given, skipped), default=None):
+        raise InputError(f"{path}: expected all {what} of {dataset}, found no {absent}")
+
+
+def _unexplained(names: Set[str], unreadable: Sequence[str]) -> set[str]:
+    """The images that are not among those that could not be read."""
+    return {name for name in names if not any(line.startswith(f"{name}: ") for line in unreadable)}
