@@ -17,18 +17,27 @@ import jax
 import numpy as np
 import pytest
 from shared import once
+from tiny_backbone import TinyBackbone
 
 from demo.town import CityConfig, write_evaluation_folders, write_gsv_cities
 from mixvpr_jax import from_pretrained
 from mixvpr_jax.conversion import get_weights
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.models.plugins import import_path
 from mixvpr_jax.storage import as_path
 from mixvpr_jax.training.config import OptimizerConfig, StartConfig, TrainConfig, ValidationConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.validation import Validation
 
 ROOT = Path(__file__).parent.parent
+ARCH = import_path(TinyBackbone)
+RESNET = {"arch": "resnet18", "layers_to_crop": (3, 4)}  # where a test needs one of the package's
+# For the processes that tests start.
+os.environ["MIXVPR_PLUGINS"] = TinyBackbone.__module__
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
+)
 CITIES = ("Avalon", "Brigadoon")
 
 
@@ -70,7 +79,7 @@ def ordinary_promotion():
 def tiny_config(town, **changes):
     """Three epochs of four steps, the last of each short: 14 places, 4 a batch."""
     config = TrainConfig(
-        model=StartConfig("resnet18", (3, 4), MixVPRConfig(8, 1, 1, 2), (32, 40)),
+        model=StartConfig(ARCH, (), MixVPRConfig(8, 1, 1, 2), (32, 40)),
         data=DataConfig(town / "train", CITIES, places_per_batch=4, images_per_place=4),
         optimizer=OptimizerConfig("adamw", 1e-3, warmup_steps=2, layers_to_freeze=None),
         validation=ValidationConfig(sets=(town / "test",), batch_size=8),
@@ -104,7 +113,8 @@ def command(town, workdir, *options):
     return [
         *(sys.executable, "train.py", "demo", "--workdir", workdir),
         *("--data.root", town / "train", "--data.places-per-batch", 4),
-        *("--model.image-size", 32, 40, "--model.aggregator.out-channels", 8),
+        *("--model.arch", ARCH, "--model.layers-to-crop", "--model.image-size", 32, 40),
+        *("--model.aggregator.out-channels", 8),
         *("--model.aggregator.mix-depth", 1, "--model.aggregator.out-rows", 2),
         *("--data.augmentation.num-ops", 2, "--data.augmentation.on", "device"),
         *("--data.augmentation.canvas", 36, 48),

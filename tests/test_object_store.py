@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from fsspec.registry import _registry
-from runs import command, finish, start, tiny_config, told
+from runs import RESNET, command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
 from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
@@ -213,11 +213,12 @@ def test_what_a_run_starts_from(trained, bucket, tmp_path):
     of_checkpoint = get_weights(initial_model(start_config, seed=0))
     assert of_checkpoint.keys() == of_model.keys()
 
-    write_checkpoint(create_model(start_config.architecture, seed=3), tmp_path / "model.ckpt")
+    resnet = replace(start_config, **RESNET)
+    write_checkpoint(create_model(resnet.architecture, seed=3), tmp_path / "model.ckpt")
     (bucket / "model.ckpt").write_bytes((tmp_path / "model.ckpt").read_bytes())
-    file = replace(start_config, init="gs://bucket/model.ckpt")
+    file = replace(resnet, init="gs://bucket/model.ckpt")
     of_file = get_weights(initial_model(file, seed=0))
-    expected = get_weights(create_model(start_config.architecture, seed=3))
+    expected = get_weights(create_model(resnet.architecture, seed=3))
     assert all(np.array_equal(of_file[name], expected[name]) for name in expected)
 
 

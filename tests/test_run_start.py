@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch_or_skip as torch
-from runs import tiny_config
+from runs import RESNET, tiny_config
 
 from mixvpr_jax import create_model, from_pretrained, save_pretrained
 from mixvpr_jax.conversion import get_weights, to_state_dict, write_checkpoint
@@ -22,8 +22,8 @@ from mixvpr_jax.training.start import initial_model
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
 
 
-def of_run(town, init):
-    return replace(tiny_config(town).model, init=str(init))
+def of_run(town, init, **changes):
+    return replace(tiny_config(town).model, init=str(init), **changes)
 
 
 def same_weights(model, other):
@@ -38,12 +38,13 @@ def test_fresh_weights_follow_the_seed(town):
 
 
 def test_from_a_models_folder_and_from_a_checkpoint(town, tmp_path):
-    model = create_model(tiny_config(town).model.architecture, seed=9)
+    architecture = replace(tiny_config(town).model, **RESNET).architecture
+    model = create_model(architecture, seed=9)
     save_pretrained(model, tmp_path / "model")
     write_checkpoint(model, tmp_path / "model.ckpt")
     for init in (tmp_path / "model", tmp_path / "model.ckpt"):
-        assert same_weights(initial_model(of_run(town, init), seed=0), model)
-    larger = replace(of_run(town, tmp_path / "model"), image_size=(32, 48))
+        assert same_weights(initial_model(of_run(town, init, **RESNET), seed=0), model)
+    larger = of_run(town, tmp_path / "model", **RESNET, image_size=(32, 48))
     with pytest.raises(InputError, match=r"wrong shapes.*expected \[24, 24\], found \[20, 20\]"):
         initial_model(larger, seed=0)
 
@@ -85,7 +86,7 @@ def test_from_torchvisions_weights(town, tmp_path):
     torch.manual_seed(0)
     backbone = TorchvisionResNet("resnet18", full=True)
     torch.save(backbone.state_dict(), tmp_path / "resnet18.pth")
-    config = of_run(town, tmp_path / "resnet18.pth")
+    config = of_run(town, tmp_path / "resnet18.pth", **RESNET)
     state = to_state_dict(initial_model(config, seed=5))
     expected = {f"backbone.model.{name}": array for name, array in backbone.state_dict().items()}
     for name, array in state.items():
