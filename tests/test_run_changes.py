@@ -126,6 +126,39 @@ def test_another_set_is_measured_from_now_on(ended, town, tmp_path, monkeypatch)
     assert_model_of(ended, 4)
 
 
+@pytest.mark.parametrize("changed", ["names", "positives"])
+def test_another_set_of_the_same_name_is_not_compared(ended, town, tmp_path, monkeypatch, changed):
+    """It is decoded, measured and ranked as if its name were another."""
+    other = shutil.copytree(town / "test", tmp_path / "other" / "test")
+    for index, photo in enumerate(sorted((other / "queries").iterdir())):
+        far = photo.name.replace("@0", "@8", 1) if changed == "positives" and index else photo.name
+        photo.rename(photo.with_name(far.replace("@.jpg", f"{index}@.jpg")))
+    first, second = (with_validation(town, sets=(at / "test",)) for at in (town, other.parent))
+    (ended / "metrics.jsonl").write_text("")
+    measure_instead(monkeypatch, {12: 90.0})
+    train(first, ended)
+    measure_instead(monkeypatch, {12: 33.0})
+    assert train(first, ended).metrics["test/recall@1"] == 90  # no state twice
+    assert train(second, ended).metrics["test/recall@1"] == 33
+    assert train(first, ended).metrics["test/recall@1"] == 90
+    sets = [entry["validation_sets"]["test"] for entry in entries(ended)]
+    assert len(sets) == len(set(sets)) == 2
+    min((other / "queries").iterdir()).write_text("no image")
+    (ended / "metrics.jsonl").write_text(json.dumps({"step": 12, **entries(ended)[0]}) + "\n")
+    with pytest.raises(InputError, match="test has 1 such images"):
+        train(second, ended)
+
+
+def test_the_best_is_not_taken_from_another_set_of_the_same_name(ended, town):
+    lines = entries(ended)
+    for entry in lines:
+        if entry["step"] == 4 and "loss" not in entry:
+            entry["validation_sets"] = {"test": "00000000"}
+    (ended / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert train(tiny_config(town), ended).metrics["test/recall@1"] == 80
+    assert_model_of(ended, 8)
+
+
 def test_without_sets_the_last_is_taken(ended, town):
     outcome = train(with_validation(town, sets=()), ended)
     assert outcome.metrics["test/recall@1"] == 70  # as was measured of it before

@@ -41,6 +41,31 @@ def test_queries_that_are_files_of_the_database_do_not_find_themselves(labelled)
     assert set(recalls.values()) == {0.0}  # their places are 100 m apart
 
 
+def test_a_radius_is_of_folders_alone(labelled, tmp_path, monkeypatch):
+    pittsburgh_tree(tmp_path / "Pittsburgh")
+    there = small("pitts30k-test", tmp_path)
+    set_counts(monkeypatch, "pitts30k-test", len(there.database), len(there.queries))
+
+    def selection(*sets, **options):
+        config = ValidationConfig(tuple(map(Path, sets)), data_dir=tmp_path, **options)
+        found = validation(*sets, data_dir=tmp_path, **options)
+        return replace(Selection.of(config), checksums=found.checksums)
+
+    usual, near = (selection("pitts30k-test", positive_radius_m=r) for r in (25.0, 1.0))
+    measured = {"pitts30k-test/recall@1": 50.0}
+    assert near.entry(measured) == usual.entry(measured)
+    former = {"step": 4, **measured}, {"step": 8, **measured, "positive_radius_m": 7.0}
+    assert near.ranked(former) == usual.ranked(former) == [8, 4]
+
+    folder, measured = labelled[0].parent, {"town@7/recall@1": 50.0}
+    usual, near = (selection(folder, positive_radius_m=r) for r in (25.0, 1.0))
+    assert near.entry(measured)["positive_radius_m"] == 1
+    assert usual.checksums != near.checksums
+    assert usual.ranked([{"step": 4, **measured}, {"step": 8, **near.entry(measured)}]) == [4]
+    former = {"step": 4, **measured}, {"step": 8, **measured, "positive_radius_m": 1.0}
+    assert (usual.ranked(former), near.ranked(former)) == ([4], [8])
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_photos_are_resized_as_the_model_says(labelled, interpolation):
     sets = validation(labelled[0].parent, interpolation=interpolation)

@@ -114,7 +114,8 @@ class ValidationConfig:
         ground_truth: Folder of the authors' .mat or .npy files, if they lie elsewhere.
         select_by: Metric that ranks checkpoints: the best three are kept, the best becomes the
             model. By default recall@1 of the first set.
-        positive_radius_m: Largest distance of a positive in folders, in metres.
+        positive_radius_m: Largest distance of a positive in folders, in metres; benchmarks have
+            their own.
         batch_size: Images described at a time, over all devices.
         before_training: Also validate before the first step.
     """

@@ -91,7 +91,7 @@ class Log:
         hidden = None if is_main_process() else True  # None: a bar on terminals only
         self._bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=hidden)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds an entry, on a disk at once, in an object store with the next `keep`."""
         entry = {"step": step, **values}
         self.entries.append(entry)
@@ -100,7 +100,8 @@ class Log:
         self._file.write(_line(entry))
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
         self._mirror.copy_if_due()
 
     def keep(self) -> None:
@@ -140,12 +141,6 @@ def values_of(entries: Iterable[Entry], name: str) -> dict[int, float]:
 
 def _line(entry: Entry) -> str:
     return json.dumps(entry, allow_nan=False) + "\n"
-
-
-def measured_sets(workdir: AnyPath) -> set[str]:
-    """The sets that the run has measured, whose images could thus all be read."""
-    entries = read_log(workdir / "metrics.jsonl")
-    return {name.rpartition("/")[0] for entry in entries for name in entry if "/" in name}
 
 
 STYLES = {1: "-", 5: "--", 10: ":"}

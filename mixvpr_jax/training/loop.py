@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -33,7 +33,7 @@ from mixvpr_jax.pretrained import save_pretrained
 from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.config import TrainConfig
-from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves, measured_sets
+from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves
 from mixvpr_jax.training.start import check_workdir, initial_model, locked_workdir, write_config
 from mixvpr_jax.training.step import (
     TrainState,
@@ -108,7 +108,7 @@ def train(
             raise
         run.checkpoints.finish()
         if run.log.entries and is_main_process():
-            draw_curves(run.log.entries, folder / "curves.png")
+            draw_curves(setup.selection.comparable(run.log.entries), folder / "curves.png")
         return run.write_best_model(command) if done else Outcome(run.step, setup.total_steps)
 
 
@@ -143,7 +143,8 @@ class Setup:
         else:
             self.model = initial_model(config.model, seed=config.seed)
         self.validation = Validation(config.validation, self.model)
-        self.validation.require_readable(besides=measured_sets(workdir))
+        self.selection = replace(self.selection, checksums=self.validation.checksums)
+        self.validation.require_readable(besides=self.selection.measured_sets(workdir))
         self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
         self.take_step = make_step(
             self.model,

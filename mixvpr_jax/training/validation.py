@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
 from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
 from mixvpr_jax.training.config import ValidationConfig
-from mixvpr_jax.training.log import Entry, values_of
+from mixvpr_jax.training.log import Entry, read_log, values_of
 from mixvpr_jax.training.step import TrainState
 from mixvpr_jax.workers import num_processors
 
@@ -125,6 +126,11 @@ class Validation:
         """The names of the metrics."""
         return set(metrics_of(self.config))
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Set → checksum of the names of its images and of its positives."""
+        return {name: _checksum(data) for name, data in self.sets.items()}
+
 
 def set_names(config: ValidationConfig) -> tuple[str, ...]:
     """The names of the sets in metrics; no folder is named like a benchmark."""
@@ -189,15 +195,32 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
     return leave_out_own_photos(data)
 
 
+def _checksum(data: EvaluationSet) -> str:
+    names = ["\n".join(path.name for path in paths) for paths in (data.database, data.queries)]
+    found = zlib.crc32("\n\n".join(names).encode(errors="surrogateescape"))
+    assert data.positives is not None
+    for positives in data.positives:
+        found = zlib.crc32(np.array([len(positives), *positives], "<i8").tobytes(), found)
+    return f"{found:08x}"
+
+
 RADIUS_M = ValidationConfig.positive_radius_m  # of entries that name no other
+SETS = "validation_sets"  # of an entry: set → checksum; earlier versions wrote none
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Ranks steps by a metric, among the log entries measured with the same radius."""
+    """Ranks steps by a metric, among the recalls of the same images and positives.
 
-    metric: str | None  # None without validation
-    radius_m: float  # largest distance of a positive in folders
+    Attributes:
+        metric: None without validation.
+        radius_m: Largest distance of a positive in folders.
+        checksums: Of each set that is read (see `Validation.checksums`).
+    """
+
+    metric: str | None
+    radius_m: float
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ValidationConfig) -> Selection:
@@ -211,19 +234,38 @@ class Selection:
 
     def ranked(self, entries: Iterable[Entry]) -> list[int]:
         """The validated steps, best first, and the later first among equals."""
-        values = values_of(self._own(entries), self.metric) if self.metric else {}
+        values = values_of(self.comparable(entries), self.metric) if self.metric else {}
         trained = [step for step in values if step > 0]
         return sorted(trained, key=lambda step: (values[step], step), reverse=True)
 
     def measured(self, entries: Iterable[Entry], step: int) -> dict[str, float]:
         """The metrics of a step's validation."""
-        own = [entry for entry in self._own(entries) if entry["step"] == step]
+        own = [entry for entry in self.comparable(entries) if entry["step"] == step]
         return {name: entry[name] for entry in own for name in entry if "/" in name}
 
-    def entry(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """A validation's log entry, with the radius if it is not the default."""
-        radius = {} if self.radius_m == RADIUS_M else {"positive_radius_m": self.radius_m}
-        return {**metrics, **radius}
+    def measured_sets(self, workdir: AnyPath) -> set[str]:
+        """The sets that the run has measured, whose images could thus all be read."""
+        own = self.comparable(read_log(workdir / "metrics.jsonl"))
+        return {name.rpartition("/")[0] for entry in own for name in entry if "/" in name}
 
-    def _own(self, entries: Iterable[Entry]) -> list[Entry]:
-        return [e for e in entries if e.get("positive_radius_m", RADIUS_M) == self.radius_m]
+    def entry(self, metrics: Mapping[str, float]) -> Entry:
+        """A validation's log entry, with the radius if folders are measured by another."""
+        has_folders = bool(self.checksums.keys() - BENCHMARKS.keys())
+        other = has_folders and self.radius_m != RADIUS_M
+        radius = {"positive_radius_m": self.radius_m} if other else {}
+        return {**metrics, **radius, SETS: dict(self.checksums)}
+
+    def comparable(self, entries: Iterable[Entry]) -> list[Entry]:
+        """The entries without the recalls on other sets of the same name."""
+        return [
+            {name: value for name, value in entry.items() if self._is_own(name, entry)}
+            for entry in entries
+        ]
+
+    def _is_own(self, metric: str, entry: Entry) -> bool:
+        if "/" not in metric:
+            return True
+        name = metric.rpartition("/")[0]
+        if (found := entry.get(SETS, {}).get(name)) is not None:
+            return found == self.checksums.get(name, found)
+        return name in BENCHMARKS or entry.get("positive_radius_m", RADIUS_M) == self.radius_m
