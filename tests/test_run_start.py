@@ -1,5 +1,6 @@
 """What a run starts from: fresh weights, a model, another run, torchvision's ImageNet weights."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -105,6 +106,30 @@ def test_from_a_model_with_another_head(town, tmp_path):
     save_pretrained(model, tmp_path / "model")
     with pytest.raises(InputError, match=r"expected a model with MixVPRConfig\(out_channels=8.*"):
         initial_model(of_run(town, tmp_path / "model"), seed=0)
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("bilinear", "bicubic"), ("bicubic", "bilinear")])
+def test_from_a_model_with_another_interpolation(finished, town, tmp_path, wanted, found):
+    config = tiny_config(town).model
+    model = create_model(replace(config.architecture, interpolation=found))
+    save_pretrained(model, tmp_path / "model")
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(run / "model")
+    values = json.loads((run / "config.json").read_text())
+    values["model"]["interpolation"] = found
+    (run / "config.json").write_text(json.dumps(values))
+    for init in (tmp_path / "model", run):
+        started = replace(config, init=str(init), interpolation=wanted)
+        line = (
+            f"{init}: expected a model with interpolation {wanted}, found {found}; give "
+            f"--model.interpolation {found}"
+        )
+        with pytest.raises(InputError, match=line):
+            initial_model(started, seed=0)
+        assert initial_model(replace(started, interpolation=found), seed=0)
+    write_checkpoint(model, tmp_path / "model.ckpt")  # which does not tell
+    file = replace(config, init=str(tmp_path / "model.ckpt"), interpolation=wanted)
+    assert initial_model(file, seed=0).config.interpolation == wanted
 
 
 def test_from_dinov2s_weights(town, tmp_path, monkeypatch):

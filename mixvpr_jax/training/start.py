@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,11 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
             f"{source}: expected a model with final_norm {config.final_norm}, found one with "
             f"{found.final_norm}; give --model.{'' if found.final_norm else 'no-'}final-norm"
         )
+    elif found.interpolation != config.interpolation:
+        raise InputError(
+            f"{source}: expected a model with interpolation {config.interpolation}, found "
+            f"{found.interpolation}; give --model.interpolation {found.interpolation}"
+        )
     return build_model(architecture, weights, source=source)
 
 
@@ -138,6 +144,9 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
         size = wanted.image_size  # the shapes in a file leave this open
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
         model = convert_checkpoint(path, image_size=size, pool_size=pool_size).model
+        if model.config.interpolation == "bilinear":  # or a file that does not tell
+            found = replace(model.config, interpolation=wanted.interpolation)
+            return found, get_weights(model)
     else:
         model, _ = from_pretrained(path / "model" if is_run else source)
     return model.config, get_weights(model)
