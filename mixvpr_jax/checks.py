@@ -66,12 +66,16 @@ def require_not_negative(config: object, *names: str) -> None:
 
 
 def to_plain_numbers(config: Any) -> None:
-    """Converts a dataclass's int and float fields to Python's numbers, or raises InputError."""
+    """Converts a dataclass's int and float fields to Python's numbers, or raises InputError.
+
+    None passes where the type has it.
+    """
     for each in fields(config):
-        kind = {"int": numbers.Integral, "float": numbers.Real}.get(str(each.type))
-        value = getattr(config, each.name)
-        if kind is None:
+        type_name = str(each.type).removesuffix(" | None")
+        kind = {"int": numbers.Integral, "float": numbers.Real}.get(type_name)
+        if kind is None or (getattr(config, each.name) is None and type_name != each.type):
             continue
+        value = getattr(config, each.name)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"{each.name}: expected {each.type}, found {value!r:.40}")
         if type(value) not in (int, float):  # NumPy's

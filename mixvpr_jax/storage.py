@@ -82,10 +82,14 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
 
 
 def to_paths(config: object, *names: str) -> None:
-    """Converts the addresses in these fields of a dataclass by `as_path`; None passes."""
+    """Converts the addresses in these fields of a dataclass by `as_path`; None passes.
+
+    A sequence of addresses becomes a tuple of paths.
+    """
     for name in names:
         if (value := getattr(config, name)) is not None:
-            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
+            several = isinstance(value, (tuple, list))
+            path = tuple(map(as_path, value)) if several else as_path(value)
             object.__setattr__(config, name, path)
 
 

@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import command, finish, small_disk, start, tiny_config, told
@@ -18,7 +20,14 @@ from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import MixVPRConfig
 from mixvpr_jax.storage import named_when_full
-from mixvpr_jax.training.config import OptimizerConfig, TrainConfig, ValidationConfig, differences
+from mixvpr_jax.training.config import (
+    OptimizerConfig,
+    StartConfig,
+    TrainConfig,
+    ValidationConfig,
+    differences,
+    require_same_run,
+)
 from mixvpr_jax.training.loop import Setup, train
 
 pytestmark = pytest.mark.usefixtures("ordinary_promotion")
@@ -205,6 +214,29 @@ def test_validation_sets(town, tmp_path):
         (lambda: OptimizerConfig(momentum=7), "momentum: expected less than 1, found 7"),
         (lambda: OptimizerConfig(warmup_steps=-5), "warmup_steps: expected 0 or more, found -5"),
         (lambda: OptimizerConfig(milestones=(5, -1)), "milestones: expected epochs from 0 on"),
+        (lambda: OptimizerConfig(milestones=5), "milestones: expected epochs from 0 on, found 5"),
+        (lambda: OptimizerConfig(milestones=(2.5,)), "milestones: expected epochs from 0 on"),
+        (lambda: OptimizerConfig(warmup_steps=2.0), "warmup_steps: expected int, found 2.0"),
+        (lambda: OptimizerConfig(learning_rate="0.1"), "learning_rate: expected float, found '0.1"),
+        (lambda: OptimizerConfig(layers_to_freeze=2.0), r"freeze: expected int . None, found 2.0"),
+        (
+            lambda: OptimizerConfig(layers_to_freeze=True),
+            r"freeze: expected int . None, found True",
+        ),
+        (lambda: OptimizerConfig(linear_decay_factor=0.1), "expected linear_decay_steps above 0"),
+        (lambda: ValidationConfig(sets="town"), "sets: expected several paths or names, found 'to"),
+        (lambda: ValidationConfig(sets=Path("a/b")), "sets: expected several paths or names, fou"),
+        (lambda: ValidationConfig(batch_size=8.0), "batch_size: expected int, found 8.0"),
+        (lambda: ValidationConfig(before_training=True), "training: expected validation.sets with"),
+        (lambda: ValidationConfig(data_dir="B"), "data_dir: expected validation.sets with it, fou"),
+        (lambda: ValidationConfig(ground_truth="B"), "ground_truth: expected validation.sets with"),
+        (lambda: StartConfig(init=3), "init: expected a path, an address or a name, found 3"),
+        (lambda: TrainConfig(epochs=1e0), "epochs: expected int, found 1.0"),
+        (lambda: TrainConfig(seed=1.5), "seed: expected int, found 1.5"),
+        (
+            lambda: TrainConfig(freeze_batch_stats=True, batch_stats_per_device=True),
+            "batch_stats_per_device: expected False with freeze_batch_stats, found True",
+        ),
         (lambda: TrainConfig(loss="MultiSimilarity"), "closest: MultiSimilarityLoss"),
         (lambda: TrainConfig(miner="PairMiner"), "miner: unknown name 'PairMiner'"),
         (lambda: TrainConfig(loss="CentroidTripletLoss"), "miner: expected None with Centroid"),
@@ -215,6 +247,29 @@ def test_validation_sets(town, tmp_path):
 def test_settings_that_make_no_sense(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_values_as_python_has_them():
+    """Lists, paths and NumPy's numbers, in recipes of one's own."""
+    assert ValidationConfig(sets=["a", Path("b")]) == ValidationConfig(sets=(Path("a"), Path("b")))
+    assert StartConfig(init=Path("r/50.pth")) == StartConfig(init="r/50.pth")
+    assert OptimizerConfig(milestones=[5, 8]) == OptimizerConfig(milestones=(5, 8))
+    found = OptimizerConfig(layers_to_freeze=np.int64(1), learning_rate=np.float32(0.5))
+    assert found == OptimizerConfig(layers_to_freeze=1, learning_rate=0.5)
+    json.dumps(TrainConfig(optimizer=found, epochs=np.int32(3)).to_dict())
+
+
+def test_a_run_with_options_that_had_no_effect_is_resumed(tmp_path):
+    """Earlier versions accepted them."""
+    config = TrainConfig(freeze_batch_stats=True)
+    values = config.to_dict()
+    values["batch_stats_per_device"] = True
+    values["optimizer"]["linear_decay_factor"] = 0.5
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    require_same_run(config, tmp_path / "config.json")
+    moving = TrainConfig()
+    with pytest.raises(InputError, match="batch_stats"):
+        require_same_run(moving, tmp_path / "config.json")
 
 
 def test_where_the_data_lie_and_how_many_decode_may_change(finished, town, tmp_path):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_not_negative, require_positive
+from mixvpr_jax.checks import (
+    require_known,
+    require_not_negative,
+    require_positive,
+    to_plain_numbers,
+    to_whole_numbers,
+)
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES
@@ -42,6 +49,13 @@ class StartConfig(ModelConfig):
 
     init: str | None = None
     projection: None = field(default=None, init=False)  # a trained model's alone: no option
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.init, os.PathLike):
+            object.__setattr__(self, "init", os.fspath(self.init))
+        if not isinstance(self.init, str | None):
+            raise InputError(f"init: expected a path, an address or a name, found {self.init!r}")
 
     @property
     def architecture(self) -> ModelConfig:
@@ -86,12 +100,20 @@ class OptimizerConfig:
     layers_to_freeze: int | None = 2
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
+        to_whole_numbers(self, "milestones", "epochs from 0 on")
         require_known("optimizer", self.name, ("sgd", "adamw"))
         require_positive(self, "learning_rate", "factor", "layer_decay")
         require_not_negative(self, "momentum", "weight_decay", "warmup_steps")
         require_not_negative(self, "linear_decay_steps", "linear_decay_factor")
         if self.layer_decay > 1:
             raise InputError(f"layer_decay: expected at most 1, found {self.layer_decay}")
+        decay, usual = self.linear_decay_factor, OptimizerConfig.linear_decay_factor
+        if decay != usual and not self.linear_decay_steps:
+            raise InputError(
+                f"linear_decay_factor: expected linear_decay_steps above 0 with it, found {decay} "
+                "and 0 steps"
+            )
         if self.momentum >= 1:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
         if any(epoch < 0 for epoch in self.milestones):
@@ -129,7 +151,19 @@ class ValidationConfig:
     before_training: bool = False
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "positive_radius_m", "batch_size")
+        if isinstance(self.sets, (str, os.PathLike)):
+            raise InputError(
+                f"validation.sets: expected several paths or names, found {str(self.sets)!r}; "
+                "give it in a tuple"
+            )
+        for name in () if self.sets else ("data_dir", "ground_truth", "before_training"):
+            if value := getattr(self, name):
+                raise InputError(
+                    f"validation.{name}: expected validation.sets with it, found {value} and no "
+                    "sets"
+                )
         to_paths(self, "sets", "data_dir", "ground_truth")
         if len(set(self.names)) < len(self.names):
             raise InputError(f"validation.sets: expected distinct last parts, found {self.names}")
@@ -207,6 +241,7 @@ class TrainConfig:
     checkpoint_every_steps: int = 200
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_known("loss", self.loss, get_args(LossName))
         if self.miner is not None:
             require_known("miner", self.miner, get_args(MinerName))
@@ -226,6 +261,10 @@ class TrainConfig:
             raise InputError(
                 f"optimizer.layers_to_freeze: expected None or 0 to {shape.most_frozen} with "
                 f"{self.model.arch}, found {frozen}"
+            )
+        if self.freeze_batch_stats and self.batch_stats_per_device:
+            raise InputError(
+                "batch_stats_per_device: expected False with freeze_batch_stats, found True"
             )
         self._check_image_size()
         require_positive(self, "epochs", "grad_cache_chunks")
@@ -267,6 +306,15 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
     return lines
 
 
+def _drop_without_effect(there: dict[str, Any]) -> None:
+    """Resets what earlier versions accepted beside an option that rules it out."""
+    if there.get("freeze_batch_stats"):
+        there["batch_stats_per_device"] = False
+    optimizer = there.get("optimizer")
+    if isinstance(optimizer, dict) and not optimizer["linear_decay_steps"]:
+        optimizer["linear_decay_factor"] = OptimizerConfig.linear_decay_factor
+
+
 def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     """Raises InputError if a config.json differs in more than `MAY_CHANGE`; lists differences."""
     with reaching(path):
@@ -282,6 +330,7 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
         if isinstance(of_part := there if part is None else there.get(part), dict):
             for name, value in defaults.items():
                 of_part.setdefault(name, value)
+    _drop_without_effect(there)
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(
