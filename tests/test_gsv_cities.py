@@ -54,6 +54,17 @@ def test_age_is_by_month_and_then_from_the_north(tmp_path):
     assert read_places(tmp_path, ["Rome"]).age.tolist() == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("north", [0, 1])
+def test_a_month_that_is_not_known_comes_before_january(tmp_path, north):
+    when = [(2018, 0), (2017, 12), (2018, 1)]
+    rows = [
+        row(1, panoid=f"p{i}", year=year, month=month, lat=f"41.9000{(i + north) % 2}")
+        for i, (year, month) in enumerate(when)
+    ]
+    write_table(tmp_path, "Rome", rows)
+    assert read_places(tmp_path, ["Rome"]).age.tolist() == [1, 2, 0]
+
+
 def test_the_generated_town_is_read(town):
     places = read_places(town / "train", ["Avalon", "Brigadoon"])
     assert places.cities == ("Avalon", "Brigadoon")

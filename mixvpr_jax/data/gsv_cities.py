@@ -201,7 +201,8 @@ def _read_table(path: epath.Path) -> _Table:
             except ValueError:
                 place, year, month = whole(place), whole(year), whole(month)
                 degrees = 0 if is_blank(bearing) else whole(bearing)
-            column = (place, 12 * year + month, float(latitude), float(longitude))
+            when = 13 * year + month  # some months are 0
+            column = (place, when, float(latitude), float(longitude))
             if not all(map(operator.le, map(abs, column), LARGEST)):
                 raise ValueError
             numbers.append(column)
