@@ -69,6 +69,14 @@ def test_the_same_places_and_files(folder, prepared, cities):
             assert plain.read(image) == stored.read(image)
 
 
+@pytest.mark.parametrize("city", ["San Francisco", "São Paulo", "St. Gallen", "all", "a+b", "x[1]"])
+def test_cities_of_any_name(tmp_path, city):
+    """Not only those that tfds takes for the name of a split."""
+    prepare_gsv_cities(write_city(tmp_path / "folder", city), tmp_path / "prepared")
+    _, (plain, stored) = open_both(tmp_path / "folder", tmp_path / "prepared", (city,))
+    assert all(plain.read(image) == stored.read(image) for image in range(12))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_same_batches(folder, prepared, num_workers):
     found = []

@@ -66,7 +66,8 @@ class PreparedSource:
         """A city's records, whose files are opened once."""
         tfds = import_tfds()
         builder, raw = tfds.builder_from_directory(self.root), tfds.decode.SkipDecoding()
-        return cache(lambda city: builder.as_data_source(city, decoders={"image": raw}))
+        split = tfds.core.ReadInstruction  # takes a name as it is; a text "a+b" would be two
+        return cache(lambda city: builder.as_data_source(split(city), decoders={"image": raw}))
 
     def __getstate__(self) -> dict[str, object]:
         return {"root": self.root, "places": self.places}  # each worker opens its own files
