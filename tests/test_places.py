@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import struct
 from datetime import datetime
 
@@ -174,6 +175,31 @@ def test_of_exif(streets, tmp_path):
     assert listed["x.jpg"] == {"photo": "x.jpg", "lat": "", "lon": "", "image": ""}
     photo = tmp_path / "data" / listed["p1v2.jpg"]["image"]
     assert photo.read_bytes() == (streets / "p1v2.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "city"),
+    [("2023", "p2023"), ("1e5", "p1e5"), ("NA", "pNA"), ("true", "ptrue"), ("2023-a", "2023-a")],
+)
+@pytest.mark.parametrize("given", [True, False])
+def test_pandas_takes_names_for_text(streets, tmp_path, name, city, given):
+    """As the official loader joins them to the names of the images."""
+    photos = streets if given else shutil.copytree(streets, tmp_path / name)
+    output = tmp_path / "data"
+    make_places(photos, PlacesConfig(output=str(output), name=name if given else None))
+    (table,) = (output / "Dataframes").iterdir()
+    assert table.stem == city
+    for row in read_csv(table):
+        assert row["city_id"] == city
+        for cell in (row["city_id"], row["panoid"]):
+            with pytest.raises(ValueError, match="could not convert"):
+                float(cell)
+        image = (
+            f"{city}_{row['place_id']:0>7}_{row['year']:0>4}_{row['month']:0>2}_"
+            f"{row['northdeg']:0>3}_{row['lat']}_{row['lon']}_{row['panoid']}.jpg"
+        )
+        assert (output / "Images" / city / image).is_file()
+    assert len(open_source(DataConfig(output, (city,), places_per_batch=2)).places) == 3
 
 
 def test_of_names(tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mixvpr_jax.places.grouping import Place
 
 UNKNOWN = -1  # a heading
+NO_TEXT = ("na", "nan", "null", "none", "true", "false")  # nor are numbers
 PHOTOS = "A folder of photos, searched at any depth."
 
 
@@ -138,7 +139,7 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
     places = [Place(p.city, p.place_id, tuple(known[i] for i in p.photos)) for p in found]
     made = Made(places, len(paths), len(known))
     name = config.name or re.sub(r"[^A-Za-z0-9-]+", "-", photos.resolve().name).strip("-")
-    cities = [f"{name or 'Places'}{number or ''}" for number in range(made.num_cities)]
+    cities = [_as_text(f"{name or 'Places'}{number or ''}") for number in range(made.num_cities)]
     with atomic_folder(output) as temporary:
         _write(temporary, cities, photos, paths, taken, places)
     return made
@@ -164,7 +165,7 @@ def _write(
         table: list[Sequence[object]] = [COLUMNS]
         for place in (place for place in places if place.city == number):
             for index in place.photos:
-                row = _row(place.place_id, taken[index], city, f"{index:06d}")
+                row = _row(place.place_id, taken[index], city, _as_text(f"{index:06d}"))
                 table.append(row)
                 images[index] = f"Images/{city}/{_name(row)}"
                 _copy(paths[index], output / images[index])
@@ -183,6 +184,15 @@ def _row(place_id: int, taken: Taken, city: str, panoid: str) -> tuple[object, .
     heading = UNKNOWN if taken.heading is None else round(taken.heading) % 360
     latitude, longitude = (round(degrees, 7) for degrees in taken.position)
     return place_id, year, month, heading, city, latitude, longitude, panoid
+
+
+def _as_text(cell: str) -> str:
+    """With a letter before what pandas, in the official loader, would not take for text."""
+    try:
+        float(cell)
+    except ValueError:
+        return f"p{cell}" if cell.strip("-").lower() in NO_TEXT else cell
+    return f"p{cell}"
 
 
 def _name(row: tuple[object, ...]) -> str:
