@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -111,6 +113,20 @@ def test_without_validation_the_last_model_is_taken(town, tmp_path):
     assert (outcome.model / "model.safetensors").is_file()
 
 
+def test_a_run_outside_the_main_thread(town, tmp_path):
+    """As a notebook's or a server's: only the main one may handle signals."""
+    config = tiny_config(town, validation=ValidationConfig(), epochs=1)
+
+    def run():
+        with jax.numpy_dtype_promotion("standard"):
+            return train(config, tmp_path / "run")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result().step == 4
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
     """One as ever, and the same with database and queries exchanged, which says what is best."""
     for kind, other in (("database", "queries"), ("queries", "database")):
@@ -119,7 +135,9 @@ def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
     config = replace(tiny_config(town), validation=sets, epochs=1)
     outcome = train(config, tmp_path / "run")
     (found,) = (entry for entry in entries(tmp_path / "run") if "test/recall@1" in entry)
-    (expected, *_) = (entry for entry in entries(finished[0]) if len(entry) == 4)
+    (expected, *_) = (e for e in entries(finished[0]) if "test/recall@1" in e)
+    checksums, usual = found.pop("validation_sets"), expected.pop("validation_sets")
+    assert checksums == usual | {"turned": checksums["turned"]}
     turned = {name: found.pop(name) for name in list(found) if name.startswith("turned/")}
     assert found == expected
     assert turned.keys() == {f"turned/recall@{k}" for k in (1, 5, 10)}

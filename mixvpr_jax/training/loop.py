@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Generator
@@ -310,7 +311,7 @@ class StopRequest:
     """While entered, SIGTERM and Ctrl-C only request a stop; a second one acts as usual.
 
     With several processes, JAX's preemption sync point handles SIGTERM, and all stop after the
-    same step; Ctrl-C is passed on as SIGTERM.
+    same step; Ctrl-C is passed on as SIGTERM. Outside the main thread signals act as usual.
     """
 
     def __init__(self) -> None:
@@ -321,7 +322,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         noted = (signal.SIGINT,) if self._distributed else (signal.SIGTERM, signal.SIGINT)
-        for number in noted:
+        can_set = threading.current_thread() is threading.main_thread()
+        for number in noted if can_set else ():
             self._before[number] = signal.signal(number, self._note)
         return self
 
