@@ -126,6 +126,21 @@ def test_the_command(town, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_recipe_in_a_folder_with_spaces(town, tmp_path, monkeypatch, capsys, joined):
+    recipe = tmp_path / "my recipes" / "mine.py"
+    recipe.parent.mkdir()
+    recipe.write_text(
+        "from mixvpr_jax.training import DataConfig, StartConfig, TrainConfig\n"
+        f"data = DataConfig({str(town / 'train')!r}, ('Avalon',), places_per_batch=3)\n"
+        "config = TrainConfig(StartConfig(image_size=(320, 320)), data)\n"
+    )
+    named = [f"--config={recipe}"] if joined else ["--config", str(recipe)]
+    monkeypatch.setattr(sys, "argv", ["show", *named, "--output", str(tmp_path / "my out")])
+    show_module.main()
+    assert capsys.readouterr().out.startswith("7 places, 35 images in 1 cities; look at ")
+
+
 def test_a_step_that_is_none(town, tmp_path):
     with pytest.raises(InputError, match="step: expected 0 to 11, found 12"):
         show(tiny_config(town), tmp_path, step=12)

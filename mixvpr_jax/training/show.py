@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def draw_statistics(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Draws as the command line says and prints where."""
-    words = " ".join(sys.argv[1:]).replace("--config=", "--config ").split()
+    words = [part for word in sys.argv[1:] for part in re.split("^(--config)=", word) if part]
     named = "--config" in words[:-1]  # its values are the defaults of the other options
     recipe = load_recipe(words[words.index("--config") + 1])[0] if named else TrainConfig()
 
