@@ -9,7 +9,7 @@ from stores import put
 from tables import names_of, row, write_city, write_table
 
 from mixvpr_jax.data.config import GSV_CITIES, DataConfig
-from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
+from mixvpr_jax.data.gsv_cities import COLUMNS, all_cities, read_places
 from mixvpr_jax.data.sources import open_folder, open_source
 from mixvpr_jax.errors import InputError, run_command
 from mixvpr_jax.listing import sizes_in
@@ -63,6 +63,22 @@ def test_a_month_that_is_not_known_comes_before_january(tmp_path, north):
     ]
     write_table(tmp_path, "Rome", rows)
     assert read_places(tmp_path, ["Rome"]).age.tolist() == [1, 2, 0]
+
+
+def test_files_of_other_programs_are_no_tables(tmp_path):
+    write_table(tmp_path, "Rome", [row(1)])
+    for name in ("~$Rome.csv", "._Rome.csv"):
+        (tmp_path / "Dataframes" / name).write_bytes(b"\x05\x16\x07me")
+    assert all_cities(epath.Path(tmp_path)) == ("Rome",)
+
+
+@pytest.mark.parametrize("cities", [(), ("Rome",)])
+def test_a_folder_around_the_data_or_beside_it(tmp_path, cities):
+    data = write_city(tmp_path / "outer" / "gsv_cities")
+    for root in (data.parent, data.with_name("gsvcities")):
+        line = rf"{root}: expected GSV-Cities .*, found no .*; closest: {data}$"
+        with pytest.raises(InputError, match=line):
+            open_source(DataConfig(root, cities))
 
 
 def test_the_generated_town_is_read(town):

@@ -14,6 +14,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -24,6 +25,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
+NO_TABLE = ("~$", ".")  # what Excel and macOS put beside files of these names
 MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
 NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
@@ -115,7 +117,7 @@ def read_places(
     if not tables.is_dir():
         raise InputError(
             f"{root}: expected GSV-Cities (Dataframes and Images), found no {tables}"
-            f"{nearest(as_path(root))}"
+            f"{_elsewhere(root)}"
         )
     tables_by_id: dict[str, epath.Path] = {}
     parts = []
@@ -135,11 +137,22 @@ def read_places(
 
 def all_cities(root: epath.Path) -> tuple[str, ...]:
     """Every city that has a table, in the official order, the others by name."""
-    found = {path.stem for path in (root / "Dataframes").glob("*.csv")}
+    tables = (root / "Dataframes").glob("*.csv")
+    found = {path.stem for path in tables if not path.name.startswith(NO_TABLE)}
     official = [city for city in GSV_CITIES if city in found]
     if not found:
-        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found no tables")
+        raise InputError(
+            f"{root}: expected GSV-Cities (Dataframes and Images), found no tables"
+            f"{_elsewhere(root)}"
+        )
     return (*official, *sorted(found.difference(official)))
+
+
+def _elsewhere(root: epath.PathLike) -> str:
+    """Where on this disk they may lie instead, as the end of an error line."""
+    path = as_path(root)
+    inside = sorted(path.glob("*/Dataframes")) if isinstance(path, Path) else []
+    return f"; closest: {inside[0].parent}" if inside else nearest(path)
 
 
 @dataclass
