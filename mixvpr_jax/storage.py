@@ -82,14 +82,10 @@ def as_path(address: str | os.PathLike[str]) -> AnyPath:
 
 
 def to_paths(config: object, *names: str) -> None:
-    """Converts the addresses in these fields of a dataclass by `as_path`; None passes.
-
-    A sequence of addresses becomes a tuple of paths.
-    """
+    """Converts the addresses in these fields of a dataclass by `as_path`; None passes."""
     for name in names:
         if (value := getattr(config, name)) is not None:
-            several = isinstance(value, (tuple, list))
-            path = tuple(map(as_path, value)) if several else as_path(value)
+            path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
             object.__setattr__(config, name, path)
 
 

@@ -158,6 +158,7 @@ class ValidationConfig:
                 f"validation.sets: expected several paths or names, found {str(self.sets)!r}; "
                 "give it in a tuple"
             )
+        object.__setattr__(self, "sets", tuple(self.sets))
         for name in () if self.sets else ("data_dir", "ground_truth", "before_training"):
             if value := getattr(self, name):
                 raise InputError(
