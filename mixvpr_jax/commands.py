@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -30,7 +29,7 @@ SOURCE = (
     "which are searched in themselves unless --queries names others."
 )
 PAIRS = "File to write, a pair of names a line."
-Checkpoint = Annotated[Path, Word, tyro.conf.arg(metavar="CKPT")]
+Checkpoint = Annotated[str, Word, tyro.conf.arg(metavar="CKPT")]
 
 
 def evaluate(
@@ -194,7 +193,7 @@ def export(
 
 def to_flax(
     checkpoint: Checkpoint,
-    folder: Annotated[Path, Word, tyro.conf.arg(metavar="DIR")],
+    folder: Annotated[str, Word, tyro.conf.arg(metavar="DIR")],
     image_size: tuple[int, int] | None = None,
     in_size: tuple[int, int] | None = None,
     pool_size: tuple[int, int] | None = None,
@@ -207,8 +206,9 @@ def to_flax(
     authors and Hugging Face; and .safetensors files of the same names.
 
     Args:
-        checkpoint: The file to read; nothing in it is executed.
-        folder: Where model.safetensors, config.json and README.md go.
+        checkpoint: The file to read, also gs://bucket/name; nothing in it is executed.
+        folder: Where model.safetensors, config.json and README.md go: a new folder, a model's that
+            is replaced, or gs://bucket/folder.
         image_size: Height and width that images are resized to, which no weight tells.
         in_size: Height and width of MixVPR's feature map, where shapes do not tell.
         pool_size: Rows and columns of ConvAP's cells, which no weight tells.
@@ -217,12 +217,14 @@ def to_flax(
     with importing():
         from mixvpr_jax.conversion.convert import convert_checkpoint
         from mixvpr_jax.model_card import converted_from
-        from mixvpr_jax.pretrained import save_pretrained
+        from mixvpr_jax.pretrained import require_own_folder, save_pretrained
 
+    source, target = as_path(checkpoint), as_path(folder)
+    require_own_folder(target)
     conversion = convert_checkpoint(
-        checkpoint, image_size=image_size, in_size=in_size, pool_size=pool_size, key=key
+        source, image_size=image_size, in_size=in_size, pool_size=pool_size, key=key
     )
-    save_pretrained(conversion.model, folder, origin=converted_from(checkpoint))
+    save_pretrained(conversion.model, target, origin=converted_from(source))
     print(f"{conversion.summary()}\nwritten: {folder}")
 
 
@@ -236,7 +238,8 @@ def to_torch(
 
     Args:
         weights: A model's folder or a released name.
-        checkpoint: The file to write; a name ending in .safetensors gives that format.
+        checkpoint: The file to write, also gs://bucket/name; one that ends in .safetensors has that
+            format.
         layout: Whose code will load it: the official one of such a model (MixVPR and gsv-cities,
             SALAD, BoQ or MegaLoc), or OpenVPRLab's.
         unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's ResNet there, on which names depend.

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from mixvpr_jax.checks import closest, require_known
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
-from mixvpr_jax.conversion.formats import read_safetensors, what_else
+from mixvpr_jax.conversion.formats import is_own, read_safetensors, what_else
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.hub import FILES, HUB, fetch
@@ -100,6 +100,33 @@ def save_pretrained(
         (temporary / "README.md").write_text(card)
 
 
+def require_own_folder(folder: AnyPath) -> None:
+    """Holds a folder to be one into which a model may go: `save_pretrained` replaces what is there.
+
+    Raises:
+        InputError: A file, or files of a model's names that are not all a model of this package.
+    """
+    with reaching(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(
+                f"{folder}: expected a folder for the model, found a file; choose another name"
+            )
+        there = [name for name in (*FILES, "README.md") if (folder / name).exists()]
+        if there and not _holds_own_model(folder):
+            raise InputError(
+                f"{folder}: expected a new folder or a model of mixvpr-jax to replace, found "
+                f"others' files ({', '.join(there)}); choose another folder"
+            )
+
+
+def _holds_own_model(folder: AnyPath) -> bool:
+    try:
+        _read_config(folder / "config.json")
+        return is_own(folder / "model.safetensors")
+    except (InputError, FileNotFoundError):
+        return False
+
+
 @contextmanager
 def model_folder(name: str, parts: Sequence[str] = FILES) -> Iterator[Path]:
     """Yields a model's folder on a disk; parts of it in a store are downloaded temporarily."""
@@ -123,6 +150,11 @@ def _find(name: str) -> Path:
     if Path(name).is_dir():
         return Path(_model_in(Path(name)))
     if Path(name).is_file():
+        if is_own(Path(name)):
+            raise InputError(
+                f"{name}: expected a model's folder, found the weights in one; give the folder: "
+                f"{quote(str(Path(name).parent))}"
+            )
         raise InputError(
             f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
             f"mixvpr convert to-flax {quote(name)} FOLDER"
@@ -167,7 +199,7 @@ def _released_folder(name: str) -> Path:
     return folder
 
 
-def _read_config(path: Path) -> ModelConfig:
+def _read_config(path: AnyPath) -> ModelConfig:
     try:
         content = path.read_bytes()
     except FileNotFoundError:

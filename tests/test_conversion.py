@@ -6,10 +6,12 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch_or_skip as torch
 from checkpoints import CASE, CONFIG, same_weights, saved, tensors
 from recipe import GOLDEN, official_shapes, openvprlab_shapes, recipe_state
 
+from mixvpr_jax import commands, from_pretrained
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax, torch_name
 from mixvpr_jax.errors import InputError
@@ -277,6 +279,62 @@ def test_commands_end_with_status_2_and_one_line(tmp_path, content, expected):
     assert result.stderr.startswith(f"error: {path}: expected") and expected in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "model").exists()
+
+
+OTHERS = {
+    "a download of the hub": ("config.json", "model.safetensors", "README.md"),
+    "weights alone": ("model.safetensors",),
+    "notes": ("README.md",),
+    "settings": ("config.json",),
+}
+
+
+@pytest.mark.parametrize("names", OTHERS.values(), ids=OTHERS)
+def test_files_of_others_are_not_replaced(tmp_path, path, state, names):
+    """Nor the checkpoint itself, which lies among them."""
+    folder = tmp_path / "download"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text('{"their": "own"}')
+    saved(path, state)
+    if "model.safetensors" in names:
+        path = folder / "model.safetensors"
+        safetensors.numpy.save_file({n: t.numpy() for n, t in state.items()}, path)
+    before = {name: (folder / name).read_bytes() for name in names}
+    with pytest.raises(InputError) as error:
+        commands.to_flax(str(path), str(folder))
+    assert f"found others' files ({', '.join(names)}); choose another folder" in str(error.value)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_model_is_converted_anew(tmp_path, path, state):
+    folder = tmp_path / "model"
+    commands.to_flax(str(saved(path, state)), str(folder))
+    (folder / "notes.txt").write_text("stay")
+    doubled = {name: tensor * 2 for name, tensor in state.items()}
+    commands.to_flax(str(saved(path, doubled)), str(folder))
+    assert same_weights(from_pretrained(folder)[0], doubled)
+    assert (folder / "notes.txt").read_text() == "stay"
+    (folder / "config.json").write_text('{"edited": "badly"}')
+    with pytest.raises(InputError, match="found others' files"):
+        commands.to_flax(str(path), str(folder))
+
+
+def test_a_file_in_place_of_the_folder_is_told_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: expected a folder for the model, found a file;"):
+        commands.to_flax(str(tmp_path / "none.ckpt"), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.bin"])
+def test_a_model_that_needs_no_conversion(tmp_path, path, state, name):
+    folder = tmp_path / "model"
+    commands.to_flax(str(saved(path, state)), str(folder))
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(InputError, match="found one of mixvpr-jax, .* give its folder"):
+        commands.to_flax(str(folder / name), str(tmp_path / "again"))
+    with pytest.raises(InputError, match=f"give the folder: {folder}$"):
+        from_pretrained(folder / name)
 
 
 def test_a_weight_by_its_official_name_and_by_ours(path, state):

@@ -14,8 +14,8 @@ from fsspec.registry import _registry
 from runs import RESNET, command, finish, start, tiny_config, told
 from stores import BUCKET, put, serve
 
-from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
-from mixvpr_jax.conversion import convert_checkpoint, get_weights, write_checkpoint
+from mixvpr_jax import InputError, commands, create_model, from_pretrained, save_pretrained
+from mixvpr_jax.conversion import convert_checkpoint, get_weights, weights_hash, write_checkpoint
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.datasets import read_benchmark
@@ -201,6 +201,20 @@ def test_models(town, trained, bucket):
     (bucket / "copy" / "config.json").unlink()
     with pytest.raises(InputError, match=r"gs://bucket/copy/config.json: expected a model's file,"):
         from_pretrained("gs://bucket/copy")
+
+
+def test_conversion_from_the_store_and_into_it(trained, bucket, tmp_path):
+    commands.to_torch(str(trained / "model"), "gs://bucket/model.ckpt")
+    size = from_pretrained(str(trained / "model"))[0].config.image_size
+    for _ in range(2):  # a model is replaced
+        commands.to_flax("gs://bucket/model.ckpt", "gs://bucket/again", image_size=size)
+    one, other = (from_pretrained(f"gs://bucket/{name}")[0] for name in ("run/model", "again"))
+    assert one.config == other.config
+    assert weights_hash(get_weights(one)) == weights_hash(get_weights(other))
+    assert "Converted from model.ckpt" in (bucket / "again" / "README.md").read_text()
+    (bucket / "notes" / "README.md").write_text("theirs")
+    with pytest.raises(InputError, match=r"gs://bucket/notes: .* others' files \(README.md\)"):
+        commands.to_flax("gs://bucket/model.ckpt", "gs://bucket/notes", image_size=size)
 
 
 def test_what_a_run_starts_from(trained, bucket, tmp_path):

@@ -28,6 +28,7 @@ from mixvpr_jax.conversion.layouts import (
 from mixvpr_jax.conversion.restricted_pickle import Code
 from mixvpr_jax.conversion.torch_files import TensorRecord, open_torch_file
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.storage import AnyPath
 
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
@@ -37,6 +38,7 @@ DROPPED = {
     r"(attn_mask|attn\.(relative_coords_table|relative_position_index|k_bias))",
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
+_OWN = b'{"__metadata__":{"format":"mixvpr_jax"}'  # as the header of a model's weights begins
 _DEPTH = 2  # dictionaries in which weights may lie within that of the file
 _Keys = tuple[str, ...]  # lead to a dictionary within that of the file
 _Entries = Mapping[Any, Any]
@@ -203,6 +205,11 @@ def _read(path: Path, key: str | None) -> _Content:
         head = file.read(512)
     if foreign := what_else(head):
         raise InputError(f"{path}: expected a checkpoint, found {foreign}")
+    if is_own(path):
+        raise InputError(
+            f"{path}: expected a model of PyTorch, found one of mixvpr-jax, which needs no "
+            "conversion; give its folder where weights are asked for"
+        )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         if key is not None:
             raise InputError(f"{path}: --key {key}: expected none of a safetensors file")
@@ -243,6 +250,12 @@ def what_else(head: bytes) -> str | None:
 def is_html(head: bytes) -> bool:
     """Whether a file's first bytes are those of an HTML page."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html"))
+
+
+def is_own(file: AnyPath) -> bool:
+    """Whether a file holds a model's weights as `save_pretrained` writes them."""
+    with file.open("rb") as opened:
+        return opened.read(8 + len(_OWN))[8:] == _OWN
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Weights:
