@@ -96,8 +96,8 @@ def save_pretrained(
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
-        (temporary / "config.json").write_text(config + "\n")
-        (temporary / "README.md").write_text(card)
+        (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def require_own_folder(folder: AnyPath) -> None:
@@ -147,6 +147,10 @@ def model_folder(name: str, parts: Sequence[str] = FILES) -> Iterator[Path]:
 def _find(name: str) -> Path:
     if name.startswith(HUB):
         return fetch(name)
+    # Before a folder of that name which holds no model, such as the output of an evaluation.
+    parts = (*FILES, "checkpoints")
+    if name in RELEASED and not any(Path(name, part).exists() for part in parts):
+        return _released_folder(name)
     if Path(name).is_dir():
         return Path(_model_in(Path(name)))
     if Path(name).is_file():
@@ -159,8 +163,6 @@ def _find(name: str) -> Path:
             f"{name}: expected a model's folder, found a file; convert a PyTorch checkpoint with "
             f"mixvpr convert to-flax {quote(name)} FOLDER"
         )
-    if name in RELEASED:
-        return _released_folder(name)
     raise InputError(
         f"{name}: expected a released name, a model's folder or {HUB}organisation/repository, "
         f"found none of them{closest(name, RELEASED)}"

@@ -97,6 +97,23 @@ def test_released_name_is_fetched_and_converted_once(home, monkeypatch):
     assert np.array_equal(kernel.T, state["aggregator.row_proj.weight"])
 
 
+def test_a_folder_that_is_called_like_a_released_model(home, monkeypatch, tmp_path):
+    """The output of an evaluation gives way, a model does not."""
+    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
+    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+    monkeypatch.chdir(tmp_path)
+    folder = Path("resnet50_128")
+    folder.mkdir()
+    (folder / "results.json").write_text("{}")
+    model, _ = from_pretrained("resnet50_128")
+    assert model.config == RELEASED["resnet50_128"].config
+    for part in ("config.json", "model.safetensors", "checkpoints"):
+        (folder / part).mkdir()
+        with pytest.raises((InputError, IsADirectoryError), match="resnet50_128"):
+            from_pretrained("resnet50_128")
+        (folder / part).rmdir()
+
+
 def test_html_page_is_recognised_said_and_removed(home, monkeypatch):
     fake_gdown(monkeypatch, b"\n<!DOCTYPE html><html>Quota exceeded</html>")
     with pytest.raises(InputError, match=r"found an HTML page, now removed"):
