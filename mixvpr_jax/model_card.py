@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
+from mixvpr_jax.errors import one_line
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath
 from mixvpr_jax.version import __version__
@@ -134,7 +135,7 @@ terms of whoever trained them and of the images used. The official MixVPR reposi
 def converted_from(checkpoint: AnyPath, address: str | None = None) -> str:
     """The origin of weights that come from another file, found at an address."""
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return f"Converted from {address or checkpoint.name} (sha256 {digest})."
+    return f"Converted from {address or one_line(checkpoint.name)} (sha256 {digest})."
 
 
 def with_recall(card: str, results: Iterable[Mapping[str, Any]]) -> str:

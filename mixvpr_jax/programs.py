@@ -62,7 +62,7 @@ def _processor() -> str:
     """A name for this kind of processor: XLA's programs for another may crash here."""
     found = f"{platform.machine()} {platform.processor()}"
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         named = ("model name", "flags", "Features", "CPU part")
         found += "".join(sorted({line for line in lines if line.startswith(named)}))
     return hashlib.sha256(found.encode()).hexdigest()[:16]

@@ -43,7 +43,7 @@ FORGOTTEN_SECONDS = 7 * 86400.0  # age at which other machines remove temporary 
 _LOCK = "lock"  # held by the writer; contains its machine
 MACHINE = socket.gethostname()  # or, better, the boot of the kernel that containers share
 with suppress(OSError):
-    MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    MACHINE = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 class OutOfReach(InputError):

@@ -214,7 +214,8 @@ def _check_shards(root: epath.Path, places: Places) -> None:
     import_tfds()
     path = root / INFO
     try:
-        splits = {split["name"]: split for split in json.loads(path.read_text())["splits"]}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        splits = {split["name"]: split for split in found["splits"]}
         records = {name: sum(map(int, split["shardLengths"])) for name, split in splits.items()}
         num_bytes = {name: int(split["numBytes"]) for name, split in splits.items()}
     except (ValueError, KeyError, TypeError) as error:

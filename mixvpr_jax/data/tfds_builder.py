@@ -80,7 +80,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
                 table.writerows(rows)
         written = sorted(path for path in folder.rglob("*") if path.is_file())
         lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in written]
-        (folder / CHECKSUMS).write_text("".join(lines))
+        (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
     def _example_writer(self) -> ExampleWriter:
         return _StagedWriter(self.info.file_format, self.staging)

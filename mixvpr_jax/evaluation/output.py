@@ -224,7 +224,7 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixvpr_jax.conversion import build_model, get_weights
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, one_line
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
@@ -142,10 +142,10 @@ def learn_model(
     describer.prune()
     projection = learn_projection(found.descriptors, size, whiten=whiten)
     what = "PCA with whitening" if whiten else "PCA"
+    name = one_line(config.weights.rstrip("/").rpartition("/")[2])
     origin = (
-        f"Descriptors of {config.weights.rstrip('/').rpartition('/')[2]} are projected to {size} "
-        f"values by {what}, learned of {len(found.descriptors):,} photos "
-        f"({projection.explained:.1%} of their variance)."
+        f"Descriptors of {name} are projected to {size} values by {what}, learned of "
+        f"{len(found.descriptors):,} photos ({projection.explained:.1%} of their variance)."
     )
     save_pretrained(project(own, projection), output, origin=origin)
     return found, projection

@@ -79,7 +79,7 @@ def export_model(
         for data in program.parent.glob("*.data"):
             facts["external_data"] = data.name
             put_file(data, path.with_name(data.name))
-        described.write_text(json.dumps(facts, indent=2) + "\n")
+        described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 
 

@@ -84,8 +84,8 @@ class Log:
             self._mirror = Mirror(workdir)
             path = self._mirror.folder / "metrics.jsonl"
             with atomic_write(path) as temporary:
-                temporary.write_text("".join(map(_line, self.entries)))
-            self._file = path.open("a")
+                temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
             # max_queue=0 is no bound: after a full disk killed its thread, a bounded one blocks.
             self._board = SummaryWriter(str(path.parent), purge_step=step + 1, max_queue=0)
         hidden = None if is_main_process() else True  # None: a bar on terminals only

@@ -60,7 +60,9 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
         sheet = contact_sheet(np.asarray(images), sampler, step)
         sheet.save(folder / "contact_sheet.jpg", quality=90)
         draw_statistics(found, folder / "statistics.png")
-        (folder / "statistics.json").write_text(json.dumps(found, indent=2) + "\n")
+        (folder / "statistics.json").write_text(
+            json.dumps(found, indent=2) + "\n", encoding="utf-8"
+        )
     return found
 
 

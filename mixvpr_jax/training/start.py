@@ -61,10 +61,10 @@ def write_config(config: TrainConfig, path: AnyPath) -> None:
     """Writes config.json unless it holds the same already."""
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     with reaching(path):
-        there = path.read_text() if path.exists() else None
+        there = path.read_text(encoding="utf-8") if path.exists() else None
     if there != text:
         with atomic_write(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _require_writable(folder: AnyPath, what: str) -> None:
@@ -155,7 +155,8 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
 def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """The last checkpoint of an unfinished run."""
     try:
-        values = dict(json.loads((workdir / "config.json").read_text())["model"])
+        text = (workdir / "config.json").read_text(encoding="utf-8")
+        values = dict(json.loads(text)["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{workdir}: expected a run's config.json, found {error!r}") from None
     values.pop("init", None)
