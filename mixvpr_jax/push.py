@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from mixvpr_jax.hub import push as write_to_hub
 from mixvpr_jax.storage import as_path
 
 CARD = "README.md"
+_OPTIONS = re.compile(r"--(image-size|in-size|pool-size|key)\b")  # of the conversion alone
+_CONVERT = "push has no such option: convert it first with mixvpr convert to-flax"
 
 
 def push(
@@ -62,7 +65,14 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
 
     card = folder / CARD
     if Path(weights).is_file():
-        model = convert_checkpoint(weights).model
+        try:
+            conversion = convert_checkpoint(weights)
+        except InputError as error:
+            if not _OPTIONS.search(str(error)):
+                raise
+            raise InputError(f"{error}; {_CONVERT}") from None
+        told, model = conversion.summary(), conversion.model
+        sys.stdout.write(f"{told}\n" + f"note: {_CONVERT}\n" * bool(_OPTIONS.search(told)))
         save_pretrained(model, folder, origin=converted_from(Path(weights)))
     else:
         with model_folder(weights, (*FILES, CARD)) as source:
@@ -71,7 +81,7 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
         if not card.is_file():
-            card.write_text(model_card(model.config))
+            card.write_text(model_card(model.config), encoding="utf-8")
     if results:
         digest = weights_hash(get_weights(model))
         known = digest, model.config.to_dict()
@@ -79,7 +89,8 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
         import yaml  # which the hub's library brings
 
         try:
-            card.write_text(with_recall(card.read_text(), found))
+            told = with_recall(card.read_text(encoding="utf-8"), found)
+            card.write_text(told, encoding="utf-8")
         except (ValueError, yaml.YAMLError) as error:  # a card that its author edited
             raise InputError(
                 f"{weights}: README.md: expected a model card in UTF-8 with YAML on top, found: "

@@ -14,10 +14,17 @@ from hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard
 from small_model import SMALL
 
-from mixvpr_jax import InputError, create_model, from_pretrained, save_pretrained
+from mixvpr_jax import (
+    GeMConfig,
+    InputError,
+    ModelConfig,
+    create_model,
+    from_pretrained,
+    save_pretrained,
+)
 from mixvpr_jax.cli import parse
 from mixvpr_jax.conversion import get_weights, weights_hash, write_checkpoint
-from mixvpr_jax.push import push
+from mixvpr_jax.push import push, stage
 
 # The library's own call of its HTTP client.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -141,16 +148,35 @@ def test_a_push_that_fails_changes_nothing(hub, folder, monkeypatch):
     assert hub.repositories[NAME] == commits
 
 
-def test_a_checkpoint_is_converted_on_the_way(hub, model, tmp_path):
+def test_a_checkpoint_is_converted_on_the_way(hub, model, tmp_path, capsys):
     write_checkpoint(model, tmp_path / "best.ckpt")
-    with pytest.raises(InputError, match="feature map: 48 positions are no square"):
+    hint = "push has no such option: convert it first with mixvpr convert to-flax"
+    with pytest.raises(InputError, match=f"feature map: 48 positions are no square.*; {hint}"):
         push(str(tmp_path / "best.ckpt"), ADDRESS)
     square = create_model(type(SMALL)("resnet18", (3, 4), SMALL.aggregator, (64, 64)))
     write_checkpoint(square, tmp_path / "best.ckpt")
     push(str(tmp_path / "best.ckpt"), ADDRESS)
     assert np.array_equal(kernel(from_pretrained(ADDRESS)[0]), kernel(square))
+    told = capsys.readouterr().out
+    assert "note: images taken as 64x64, the largest with a map of 8x8" in told
+    assert f"note: {hint}\nwritten: " in told
     card = hub.repositories[NAME][-1][1]["README.md"].decode()
     assert "Converted from best.ckpt (sha256 " in card
+
+
+def test_what_no_option_mends_is_told_without_the_hint(tmp_path):
+    (tmp_path / "broken.ckpt").write_bytes(b"none")
+    with pytest.raises(InputError, match="expected a PyTorch checkpoint") as error:
+        stage(str(tmp_path / "broken.ckpt"), tmp_path)
+    assert "convert it first" not in str(error.value)
+
+
+def test_a_name_in_another_encoding(tmp_path):
+    named = tmp_path / os.fsdecode(b"caf\xe9.ckpt")
+    write_checkpoint(create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64))), named)
+    stage(str(named), tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert r"Converted from caf\udce9.ckpt (sha256 " in card
 
 
 def test_the_card_tells_recall_of_these_weights_alone(hub, model, folder, tmp_path):

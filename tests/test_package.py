@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -38,6 +39,18 @@ def test_nothing_outside_the_package_is_imported():
     outside = {"tests", "configs", "convert", "demo", "reference_torch", "recipe"}
     for path in MODULES:
         assert not outside & {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_text_is_utf_8_whatever_the_locale():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            name, mode = node.func.attr, "".join(map(ast.unparse, node.args[:1]))
+            opens = name == "open" and re.fullmatch("('[rwax]')?", mode)
+            if opens or name in ("read_text", "write_text"):
+                line = f"{path}:{node.lineno}"
+                assert "encoding" in {keyword.arg for keyword in node.keywords}, line
 
 
 def test_losses_import_nothing_else_of_the_package():
