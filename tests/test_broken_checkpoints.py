@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch_or_skip as torch
-from checkpoints import saved
+from checkpoints import same_weights, saved
 
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.errors import InputError
@@ -164,6 +164,37 @@ def test_files_that_are_no_checkpoints_are_called_what_they_are(path, content, m
     assert message in str(error.value)
     assert "code" not in str(error.value)
     assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model-00001-of-00002.safetensors", "one shard of several"),
+        ("pytorch_model-00002-of-00002.bin", "one shard of several"),
+        ("model.safetensors.index.json", "an index of shards"),
+    ],
+)
+def test_parts_of_a_checkpoint(tmp_path, state, name, found):
+    with pytest.raises(InputError, match=f"{name}: expected a checkpoint, found {found}; save"):
+        convert_checkpoint(saved(tmp_path / name, state))
+    whole = saved(tmp_path / "pytorch_model-00001-of-00001.bin", state)
+    assert same_weights(convert_checkpoint(whole).model, state)
+
+
+def test_a_folder_in_place_of_a_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="found a folder; give the file in it"):
+        convert_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits(tmp_path, state, dtype):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in state.items()}, path)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(InputError, match=f"expected floats of 16 bits or more, found {kind}; save"):
+        convert_checkpoint(path)
 
 
 def test_sizes_below_one_are_refused(path, state):

@@ -141,6 +141,22 @@ def test_lightnings_own_is_taken_and_others_are_said(path, state):
     assert same_weights(convert_checkpoint(path, key="callbacks.EMA").model, averaged)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("StochasticWeightAveraging", "average_model_state"),
+        ("EMA{'decay': 0.999}", "ema_state_dict"),
+    ],
+)
+def test_averages_of_lightnings_callbacks(path, state, name, kind):
+    averaged = {name: 2 * tensor for name, tensor in state.items()}
+    content = {"state_dict": state, "callbacks": {name: {"n_averaged": 3, kind: averaged}}}
+    key = f"callbacks.{name}.{kind}"
+    summary = convert_checkpoint(saved(path, content)).summary()
+    assert f"note: {key} left aside, state_dict taken (--key says which)" in summary
+    assert same_weights(convert_checkpoint(path, key=key).model, averaged)
+
+
 def test_the_same_dictionary_twice_is_one_set(path, state):
     assert same_weights(
         convert_checkpoint(saved(path, {"model": state, "net": state})).model, state

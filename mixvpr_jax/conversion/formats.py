@@ -39,7 +39,7 @@ DROPPED = {
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
 _OWN = b'{"__metadata__":{"format":"mixvpr_jax"}'  # as the header of a model's weights begins
-_DEPTH = 2  # dictionaries in which weights may lie within that of the file
+_DEPTH = 3  # dictionaries in which weights may lie within that of the file
 _Keys = tuple[str, ...]  # lead to a dictionary within that of the file
 _Entries = Mapping[Any, Any]
 # What a file holds, the keys of its weights, these as arrays, counts of other values by type.
@@ -199,11 +199,13 @@ def _joined(keys: _Keys) -> str:
 
 
 def _read(path: Path, key: str | None) -> _Content:
+    if path.is_dir():
+        raise InputError(f"{path}: expected a checkpoint file, found a folder; give the file in it")
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint file, found none")
     with path.open("rb") as file:
         head = file.read(512)
-    if foreign := what_else(head):
+    if foreign := what_else(head) or _part(path.name):
         raise InputError(f"{path}: expected a checkpoint, found {foreign}")
     if is_own(path):
         raise InputError(
@@ -236,6 +238,16 @@ def _read_torch(path: Path, key: str | None) -> _Content:
         for name in keys:
             entries = entries[name]
         return file.content, keys, file.arrays(entries), file.aside
+
+
+def _part(name: str) -> str | None:
+    """What a file is a part of, by the names that Hugging Face's libraries give shards."""
+    shard = re.search(r"-\d{5}-of-(\d{5})\.(safetensors|bin)$", name)
+    if shard and int(shard[1]) > 1:
+        return "one shard of several; save them as one file"
+    if name.endswith(".index.json"):
+        return "an index of shards; save these as one file"
+    return None
 
 
 def what_else(head: bytes) -> str | None:
@@ -272,5 +284,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
         raise InputError(f"{path}: expected a safetensors file, found {foreign}")
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except AttributeError as error:  # of a type that NumPy does not have, such as float8_e4m3fn
+        raise InputError(
+            f"{path}: expected floats of 16 bits or more, found {error.name}; save them as float32"
+        ) from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: expected a whole safetensors file, found: {error}") from error
