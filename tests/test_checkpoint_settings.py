@@ -1,5 +1,6 @@
 """What a checkpoint's hyper-parameters tell of its model, and what is said where none do."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -191,9 +192,53 @@ def test_an_aggregator_by_another_name_is_said(path):
     )
 
 
+HALVES = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+IMAGENETS = {"mean": [0.485, 0.456, 0.406], "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.mark.parametrize("where", ["datamodule_hyper_parameters", "hyper_parameters", "datamodule"])
+def test_images_normalised_otherwise(path, where):
+    content = lightning(weights(GEM), (64, 64))
+    values = content["hyper_parameters"].setdefault("datamodule", {})
+    values = values if where == "datamodule" else content[where]
+    for other in (HALVES, IMAGENETS | {"std": [0.5, 0.5, 0.5]}, IMAGENETS | {"mean": [0, 0, 1]}):
+        values["mean_std"] = other
+        found = re.escape(f"found {other['mean']} and {list(other['std'])}")
+        with pytest.raises(InputError, match=rf"ImageNet's mean \[0.485, 0.456, .*{found}"):
+            convert_checkpoint(saved(path, content))
+    values["mean_std"] = {"mean": (0.4850001, 0.456, 0.4065), "std": [0.229, 0.224, 0.225]}
+    assert not convert_checkpoint(saved(path, content)).checkpoint.notes
+
+
+@pytest.mark.parametrize(
+    "told",
+    [3, "imagenet", [], {"mean": [0.5, 0.5, 0.5]}, HALVES | {"std": 0.5}, HALVES | {"std": [1, 1]}]
+    + [HALVES | {"mean": [x, 0.5, 0.5]} for x in (float("nan"), "0.5", -1, 10**400, True)],
+)
+def test_a_mean_and_deviation_that_are_none(told):
+    notes = read_hyper_parameters(None, {"mean_std": told}).notes
+    assert notes == ["hyper-parameters: mean_std ignored: no valid mean and deviation"]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [({"s1": 1}, (1, 2)), ({"s2": 3.0}, (2, 3)), ({"s1": 1.0, "s2": 1}, (1, 1)), ({}, None)],
+)
+def test_convaps_cells(told, expected):
+    read = read_hyper_parameters({"agg_config": told}, None)
+    assert (read.pool_size, read.notes) == (expected, [])
+
+
+@pytest.mark.parametrize("size", [[480.0, 640.0], (480, 640.0)])
+def test_whole_floats_are_sizes(size):
+    read = read_hyper_parameters({"agg_config": {"in_h": 2.0, "in_w": 3}}, {"image_size": size})
+    assert (read.image_size, read.map_size, read.notes) == ((480, 640), (2, 3), [])
+    assert all(type(side) is int for side in (*read.image_size, *read.map_size))
+
+
 CYCLE: list = []
 CYCLE.append(CYCLE)
-ODD = [None, True, "320", -1, 0, 2**70, 10**400, 2.0, [], [1], [True, 320], [-1, 5], CYCLE]
+ODD = [None, True, "320", -1, 0, 2**70, 10**400, 2.5, [], [1], [True, 320], [-1, 5], CYCLE]
 ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320", 10**5000, (320, 10**5000)]
 
 

@@ -275,6 +275,14 @@ def test_salads_own_setting_of_the_last_norm(norm, tmp_path):
     assert ("LayerNorm" in converted.summary()) == (not norm)
 
 
+def test_a_last_norm_that_nothing_tells(tmp_path):
+    _, state = drawn(ModelConfig(*VIT, SALAD, **SIZE))
+    torch.save(state, tmp_path / "x.pth")
+    converted = convert_checkpoint(tmp_path / "x.pth", image_size=(70, 42))
+    assert converted.model.config.final_norm
+    assert "note: the last LayerNorm is taken as applied, as in SALAD's" in converted.summary()
+
+
 @pytest.mark.parametrize(
     "lost, line",
     [

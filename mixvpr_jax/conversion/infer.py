@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of
 from mixvpr_jax.conversion.infer_backbone import infer_backbone
@@ -23,9 +25,11 @@ from mixvpr_jax.models.config import (
     ModelConfig,
     OwnAggregatorConfig,
 )
+from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Size = tuple[int, int]  # height and width
 
+_IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
 _LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
 # What repositories call the aggregators whose weights are known.
@@ -63,13 +67,18 @@ def infer_config(
     final_norm = layout.final_norm and not (arch in VITS and told.final_norm is False)
     if not final_norm:
         checkpoint.notes.append("the last LayerNorm is skipped, as in the checkpoint's own code")
+    projection = projection_of(checkpoint)  # of MegaLoc, whose code always has that LayerNorm
+    if arch in VITS and aggregator and final_norm and told.final_norm is None and not projection:
+        checkpoint.notes.append(
+            "the last LayerNorm is taken as applied, as in SALAD's models (norm_layer=True)"
+        )
     config = ModelConfig(
         arch,
         crop,
         aggregator,
         BACKBONES[arch].nearest_size(*layout.image_size),
         interpolation=layout.interpolation,
-        projection=projection_of(checkpoint),
+        projection=projection,
         final_norm=final_norm,
     )
     size = image_size or told.image_size
@@ -100,7 +109,11 @@ class Told:
 
 
 def read_hyper_parameters(values: Any, of_data: Any) -> Told:
-    """Understands a checkpoint's `hyper_parameters` and `datamodule_hyper_parameters`."""
+    """Understands a checkpoint's `hyper_parameters` and `datamodule_hyper_parameters`.
+
+    Raises:
+        InputError: Images were normalised otherwise than by ImageNet's mean and deviation.
+    """
     notes: list[str] = []
     arch = _at(values, "backbone_arch") or _at(values, "backbone", "params", "backbone_name")
     aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
@@ -108,14 +121,16 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     is_crop = isinstance(cropped, list | tuple) and list(cropped) in ([], [4], [3, 4], [4, 3])
     backbone = _at(values, "backbone_config")  # of SALAD's code: no norm_layer unless it says so
     norm = backbone.get("norm_layer", False) if isinstance(backbone, Mapping) else None
+    of_data = (of_data, _at(values, "datamodule"), values)
+    _require_imagenets(of_data, notes)
     settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
     return Told(
         arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
         num_cropped=len(cropped) if is_crop else None,
         aggregator=aggregator if isinstance(aggregator, str) else None,
         map_size=_pair(settings, "in_h", "in_w", notes),
-        pool_size=_pair(settings, "s1", "s2", notes),
-        image_size=_image_size((of_data, _at(values, "datamodule"), values), notes),
+        pool_size=_pair(settings, "s1", "s2", notes, default=2),  # as the class's own
+        image_size=_image_size(of_data, notes),
         final_norm=norm if isinstance(norm, bool) else None,
         notes=notes,
     )
@@ -127,13 +142,42 @@ def _at(values: Any, *names: str) -> Any:
     return values
 
 
-def _pair(settings: Any, first: str, second: str, notes: list[str]) -> Size | None:
-    pair = _at(settings, first), _at(settings, second)
-    if _is_size(pair):
-        return pair
-    if pair != (None, None):
+def _require_imagenets(data: tuple[Any, ...], notes: list[str]) -> None:
+    """Holds the images' mean and deviation, where they are told, to those of `preprocess`."""
+    told = [found for values in data if (found := _at(values, "mean_std")) is not None]
+    if not told:
+        return
+    found = [_channels(_at(told[0], name)) for name in ("mean", "std")]
+    if None in found:
+        notes.append("hyper-parameters: mean_std ignored: no valid mean and deviation")
+    elif not np.allclose(np.array(found), _IMAGENETS, rtol=0, atol=1e-3):
+        mean, std = _IMAGENETS.tolist()
+        raise InputError(
+            f"mean_std: expected images normalised by ImageNet's mean {mean} and deviation {std}, "
+            f"as preprocess does, found {found[0]} and {found[1]} in the hyper-parameters; save "
+            "the state_dict alone to convert it for images that you normalise yourself"
+        )
+
+
+def _channels(value: Any) -> list[float] | None:
+    """Three numbers within the range of pixels; None for anything else."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return None
+    valid = all(type(number) in (int, float) and 0 <= number <= 255 for number in value)
+    return list(value) if valid else None
+
+
+def _pair(
+    settings: Any, first: str, second: str, notes: list[str], default: int | None = None
+) -> Size | None:
+    """Two settings as a size; the default stands for one of them where the other is given."""
+    pair = [_at(settings, name) for name in (first, second)]
+    if all(value is None for value in pair):
+        return None
+    size = _size([default if value is None else value for value in pair])
+    if size is None:
         notes.append(f"hyper-parameters: {first} and {second} ignored: no valid size")
-    return None
+    return size
 
 
 def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
@@ -142,26 +186,27 @@ def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
         for name in ("val_image_size", "image_size", "train_image_size"):
             if (found := _at(values, name)) is None:
                 continue
-            size = (found, found) if type(found) is int else found
-            if not _is_size(size):
+            is_one = not isinstance(found, list | tuple)
+            size = _size((found, found) if is_one else found)
+            if size is None:
                 notes.append(f"hyper-parameters: {name} ignored: no valid size")
                 continue
-            if type(found) is int:
+            if is_one:
                 notes.append(f"one number as {name} read as {_by(size)}")
-            trained = _at(values, "train_image_size")
-            if name == "val_image_size" and _is_size(trained) and tuple(trained) != tuple(size):
+            trained = _size(_at(values, "train_image_size"))
+            if name == "val_image_size" and trained not in (None, size):
                 line = f"images of {_by(size)}, as it was validated; trained with {_by(trained)}"
                 notes.append(line)
-            return size[0], size[1]
+            return size
     return None
 
 
-def _is_size(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 2
-        and all(type(number) is int and 0 < number <= _LARGEST for number in value)
-    )
+def _size(value: Any) -> Size | None:
+    """Two whole numbers above 0, which may be floats (320.0); None for anything else."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    valid = (type(n) in (int, float) and 0 < n <= _LARGEST and n == int(n) for n in value)
+    return (int(value[0]), int(value[1])) if all(valid) else None
 
 
 def _by(size: Size) -> str:
