@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import InputError
@@ -25,8 +25,12 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # above which Pillow suspects a decompression bomb
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
-WHITE_IS_ZERO, SIGNED = 0, 2
+# TIFF tags and values of theirs.
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
+WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
+# Pillow's own reader takes uncompressed planes of 16 bits for bytes: noise (tifffile writes
+# [3, h, w] so). libtiff, which reads all compressed files anyway, knows them.
+TiffImagePlugin.READ_LIBTIFF = True
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
 """A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
@@ -135,7 +139,8 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
 def to_rgb(image: ImageLike) -> Image.Image:
     """Converts an image to mode RGB, upright as EXIF or XMP states.
 
-    Transparent pixels are composited on white; grey of 12 and 16 bits is scaled linearly to 8.
+    Transparent pixels are composited on white, unless all are: then the colours are as stored. Grey
+    of 12 and 16 bits is scaled linearly to 8.
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
@@ -160,11 +165,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if image.mode == "F":
         raise InputError(f"expected {DEPTHS}, found floats of unknown range")
-    if SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+    tags = getattr(image, "tag_v2", {})
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise InputError(f"expected {DEPTHS}, found signed integers of unknown range")
-    if image.has_transparency_data:
+    if tags.get(PLANAR) == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
+        raise InputError("expected grey beside its alpha, found separate planes; save it as PNG")
+    # The fourth sample of a TIFF is alpha only if it says so; else it may be near infrared.
+    if image.has_transparency_data and not (tags and EXTRA_SAMPLES not in tags):
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        # Alpha of 0 everywhere was never filled, as in AirSim's frames and Photoshop's BMP.
+        if layer.getchannel("A").getextrema() != (0, 0):
+            layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = layer
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 

@@ -130,15 +130,47 @@ def test_opaque_alpha_changes_nothing(photo):
     assert np.array_equal(np.asarray(to_rgb(opaque)), np.asarray(photo))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_are_white(mode):
-    hidden = Image.new("RGBA", (8, 8), (10, 200, 30, 0))
-    image = hidden.convert("LA") if mode == "LA" else hidden
-    if mode == "P":
-        image = Image.new("P", (8, 8), 3)
-        image.putpalette([10, 200, 30] * 256)
-        image.info["transparency"] = 3
-    assert (np.asarray(to_rgb(image)) == 255).all()
+HIDDEN = {
+    "RGBA": Image.new("RGBA", (8, 8), (10, 200, 30, 0)),
+    "RGBa": Image.new("RGBa", (8, 8), (10, 200, 30, 0)),
+    "LA": Image.new("LA", (8, 8), (90, 0)),
+    "La": Image.new("La", (8, 8), (90, 0)),
+    "P": Image.new("P", (8, 8), 3),
+    "RGB": Image.new("RGB", (8, 8), (10, 200, 30)),
+}
+HIDDEN["P"].putpalette([10, 200, 30] * 4 + [70, 80, 90] * 252)
+HIDDEN["P"].info["transparency"] = 3
+HIDDEN["RGB"].info["transparency"] = (10, 200, 30)
+
+
+@pytest.mark.parametrize("mode", HIDDEN)
+def test_transparent_pixels_are_white_beside_visible_ones(mode):
+    image = HIDDEN[mode].copy()
+    image.putpixel((2, 1), {1: 7, 2: (40, 255), 3: (1, 2, 3)}.get(len(mode), (70, 80, 90, 255)))
+    found = np.asarray(to_rgb(image)).astype(int)
+    assert (found == 255).all(-1).sum() == 63 and (found[1, 2] < 100).all()
+
+
+@pytest.mark.parametrize("mode", HIDDEN)
+def test_where_no_pixel_is_visible_colours_are_as_stored(mode):
+    """Renderers leave alpha at 0 (AirSim), and Photoshop's BMP of 32 bits does."""
+    expected = [90, 90, 90] if mode in ("LA", "La") else [10, 200, 30]
+    assert (np.asarray(to_rgb(HIDDEN[mode])) == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_files_where_no_pixel_is_visible(photo, kind):
+    hidden = photo.copy()
+    hidden.putalpha(0)
+    content = encoded(hidden, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    assert np.array_equal(np.asarray(decode_image(content, "a")), np.asarray(photo))
+
+
+def test_a_bmp_of_32_bits_whose_alpha_is_empty():
+    fields = (108, 2, 2, 1, 32, 3, 16, 0, 0, 0, 0, 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiIIIIII", *fields).ljust(108, b"\0")
+    content = b"BM" + struct.pack("<IHHI", 138, 0, 0, 122) + head + bytes([30, 200, 10, 0]) * 4
+    assert (np.asarray(decode_image(content, "a")) == [10, 200, 30]).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
