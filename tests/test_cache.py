@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,13 @@ from folders import write_images
 
 from mixvpr_jax import InputError
 from mixvpr_jax.conversion import weights_hash
+from mixvpr_jax.evaluation import cache as evaluation_cache
 from mixvpr_jax.evaluation.cache import (
     MARK,
+    SOURCES,
     DescriptorCache,
     Part,
+    code_hash,
     content_key,
     prune,
 )
@@ -96,6 +100,17 @@ def test_the_hash_of_weights():
     assert weights_hash(weights) == weights_hash(swapped)
     for name, array in (("a", np.zeros((3, 2), np.float32)), ("b", np.zeros(4, np.float32))):
         assert weights_hash(weights | {name: array}) != weights_hash(weights)
+
+
+@pytest.mark.parametrize("source", [*SOURCES[:4], "models/mixvpr.py", "export/graph.py"])
+def test_the_hash_of_the_code(tmp_path, monkeypatch, source):
+    copy = shutil.copytree(Path(evaluation_cache.__file__).parents[1], tmp_path / "copy")
+    monkeypatch.setattr(evaluation_cache, "files", lambda _: copy)
+    assert code_hash.__wrapped__() == code_hash()
+    (copy / "report" / "page.py").write_text("shows descriptors")
+    assert code_hash.__wrapped__() == code_hash()
+    (copy / source).write_text((copy / source).read_text() + "# mended\n")
+    assert code_hash.__wrapped__() != code_hash()
 
 
 def kept(folder, size=250):
@@ -182,6 +197,11 @@ class TestOfAnEvaluation:
         assert computed_again(dtype="bfloat16")
         assert computed_again(storage="float16")
         assert not computed_again(recall_values=(1,), latency_queries=0, positive_radius_m=3)
+
+    def test_code_that_was_mended(self, computed_again, monkeypatch):
+        assert not computed_again()
+        monkeypatch.setattr("mixvpr_jax.evaluation.describer.code_hash", lambda: "of the mended")
+        assert computed_again()
 
     def test_the_same_weights_of_another_configuration(self, computed_again, weights, tmp_path):
         other = shutil.copytree(weights, tmp_path / "other")

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -27,6 +29,11 @@ logger = logging.getLogger(__name__)
 # What NumPy raises for an .npz file that is cut or whose bits have flipped.
 DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error)
 MARK = "mixvpr_jax_descriptors"  # a file in each folder: what is in there is ours to remove
+# Files and folders of the package that pixels and descriptors depend on.
+SOURCES = (
+    *("preprocess.py", "orientation.py", "evaluation/describe.py", "evaluation/reading.py"),
+    *("models", "export"),
+)
 _KEY = re.compile(r"[0-9a-f]{32}")
 _CHUNK = r"\d{8,}-\d{8,}\.npz"
 _OWN_FILE = re.compile(rf"{MARK}|{_CHUNK}|\.{_CHUNK}\..*partial")
@@ -106,6 +113,18 @@ class DescriptorCache:
 
     def _file(self, rows: slice) -> Path:
         return self.folder / f"{rows.start:08d}-{rows.stop:08d}.npz"
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 of SOURCES: descriptors of code that was mended since are no longer right."""
+    digest = hashlib.sha256()
+    for source in map(files("mixvpr_jax").joinpath, SOURCES):
+        members = source.iterdir() if source.is_dir() else [source]
+        for file in sorted(members, key=lambda file: file.name):
+            if file.name.endswith(".py"):
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) -> str:

@@ -14,7 +14,13 @@ from tqdm import tqdm
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.distributed import data_mesh, is_main_process
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning, content_key, prune
+from mixvpr_jax.evaluation.cache import (
+    DescriptorCache,
+    OneWarning,
+    code_hash,
+    content_key,
+    prune,
+)
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described, Encoder, compile_encoder, describe_images
 from mixvpr_jax.export.engine import EngineModel
@@ -23,7 +29,6 @@ from mixvpr_jax.preprocess import Preprocess, normalize
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.released import cache_folder
 from mixvpr_jax.storage import AnyPath
-from mixvpr_jax.version import __version__
 from mixvpr_jax.workers import num_processors
 
 
@@ -97,7 +102,7 @@ class Describer:
                 "storage": self.config.storage,
                 "batch_size": self.batch_size,
                 "devices": [device.device_kind for device in self.mesh.devices.flat],
-                "mixvpr_jax": __version__,
+                "mixvpr_jax": code_hash(),
                 "jax": jax.__version__,
                 "pillow": PIL.__version__,
             }
