@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
@@ -15,7 +17,7 @@ from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import orientation_in, orientation_of, separate, upright
-from mixvpr_jax.storage import as_path, reaching
+from mixvpr_jax.storage import as_path, is_local, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -23,6 +25,8 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 # The formats of benchmark photos. Pillow knows more, such as EPS, a program that Ghostscript runs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # above which Pillow suspects a decompression bomb
+# Errors of one path, not of its disk: no access, a link to itself, a file in a folder's place.
+OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
 # TIFF tags and values of theirs.
@@ -100,10 +104,15 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     path = as_path(path)
     try:
         with reaching(path, but=FileNotFoundError):
+            if is_local(path) and not stat.S_ISREG(mode := path.stat().st_mode):
+                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+                raise InputError(f"{path}: expected an image, found {kind}")
             data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no such file") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in OF_THE_FILE:
+            raise
         raise InputError(f"{path}: expected an image, may not be read: {error.strerror}") from None
     return decode_image(data, path)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from folders import write_images
 
-from mixvpr_jax import InputError
 from mixvpr_jax.conversion import weights_hash
 from mixvpr_jax.evaluation import cache as evaluation_cache
 from mixvpr_jax.evaluation.cache import (
@@ -36,8 +35,19 @@ def test_the_key_is_of_the_content(tmp_path):
     keys.add(content_key("weights", paths, {"batch": 2}))
     keys.add(content_key("weights", paths, {"batch": 1}))
     assert len(keys) == 6
-    with pytest.raises(InputError, match=r"c.jpg: expected an image, found no such file"):
-        content_key("weights", [tmp_path / "c.jpg"], {})
+
+
+@pytest.mark.parametrize("target", ["nothing", "c.jpg", None])
+def test_an_image_that_is_not_there(tmp_path, target):
+    """Reading it says so, or leaves it out; a key tells when it comes."""
+    path = tmp_path / "c.jpg"
+    if target:
+        path.symlink_to(target)
+    absent = content_key("weights", [path], {})
+    assert content_key("weights", [path], {}) == absent
+    path.unlink(missing_ok=True)
+    write_images(tmp_path, ["c.jpg"])
+    assert content_key("weights", [path], {}) != absent
 
 
 def in_place(path, other):

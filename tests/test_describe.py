@@ -120,6 +120,19 @@ def test_what_cannot_be_read(describe, folder, expected, tmp_path):
     assert (tmp_path / "d.txt").read_text().splitlines() == NAMES
 
 
+@pytest.mark.parametrize("target", ["absent.jpg", "b.jpg"])
+@pytest.mark.parametrize("cache_gigabytes", [0, 1])
+def test_links_to_nothing(describe, folder, tmp_path, monkeypatch, target, cache_gigabytes):
+    monkeypatch.setenv("MIXVPR_HOME", str(tmp_path / "photos" / "home"))
+    (folder / "b.jpg").symlink_to(target)
+    options = {"cache_gigabytes": cache_gigabytes}
+    with pytest.raises(InputError, match=r"b.jpg: expected an image"):
+        describe(folder, "d.npy", **options)
+    assert left(tmp_path) == []
+    assert len(describe(folder, "d.npy", skip_unreadable=True, **options).reasons) == 1
+    assert (tmp_path / "d.txt").read_text().splitlines() == NAMES
+
+
 def test_the_cache_is_that_of_evaluations(describe, evaluate, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXVPR_HOME", str(tmp_path / "home"))
     evaluate(folder / "b" / "c", folder / "b" / "c", output=tmp_path / "out")

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import struct
 import zlib
 
@@ -362,3 +363,26 @@ def test_broken_files_are_named(tmp_path):
         load_image(tmp_path / "absent.jpg")
     with pytest.raises(InputError, match="expected"):
         load_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda path: path.mkdir(), "found a folder"),
+        (os.mkfifo, "found a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "found a pipe, a socket or a device"),
+        (lambda path: path.symlink_to(path), "may not be read: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("absent"), "found no such file"),
+        (lambda path: path.symlink_to(STREET / "a.jpg"), "may not be read: Not a directory"),
+    ],
+)
+def test_paths_of_no_file(tmp_path, make, found):
+    """Nobody may ever write into a pipe."""
+    make(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=f"a.jpg: expected an image, {found}"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_links_to_photos(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(STREET)
+    assert load_image(tmp_path / "a.jpg").size == load_image(STREET).size

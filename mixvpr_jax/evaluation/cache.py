@@ -133,11 +133,9 @@ def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) 
     Args:
         weights: The hash of the model's weights.
         paths: The images. Of a file, path, size, inode and the times when its content and its
-            inode changed count (nobody can set the latter); of an object, its generation.
+            inode changed count (nobody can set the latter); of an object, its generation. One that
+            is not there has a key, too: what reads it says so, or leaves it out.
         how: Everything else: model, preprocessing, dtype, device, batches; plain JSON values.
-
-    Raises:
-        InputError: An image that is not there.
     """
     digest = hashlib.sha256(json.dumps([weights, how], sort_keys=True).encode())
     listed: dict[AnyPath, Mapping[str, str]] = {}
@@ -145,7 +143,7 @@ def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) 
         stamp, name = None, path
         if isinstance(path, Path):
             name = path.absolute()
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # a dangling link, or one to itself
                 found = path.stat()
                 times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
                 stamp = f"{found.st_size} {times} {found.st_ino}"
@@ -153,8 +151,6 @@ def content_key(weights: str, paths: Sequence[AnyPath], how: Mapping[str, Any]) 
             if path.parent not in listed:
                 listed[path.parent] = stamps_in(path.parent)
             stamp = listed[path.parent].get(path.name)
-        if stamp is None:
-            raise InputError(f"{path}: expected an image, found no such file")
         digest.update(f"\n{stamp} ".encode() + os.fsencode(name))
     return digest.hexdigest()[:32]
 
