@@ -20,20 +20,38 @@ def test_every_ending_of_what_is_read_is_listed(tmp_path):
     Image.init()
     known = {ending for ending, name in Image.EXTENSION.items() if name in FORMATS}
     assert known - {".pfm"} <= IMAGE_SUFFIXES  # of floats, whose range nobody knows
-    for ending in sorted(IMAGE_SUFFIXES - {".jif", ".dib"}):
+    of_others = {".JIF": "JPEG", ".JPS": "JPEG", ".INSP": "JPEG", ".DIB": "BMP"}
+    for ending in sorted(IMAGE_SUFFIXES - {ending.lower() for ending in of_others}):
         grey = ending in (".pgm", ".pbm")
         Image.new("1" if ending == ".pbm" else "L" if grey else "RGB", (9, 7)).save(
             tmp_path / f"a{ending}"
         )
         load_image(tmp_path / f"a{ending}")
-    Image.new("RGB", (9, 7)).save(tmp_path / "B.JIF", "JPEG")
-    Image.new("RGB", (9, 7)).save(tmp_path / "B.DIB", "BMP")
+    for ending, kind in of_others.items():
+        Image.new("RGB", (9, 7)).save(tmp_path / f"B{ending}", kind)
     found = read_folder(tmp_path)
     assert len(found.paths) == len(IMAGE_SUFFIXES)
     assert all(load_image(path).size == (9, 7) for path in found.paths)
 
 
-UNREAD = ["heic", "HEIF", "hif", "avif", "jp2", "jxl", "cr2", "CR3", "nef", "arw", "DNG", "rw2"]
+UNREAD = [
+    "heic",
+    "HEIF",
+    "hif",
+    "avif",
+    "jp2",
+    "jxl",
+    "cr2",
+    "CR3",
+    "nef",
+    "arw",
+    "DNG",
+    "rw2",
+    "tga",
+    "EXR",
+    "fff",
+    "psd",
+]
 
 
 @pytest.mark.parametrize("ending", UNREAD)
