@@ -12,7 +12,7 @@ from folders import write_images
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.photos import describe_photos
+from mixvpr_jax.evaluation.photos import check_absent, describe_photos
 from mixvpr_jax.storage import as_path
 
 NAMES = ["a.jpg", "b/@1@2@.png", "b/c/ä d.jpg"]  # one of them with a position: no matter
@@ -184,6 +184,17 @@ def test_refused(describe, folder, tmp_path, photos, output, message):
         describe(tmp_path / photos, output)
     assert sorted(folder.rglob("*")) == before
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("to_name", [os.path.abspath, os.path.relpath])
+def test_the_users_list_stays_however_it_is_written(tmp_path, monkeypatch, to_name):
+    (tmp_path / "x.txt").write_text("a.jpg")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.txt").symlink_to("x.txt")
+    for photos in (as_path("x.txt"), as_path("link.txt")):
+        files = [as_path(to_name(tmp_path / "x.npy")), as_path(to_name(tmp_path / "x.txt"))]
+        with pytest.raises(InputError, match="expected another name for the output than the list"):
+            check_absent(files, photos, overwrite=True)
 
 
 def test_a_name_of_two_lines(describe, folder, tmp_path):

@@ -67,7 +67,7 @@ def files_of(output: AnyPath) -> list[AnyPath]:
 def check_absent(files: list[AnyPath], photos: AnyPath, *, overwrite: bool) -> None:
     """Raises InputError where files cannot be written, or may not be."""
     with reaching(files[0]):
-        if photos in files:
+        if resolved(photos) in map(resolved, files):
             raise InputError(f"{photos}: expected another name for the output than the list's")
         present = [file for file in files if file.exists()]
         for file in present:
