@@ -163,6 +163,7 @@ def test_pooling_takes_any_image_size(aggregator):
             jnp.zeros((48, 64, 3)),
             r"expected shape \[batch, height, width, 3\], found \[48, 64, 3\]",
         ),
+        (jnp.zeros((0, 48, 64, 3)), "images: expected at least one, found none"),
         (jnp.zeros((1, 3, 48, 64)), r"found \[1, 3, 48, 64\]"),
         (jnp.zeros((1, 48, 64, 3), jnp.uint8), "expected normalised floats, found uint8"),
     ],

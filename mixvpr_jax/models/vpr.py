@@ -198,6 +198,8 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
     """Raises InputError unless images of this shape and dtype fit; a batch may be symbolic."""
     if len(shape) != 4 or shape[3] != 3:
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
+    if isinstance(shape[0], int) and not shape[0]:
+        raise InputError("images: expected at least one, found none")
     if "float" not in dtype:
         raise InputError(f"images: expected normalised floats, found {dtype}; use `preprocess`")
     if isinstance(shape[1], int) and isinstance(shape[2], int):
