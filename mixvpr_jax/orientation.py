@@ -39,10 +39,10 @@ HEEDED = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 # Ancillary chunks of PNG that pixels depend on: transparency, and the frames of an animation.
 PNG_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}
 
-# Tags of TIFF that describe how pixels are stored; Pillow refuses a format by 48129.
+# Tags of TIFF that describe which pixels are stored, and how; Pillow refuses a format by 48129.
 TIFF_PIXELS = {
-    *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324),
-    *(325, 332, 334, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532),
+    *(254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323),
+    *(324, 325, 332, 334, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532),
     *(*range(32995, 32999), 48129, 50674),
 }
 INTEGER_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # by type of tag
@@ -61,6 +61,11 @@ def separate(data: bytes) -> tuple[int, bytes | bytearray]:
     if data.startswith((b"II", b"MM")):
         return _separate_tiff(data)
     return UPRIGHT, data
+
+
+def has_directory(data: bytes) -> bool:
+    """Whether data are a TIFF file whose first directory is there."""
+    return next(_entries(data), None) is not None
 
 
 def orientation_of(image: Image.Image) -> int:

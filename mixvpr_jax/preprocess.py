@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from mixvpr_jax.checks import require_known
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
-from mixvpr_jax.orientation import orientation_in, orientation_of, separate, upright
-from mixvpr_jax.storage import as_path, is_local, reaching
+from mixvpr_jax.orientation import (
+    has_directory,
+    orientation_in,
+    orientation_of,
+    separate,
+    upright,
+)
+from mixvpr_jax.storage import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -31,6 +39,7 @@ OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAM
 DEPTHS = "8 or 16 bits a channel, unsigned"
 # TIFF tags and values of theirs.
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
+SUBFILE_TYPE, COLOR_MAP = 254, 320
 WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
 # Pillow's own reader takes uncompressed planes of 16 bits for bytes: noise (tifffile writes
 # [3, h, w] so). libtiff, which reads all compressed files anyway, knows them.
@@ -71,9 +80,10 @@ class Preprocess:
             images = [images]
         elif hasattr(images, "__array__"):  # of NumPy, JAX, PyTorch …
             array = np.asarray(images)
-            images = array if array.ndim == 4 else [array]
-        elif not isinstance(images, Iterable):
-            raise InputError(f"images: expected images, arrays or paths, found {images!r}")
+            are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
+            images = list(array) if are_several else [array]  # O, U: of images, of paths
+        elif not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | io.IOBase):
+            raise InputError(f"images: expected images, arrays or paths, found {images!r:.100}")
         resized = [self.resize(image) for image in images]
         if not resized:
             raise InputError("images: expected at least one, found none")
@@ -104,7 +114,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     path = as_path(path)
     try:
         with reaching(path, but=FileNotFoundError):
-            if is_local(path) and not stat.S_ISREG(mode := path.stat().st_mode):
+            if isinstance(path, Path) and not stat.S_ISREG(mode := path.stat().st_mode):
                 kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
                 raise InputError(f"{path}: expected an image, found {kind}")
             data = path.read_bytes()
@@ -135,10 +145,22 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
                 )
             if image.format == "WEBP":  # Pillow opens it whatever its metadata say
                 orientation = orientation_in(image.info)
+            if image.format == "PNG" and data[25] == 0 and "transparency" in image.info:
+                # Pillow scales grey of 2 and 4 bits to 8, but not the value that is transparent.
+                image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)
             return upright(_to_rgb(image), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    except Image.DecompressionBombError as error:  # "Image size (200000000 pixels) exceeds …"
+        count = int(re.findall(r"\d+", str(error))[0])
+        raise InputError(
+            f"{name}: expected an image of at most {MAX_PIXELS:,} pixels, found {count:,}"
+        ) from None
     except UnidentifiedImageError:
+        if has_directory(data):
+            raise InputError(
+                f"{name}: expected {DEPTHS}, found a TIFF of a kind that cannot be read; save it so"
+            ) from None
         known = ", ".join(FORMATS)
         raise InputError(f"{name}: expected an image ({known}), found none of these") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
@@ -163,18 +185,27 @@ def to_rgb(image: ImageLike) -> Image.Image:
         raise InputError(f"expected an image with pixels, found {image.width} x {image.height}")
     try:
         image.load()  # turns a TIFF upright
-    except OSError as error:
-        raise InputError(f"expected a whole image, found a broken one ({error})") from error
+    except Exception as error:  # AssertionError and ValueError: its file is closed
+        line = f"expected a whole image, found a broken or closed one ({text_of(error)})"
+        raise InputError(line) from error
     return upright(_to_rgb(image), orientation_of(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image to mode RGB without turning it."""
+    tags = getattr(image, "tag_v2", {})
+    kind = tags.get(SUBFILE_TYPE)
+    if isinstance(kind, int) and kind & 1:  # of reduced size
+        raise InputError(
+            "expected a photo, found a raw one whose thumbnail alone can be read; convert it to "
+            "JPEG"
+        )
+    if image.mode == "P" and max(tags.get(COLOR_MAP, (256,))) < 256:  # values of 8 bits, not of 16
+        image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.mode == "F":
         raise InputError(f"expected {DEPTHS}, found floats of unknown range")
-    tags = getattr(image, "tag_v2", {})
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise InputError(f"expected {DEPTHS}, found signed integers of unknown range")
     if tags.get(PLANAR) == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):

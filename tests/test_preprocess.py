@@ -262,6 +262,21 @@ def test_one_transparent_value_of_png(deep, colour):
     assert np.array_equal(found if colour else found[..., 0], expected)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_transparent_value_of_few_bits(bits):
+    values = np.arange(8) % 2**bits
+    row = np.packbits(np.unpackbits(values.astype(np.uint8)[:, None], axis=1)[:, -bits:])
+    for hidden in range(2**bits):
+        header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+        chunks = {b"IHDR": header, b"tRNS": struct.pack(">H", hidden)}
+        chunks |= {b"IDAT": zlib.compress(b"\0" + row.tobytes()), b"IEND": b""}
+        content = b"\x89PNG\r\n\x1a\n"
+        for kind, data in chunks.items():
+            content = with_chunk(content, kind, data, len(content))
+        expected = np.where(values == hidden, 255, values * 255 // (2**bits - 1))
+        assert np.array_equal(np.asarray(decode_image(content, "a"))[0, :, 0], expected)
+
+
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_colours_of_16_bits(dtype):
     values = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], -1)
@@ -386,3 +401,41 @@ def test_paths_of_no_file(tmp_path, make, found):
 def test_links_to_photos(tmp_path):
     (tmp_path / "a.jpg").symlink_to(STREET)
     assert load_image(tmp_path / "a.jpg").size == load_image(STREET).size
+
+
+def test_opened_images_that_are_broken_or_closed(photo):
+    whole = bytearray(encoded(photo, "PNG"))
+    at = whole.find(b"IDAT")
+    whole[at - 4 : at] = struct.pack(">I", 10)
+    with Image.open(STREET) as closed:
+        pass
+    stream = io.BytesIO(encoded(photo, "JPEG"))
+    lost = Image.open(stream)
+    stream.close()
+    for image in (Image.open(io.BytesIO(whole)), closed, lost):
+        with pytest.raises(InputError, match=r"found a broken or closed one \(\w+"):
+            Preprocess((8, 8))(image)
+
+
+def test_arrays_of_paths_and_of_images(photo):
+    preprocess = Preprocess((8, 8))
+    assert np.array_equal(preprocess(np.array([str(STREET)] * 2)), preprocess([STREET] * 2))
+    images = np.empty(2, object)
+    images[:] = [np.asarray(photo), np.asarray(photo)[:9]]
+    assert np.array_equal(preprocess(images), preprocess(list(images)))
+
+
+@pytest.mark.parametrize("wrong", [b"\xff\xd8", bytearray(b"\xff\xd8"), io.BytesIO(b"\xff\xd8")])
+def test_content_in_place_of_images(wrong):
+    with pytest.raises(InputError, match="expected images, arrays or paths, found"):
+        Preprocess((8, 8))(wrong)
+
+
+def test_an_image_beyond_pillows_own_limit():
+    header = struct.pack(">IIBBBBB", 20000, 10000, 1, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in {b"IHDR": header, b"IDAT": b"", b"IEND": b""}.items():
+        content = with_chunk(content, kind, data, len(content))
+    line = "a: expected an image of at most 89,478,485 pixels, found 200,000,000$"
+    with pytest.raises(InputError, match=line):
+        decode_image(content, "a")

@@ -88,3 +88,31 @@ def test_a_fourth_sample_of_no_name_is_no_alpha(bits):
     values = np.concatenate([COLOURS, GREY // 2], axis=2)
     assert np.array_equal(read(tiff(values, bits=bits)), COLOURS)
     assert (read(tiff(values, bits=bits, tags={338: [2]})) > COLOURS).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", [1, 5])
+def test_a_raw_photo_is_not_its_thumbnail(kind):
+    """DNG and NEF are TIFF files, whose first directory is a reduced image."""
+    line = "a.tif: expected a photo, found a raw one whose thumbnail alone can be read; convert it"
+    with pytest.raises(InputError, match=line):
+        read(tiff(COLOURS, tags={254: [kind]}))
+    for whole in ([0], [2]):  # a page
+        assert np.array_equal(read(tiff(COLOURS, tags={254: whole})), COLOURS)
+
+
+@pytest.mark.parametrize("factor", [1, 256, 257])
+def test_a_palette_of_8_or_16_bits(factor):
+    table = np.random.default_rng(4).integers(0, 256, (256, 3))
+    numbers = (table.T.ravel() * factor).tolist()
+    content = tiff(GREY, tags={262: [3], 320: numbers})
+    assert np.array_equal(read(content), table[GREY[..., 0]])
+
+
+@pytest.mark.parametrize("tags", [{262: [32803]}, {258: [32] * 3}, {339: [3] * 3}, {258: [10] * 3}])
+def test_kinds_that_cannot_be_read_are_told(tags):
+    content = tiff(COLOURS, tags=tags)
+    line = "a.tif: expected 8 or 16 bits a channel, unsigned, found a TIFF of a kind that cannot be"
+    with pytest.raises(InputError, match=line):
+        read(content)
+    with pytest.raises(InputError, match=r"^a.tif: expected (an image \(BMP|a whole image)"):
+        read(content[:400])  # its directory is at the end
