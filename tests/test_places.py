@@ -18,6 +18,7 @@ from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.exif import Taken, read_exif
 from mixvpr_jax.places.command import PlacesConfig, make_places
 from mixvpr_jax.places.grouping import group
+from mixvpr_jax.places.positions import find_positions
 
 USUAL = {
     "radius_m": 5.0,
@@ -264,6 +265,46 @@ def test_a_place_at_the_date_line_is_read_for_training(streets, tmp_path):
     assert same_places(tmp_path / "data") == EXPECTED
 
 
+def taken_by(streets, tmp_path, columns, *rows):
+    """What a table of these columns says of p0v0.jpg, p0v1.jpg, …"""
+    table = tmp_path / "table.csv"
+    names = [f"p{i // 4}v{i % 4}.jpg" for i in range(len(rows))]
+    lines = [f"{name},{row}" for name, row in zip(names, rows, strict=True)]
+    table.write_text("\n".join([f"image,{columns}", *lines]))
+    return find_positions(streets, [streets / name for name in names], str(table), None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("lat,lon,heading,bearing", "48,11,90,-1"),
+        ("lat,lon,bearing,heading", "48,11,180,90"),
+        ("latitude,lat,lng,lon,heading", "0.84,48,0.2,11,90"),
+        ("name,lat,lon,heading,path", "Main street,48,11,90,/home/me/p0v0.jpg"),
+        ("notes,lat,lon,heading,notes,,", "a,48,11,90,b,,"),
+    ],
+)
+def test_the_first_of_several_columns_counts(columns, row, streets, tmp_path):
+    assert taken_by(streets, tmp_path, columns, row) == [Taken((48.0, 11.0), 90.0)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [("date,time", "2026-01-02,12:00:00"), ("date,timestamp", "2019-01-01,2026-01-02T00:00:00")],
+)
+def test_times_beside_dates(columns, row, streets, tmp_path):
+    [taken] = taken_by(streets, tmp_path, f"lat,lon,{columns}", f"48,11,{row}")
+    assert taken.time == datetime(2026, 1, 2)
+
+
+def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
+    """Whose column image says what a photo became."""
+    make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
+    table = str(tmp_path / "data" / "photos.csv")
+    make_places(streets, PlacesConfig(output=str(tmp_path / "again"), positions=table))
+    assert same_places(tmp_path / "again") == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("text", "month"),
     [
@@ -296,6 +337,7 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
     [
         ("photo,lat\na,1", "expected columns image, lat and lon .*, found photo, lat"),
         ("", "expected columns image, lat and lon .*, found none"),
+        ("name,lat,lon,lat\np0v0.jpg,1,2,3", "expected each column once, found lat again"),
         ("name,lat,lon\np0v0.jpg,91,0", "line 2: expected latitude and longitude .* 91, 0"),
         ("name,lat,lon\np0v0.jpg,nan,0", "line 2: expected latitude and longitude"),
         ("name,lat,lon\np0v0.jpg,5000005,500005", "line 2: expected latitude and longitude"),

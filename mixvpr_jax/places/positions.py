@@ -21,16 +21,16 @@ from mixvpr_jax.exif import Taken, read_exif, unix_seconds
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
-    "name": ("image", "name", "file", "filename", "path", "photo"),
+    "name": ("photo", "image", "name", "file", "filename", "path"),  # photo: photos.csv has both
     "latitude": ("lat", "latitude"),
     "longitude": ("lon", "lng", "longitude"),
     "east": ("east", "easting", "utm_east"),
     "north": ("north", "northing", "utm_north"),
     "zone": ("zone", "utm_zone"),
     "heading": ("heading", "northdeg", "bearing"),
-    "time": ("time", "timestamp", "date", "datetime"),
+    "time": ("timestamp", "datetime", "date", "time"),  # beside a date, a time is one of a day
 }
-"""The titles that columns of a table of positions may have."""
+"""The titles that columns of a table of positions may have; the first that is there counts."""
 FORMS = {"%Y:%m:%d %H:%M:%S": 19, "%Y%m": 6, "%Y%m%d": 8, "%Y%m%d%H%M%S": 14}  # and lengths
 
 logger = logging.getLogger(__name__)
@@ -120,13 +120,15 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
 
 
 def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> dict[str, Taken]:
-    titles = {title.strip().lower(): title for title in rows.fieldnames or ()}
+    titles = [title.strip().lower() for title in rows.fieldnames or ()]
     columns = {
-        field: titles[known]
+        field: there[0]
         for field, several in FIELDS.items()
-        for known in several
-        if known in titles
+        if (there := [title for title in several if title in titles])
     }
+    if twice := [title for title in columns.values() if titles.count(title) > 1]:
+        raise InputError(f"{file}: expected each column once, found {twice[0]} again")
+    rows.fieldnames = titles
     in_degrees = {"latitude", "longitude"} <= columns.keys()
     if "name" not in columns or not (in_degrees or {"east", "north"} <= columns.keys()):
         raise InputError(
