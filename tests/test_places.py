@@ -297,6 +297,20 @@ def test_times_beside_dates(columns, row, streets, tmp_path):
     assert taken.time == datetime(2026, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("headings", "found"),
+    [
+        (["-1", "90", "", "-1.0"], [None, 90, None, None]),
+        (["0", "360", "359.5"], [0, 0, 359.5]),
+        (["-1", "-90", "180"], [359, 270, 180]),
+    ],
+)
+def test_headings_of_a_table(headings, found, streets, tmp_path):
+    rows = [f"48,11,{heading}" for heading in headings]
+    taken = taken_by(streets, tmp_path, "lat,lon,heading", *rows)
+    assert [one.heading for one in taken] == found
+
+
 def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
     """Whose column image says what a photo became."""
     make_places(streets, PlacesConfig(output=str(tmp_path / "data")))

@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -78,7 +79,7 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
             heading = _to_heading(path, fields[9])
         with suppress(InputError):
             time = _to_time(path, fields[13])
-    return Taken(position, heading, time)
+    return Taken(position, heading and heading % 360, time)
 
 
 def _to_degrees(source: object, east: float, north: float, zone: str | None) -> tuple[float, float]:
@@ -145,7 +146,18 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
         heading = _to_heading(where, cells.get("heading", ""))
         time = _to_time(where, cells.get("time", ""))
         found[name] = Taken(_position(where, cells, zone), heading, time)
-    return found
+    return _with_headings(found)
+
+
+def _with_headings(found: Mapping[str, Taken]) -> dict[str, Taken]:
+    """With headings from 0 to 360; if none but -1 is below 0, as in our own output, it is none."""
+    below = {one.heading for one in found.values() if one.heading is not None and one.heading < 0}
+    unknown = -1.0 if below == {-1.0} else None
+
+    def turned(heading: float | None) -> float | None:
+        return None if heading is None or heading == unknown else heading % 360
+
+    return {name: replace(one, heading=turned(one.heading)) for name, one in found.items()}
 
 
 def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[float, float] | None:
@@ -168,11 +180,12 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
 
 
 def _to_heading(where: object, text: str) -> float | None:
+    """Degrees, from -180 to 360, or nothing."""
     if not text:
         return None
     with suppress(ValueError):
         if -180 <= (heading := float(text)) <= 360:
-            return heading % 360
+            return heading
     raise InputError(f"{where}: expected a heading from 0 to 360 degrees, found {text}")
 
 
