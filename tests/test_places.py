@@ -311,6 +311,14 @@ def test_headings_of_a_table(headings, found, streets, tmp_path):
     assert [one.heading for one in taken] == found
 
 
+@pytest.mark.parametrize(
+    ("row", "position"),
+    [("0,0", None), ("0.0,-0.0", None), ("0,1e-4", (0.0, 1e-4)), ("1e-4,0", (1e-4, 0.0))],
+)
+def test_no_position_and_others_near_it(row, position, streets, tmp_path):
+    assert taken_by(streets, tmp_path, "lat,lon", row) == [Taken(position)]
+
+
 def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
     """Whose column image says what a photo became."""
     make_places(streets, PlacesConfig(output=str(tmp_path / "data")))

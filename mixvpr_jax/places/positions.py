@@ -176,7 +176,7 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
         raise InputError(
             f"{where}: expected latitude and longitude in degrees, found {first:g}, {second:g}"
         )
-    return first, second
+    return (first, second) if first or second else None  # as EXIF has it before satellites
 
 
 def _to_heading(where: object, text: str) -> float | None:
