@@ -359,6 +359,8 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
     [
         ("photo,lat\na,1", "expected columns image, lat and lon .*, found photo, lat"),
         ("", "expected columns image, lat and lon .*, found none"),
+        ("name,lat,lon\np0v0.jpg,48,1,11,5", "line 2: expected 3 cells, found 5; write decimals"),
+        ("name,lat,lon\np0v1.jpg,48,11,\np0v0.jpg,48,11,,N", "line 3: expected 3 cells, found 5"),
         ("name,lat,lon,lat\np0v0.jpg,1,2,3", "expected each column once, found lat again"),
         ("name,lat,lon\np0v0.jpg,91,0", "line 2: expected latitude and longitude .* 91, 0"),
         ("name,lat,lon\np0v0.jpg,nan,0", "line 2: expected latitude and longitude"),

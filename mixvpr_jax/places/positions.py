@@ -138,8 +138,14 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
         )
     found: dict[str, Taken] = {}
     for row in rows:
+        where, beyond = f"{file}: line {rows.line_num}", row.pop(None, [])
+        if any(map(str.strip, beyond)):
+            raise InputError(
+                f"{where}: expected {len(titles)} cells, found {len(titles) + len(beyond)}; write "
+                "decimals with a point, and cells that hold a separator in quotation marks"
+            )
         cells = {field: (row[title] or "").strip() for field, title in columns.items()}
-        name, where = PurePosixPath(cells["name"]).as_posix(), f"{file}: line {rows.line_num}"
+        name = PurePosixPath(cells["name"]).as_posix()
         if not cells["name"] or name in found:
             what = f"{name} again" if cells["name"] else "no name"
             raise InputError(f"{where}: expected each photo once, found {what}")
