@@ -325,6 +325,30 @@ def test_n_may_be_the_northern_hemisphere(zone, streets, tmp_path):
     assert np.allclose(taken.position, at(500005, 5334005).position, rtol=0, atol=1e-9)
 
 
+TOKYO = 139.5  # nine hours and 18 minutes ahead of UTC, by the sun
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("1795736700", datetime(2026, 11, 27, 9, 3)),  # 23:45 in UTC
+        ("1795736700000", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-26T23:45:00Z", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-26T23:45:00+00:00", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-27T08:45:00+09:00", datetime(2026, 11, 27, 8, 45)),
+        ("2026-11-27T08:45:00", datetime(2026, 11, 27, 8, 45)),
+        ("9999-12-31T23:00:00Z", datetime(9999, 12, 31, 23)),
+    ],
+)
+def test_times_are_those_of_the_place(text, time, streets, tmp_path):
+    position = 35.6, TOKYO
+    [taken] = taken_by(streets, tmp_path, "lat,lon,time", f"35.6,{TOKYO},{text}")
+    assert taken == Taken(position, None, time)
+    # Without a position there is no place.
+    [taken] = taken_by(streets, tmp_path, "lat,lon,time", f",,{text}")
+    assert taken.position is None and taken.time.tzinfo is None
+
+
 def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
     """Whose column image says what a photo became."""
     make_places(streets, PlacesConfig(output=str(tmp_path / "data")))

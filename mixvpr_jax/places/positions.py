@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from utm import to_latlon
@@ -79,7 +79,7 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
             heading = _to_heading(path, fields[9])
         with suppress(InputError):
             time = _to_time(path, fields[13])
-    return Taken(position, heading and heading % 360, time)
+    return Taken(position, heading and heading % 360, _local(time, position))
 
 
 def _to_degrees(source: object, east: float, north: float, zone: str | None) -> tuple[float, float]:
@@ -152,8 +152,8 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
             what = f"{name} again" if cells["name"] else "no name"
             raise InputError(f"{where}: expected each photo once, found {what}")
         heading = _to_heading(where, cells.get("heading", ""))
-        time = _to_time(where, cells.get("time", ""))
-        found[name] = Taken(_position(where, cells, zone), heading, time)
+        time, position = _to_time(where, cells.get("time", "")), _position(where, cells, zone)
+        found[name] = Taken(position, heading, _local(time, position))
     return _with_headings(found)
 
 
@@ -202,12 +202,22 @@ def _to_time(where: object, text: str) -> datetime | None:
     if not text:
         return None
     if (seconds := unix_seconds(text)) is not None:
-        return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+        return datetime.fromtimestamp(seconds, UTC)
     if not text.isdecimal():
         with suppress(ValueError):
-            return datetime.fromisoformat(text).replace(tzinfo=None)
+            return datetime.fromisoformat(text)
     for form, length in FORMS.items():
         with suppress(ValueError):
             if len(text) == length:
                 return datetime.strptime(text, form)
     raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")
+
+
+def _local(time: datetime | None, position: tuple[float, float] | None) -> datetime | None:
+    """By a clock of the place: UTC becomes solar time there, so that a drive is of one day."""
+    if time is None:
+        return None
+    if position and time.utcoffset() == timedelta():
+        with suppress(OverflowError):  # at the first and the last year
+            time += timedelta(hours=position[1] / 15)
+    return time.replace(tzinfo=None)
