@@ -32,6 +32,27 @@ def test_search(factory):
     assert np.allclose(distances[:, 2], differences, atol=1e-5)
 
 
+@pytest.mark.parametrize("factory", ["PQ4x4", "LSH", "PCA4,Flat", "IVF4,PQ4x4", "SQ4", "Flat"])
+def test_distances_are_those_of_the_descriptors(factory):
+    """In FAISS's own order, which compression may change."""
+    database, queries = descriptors(300), descriptors(9, seed=1)
+    index = FaissIndex(database, factory)
+    indices, distances = index.search(queries, 200)
+    assert np.array_equal(indices, index.index.search(queries, 200)[1])
+    rows, columns = np.nonzero(indices >= 0)
+    differences = database[indices[rows, columns]].astype(np.float64) - queries[rows]
+    expected = np.linalg.norm(differences, axis=1)
+    assert np.allclose(distances[rows, columns], expected, rtol=1e-6)
+    assert np.isinf(distances[indices < 0]).all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_distances_of_any_metric(metric):
+    database = descriptors(60)
+    distances = FaissIndex(database, metric=metric).search(database[:5], 60)[1]
+    assert np.all(distances[:, 0] == 0) and (np.diff(distances, axis=1) >= -1e-6).all()
+
+
 def test_half_precision():
     database = descriptors(50).astype(np.float16)
     assert FaissIndex(database).search(database, 1)[0][:, 0].tolist() == list(range(50))

@@ -16,7 +16,7 @@ with starting(__name__):
     import numpy as np
     import tyro
 
-    from mixvpr_jax.evaluation.search import check_descriptors
+    from mixvpr_jax.evaluation.search import check_descriptors, squared_distances
     from mixvpr_jax.storage import atomic_write
 
 ROWS_AT_ONCE = 65536
@@ -45,6 +45,7 @@ class FaissIndex:
                 cannot train such an index, or it has no cells.
         """
         check_descriptors("database", database)
+        self.database = database
         with extra("faiss", "index: expected FAISS"):
             import faiss
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
@@ -70,15 +71,18 @@ class FaissIndex:
                 ) from None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest that the index finds, as `Index.search` gives them.
+        """The k nearest that the index finds, in its order, and the distances of the descriptors.
 
         Where it finds no more, the index is -1 and the distance infinite.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         check_descriptors("queries", queries)
-        squared, indices = self.index.search(queries, k)
-        distances = np.where(indices < 0, np.inf, np.sqrt(np.maximum(squared, 0)))
-        return indices.astype(np.int32), distances.astype(np.float32)
+        _, indices = self.index.search(queries, k)  # its distances are of compressed descriptors
+        distances = np.full(indices.shape, np.inf, np.float32)
+        for query, rows, row in zip(queries, indices, distances, strict=True):
+            found = rows >= 0
+            row[found] = np.sqrt(squared_distances(query, self.database[rows[found]]))
+        return indices.astype(np.int32), distances
 
 
 def export_index(
