@@ -436,6 +436,10 @@ def test_wrong_options(streets, tmp_path):
         PlacesConfig(output="data", name="a/b")
     with pytest.raises(InputError, match="expected no such folder, found one"):
         make_places(streets, PlacesConfig(output=str(tmp_path)))
+    (tmp_path / "link").symlink_to(streets)
+    for inside in (streets / "data", streets / "a" / ".." / "data", tmp_path / "link" / "data"):
+        with pytest.raises(InputError, match="data: expected a folder outside of .*My streets"):
+            make_places(streets, PlacesConfig(output=str(inside)))
     with pytest.raises(InputError, match="expected a folder of this machine"):
         make_places(streets, PlacesConfig(output="gs://bucket/data"))
 

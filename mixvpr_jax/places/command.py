@@ -117,6 +117,11 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
         raise InputError(f"output: expected a folder of this machine, found {output}")
     if output.exists():
         raise InputError(f"{output}: expected no such folder, found one; choose another")
+    if is_local(photos) and output.resolve().is_relative_to(Path(photos).resolve()):
+        raise InputError(
+            f"{output}: expected a folder outside of {photos}, since its images would be found "
+            "there as photos; choose another"
+        )
     paths = list_images(photos)
     taken = find_positions(photos, paths, config.positions, config.zone)
     known = [index for index, one in enumerate(taken) if one.position is not None]
