@@ -313,7 +313,13 @@ def test_headings_of_a_table(headings, found, streets, tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "position"),
-    [("0,0", None), ("0.0,-0.0", None), ("0,1e-4", (0.0, 1e-4)), ("1e-4,0", (1e-4, 0.0))],
+    [
+        ("0,0", None),
+        ("0.0,-0.0", None),
+        ("nan,NaN", None),
+        ("0,1e-4", (0.0, 1e-4)),
+        ("1e-4,0", (1e-4, 0.0)),
+    ],
 )
 def test_no_position_and_others_near_it(row, position, streets, tmp_path):
     assert taken_by(streets, tmp_path, "lat,lon", row) == [Taken(position)]
@@ -349,6 +355,44 @@ def test_times_are_those_of_the_place(text, time, streets, tmp_path):
     assert taken.position is None and taken.time.tzinfo is None
 
 
+@pytest.mark.parametrize(
+    ("table", "headings"),
+    [
+        ("image;lat;lon;heading\np0v0.jpg;48,5;11,25;359,5\n", [359.5, None]),
+        ("image\tlat\tlon\np0v0.jpg\t48,5\t11,25\n", [None, None]),
+        ('image,lat,lon\np0v0.jpg,"48,5","11,25"\n', [None, None]),
+        ("image,lat,lon\rp0v0.jpg,48.5,11.25\r", [None, None]),
+        ("image,lat,lon\r\np0v0.jpg,48.5,11.25\r\n,,\r\n,,\r\n", [None, None]),
+    ],
+)
+def test_tables_as_programs_write_them(table, headings, streets, tmp_path):
+    (tmp_path / "t.csv").write_bytes(table.encode())
+    paths = [streets / "p0v0.jpg", streets / "p0v1.jpg"]
+    found = find_positions(streets, paths, str(tmp_path / "t.csv"), None)
+    assert [one.position for one in found] == [(48.5, 11.25), None]
+    assert [one.heading for one in found] == headings
+
+
+@pytest.mark.parametrize(
+    ("photos", "rows", "found"),
+    [
+        (["a/é.jpg"], ["a\\é.jpg"], [0]),
+        (["a/é.jpg"], [".\\a\\e\u0301.jpg"], [0]),
+        (["e\u0301.jpg", "b.jpg"], ["é.jpg", "b.jpg"], [0, 1]),
+        (["é.jpg", "e\u0301.jpg"], ["e\u0301.jpg", "é.jpg"], [1, 0]),
+        (["é.jpg"], ["e\u0301.jpg", "é.jpg"], [1]),  # another photo's row is left out
+        (["a\\b.jpg", "a/b.jpg"], ["a\\b.jpg"], [0, None]),
+        (["a\\b.jpg", "c.jpg"], ["a\\b.jpg"], [0, None]),
+    ],
+)
+def test_names_in_other_forms(photos, rows, found, tmp_path):
+    lines = [f"{name},48,{row}" for row, name in enumerate(rows, 1)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,lat,lon", *lines]), encoding="utf-8")
+    paths = [tmp_path / name for name in photos]
+    taken = find_positions(tmp_path, paths, str(tmp_path / "t.csv"), None)
+    assert [one.position and one.position[1] - 1 for one in taken] == found
+
+
 def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
     """Whose column image says what a photo became."""
     make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
@@ -363,6 +407,7 @@ def test_what_the_command_lists_is_a_table_again(streets, tmp_path):
         ("2026-01-02T03:04:05+09:00", (2026, 1)),
         ("2026:02:03 04:05:06", (2026, 2)),
         ("201903", (2019, 3)),
+        ("2019-03", (2019, 3)),
         ("20190415", (2019, 4)),
         ("1712101211", (2024, 4)),  # not 1712-10-12
         ("1712101211234", (2024, 4)),

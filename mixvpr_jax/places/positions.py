@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +33,13 @@ FIELDS = {
     "time": ("timestamp", "datetime", "date", "time"),  # beside a date, a time is one of a day
 }
 """The titles that columns of a table of positions may have; the first that is there counts."""
-FORMS = {"%Y:%m:%d %H:%M:%S": 19, "%Y%m": 6, "%Y%m%d": 8, "%Y%m%d%H%M%S": 14}  # and lengths
+FORMS = {
+    "%Y:%m:%d %H:%M:%S": 19,
+    "%Y-%m": 7,
+    "%Y%m": 6,
+    "%Y%m%d": 8,
+    "%Y%m%d%H%M%S": 14,
+}  # and lengths
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +54,7 @@ def find_positions(
         ]
     table = _read_table(as_path(table_file), zone)
     names = [relative(path, folder) for path in paths]
+    table = _by_photo(table, names)
     if table.keys().isdisjoint(names):
         raise InputError(
             f"{table_file}: expected names relative to {folder}, such as "
@@ -64,6 +72,17 @@ def find_positions(
 def relative(path: AnyPath, folder: AnyPath) -> str:
     """A photo's name in tables."""
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _by_photo(table: dict[str, Taken], names: Sequence[str]) -> dict[str, Taken]:
+    """Rows by the photos' names, of which a Mac or Windows may have written another form."""
+
+    def plain(name: str) -> str:
+        return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
+
+    photos = {plain(name): name for name in names}
+    found = {photos.get(plain(name), name): taken for name, taken in table.items()}
+    return found if len(photos) == len(names) and len(found) == len(table) else table
 
 
 def _of_name(path: AnyPath, zone: str | None) -> Taken:
@@ -112,6 +131,7 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
             text = file.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{file}: expected text in UTF-8, found {error}") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # also of old Macs
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
@@ -148,6 +168,8 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
             )
         cells = {field: (row[title] or "").strip() for field, title in columns.items()}
         name = PurePosixPath(cells["name"]).as_posix()
+        if not any(cells.values()):  # a blank row, as spreadsheets append
+            continue
         if not cells["name"] or name in found:
             what = f"{name} again" if cells["name"] else "no name"
             raise InputError(f"{where}: expected each photo once, found {what}")
@@ -172,10 +194,10 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
     in_degrees = "latitude" in cells and "longitude" in cells
     both = ("latitude", "longitude") if in_degrees else ("east", "north")
     texts = [cells[field] for field in both]
-    if not any(texts):
+    if {text.lower() for text in texts} <= {"", "nan"}:
         return None
     try:
-        first, second = map(float, texts)
+        first, second = map(_to_number, texts)
     except ValueError:
         raise InputError(f"{where}: expected two numbers, found {texts[0]}, {texts[1]}") from None
     if not in_degrees:
@@ -187,12 +209,17 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
     return (first, second) if first or second else None  # as EXIF has it before satellites
 
 
+def _to_number(text: str) -> float:
+    """A number with a decimal point or comma; raises ValueError."""
+    return float(text.replace(",", "."))
+
+
 def _to_heading(where: object, text: str) -> float | None:
     """Degrees, from -180 to 360, or nothing."""
     if not text:
         return None
     with suppress(ValueError):
-        if -180 <= (heading := float(text)) <= 360:
+        if -180 <= (heading := _to_number(text)) <= 360:
             return heading
     raise InputError(f"{where}: expected a heading from 0 to 360 degrees, found {text}")
 
