@@ -242,12 +242,20 @@ def test_approximate_neighbours():
             r"queries: expected descriptors .*, found \[3",
         ),
         (np.ones((2, 3)), np.ones((4, 3), np.int32), 1, "database: expected one of float32, "),
+        (np.ones((2, 3)), np.ones((4, 3), ">f4"), 1, r"byte order, found >f4; convert"),
+        (np.ones((2, 3)), np.ones((4, 3), ">f2"), 1, r"byte order, found >f2; convert"),
         (np.ones((2, 3)), np.ones((4, 3), np.float32), 0, "neighbours: expected at least 1"),
     ],
 )
 def test_what_cannot_be_searched(queries, database, k, message):
     with pytest.raises(InputError, match=message):
         Index(database).search(queries, k)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.5, np.nan])
+def test_shares_of_neighbours_that_cannot_be(share):
+    with pytest.raises(InputError, match="recall_target: expected a share above 0, at most 1"):
+        Index(unit_vectors(5, 4, 0), recall_target=share)
 
 
 def spoilt(rows, places, value):

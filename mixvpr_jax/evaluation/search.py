@@ -73,12 +73,19 @@ class Index:
                 candidates, which is fast on TPUs, and this share of the neighbours is expected.
 
         Raises:
-            InputError: Another shape or dtype, too many rows, NaN or infinity.
+            InputError: Another shape or dtype, too many rows, NaN or infinity; no such share.
         """
         database = np.asanyarray(database)  # a model gives JAX's arrays
-        if database.dtype.name not in DTYPES:
+        if database.dtype.name not in DTYPES or not database.dtype.isnative:
             known = ", ".join(DTYPES)
-            raise InputError(f"database: expected one of {known}, found {database.dtype}")
+            raise InputError(
+                f"database: expected one of {known} in this machine's byte order, found "
+                f"{database.dtype}; convert it by astype"
+            )
+        if recall_target is not None and not 0 < recall_target <= 1:
+            raise InputError(
+                f"recall_target: expected a share above 0, at most 1, found {recall_target}"
+            )
         self.database, self.recall_target = database, recall_target
         self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         if memory_bytes is None:
