@@ -178,15 +178,20 @@ class PlaceMap:
         ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the map to a .safetensors file, a path or gs://bucket/name."""
+        """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
         known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
         arrays = {
             "descriptors": np.concatenate([np.empty((0, self._size), np.float32), *self._rows()]),
             "drives": np.array(self._drives, np.int64),
         }
+        try:  # `save_file` would hide the file from everybody but its owner
+            content = safetensors.numpy.save(arrays, {FORMAT: json.dumps(known)})
+        except safetensors.SafetensorError as error:  # the header is too large
+            raise InputError(
+                f"{path}: expected labels of 100 MB at most, found: {error}; give shorter ones"
+            ) from None
         with atomic_write(as_path(path)) as temporary:
-            # `save_file` would hide the file from everybody but its owner.
-            temporary.write_bytes(safetensors.numpy.save(arrays, {FORMAT: json.dumps(known)}))
+            temporary.write_bytes(content)
 
     @classmethod
     def load(

@@ -333,6 +333,16 @@ def test_maps_that_are_wrong_inside(saved, change, line):
         PlaceMap.load(saved)
 
 
+def test_labels_beyond_what_a_file_holds(saved):
+    before, ours = saved.read_bytes(), PlaceMap.load(saved)
+    ours.add(drawn(1, 4), "x" * 100_000_000)
+    with pytest.raises(
+        InputError, match=f"{saved}: expected labels of 100 MB at most, found: .*large"
+    ):
+        ours.save(saved)
+    assert saved.read_bytes() == before
+
+
 def test_nothing_is_left_of_a_map_that_cannot_be_written(saved, monkeypatch):
     before = saved.read_bytes()
 
