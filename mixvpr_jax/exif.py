@@ -14,7 +14,6 @@ from PIL import ExifTags, Image
 from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
 
 GPS = ExifTags.GPS
-SIGNS = {"N": 1, "S": -1, "E": 1, "W": -1}
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
 
 
@@ -46,8 +45,8 @@ def read_exif(path: AnyPath) -> Taken:
             raise
         except Exception:  # Pillow's metadata readers raise many kinds
             return Taken()
-    latitude = _degrees(gps, GPS.GPSLatitude, GPS.GPSLatitudeRef, 90)
-    longitude = _degrees(gps, GPS.GPSLongitude, GPS.GPSLongitudeRef, 180)
+    latitude = _degrees(gps, GPS.GPSLatitude, GPS.GPSLatitudeRef, "NS", 90)
+    longitude = _degrees(gps, GPS.GPSLongitude, GPS.GPSLongitudeRef, "EW", 180)
     position = None
     if latitude is not None and longitude is not None and (latitude or longitude):
         position = latitude, longitude
@@ -71,13 +70,15 @@ def unix_seconds(text: str) -> float | None:
     return float(text) / 10 ** UNITS[len(found[1])]
 
 
-def _degrees(gps: Mapping[int, Any], tag: int, ref: int, largest: int) -> float | None:
-    """Degrees, minutes and seconds as one signed number of degrees."""
-    parts, side = gps.get(tag), str(gps.get(ref, "")).strip("\0 ").upper()
-    if not isinstance(parts, tuple) or len(parts) != 3 or side not in SIGNS:
+def _degrees(gps: Mapping[int, Any], tag: int, ref: int, sides: str, largest: int) -> float | None:
+    """Degrees, minutes and seconds as one number; its sign is by the side, the first or second."""
+    parts, side = gps.get(tag), gps.get(ref, "")
+    text = side.decode("latin-1") if isinstance(side, bytes) else str(side)
+    letter = text.strip("\0 ").upper()[:1]  # some write the whole word
+    if not isinstance(parts, tuple) or len(parts) != 3 or letter not in tuple(sides):
         return None
-    degrees = SIGNS[side] * math.fsum(_number(part) / 60**at for at, part in enumerate(parts))
-    return degrees if abs(degrees) <= largest else None
+    degrees = math.fsum(abs(_number(part)) / 60**at for at, part in enumerate(parts))
+    return degrees * (1, -1)[sides.index(letter)] if degrees <= largest else None
 
 
 def _number(value: Any) -> float:

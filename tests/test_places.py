@@ -128,6 +128,33 @@ def test_exif(tmp_path):
     assert read_exif(path) == Taken()
 
 
+def degrees_of(latitude, side, longitude, other, *, kind=2):
+    """A photo whose degrees are signed rationals, beside these sides as text, or bytes (7)."""
+    entries = []
+    for tag, name, parts in ((1, side, latitude), (3, other, longitude)):
+        rationals = b"".join(struct.pack("<2i", part, 1) for part in parts)
+        entries += [(tag, kind, len(name), name), (tag + 1, 10, 3, rationals)]
+    return gps_of(*entries)
+
+
+@pytest.mark.parametrize(
+    ("taken", "position"),
+    [
+        (((33, 30, 0), b"South\0", (151, 0, 0), b"East\0"), (-33.5, 151.0)),
+        (((33, 30, 0), b"n\0", (151, 0, 0), b"w\0"), (33.5, -151.0)),
+        (((-33, 30, 0), b"S\0", (151, 0, 0), b"E\0"), (-33.5, 151.0)),
+        (((-33, -30, 0), b"S\0", (-151, 0, 0), b"W\0"), (-33.5, -151.0)),
+        (((33, 30, 0), b"E\0", (151, 0, 0), b"N\0"), None),
+        (((33, 30, 0), b"\0\0", (151, 0, 0), b"E\0"), None),
+    ],
+)
+@pytest.mark.parametrize("kind", [2, 7])
+def test_sides_of_degrees(taken, position, kind, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(degrees_of(*taken, kind=kind))
+    assert read_exif(path) == Taken(position)
+
+
 @pytest.fixture
 def streets(tmp_path):
     """Three places 100 m apart, four photos each, with EXIF; and two photos without a position."""
