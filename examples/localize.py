@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from mixvpr_jax import Index, from_pretrained
-from mixvpr_jax.errors import run_command
+from mixvpr_jax.errors import one_line, run_command
 from mixvpr_jax.exif import read_exif
 from mixvpr_jax.models.config import Engine
 
@@ -38,12 +38,13 @@ def localize(
     """
     model, preprocess = from_pretrained(weights, engine=engine)
     index = Index(np.load(descriptors))
-    names = descriptors.with_suffix(".txt").read_text().splitlines()
+    listed = descriptors.with_suffix(".txt").read_bytes()
+    names = listed.decode("utf-8", "surrogateescape").splitlines()  # whatever bytes they hold
     [rows], [distances] = index.search(np.asarray(model(preprocess([photo]))), k)
     for row, distance in zip(rows, distances, strict=True):
         position = read_exif(photos / names[row]).position
         where = f"  latitude {position[0]:.6f}, longitude {position[1]:.6f}" if position else ""
-        print(f"{1 - distance**2 / 2:.3f}  {names[row]}{where}")
+        print(f"{1 - distance**2 / 2:.3f}  {one_line(names[row])}{where}")
 
 
 if __name__ == "__main__":
