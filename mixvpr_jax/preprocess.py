@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from mixvpr_jax.checks import require_known
 from mixvpr_jax.errors import InputError, text_of
@@ -43,7 +43,7 @@ SUBFILE_TYPE, COLOR_MAP = 254, 320
 WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
 # Pillow's own reader takes uncompressed planes of 16 bits for bytes: noise (tifffile writes
 # [3, h, w] so). libtiff, which reads all compressed files anyway, knows them.
-TiffImagePlugin.READ_LIBTIFF = True
+TiffImagePlugin.READ_LIBTIFF = features.check("libtiff")
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
 """A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
