@@ -79,9 +79,9 @@ class FaissIndex:
         check_descriptors("queries", queries)
         _, indices = self.index.search(queries, k)  # its distances are of compressed descriptors
         distances = np.full(indices.shape, np.inf, np.float32)
-        for query, rows, row in zip(queries, indices, distances, strict=True):
-            found = rows >= 0
-            row[found] = np.sqrt(squared_distances(query, self.database[rows[found]]))
+        for at, (query, rows) in enumerate(zip(queries, indices, strict=True)):
+            found, near = rows >= 0, self.database[rows[rows >= 0]]
+            distances[at, found] = np.sqrt(squared_distances(query, near))
         return indices.astype(np.int32), distances
 
 
