@@ -233,7 +233,7 @@ def test_pandas_takes_names_for_text(streets, tmp_path, name, city, given):
 def test_of_names(tmp_path):
     rest = "@@355@@@@201903@@.jpg"
     names = [
-        f"@{500005 + 100 * place:010.2f}@{5000005 + view:010.2f}@32@T@@@{place}{view}{rest}"
+        f"@{500005 + 100 * place:010.2f}@{5000005 + view:010.2f}@32@U@@@{place}{view}{rest}"
         for place in range(3)
         for view in range(4)
     ]
@@ -243,17 +243,17 @@ def test_of_names(tmp_path):
     rows = read_csv(tmp_path / "data" / "Dataframes" / "town.csv")
     assert {row["year"] + row["month"] for row in rows} == {"20193"}
 
-    plain = [name.replace("@32@T@", "@@@") for name in names]
+    plain = [name.replace("@32@U@", "@@@") for name in names]
     bare = write_images(tmp_path / "bare", plain)
     with pytest.raises(InputError, match=r"expected the UTM zone .* such as --zone 32U"):
         make_places(bare, PlacesConfig(output=str(tmp_path / "other")))
-    make_places(bare, PlacesConfig(output=str(tmp_path / "other"), zone="32t"))
+    make_places(bare, PlacesConfig(output=str(tmp_path / "other"), zone="32u"))
     assert same_places(tmp_path / "other") == [sorted(plain[i : i + 4]) for i in (0, 4, 8)]
-    bandless = [name.replace("@32@T@", "@32@@") for name in names]
+    bandless = [name.replace("@32@U@", "@32@@") for name in names]
     write_images(tmp_path / "bandless", bandless)
     with pytest.raises(InputError, match="zone with its band, as in 32U, found 32"):
         make_places(tmp_path / "bandless", PlacesConfig(output=str(tmp_path / "c"), zone="33U"))
-    make_places(tmp_path / "bandless", PlacesConfig(output=str(tmp_path / "c"), zone="32T"))
+    make_places(tmp_path / "bandless", PlacesConfig(output=str(tmp_path / "c"), zone="32U"))
     assert same_places(tmp_path / "c") == [sorted(bandless[i : i + 4]) for i in (0, 4, 8)]
 
 
@@ -264,8 +264,8 @@ def test_of_a_table(columns, streets, tmp_path):
     for place in range(3):
         for view in range(4):
             east, north = 700005.0 + 100 * place, 9000005.0 + view
-            cells = to_latlon(east, north, 56, "L", strict=False)
-            cells = cells if separator == ";" else (east, north, "56L")
+            cells = to_latlon(east, north, 56, "H", strict=False)
+            cells = cells if separator == ";" else (east, north, "56H")
             time = "2026-01-02T03:04:05Z" if view else ""
             row = [f"p{place}v{view}.jpg", *cells, -5, time]
             lines.append(separator.join(map(str, row)))
@@ -481,9 +481,6 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
             "name,east,north,zone\np0v0.jpg,261878,6243186,34S",
             "band S .* zone 34S, found 6,243,186",
         ),
-        ("name,east,north,zone\np0v0.jpg,500005,5334000,32C", "band C .* zone 32C, found 5,334"),
-        ("name,east,north,zone\np0v0.jpg,500005,5334000,32K", "band K .* zone 32K, found 5,334"),
-        ("name,east,north,zone\np0v0.jpg,500005,5334000,32X", "band X .* zone 32X, found 5,334"),
         (
             'name,lat,lon\n"p0v0.jpg,1,2\np0v1.jpg,1,2',
             "line 1: expected comma-separated values",

@@ -106,19 +106,17 @@ def _to_degrees(source: object, east: float, north: float, zone: str | None) -> 
         raise InputError(f"{source}: expected the UTM zone of metres; give it, such as --zone 32U")
     if not (found := re.fullmatch(r"(\d\d?)\s*([C-HJ-NP-X])", zone.strip().upper(), re.ASCII)):
         raise InputError(f"{source}: expected a UTM zone with its band, as in 32U, found {zone}")
+    if found[2] == "S" and not fits_band("S", north):  # the southern hemisphere, as GIS have it
+        raise InputError(
+            f"{source}: expected a northing in latitude band S (32 to 40 degrees north) of UTM "
+            f"zone {zone}, found {north:,.0f} m; south of the equator the bands are C to M"
+        )
     try:
         latitude, longitude = to_latlon(east, north, int(found[1]), found[2])
     except OutOfRangeError as error:
         raise InputError(
             f"{source}: expected metres of UTM zone {zone}, found {east:g}, {north:g}: {error}"
         ) from None
-    # GIS have N and S for the hemispheres: N is right about the hemisphere as a band, too.
-    if found[2] != "N" and not fits_band(found[2], north):
-        raise InputError(
-            f"{source}: expected a northing in latitude band {found[2]} of UTM zone {zone}, found "
-            f"{north:,.0f} m; bands are C to M south of the equator, N to X north of it, and "
-            f"{found[1]}N may stand for all of these"
-        )
     return float(latitude), float(longitude)
 
 
