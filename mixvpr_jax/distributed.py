@@ -6,10 +6,13 @@ Each process runs the same program; process 0 alone writes files and logs.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -19,7 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from mixvpr_jax.errors import InputError, explain, platform_error
+from mixvpr_jax.errors import InputError, explain, platform_error, text_of
 from mixvpr_jax.processes import ProcessConfig, leave
 
 AXIS = "data"
@@ -27,6 +30,9 @@ PIECE_BYTES = 2**28  # sent by a process at a time
 HEARTBEAT_SECONDS = 40  # of silence from a process, after which the others end
 START_SECONDS = 300  # for all processes to start
 SHUTDOWN_SECONDS = 60  # for all processes to disconnect
+COUNTS = ("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")  # the first that is set
+
+logger = logging.getLogger(__name__)
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -154,6 +160,10 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
 
 def _initialize(config: ProcessConfig) -> bool:
     """Connects, and returns whether there are other processes."""
+    count = next(filter(None, map(os.environ.get, COUNTS)), None)
+    if config.coordinator is None and count == "1":
+        # JAX would take one GPU, and a port of the job's number, where a second command aborts.
+        return False
     if config.coordinator and config.process_id == 0:
         _require_free(int(config.coordinator.rsplit(":", 1)[1]))
     # Silences its warning about proxies, which concern the web alone.
@@ -167,22 +177,47 @@ def _initialize(config: ProcessConfig) -> bool:
     given_up = threading.Timer(START_SECONDS, _end, [2, line])
     given_up.daemon = True
     given_up.start()
+    # JAX detects a cluster even where its coordinator is given: several tasks then divide GPUs.
+    detects = config.coordinator is None or count not in (None, "1")
+    warnings.filterwarnings("ignore", "Kubernetes environment detected")  # a package is missing
     try:
         jax.distributed.initialize(
             config.coordinator,
             config.processes,
             config.process_id,
+            cluster_detection_method=None if detects else "deactivate",
             initialization_timeout=START_SECONDS + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as error:
-        if config.coordinator is None and "coordinator_address" in str(error):
+    except Exception as error:
+        undefined = isinstance(error, ValueError) and "coordinator_address" in str(error)
+        if config.coordinator is None and undefined:
             return False  # a single process
-        raise
+        if not _is_of_kubernetes(error):
+            raise
+        _require_single_pod(error)
+        return False
     finally:
         given_up.cancel()
     return jax.process_count() > 1
+
+
+def _is_of_kubernetes(error: Exception) -> bool:
+    """Whether an error comes from JAX's detection of a Kubernetes job."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals["__name__"].endswith(".k8s_cluster") for frame in frames)
+
+
+def _require_single_pod(error: Exception) -> None:
+    """Raises InputError where JAX could not ask Kubernetes for the other pods of an indexed job."""
+    found = text_of(error)[:300]
+    if "JOB_COMPLETION_INDEX" in os.environ:
+        raise InputError(
+            f"Kubernetes: expected to learn of the job's other pods, found: {found}; let its "
+            "service account read pods and jobs, or unset JOB_COMPLETION_INDEX to run alone"
+        ) from None
+    logger.warning("Kubernetes tells of no other processes (%s); running alone", found)
 
 
 def _require_free(port: int) -> None:
