@@ -53,7 +53,8 @@ def starting(name: str = "__main__") -> Iterator[None]:
     if name != "__main__":
         yield
         return
-    for number in SIGNALS:
+    _open_streams()
+    for number in _heeded():
         signal.signal(number, _end_now)
     gc.disable()  # a sixth of the time that imports take
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -65,10 +66,23 @@ def starting(name: str = "__main__") -> Iterator[None]:
 
 def run_command(command: Callable[[], None]) -> None:
     """Runs a command; anything but a bug ends it with one line and an exit status."""
+    _open_streams()
     with _explained(), _signals_raised():
         command()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
+
+
+def _open_streams() -> None:
+    """Opens a closed stdout or stderr, to nowhere: libraries write to both, or to their numbers."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8", errors="replace"))
+
+
+def _heeded() -> list[signal.Signals]:
+    """The signals that end a command: not those that its parent ignores, as nohup and `&` do."""
+    return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
@@ -90,15 +104,20 @@ def explain(error: BaseException) -> tuple[int, str] | None:
 
 def platform_error() -> str | None:
     """Why JAX lacks the devices that JAX_PLATFORMS asks for, in one line; None if it has them."""
-    if (jax := sys.modules.get("jax")) is None or not (wanted := jax.config.jax_platforms):
+    if (jax := sys.modules.get("jax")) is None:
         return None
+    config = jax.config
+    wanted = config.jax_platforms or config.values.get("jax_platform_name")  # the older variable
+    if not wanted:
+        return None
+    name = "JAX_PLATFORMS" if config.jax_platforms else "JAX_PLATFORM_NAME"
     try:
         jax.devices()
     except Exception as error:  # RuntimeError, or an empty AssertionError
         found = text_of(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
         return (
-            f"JAX_PLATFORMS={wanted}: expected devices that JAX can use here, found: {found}; "
-            "install JAX for them, or unset JAX_PLATFORMS to take what is there"
+            f"{name}={wanted}: expected devices that JAX can use here, found: {found}; "
+            f"install JAX for them, or unset {name} to take what is there"
         )
     return None
 
@@ -195,7 +214,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in _heeded()}
     try:
         yield
     finally:

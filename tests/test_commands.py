@@ -103,6 +103,46 @@ def test_devices_that_are_not_there(name, platform, evaluation, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
 
 
+def test_the_older_variable_of_devices(evaluation):
+    ended = run(evaluation, JAX_PLATFORMS="", JAX_PLATFORM_NAME="tpu")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    line = "error: JAX_PLATFORM_NAME=tpu: expected devices that JAX can use here, found: "
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(closed, evaluation, tmp_path):
+    """As a service starts a command, which would find the numbers of its own files there."""
+    line = f'"$@" {closed}'
+    arguments = ["sh", "-c", line, "sh", sys.executable, *map(str, evaluation)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(arguments, cwd=ROOT, env=environment, timeout=120, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_streams_that_are_not_there(name, monkeypatch):
+    """As under pythonw."""
+    monkeypatch.setattr(sys, name, None)
+    run_command(lambda: getattr(sys, name).write("to nowhere"))
+    getattr(sys, name).close()
+
+
+def test_a_signal_that_the_parent_ignores():
+    """As in a script's background jobs, which Ctrl-C in the terminal must not end."""
+    code = "with starting():\n    pass\nrun_command(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    lines = "import os, signal\nfrom mixvpr_jax.errors import run_command, starting\n"
+    ended = subprocess.run(
+        ["sh", "-c", 'trap "" INT; "$@"', "sh", sys.executable, "-c", lines + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_nobody_reads_the_output():
     """As before `| head`."""
     reading, writing = os.pipe()
