@@ -68,7 +68,7 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
     command = load(name)
     if isinstance(command, dict):
         if not arguments or arguments[0] in ("-h", "--help"):
-            told = {way: (call.__doc__ or "").splitlines()[0] for way, call in command.items()}
+            told = {way: (call.__doc__ or "").partition("\n")[0] for way, call in command.items()}
             _list(f"usage: {prog} WAY [options]\n\nways:", told)
             return
         way, *arguments = arguments
@@ -119,3 +119,7 @@ def _print_completion(shell: str) -> None:
         args=["--tyro-print-completion", shell],
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+if __name__ == "__main__":
+    main()

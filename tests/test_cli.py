@@ -102,6 +102,16 @@ def test_a_recipe_by_its_path(town, tmp_path):
     assert run("train", tmp_path / "other.py", *arguments) == (2, "", line)
 
 
+@pytest.mark.parametrize("name", ["mixvpr_jax", "mixvpr_jax.cli"])
+def test_modules_stand_for_it(name):
+    """-OO leaves no docstrings out of which to make help."""
+    command = [sys.executable, "-OO", "-m", name]
+    for words in (["--version"], ["convert", "--help"]):
+        ended = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith(("mixvpr-jax ", "usage: mixvpr convert "))
+
+
 def test_scripts_stand_for_commands():
     script = subprocess.run(
         [sys.executable, "eval.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
