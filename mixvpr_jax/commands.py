@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mixvpr_jax.errors import InputError, importing
+from mixvpr_jax.errors import importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
-from mixvpr_jax.storage import as_path, atomic_write, reaching
+from mixvpr_jax.storage import as_path, atomic_write
 
 Word = tyro.conf.Positional
 FOLDER = "A folder (searched at any depth), or a list: a .txt with a name a line."
@@ -126,15 +126,14 @@ def pairs(
 ) -> None:
     """Writes pairs of photos to match, for hloc and COLMAP: each query with its nearest photos."""
     with importing():
-        from mixvpr_jax.evaluation.pairs import find_pairs, read_photos
+        from mixvpr_jax.evaluation.pairs import find_pairs, read_photos, require_writable
 
     output, folder = as_path(file), None if config.photos is None else as_path(config.photos)
-    with reaching(output):
-        if output.exists() and (output.is_dir() or not config.overwrite):
-            raise InputError(f"{output}: expected no such file, found one; give --overwrite")
-    database, asked = read_photos(as_path(source), folder)
+    sources = [as_path(one) for one in (source, config.queries) if one is not None]
+    require_writable(output, sources, overwrite=config.overwrite)
+    database, asked = read_photos(sources[0], folder)
     if config.queries is not None:
-        asked = read_photos(as_path(config.queries), folder)[1]
+        asked = read_photos(sources[1], folder)[1]
     found = find_pairs(database, asked, config.top, config.exclude_near, config.min_score)
     with atomic_write(output) as temporary:
         lines = "".join(f"{query} {image}\n" for query, image in found)

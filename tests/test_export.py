@@ -227,6 +227,11 @@ def test_files_of_others_are_not_replaced(folder):
     with pytest.raises(InputError, match=r"expected no config.json of another kind beside it"):
         export(folder, str(folder / "model" / "config.onnx"))
     assert from_pretrained(folder / "model")
+    for name in ("n.onnx", "n.json"):
+        (folder / name).mkdir()
+        with pytest.raises(InputError, match=f"{name}: expected a file to write, found a folder"):
+            export(folder, str(folder / "n.onnx"))
+        (folder / name).rmdir()
 
 
 def test_the_code_of_the_page_runs(folder, monkeypatch):

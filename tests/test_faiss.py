@@ -161,6 +161,9 @@ def test_what_cannot_be_exported(evaluate, labelled, tmp_path):
     ):
         export_index(out, file)
     evaluate(*labelled)
+    for name in ("database_descriptors.npy", "database_images.csv"):
+        with pytest.raises(InputError, match=f"{name}: expected another file than those to read"):
+            export_index(out, out / name)
     (out / "database_images.csv").rename(out / "moved.csv")
     with pytest.raises(InputError, match=r"database_images.csv: expected the list of the images"):
         export_index(out, file)

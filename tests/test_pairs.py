@@ -212,8 +212,24 @@ def test_wrong_input(loop, capsys):
     with pytest.raises(InputError, match="expected no such file, found one; give --overwrite"):
         write_pairs(loop / "d.h5", loop / "new.txt")
     assert (loop / "new.txt").read_text() == "kept"
+    with pytest.raises(InputError, match="expected a file to write, found a folder"):
+        write_pairs(loop / "d.h5", loop, overwrite=True)
     write_pairs(loop / "d.h5", loop / "new.txt", top=1, overwrite=True)
     assert len(read_as_hloc(loop / "new.txt")) == 12
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("d.npy", {}), ("d.txt", {}), ("./../{}/d.npy", {}), ("q.txt", {"queries": "q.npy"})],
+)
+def test_what_is_read_is_not_replaced(name, options, loop):
+    for ending in ("npy", "txt"):
+        (loop / f"q.{ending}").write_bytes((loop / f"d.{ending}").read_bytes())
+    before = {path.name: path.read_bytes() for path in loop.iterdir()}
+    options = {option: str(loop / file) for option, file in options.items()}
+    with pytest.raises(InputError, match="expected another file than those to read; choose"):
+        write_pairs(loop / "d.npy", loop / name.format(loop.name), overwrite=True, **options)
+    assert {path.name: path.read_bytes() for path in loop.iterdir()} == before
 
 
 def test_a_folder_of_photos_that_is_searched_in_itself(tmp_path, evaluate, capsys):

@@ -100,6 +100,8 @@ def export_index(
         metric: Squared L2 distances, or inner products.
     """
     path, images = output / "database_descriptors.npy", output / "database_images.csv"
+    if file.resolve() in (path.resolve(), images.resolve()):
+        raise InputError(f"{file}: expected another file than those to read; choose another name")
     try:
         descriptors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

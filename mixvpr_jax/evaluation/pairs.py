@@ -12,12 +12,12 @@ import numpy as np
 
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.evaluation.output import read_names
+from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
 from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
-from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
+from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching, resolved
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
@@ -129,6 +129,20 @@ def _times(photos: Photos) -> np.ndarray:
 
 
 # Files of descriptors -----------------------------------------------------------------------------
+
+
+def require_writable(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) -> None:
+    """Raises InputError where pairs cannot be written, or would replace what they are found by."""
+    with reaching(file):
+        if file.is_dir():
+            raise InputError(f"{file}: expected a file to write, found a folder; choose another")
+        if file.exists() and not overwrite:
+            raise InputError(f"{file}: expected no such file, found one; give --overwrite")
+    for source in sources:
+        beside = [source.with_suffix(".txt")] if source.suffix == ".npy" else []
+        read = (source, *beside, *(source / name for name in OUTPUTS))
+        if resolved(file) in map(resolved, read):
+            raise InputError(f"{file}: expected another file than those to read; choose another")
 
 
 def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos]:

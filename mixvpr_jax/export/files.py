@@ -97,6 +97,9 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
     facts = path.with_suffix(".json")
     with reaching(facts):
+        for file in (path, facts):
+            if file.is_dir():
+                raise InputError(f"{file}: expected a file to write, found a folder; rename one")
         own = not facts.exists() or b'"largest_difference"' in facts.read_bytes()
     if not own:
         raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")
