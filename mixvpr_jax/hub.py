@@ -63,7 +63,7 @@ def fetch(text: str) -> Path:
         raise InputError(
             f"{text}: expected a model of mixvpr-jax, found no {' and no '.join(missing)}"
         )
-    if problem is not None and not hub.is_offline_mode():
+    if problem is not None and not hub.constants.HF_HUB_OFFLINE:
         logger.warning(
             "%s: the hub was out of reach (%s); taken as it was fetched earlier, commit %s",
             *(text, text_of(problem), Path(folder).name[:7]),
