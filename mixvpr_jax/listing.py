@@ -125,7 +125,8 @@ class Fence:
 
     def __init__(self, bases: Iterable[AnyPath], source: object) -> None:
         """Allows the real paths of `bases` and of MIXVPR_LINKED_FOLDERS; errors name `source`."""
-        linked = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+        named = os.environ.get(VARIABLE, "").split(os.pathsep)
+        linked = map(os.path.expanduser, filter(None, named))
         self.source = source
         self.allowed = {Path(os.path.realpath(folder)) for folder in (*bases, *linked)}
 

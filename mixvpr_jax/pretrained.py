@@ -14,7 +14,7 @@ from typing import Any, get_args, overload
 
 import safetensors.numpy
 
-from mixvpr_jax.checks import closest, require_known
+from mixvpr_jax.checks import closest, require_known, require_no_dangling_link
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import is_own, read_safetensors, what_else
 from mixvpr_jax.errors import InputError
@@ -91,8 +91,9 @@ def save_pretrained(
         origin: A sentence for README.md on where the weights come from.
         training: Settings for README.md of the run that trained them.
     """
-    card = model_card(model.config, origin=origin, training=training)
-    with atomic_folder(as_path(folder)) as temporary:
+    card, target = model_card(model.config, origin=origin, training=training), as_path(folder)
+    require_no_dangling_link(target)
+    with atomic_folder(target) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
@@ -131,7 +132,7 @@ def _holds_own_model(folder: AnyPath) -> bool:
 def model_folder(name: str, parts: Sequence[str] = FILES) -> Iterator[Path]:
     """Yields a model's folder on a disk; parts of it in a store are downloaded temporarily."""
     if not name.startswith("gs://"):
-        yield _find(name)
+        yield _find(str(as_path(name)) if name.startswith("~/") else name)
         return
     with tempfile.TemporaryDirectory() as temporary:
         for file in (_model_in(as_path(name)) / part for part in parts):
@@ -151,7 +152,7 @@ def _find(name: str) -> Path:
     parts = (*FILES, "checkpoints")
     if name in RELEASED and not any(Path(name, part).exists() for part in parts):
         return _released_folder(name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(_model_in(Path(name)))
     if Path(name).is_file():
         if is_own(Path(name)):

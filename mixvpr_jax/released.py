@@ -24,7 +24,7 @@ from mixvpr_jax.models.config import (
     ModelConfig,
     SALADConfig,
 )
-from mixvpr_jax.storage import atomic_write
+from mixvpr_jax.storage import as_path, atomic_write, is_local
 
 DRIVE = "https://drive.google.com/uc?id="
 TIMEOUT_SECONDS = 60  # without a byte
@@ -103,7 +103,9 @@ RELEASED = {
 def cache_folder() -> Path:
     """The folder of cached files: $MIXVPR_HOME, else mixvpr_jax in the user's cache directory."""
     if home := os.environ.get("MIXVPR_HOME"):
-        return Path(home)
+        if not is_local(home):
+            raise InputError(f"MIXVPR_HOME: expected a folder of this machine, found {home}")
+        return Path(as_path(home))
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # no home directory, as in some containers
@@ -111,7 +113,7 @@ def cache_folder() -> Path:
             "expected a home directory for released weights and descriptors, found none; set "
             "MIXVPR_HOME to a folder that can be written to"
         ) from None
-    return Path(caches) / "mixvpr_jax"
+    return Path(as_path(caches)) / "mixvpr_jax"
 
 
 def fetch_checkpoint(name: str) -> Path:
@@ -125,7 +127,7 @@ def fetch_checkpoint(name: str) -> Path:
     file, folder = quote(str(path)), quote(str(path.parent / name))
     by_hand = f"curl -fL --create-dirs {released.url} -o {file}"
     if released.drive_id:
-        by_hand = f"gdown {released.drive_id} -O {file}"
+        by_hand = f"mkdir -p {quote(str(path.parent))} && gdown {released.drive_id} -O {file}"
     commands = f"{by_hand} && mixvpr convert to-flax {file} {folder}"
     refused = (
         f"{path}: expected a checkpoint, found an HTML page, now removed: the download was "

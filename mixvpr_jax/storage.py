@@ -66,12 +66,12 @@ class AppearedMeanwhile(InputError):
 
 
 def as_path(address: str | os.PathLike[str]) -> AnyPath:
-    """The path of an address: on a disk, or in an object store for `gs://bucket/name`."""
+    """The path of an address: on a disk (~/ is the home), or in a store for `gs://bucket/name`."""
     text = os.fspath(address)
     if not text.startswith("gs://"):
-        if re.match(r"[a-z0-9+]{2,}:/", text, re.IGNORECASE):
-            raise InputError(f"expected a path or gs://bucket/folder, found {text}")
-        return Path(text)
+        if not text or re.match(r"[a-z0-9+]{2,}:/", text, re.IGNORECASE):
+            raise InputError(f"expected a path or gs://bucket/folder, found {text or 'nothing'}")
+        return Path(os.path.expanduser(text) if text.startswith("~/") else text)  # noqa: PTH111
     import fsspec.config
 
     for protocol in ("gs", "gcs"):  # other hosts write, too: a cached listing goes stale
@@ -89,7 +89,7 @@ def to_paths(config: object, *names: str) -> None:
             object.__setattr__(config, name, path)
 
 
-def is_local(path: AnyPath) -> bool:
+def is_local(path: AnyPath | str) -> bool:
     """Whether a path is on a disk."""
     return "://" not in os.fspath(path)
 

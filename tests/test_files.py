@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from runs import ROOT
 
 from mixvpr_jax import storage
+from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AppearedMeanwhile, as_path, atomic_folder, atomic_write
 
@@ -186,6 +188,25 @@ def test_a_full_disk_is_named(write, error, tmp_path):
 def test_other_errors_are_raised_as_they_are(tmp_path):
     with pytest.raises(OSError, match="Input/output error"), atomic_write(tmp_path / "target"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+def test_homes_are_found_and_nothing_is_no_folder(monkeypatch, tmp_path):
+    """The shell expands no ~ behind --output=, and leaves "" of a variable that is not set."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/run") == tmp_path / "run"
+    assert as_path("./~/run") == Path("~/run")
+    with pytest.raises(InputError, match="expected a path or gs://bucket/folder, found nothing"):
+        as_path("")
+
+
+@pytest.mark.parametrize("name", ["link", "link/new"])
+def test_links_that_lead_nowhere_are_no_folders(name, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    line = f"{tmp_path}/{name}: expected a folder to write, found a link to {tmp_path}/nowhere, "
+    with pytest.raises(InputError, match=line):
+        require_no_dangling_link(tmp_path / name)
+    (tmp_path / "nowhere").mkdir()
+    require_no_dangling_link(tmp_path / name)
 
 
 @pytest.mark.parametrize("address", ["GS://bucket/run", "S3://b/x", "s3://b/x", "https://host/x"])

@@ -59,6 +59,9 @@ def test_images_out_of_it_are_refused_until_allowed(root, tmp_path, monkeypatch)
     refused(outside / "0001.jpg", small, "sped", root)
     monkeypatch.setenv("MIXVPR_LINKED_FOLDERS", f"{tmp_path / 'other'}:{outside}")
     assert len(small("sped", root).database) == 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MIXVPR_LINKED_FOLDERS", "~/outside")
+    assert len(small("sped", root).database) == 2
 
 
 def test_a_folder_whose_name_begins_alike_is_another(root, tmp_path):

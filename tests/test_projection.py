@@ -303,6 +303,14 @@ def test_the_command(photos, weights, tmp_path, capsys):
         learn(photos, tmp_path / "m", tmp_path / "n", 3)
     with pytest.raises(InputError, match="m: expected no such folder, found one; choose another"):
         learn(photos, weights, tmp_path / "m", 4)
+    with pytest.raises(InputError, match="expected another folder than that of --weights"):
+        learn(photos, weights, weights, 4, "--overwrite")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: expected a folder to write, found a file; choose"):
+        learn(photos, weights, tmp_path / "file", 4, "--overwrite")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="found a link to nowhere, which is not there"):
+        learn(photos, weights, tmp_path / "link", 4)
     learn(photos, weights, tmp_path / "m", 4, "--overwrite")
     assert from_pretrained(tmp_path / "m")[0].config.descriptor_dim == 4
 

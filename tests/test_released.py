@@ -54,8 +54,9 @@ def test_commands_can_be_pasted(tmp_path, home, monkeypatch, name):
     monkeypatch.setenv("MIXVPR_HOME", str(file / "home"))
     with pytest.raises(InputError) as error:
         from_pretrained("resnet50_512")
-    install, fetch, convert = str(error.value).partition("run: ")[2].split(" && ")
+    install, make, fetch, convert = str(error.value).partition("run: ")[2].split(" && ")
     assert install == "pip install gdown"
+    assert shlex.split(make) == ["mkdir", "-p", f"{file}/home"]
     checkpoint = f"{file}/home/{RELEASED['resnet50_512'].file_name}"
     assert shlex.split(fetch)[2:] == ["-O", checkpoint]
     assert shlex.split(convert)[3:] == [checkpoint, f"{file}/home/resnet50_512"]
@@ -141,6 +142,14 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MIXVPR_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "mixvpr_jax"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
+    assert cache_folder() == tmp_path / "caches" / "mixvpr_jax"
+    monkeypatch.setenv("MIXVPR_HOME", "~/home")
+    assert cache_folder() == tmp_path / "home"
+    monkeypatch.setenv("MIXVPR_HOME", "gs://bucket/home")
+    with pytest.raises(InputError, match="MIXVPR_HOME: expected a folder of this machine, found"):
+        cache_folder()
 
 
 def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch):

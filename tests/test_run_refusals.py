@@ -121,6 +121,9 @@ def test_folders_that_cannot_be_written(town, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder for the run, found a file"):
         train(tiny_config(town), tmp_path / "file")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InputError, match="found a link to nowhere, which is not there"):
+        train(tiny_config(town), tmp_path / "link")
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(tiny_config(town).to_dict()))
@@ -297,6 +300,13 @@ def test_where_the_data_lie(monkeypatch, tmp_path):
         train(TrainConfig(data=DataConfig(tmp_path / "gsvcities")), tmp_path / "run")
     monkeypatch.setenv("MIXVPR_DATA", str(tmp_path))
     assert DataConfig().folder == f"{tmp_path}/gsv_cities"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MIXVPR_DATA", "~/data")
+    assert DataConfig().folder == f"{tmp_path}/data/gsv_cities"
+    assert DataConfig("~/mine").folder == f"{tmp_path}/mine"
+    monkeypatch.setenv("MIXVPR_DATA", "")
+    with pytest.raises(InputError, match=r"data.root: expected the folder of GSV-Cities"):
+        DataConfig().folder  # noqa: B018
 
 
 def test_differences_are_named():

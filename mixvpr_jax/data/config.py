@@ -15,6 +15,7 @@ from mixvpr_jax.checks import (
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.storage import as_path
 
 # In the official order (dataloaders/GSVCitiesDataloader.py of amaralibey/MixVPR).
 # fmt: off
@@ -138,10 +139,10 @@ class DataConfig:
     def folder(self) -> str:
         """`root`, or else `gsv_cities` in MIXVPR_DATA; InputError if neither is set."""
         if self.root is not None:
-            return os.fspath(self.root)
-        if "MIXVPR_DATA" not in os.environ:
+            return os.fspath(as_path(self.root))
+        if not (data := os.environ.get("MIXVPR_DATA")):
             raise InputError(
                 "data.root: expected the folder of GSV-Cities; give --data.root FOLDER, or set "
                 "MIXVPR_DATA to the folder that holds gsv_cities"
             )
-        return f"{os.environ['MIXVPR_DATA'].rstrip('/')}/gsv_cities"
+        return os.fspath(as_path(data) / "gsv_cities")

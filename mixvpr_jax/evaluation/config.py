@@ -157,9 +157,9 @@ def data_folder(expected: str) -> AnyPath:
     Args:
         expected: What it is for and how to say it otherwise, for the error.
     """
-    if "MIXVPR_DATA" not in os.environ:
+    if not (folder := os.environ.get("MIXVPR_DATA")):
         raise InputError(f"expected {expected}, or set MIXVPR_DATA")
-    return as_path(os.environ["MIXVPR_DATA"])
+    return as_path(folder)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import confidence
@@ -83,6 +84,7 @@ class Evaluation:
 
 def check_output(config: EvaluationConfig) -> None:
     """Raises InputError where results cannot be put into the output folder, or may not be."""
+    require_no_dangling_link(config.output)
     with reaching(config.output):
         if config.output.exists() and not config.output.is_dir():
             raise InputError(f"{config.output}: expected a folder for the results, found a file")

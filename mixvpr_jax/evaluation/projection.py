@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.conversion import build_model, get_weights
 from mixvpr_jax.errors import InputError, one_line
 from mixvpr_jax.evaluation.config import DescribeConfig
@@ -18,7 +19,7 @@ from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.evaluation.photos import find_photos
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.pretrained import from_pretrained, save_pretrained
-from mixvpr_jax.storage import AnyPath, reaching
+from mixvpr_jax.storage import AnyPath, as_path, is_local, reaching, resolved
 
 ROWS = 1024  # that are float64 at a time
 
@@ -107,6 +108,14 @@ def project(model: VPRModel, projection: Projection) -> VPRModel:
     return build_model(config, get_weights(model) | learned)
 
 
+def _is_model(folder: AnyPath, weights: str) -> bool:
+    """Whether weights are read of this folder, that of a model or of the run that wrote it."""
+    if not weights.startswith("gs://") and not is_local(weights):  # of the hub
+        return False
+    read = as_path(weights)
+    return resolved(folder) in (resolved(read), resolved(read / "model"))
+
+
 def learn_model(
     photos: AnyPath, output: AnyPath, size: int, config: DescribeConfig, *, whiten: bool = False
 ) -> tuple[Described, Projection]:
@@ -122,8 +131,16 @@ def learn_model(
     Raises:
         InputError: Whatever is wrong with photos, model, size or output. Nothing is written then.
     """
+    require_no_dangling_link(output)
     with reaching(output):
-        if output.exists() and not (config.overwrite and output.is_dir()):
+        if output.exists() and not output.is_dir():
+            raise InputError(f"{output}: expected a folder to write, found a file; choose another")
+        if output.exists() and _is_model(output, config.weights):
+            raise InputError(
+                f"{output}: expected another folder than that of --weights, which stays; choose "
+                "another name"
+            )
+        if output.exists() and not config.overwrite:
             raise InputError(
                 f"{output}: expected no such folder, found one; choose another name or give "
                 "--overwrite"

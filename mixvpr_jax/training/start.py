@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
@@ -69,6 +70,7 @@ def write_config(config: TrainConfig, path: AnyPath) -> None:
 
 def _require_writable(folder: AnyPath, what: str) -> None:
     """Raises InputError if no file can be created in a folder or its nearest existing parent."""
+    require_no_dangling_link(folder)
     with reaching(folder):
         is_file = folder.exists() and not folder.is_dir()
     if is_file:
@@ -133,7 +135,7 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
 
 
 def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    path = as_path(source) if source.startswith("gs://") else Path(source)
+    path = as_path(source) if source.startswith(("gs://", "~/")) else Path(source)
     head = wanted.aggregator
     with reaching(path):
         is_file, is_run = path.is_file(), (path / "checkpoints").is_dir()
