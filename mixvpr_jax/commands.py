@@ -79,7 +79,7 @@ def describe(
     count, size = found.descriptors.shape
     what = f"{count} descriptors of {size} values, {found.descriptors.dtype}"
     lines = lines_of(found.reasons, found.num_turned)
-    print(*lines, f"{what}: {shlex.quote(output)}", sep="\n")
+    print(*lines, f"{what}: {shlex.quote(str(as_path(output)))}", sep="\n")
 
 
 def pca(
@@ -103,7 +103,7 @@ def pca(
     what = f"{count:,} descriptors of {length} values to {size}"
     kept = f"{projection.explained:.1%} of the variance"
     lines = lines_of(found.reasons, found.num_turned)
-    print(*lines, f"{what}, {kept}: {shlex.quote(output)}", sep="\n")
+    print(*lines, f"{what}, {kept}: {shlex.quote(str(as_path(output)))}", sep="\n")
 
 
 def lines_of(unreadable: Sequence[str], num_turned: int) -> list[str]:
@@ -140,7 +140,7 @@ def pairs(
         temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
     count = f"{len(found):,} pairs of {len(dict(found)):,} queries"
     under = f", names below {shlex.quote(str(database.folder))}" if database.folder else ""
-    print(f"{count}{under}: {shlex.quote(file)}")
+    print(f"{count}{under}: {shlex.quote(str(output))}")
 
 
 def report(
@@ -185,7 +185,7 @@ def export(
     model, _ = from_pretrained(weights, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     facts = export_model(model, path, dtype=dtype, opset=opset, preprocess=preprocess)
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
-    print(f"written: {shlex.quote(output)}")
+    print(f"written: {shlex.quote(str(path))}")
     if data := facts.get("external_data"):
         print(f"its weights are in {shlex.quote(data)}, keep that file next to it")
 
