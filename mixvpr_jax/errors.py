@@ -54,7 +54,7 @@ def starting(name: str = "__main__") -> Iterator[None]:
         yield
         return
     _open_streams()
-    for number in _heeded():
+    for number in heeded():
         signal.signal(number, _end_now)
     gc.disable()  # a sixth of the time that imports take
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -80,8 +80,10 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(nowhere, "w", encoding="utf-8", errors="replace"))
 
 
-def _heeded() -> list[signal.Signals]:
-    """The signals that end a command: not those that its parent ignores, as nohup and `&` do."""
+def heeded() -> list[signal.Signals]:
+    """The signals to handle here: none outside the main thread, and none that a parent ignores."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
@@ -211,10 +213,7 @@ def _signals_raised() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in _heeded()}
+    before = {number: signal.signal(number, handler) for number in heeded()}
     try:
         yield
     finally:

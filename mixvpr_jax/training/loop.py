@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Generator
@@ -26,7 +25,7 @@ from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.loader import Batch, Batches, read_batches
 from mixvpr_jax.data.sources import Sampler, open_source
 from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
-from mixvpr_jax.errors import TWICE_SECONDS, InputError
+from mixvpr_jax.errors import TWICE_SECONDS, InputError, heeded
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import empty_model
@@ -322,8 +321,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         noted = (signal.SIGINT,) if self._distributed else (signal.SIGTERM, signal.SIGINT)
-        can_set = threading.current_thread() is threading.main_thread()
-        for number in noted if can_set else ():
+        for number in set(noted).intersection(heeded()):
             self._before[number] = signal.signal(number, self._note)
         return self
 
