@@ -264,7 +264,10 @@ class TestCompare:
         evaluate(*labelled, output=tmp_path / "one")
         shutil.copytree(labelled[0].parent, tmp_path / "elsewhere" / labelled[0].parent.name)
         moved = [tmp_path / "elsewhere" / labelled[0].parent.name / path.name for path in labelled]
-        with pytest.raises(InputError, match=r"expected the queries of town@7 alone, found .*"):
+        with pytest.raises(
+            InputError,
+            match=r"expected the queries of town@7 alone, by the n",
+        ):
             evaluate(*moved, output=tmp_path / "two", compare=tmp_path / "one")
 
     def test_images_that_come_and_go(self, evaluate, labelled, tmp_path):
@@ -272,14 +275,14 @@ class TestCompare:
         gone = max(labelled[0].iterdir())
         content = gone.read_bytes()
         gone.unlink()
-        with pytest.raises(InputError, match=r"expected readable images of town@7, where they"):
+        with pytest.raises(InputError, match=r"expected the database images of town@7 alone, by"):
             evaluate(*labelled, compare=tmp_path / "one")
         gone.write_bytes(b"")
         with pytest.raises(InputError, match=r"expected readable images of town@7, where they"):
             evaluate(*labelled, compare=tmp_path / "one", skip_unreadable=True)
         gone.write_bytes(content)
         write_images(labelled[1], ["@5@5@new@.jpg"])
-        with pytest.raises(InputError, match=r"expected every query of town@7, found none for .*"):
+        with pytest.raises(InputError, match=r"expected all queries of town@7, found no "):
             evaluate(*labelled, compare=tmp_path / "one")
 
     @pytest.mark.parametrize("content", ["", "[]", '{"dataset": 1}', "no json"])

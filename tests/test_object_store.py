@@ -203,12 +203,14 @@ def test_models(town, trained, bucket):
         from_pretrained("gs://bucket/copy")
 
 
-def test_conversion_from_the_store_and_into_it(trained, bucket, tmp_path):
-    commands.to_torch(str(trained / "model"), "gs://bucket/model.ckpt")
-    size = from_pretrained(str(trained / "model"))[0].config.image_size
+def test_conversion_from_the_store_and_into_it(bucket, tmp_path):
+    config = replace(tiny_config(tmp_path).model, **RESNET).architecture
+    size = config.image_size
+    save_pretrained(create_model(config, seed=1), bucket / "model")
+    commands.to_torch("gs://bucket/model", "gs://bucket/model.ckpt")
     for _ in range(2):  # a model is replaced
         commands.to_flax("gs://bucket/model.ckpt", "gs://bucket/again", image_size=size)
-    one, other = (from_pretrained(f"gs://bucket/{name}")[0] for name in ("run/model", "again"))
+    one, other = (from_pretrained(f"gs://bucket/{name}")[0] for name in ("model", "again"))
     assert one.config == other.config
     assert weights_hash(get_weights(one)) == weights_hash(get_weights(other))
     assert "Converted from model.ckpt" in (bucket / "again" / "README.md").read_text()

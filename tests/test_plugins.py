@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from runs import tiny_config
+from runs import ARCH, tiny_config
+from tiny_backbone import TinyBackbone
 
 from mixvpr_jax import (
     Aggregator,
@@ -45,7 +46,7 @@ NAME = "my_vpr:MeanConfig"
 def page(tmp_path, monkeypatch):
     """What the page's second block leaves, in a folder where its first is a module."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_KNOWN", {})
+    monkeypatch.setattr(plugins, "_KNOWN", {ARCH: TinyBackbone})
     monkeypatch.delitem(sys.modules, "my_vpr", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     Path("my_vpr.py").write_text(MODULE)
@@ -153,7 +154,7 @@ def test_it_is_trained(page, town, tmp_path):
     assert '"command": "mixvpr train recipe.py"' in (outcome.model / "README.md").read_text()
     trained, _ = from_pretrained(outcome.model)
     assert trained.config.aggregator == mean
-    fresh = create_model(model.architecture, seed=tiny_config(town).seed)
+    fresh = create_model(model.architecture, seed=config.seed)
     moved = [m.aggregator.module.linear.kernel[...] for m in (fresh, trained)]
     assert not np.allclose(*moved)
 

@@ -127,8 +127,10 @@ def test_from_a_model_with_another_interpolation(finished, town, tmp_path, wante
         with pytest.raises(InputError, match=line):
             initial_model(started, seed=0)
         assert initial_model(replace(started, interpolation=found), seed=0)
+    resnet = replace(config, **RESNET)
+    model = create_model(replace(resnet.architecture, interpolation=found))
     write_checkpoint(model, tmp_path / "model.ckpt")  # which does not tell
-    file = replace(config, init=str(tmp_path / "model.ckpt"), interpolation=wanted)
+    file = replace(resnet, init=str(tmp_path / "model.ckpt"), interpolation=wanted)
     assert initial_model(file, seed=0).config.interpolation == wanted
 
 

@@ -19,6 +19,11 @@ from runs import start
 HERE = Path(__file__).parent
 
 
+def with_modules(folder: str) -> str:
+    """PYTHONPATH with modules of this folder in front, which make libraries fail."""
+    return os.pathsep.join(filter(None, (str(HERE / folder), os.environ.get("PYTHONPATH"))))
+
+
 def killed(bench: Bench) -> str:
     """SIGKILL at any moment: imports, the first compile, a step, a save, validation."""
     process = bench.start()
@@ -66,7 +71,7 @@ def unreadable_disk(bench: Bench) -> str:
     """A run that was stopped finds a disk that gives errors (EIO) where its checkpoints lie."""
     checkpoints = stopped_with_checkpoints(bench)
     failing = {"READS_FAIL_BELOW": checkpoints, "READS_FAIL_AFTER": bench.random.randrange(8)}
-    with environment(PYTHONPATH=HERE / "disk", **failing):
+    with environment(PYTHONPATH=with_modules("disk"), **failing):
         return resumed_in_vain(bench, checkpoints, bench.start())
 
 
@@ -167,7 +172,7 @@ def children(parent: int) -> list[int]:
 def clock_set_back(bench: Bench) -> str:
     """The clock jumps back by a day in the middle of the run."""
     jumps = bench.random.uniform(0, 9)
-    with environment(PYTHONPATH=HERE / "clock", CLOCK_JUMPS_AFTER=jumps):
+    with environment(PYTHONPATH=with_modules("clock"), CLOCK_JUMPS_AFTER=jumps):
         process = bench.start()
     status, line = ended(process)
     assert status == 0, line
