@@ -204,9 +204,9 @@ def _in_order(paths: Sequence[PurePath]) -> list[int]:
     for one, other in pairwise(order):
         if paths[one].name.startswith("@") and keys[one] == keys[other]:
             raise InputError(
-                f"{paths[one]}: expected a frame's number or time in each name behind its "
-                f"position (@utm_east@utm_north@frame@), which tells the frames beside it, found "
-                f"as much in {paths[other].name}"
+                f"{paths[one]}: expected a frame's number or time after the position in each "
+                "name (@utm_east@utm_north@frame@), by which frames are ordered, found none that "
+                f"tells it from {paths[other].name}"
             )
     return order
 

@@ -211,7 +211,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if tags.get(PLANAR) == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
         raise InputError("expected grey beside its alpha, found separate planes; save it as PNG")
     # The fourth sample of a TIFF is alpha only if it says so; else it may be near infrared.
-    if image.has_transparency_data and not (tags and EXTRA_SAMPLES not in tags):
+    if image.has_transparency_data and (not tags or EXTRA_SAMPLES in tags):
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         # Alpha of 0 everywhere was never filled, as in AirSim's frames and Photoshop's BMP.
         if layer.getchannel("A").getextrema() != (0, 0):

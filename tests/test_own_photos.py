@@ -169,7 +169,7 @@ def test_positions_do_not_order_frames(name, tmp_path):
 def test_positions_alone_tell_no_neighbours(rest, tmp_path):
     write_images(tmp_path / "road", [f"@50000{i}.0@4100000.0{rest}" for i in range(3)])
     data = read_folder_pair(tmp_path / "road", tmp_path / "road")
-    with pytest.raises(InputError, match=r"expected a frame's number or time in each name behind"):
+    with pytest.raises(InputError, match=r"expected a frame's number or time after the posi"):
         leave_out_own_photos(data, frames=1)
 
 

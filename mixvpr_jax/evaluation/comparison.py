@@ -7,7 +7,6 @@ from collections.abc import Sequence, Set
 from mixvpr_jax.datasets.folders import FOLDER_MARK, LABELS
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.output import Output, read_names
-from mixvpr_jax.storage import AnyPath
 
 
 def check_comparable(
@@ -40,35 +39,27 @@ def check_comparable(
         line = f"expected results with --exclude-neighbours {frames} to compare with"
         raise InputError(f"{other.folder}: {line}, found some with {theirs}")
     path, theirs = other.folder / "predictions.csv", other.neighbours
-    found, known = {name for row in theirs.images for name in row}, set(map(str, database))
-    _require_same(path, "queries", dataset, queries, theirs.queries, other, unreadable)
-    names = read_names(other.folder / "database_images.csv")  # none in early versions' folders
-    _require_same(path, "database images", dataset, database, names or [*known], other, unreadable)
-    if strange := min(found - known, default=None):
+    skipped = other.results.get("unreadable") or ()
+    readable = set(map(str, database))
+    listed = read_names(other.folder / "database_images.csv")  # none in early versions' folders
+    sides = {
+        "queries": (queries, theirs.queries),
+        "database images": (database, listed or readable),
+    }
+    for what, side in sides.items():
+        ours, given = (set(map(str, images)) for images in side)
+        if strange := min(_unexplained(given - ours, unreadable), default=None):
+            raise InputError(
+                f"{path}: expected the {what} of {dataset} alone, by the names that they have "
+                f"now, found {strange}"
+            )
+        if absent := min(_unexplained(ours - given, skipped), default=None):
+            raise InputError(f"{path}: expected all {what} of {dataset}, found no {absent}")
+    found = {name for row in theirs.images for name in row}
+    if strange := min(found - readable, default=None):
         raise InputError(
             f"{path}: expected readable images of {dataset}, where they lie now, found {strange}"
         )
-
-
-def _require_same(
-    path: AnyPath,
-    what: str,
-    dataset: str,
-    ours: Sequence[object],
-    theirs: Sequence[str],
-    other: Output,
-    unreadable: Sequence[str],
-) -> None:
-    """Raises InputError for images of one evaluation alone that both could read."""
-    known, given = set(map(str, ours)), set(theirs)
-    if strange := min(_unexplained(given - known, unreadable), default=None):
-        raise InputError(
-            f"{path}: expected the {what} of {dataset} alone, by the names that they have now, "
-            f"found {strange}"
-        )
-    skipped = other.results.get("unreadable") or ()
-    if absent := min(_unexplained(known - given, skipped), default=None):
-        raise InputError(f"{path}: expected all {what} of {dataset}, found no {absent}")
 
 
 def _unexplained(names: Set[str], unreadable: Sequence[str]) -> set[str]:

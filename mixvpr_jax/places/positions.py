@@ -20,6 +20,7 @@ from mixvpr_jax.datasets.folders import position_of, zone_of
 from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import Taken, read_exif, unix_seconds
+from mixvpr_jax.listing import DOWNLOADER_FIELDS
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
@@ -93,7 +94,7 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
         named = zone  # names may hold a zone without its band
     position = _to_degrees(path, east, north, named)
     heading = time = None
-    if len(fields := path.name.split("@")) >= 15:
+    if len(fields := path.name.split("@")) >= DOWNLOADER_FIELDS:
         with suppress(InputError):  # names of other forms may hold anything there
             heading = _to_heading(path, fields[9])
         with suppress(InputError):
