@@ -8,6 +8,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"  # which workers inherit
 _OURS = "MIXVPR_JAX_TEST_PROGRAMS"
@@ -19,6 +20,17 @@ os.environ[_FOLDER] = COMPILED = os.environ[_OURS]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tests run a program once or twice: what LLVM takes to optimise it, they do not get back.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# Most of the rest is XLA's newer way to write a fusion as loops, by way of MLIR; its older one
+# takes a third of the time. XLA ends a process that sets a flag unknown to it, hence the version.
+EMITTERS = "xla_cpu_use_fusion_emitters"
+_flags = os.environ.get("XLA_FLAGS", "")
+if (
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    and version("jaxlib").startswith("0.10.")
+    and EMITTERS not in _flags
+):
+    os.environ["XLA_FLAGS"] = f"{_flags} --{EMITTERS}=false".strip()
 
 # A process that was killed leaves half a program, and another may read one that is being written.
 # JAX then warns and compiles it.

@@ -10,17 +10,18 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # whose threads would wait for each other's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import compiled  # before JAX, which reads what it sets
 import jax
 import pytest
-from compiled import COMPILED, HALF_WRITTEN
 from hypothesis import settings
+from jax._src import compiler
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_compilation_cache_dir", compiled.COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 PACKAGE = Path(__file__).parent.parent / "mixvpr_jax"
 # Configurations check their own values, and say what is wrong in a line.
@@ -63,17 +64,24 @@ def _forgotten_programs():
 
 
 @pytest.fixture
-def optimized():
+def optimized(monkeypatch):
     """Compiles as users do, for the last bits of float32."""
     name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
+    before, options_of = jax.config.read(name), compiler.get_compile_options
+
+    def as_users(*arguments, **options):
+        found = options_of(*arguments, **options)
+        found.env_option_overrides = [*found.env_option_overrides, (compiled.EMITTERS, True)]
+        return found
+
+    monkeypatch.setattr(compiler, "get_compile_options", as_users)
     jax.config.update(name, False)
     yield
     jax.config.update(name, before)
 
 
 def pytest_configure(config):
-    config.addinivalue_line("filterwarnings", HALF_WRITTEN)
+    config.addinivalue_line("filterwarnings", compiled.HALF_WRITTEN)
 
 
 def pytest_collection_finish():

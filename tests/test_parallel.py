@@ -8,9 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from one_program import describe
 from reference import in_float64
 from trajectory import (
     LOSS_AND_MINER,
+    SMALL,
     batch,
     padded,
     start,
@@ -31,7 +33,7 @@ PAIRS = (("multi_similarity", 11), ("triplet_margin", 16))
 @cache
 def on_one_device(name, count):
     with in_float64():
-        images, labels = (array[:count] for array in batch(3))
+        images, labels = (array[:count] for array in batch(3, SMALL))
         model, optimizer = start()
         step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh(jax.devices()[:1]))
         state, metrics = step(create_state(model, optimizer), images, labels)
@@ -54,7 +56,7 @@ def test_eight_devices(name, count, parity):
     with in_float64():
         model, optimizer = start()
         step = make_step(model, optimizer, *LOSS_AND_MINER[name], data_mesh())
-        state, metrics = step(create_state(model, optimizer), *padded(batch(3), count))
+        state, metrics = step(create_state(model, optimizer), *padded(batch(3, SMALL), count))
         metrics = {name: float(value) for name, value in metrics.items()}
         assert_same(name, count, weights_of(state), metrics, parity)
 
@@ -65,7 +67,7 @@ def test_pmap(name, count, parity):
         model, optimizer = start()
         step = make_device_step(model, optimizer, *LOSS_AND_MINER[name])
         program = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0))
-        parts = [array.reshape(8, 2, *array.shape[1:]) for array in padded(batch(3), count)]
+        parts = [array.reshape(8, 2, *array.shape[1:]) for array in padded(batch(3, SMALL), count)]
         state, metrics = program(create_state(model, optimizer), *parts)
         for leaf in jax.tree.leaves((state, metrics)):
             values = np.asarray(leaf)
@@ -82,7 +84,7 @@ def test_two_processes_of_four_devices(tmp_path, parity):
         subprocess.run([*arguments, "0"], check=True, timeout=500)
         assert other.wait(60) == 0
     found = np.load(tmp_path / "out.npz")
-    for name, count in PAIRS:
+    for name, count in PAIRS[:1]:
         prefix = f"{name} {count} "
         entries = {n.removeprefix(prefix): found[n] for n in found if n.startswith(prefix)}
         metrics = {n[1:]: float(entries.pop(n)) for n in list(entries) if n.startswith("=")}
@@ -92,7 +94,7 @@ def test_two_processes_of_four_devices(tmp_path, parity):
 def test_statistics_of_each_device():
     """Each normalises by its own images; the running ones are averaged over those that have any."""
     with in_float64():
-        images, labels = padded(batch(3), 11)  # five devices of two, one of one, two of none
+        images, labels = padded(batch(3, SMALL), 11)  # five devices of two, one of one, two of none
         model, optimizer = start()
         pair = LOSS_AND_MINER["multi_similarity"]
         step = make_step(model, optimizer, *pair, data_mesh(), batch_stats_per_device=True)
@@ -102,7 +104,7 @@ def test_statistics_of_each_device():
         for at in range(0, 11, 2):
             alone, _ = start()
             alone.train()
-            alone(images[at : min(at + 2, 11)])
+            describe(alone, images[at : min(at + 2, 11)])
             moved.append(np.asarray(getattr(alone.backbone.layer2, "0").bn1.var[...]))
         found = weights_of(state)["backbone.layer2.0.bn1.var"]
     assert np.abs(found - np.mean(moved, axis=0)).max() <= 1e-12
@@ -114,7 +116,7 @@ def test_the_step_reduces_what_it_should_and_no_more():
     with in_float64():
         model, optimizer = start()
         step = make_step(model, optimizer, multi_similarity, multi_similarity_miner, data_mesh())
-        text = step.lower(create_state(model, optimizer), *batch(0)).as_text()
+        text = step.lower(create_state(model, optimizer), *batch(0, SMALL)).as_text()
     assert text.count("stablehlo.all_gather") == 2  # descriptors, labels
     assert "all_to_all" not in text
     assert "collective_permute" not in text

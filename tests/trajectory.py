@@ -13,6 +13,7 @@ from mixvpr_jax.conversion.key_table import to_flax
 from mixvpr_jax.losses import multi_similarity, triplet_margin
 from mixvpr_jax.losses.mining import multi_similarity_miner
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
+from mixvpr_jax.models.layers import param_dtype
 from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.step import make_optimizer
 
@@ -29,15 +30,28 @@ RECIPES = {
 }
 
 
-def batch(step):
-    images, labels = trajectory_batch(step)
-    return jnp.asarray(images.transpose(0, 2, 3, 1)), jnp.asarray(labels, "int32")
+# A stage fewer, and images of a sixteenth: XLA's convolutions take their time in float64.
+SMALL = replace(MODEL, layers_to_crop=(3, 4), image_size=(16, 16))
+SMALLER_SIZES = {"channel_proj": {256: 128}, "mix": {16: 4}, "row_proj": {16: 4}}
+SMALL_SHAPES = {
+    name: [SMALLER_SIZES.get(name.split(".")[1], {}).get(size, size) for size in shape]
+    for name, shape in SHAPES.items()
+    if "layer3" not in name
+}
 
 
-def recipe_model():
-    state = recipe_state(SHAPES, "float64")
+def batch(step, config=MODEL):
+    """Images, or as large a corner of them as a model takes, and labels."""
+    (images, labels), (height, width) = trajectory_batch(step), config.image_size
+    images = images.transpose(0, 2, 3, 1)[:, :height, :width]
+    return jnp.asarray(images), jnp.asarray(labels, "int32")
+
+
+def recipe_model(config=MODEL):
+    shapes = SHAPES if config.layers_to_crop == (4,) else SMALL_SHAPES
+    state = recipe_state(shapes, param_dtype(config.dtype))
     return build_model(
-        MODEL, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
+        config, to_flax({n: a for n, a in state.items() if not n.endswith("num_batches_tracked")})
     )
 
 
@@ -48,9 +62,8 @@ LOSS_AND_MINER = {
 
 
 def start():
-    """A smaller model, which compiles in half the time, and an optimizer at its full rate."""
-    model = drawn(replace(MODEL, layers_to_crop=(3, 4)))
-    return model, make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
+    """A small model and an optimizer at its full rate."""
+    return drawn(SMALL), make_optimizer(OptimizerConfig(warmup_steps=1), steps_per_epoch=4)
 
 
 def padded(full, count):
