@@ -44,15 +44,30 @@ def describe(model, images):
     return model(images), model.backbone(images)
 
 
-COMPILED = [(case, True) for case in CASES]
+# Float32 shows how a model rounds and float64 what it computes, for which XLA takes its time. There
+# the deepest are left out, whose blocks ResNet-50 has, and two that differ from a third by numbers.
+IN_FLOAT64 = [
+    case
+    for case in CASES
+    if not case.startswith(("resnet101", "resnet152", "resnet50_mixvpr_128", "resnet50_mixvpr_512"))
+]
 # One operation after the other, as an interactive session calls a model.
-EAGER = [(case, False) for case in CASES if case.startswith(("resnet18", "resnet50_mixvpr_512"))]
+EAGER = [
+    *(("float32", case) for case in ("resnet18_mixvpr_64", "resnet50_mixvpr_512")),
+    *(("float64", case) for case in ("resnet18_full_convap", "resnet18_gem")),
+]
+COMPILED = [*(("float32", case) for case in CASES), *(("float64", case) for case in IN_FLOAT64)]
 
 
-@pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize(("case", "compiled"), [*COMPILED, *EAGER])
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("float64", 1e-12)])
-def test_official_descriptors(case, compiled, dtype, tolerance, parity):
+@pytest.mark.parametrize(
+    ("dtype", "case", "compiled"),
+    [*((*pair, True) for pair in COMPILED), *((*pair, False) for pair in EAGER)],
+)
+def test_official_descriptors(dtype, case, compiled, parity, request):
+    count, tolerance = {"float32": ("ten", 2e-6), "float64": ("six", 1e-12)}[dtype]
+    # In float64, the last bits are no matter: LLVM's time pays for large images alone.
+    if dtype == "float32" or case == "resnet50_mixvpr_4096":
+        request.getfixturevalue("optimized")
     # Flax's LayerNorm widens float64 "to at least float32", which strict promotion refuses.
     promotion = "standard" if dtype == "float64" else "strict"
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
@@ -62,7 +77,7 @@ def test_official_descriptors(case, compiled, dtype, tolerance, parity):
         features = np.asarray(features)
         assert descriptors.dtype == dtype
         error = np.abs(np.asarray(descriptors) - golden["descriptors"]).max()
-    parity(f"descriptors of ten models, {dtype}", error, tolerance)
+    parity(f"descriptors of {count} models, {dtype}", error, tolerance)
     corner = golden["feature_map_corner"]
     ours = features.transpose(0, 3, 1, 2)[:, :8, :3, :3]
     # Values reach 1.2 to 3.7, and rounding is relative to them. How float32 rounds depends on the
