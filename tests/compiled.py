@@ -7,6 +7,7 @@ eager operations as well: most of what a model costs at its start is a hundred s
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 
@@ -31,6 +32,10 @@ if (
     and EMITTERS not in _flags
 ):
     os.environ["XLA_FLAGS"] = f"{_flags} --{EMITTERS}=false".strip()
+
+# Processes share the package's compiled modules, also where the environment has Python keep none.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A process that was killed leaves half a program, and another may read one that is being written.
 # JAX then warns and compiles it.

@@ -116,12 +116,26 @@ def command(town, workdir, *options):
         *("--model.arch", ARCH, "--model.layers-to-crop", "--model.image-size", 32, 40),
         *("--model.aggregator.out-channels", 8),
         *("--model.aggregator.mix-depth", 1, "--model.aggregator.out-rows", 2),
-        *("--data.augmentation.num-ops", 2, "--data.augmentation.on", "device"),
-        *("--data.augmentation.canvas", 36, 48),
+        *("--data.augmentation.num-ops", 2, "--data.augmentation.canvas", 36, 48),
         *("--optimizer.warmup-steps", 2, "--epochs", 3, "--checkpoint-every-steps", 3),
         *("--validation.sets", town / "test", "--validation.batch-size", 8),
         *options,
     ]
+
+
+ON_DEVICE = ("--data.augmentation.on", "device")  # for `command`; a third more to compile
+
+
+def uninterrupted(devices, town, tmp_path_factory, *options):
+    """The folder of such a run that nothing befell, and how long it took."""
+
+    def run(folder):
+        since = time.monotonic()
+        status, _, errors = finish(start(command(town, folder / "run", *options), devices))
+        assert status == 0, errors
+        return folder / "run", time.monotonic() - since
+
+    return once(tmp_path_factory, f"uninterrupted_{devices}", run)
 
 
 def start(arguments, devices=1, *, double=False, **options):

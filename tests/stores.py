@@ -117,7 +117,10 @@ class Server(HTTPServer):
 
     def __init__(self):
         self.storage = Storage(use_memory_fs=True)
+        # Which would list all objects as text at each change of one.
+        self.storage._write_config_to_file = lambda: None
         bucket = {"kind": "storage#bucket", "id": BUCKET, "name": BUCKET}
+        bucket["softDeletePolicy"] = {"retentionDurationSeconds": 0}
         self.storage.create_bucket(BUCKET, bucket)
         self.forbidden = ("", "")
         super().__init__(("127.0.0.1", 0), partial(Handler, self.storage))

@@ -174,14 +174,14 @@ def test_a_killed_owner_lets_go_at_once(tmp_path):
         assert time.monotonic() - since < 1
 
 
-def test_the_same_command_twice(town, finished, tmp_path):
+def test_the_same_command_twice(town, tmp_path):
     """The second one reads and removes nothing of the first one's; the first one goes on."""
-    process = start(command(town, tmp_path / "run"), 8)
+    process = start(command(town, tmp_path / "run"))
     while not has_reached(tmp_path / "run", 1):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)  # or it may end before the second one has started
-    status, output, errors = finish(start(command(town, tmp_path / "run"), 8))
+    status, output, errors = finish(start(command(town, tmp_path / "run")))
     process.send_signal(signal.SIGCONT)
     assert (status, output) == (2, "")
     assert errors.startswith(f"error: {tmp_path}/run: expected no other run here, found one of ")

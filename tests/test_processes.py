@@ -12,7 +12,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from runs import command, finish, small_disk, start, town  # noqa: F401
+from runs import ON_DEVICE, command, finish, small_disk, start, town  # noqa: F401
 from shared import once
 
 from mixvpr_jax import InputError, distributed
@@ -64,17 +64,26 @@ def assert_same_run(one, other, tolerance):
             assert found[name] == wanted, name
 
 
-@pytest.fixture(scope="module")
-def alone(town, tmp_path_factory):  # noqa: F811
-    """A run of one process on eight devices."""
+def run_alone(name, town, tmp_path_factory, *options):  # noqa: F811
+    """The folder of a run of one process on eight devices."""
 
     def run(folder):
-        arguments = command(town, folder / "run", *DOUBLE)
+        arguments = command(town, folder / "run", *DOUBLE, *options)
         status, _, errors = finish(start(arguments, 8, double=True))
         assert status == 0, errors
         return folder / "run"
 
-    return once(tmp_path_factory, "alone", run)
+    return once(tmp_path_factory, name, run)
+
+
+@pytest.fixture(scope="module")
+def alone(town, tmp_path_factory):  # noqa: F811
+    return run_alone("alone", town, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def alone_on_device(town, tmp_path_factory):  # noqa: F811
+    return run_alone("alone_on_device", town, tmp_path_factory, *ON_DEVICE)
 
 
 def told(output):
@@ -95,12 +104,23 @@ def wait_for_step(workdir, step, processes):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("where", "then"), [("tmp_path", 4), ("bucket", 2)], ids=["disk", "store"])
-def test_one_is_asked_to_stop_and_others_go_on(where, then, town, alone, request):  # noqa: F811
+@pytest.mark.parametrize(
+    ("where", "then", "options", "reference"),
+    [("tmp_path", 4, (), "alone"), ("bucket", 2, ON_DEVICE, "alone_on_device")],
+    ids=["disk", "store"],
+)
+def test_one_is_asked_to_stop_and_others_go_on(
+    where,
+    then,
+    options,
+    reference,
+    town,  # noqa: F811
+    request,
+):
     """SIGTERM to one of two processes stops both after the same step; others go on to the end."""
-    workdir = request.getfixturevalue(where) / "run"
+    whole, workdir = request.getfixturevalue(reference), request.getfixturevalue(where) / "run"
     # A save after each step leaves the signal time to arrive.
-    arguments = command(town, workdir, *DOUBLE, "--checkpoint-every-steps", 1)
+    arguments = command(town, workdir, *DOUBLE, *options, "--checkpoint-every-steps", 1)
     running = start_all(arguments, 2, 4, double=True)
     try:
         wait_for_step(workdir, 1, running)
@@ -115,7 +135,7 @@ def test_one_is_asked_to_stop_and_others_go_on(where, then, town, alone, request
     found = finish_all(start_all(arguments, then, 8 // then, double=True))
     assert [status for status, _, _ in found] == [0] * then, found
     assert told(found[0][1]).endswith(f"model: {workdir / 'model'}")
-    assert_same_run(logged(alone), logged(workdir), 1e-10)
+    assert_same_run(logged(whole), logged(workdir), 1e-10)
 
 
 def test_one_dies_and_the_other_does_not_wait(town, alone, tmp_path):  # noqa: F811
@@ -139,8 +159,8 @@ def test_one_dies_and_the_other_does_not_wait(town, alone, tmp_path):  # noqa: F
     assert_same_run(logged(alone), logged(workdir), 1e-10)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 4), (4, 2)])
-def test_evaluation_is_that_of_one_process(alone, town, tmp_path, processes, devices):  # noqa: F811
+def test_evaluation_is_that_of_one_process(alone, town, tmp_path):  # noqa: F811
+    processes, devices = 4, 2
     arguments = [sys.executable, "eval.py", "--weights", alone / "model", "--cache-gigabytes", 0]
     arguments += ["--database", town / "test" / "database", "--queries", town / "test" / "queries"]
     arguments += ["--batch-size", 8, "--latency-queries", 0, "--output"]

@@ -30,6 +30,7 @@ class Bench:
         seconds: How long a run takes that nothing ails.
         expected: Its model's file.
         images: A copy of the images to train on, for faults that change them.
+        devices: How many fake ones a process has.
     """
 
     town: Path
@@ -38,6 +39,7 @@ class Bench:
     seconds: float
     expected: Path = Path()
     images: Path | None = None
+    devices: int = 2
 
     def command(self, *options: object) -> list[object]:
         """The command that trains, on a copy of the images where the fault needs one."""
@@ -45,7 +47,7 @@ class Bench:
         return [*command(self.town, self.workdir, *options), *more]
 
     def start(self, *options: object, **settings: object) -> subprocess.Popen[str]:
-        return start(self.command(*options), 2, **settings)
+        return start(self.command(*options), self.devices, **settings)
 
     def sleep(self) -> None:
         """Until some moment of a run."""
