@@ -1,5 +1,7 @@
 """A small checkpoint of the recipe, shared by the tests of the conversion."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch_or_skip as torch
@@ -13,8 +15,13 @@ CASE = "resnet18_mixvpr_64"
 CONFIG = ModelConfig("resnet18", (4,), MixVPRConfig(16, 2, 2.0, 4), (64, 64))
 
 
-def tensors(case=CASE):
+@lru_cache(maxsize=1)
+def _drawn(case):
     return {n: torch.tensor(a) for n, a in recipe_state(official_shapes()[case]).items()}
+
+
+def tensors(case=CASE):
+    return {name: tensor.clone() for name, tensor in _drawn(case).items()}
 
 
 @pytest.fixture

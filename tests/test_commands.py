@@ -87,8 +87,10 @@ def test_a_signal_during_an_evaluation(number, workers, evaluation, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
 
 
-@pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "nonsense"])
-@pytest.mark.parametrize("name", ["train", "eval", "to torch"])
+@pytest.mark.parametrize(
+    ("name", "platform"),
+    [("train", "cuda"), ("eval", "gpu"), ("to torch", "tpu"), ("eval", "nonsense")],
+)
 def test_devices_that_are_not_there(name, platform, evaluation, tmp_path):
     arguments = {
         "train": ["train.py", "demo", "--workdir", tmp_path / "run"],

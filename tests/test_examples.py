@@ -27,9 +27,9 @@ def untrained(tmp_path_factory):
 
 def test_the_loop_is_found_at_the_threshold_of_the_calibration(untrained, tmp_path, capsys):
     file = tmp_path / "map.safetensors"
-    loop_closure(untrained, EASY, calibration_drives=2, sequence_length=1, output=file)
+    loop_closure(untrained, EASY, calibration_drives=1, sequence_length=1, output=file)
     first, *backs, last = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"calibration: of 50 frames, .* all of them right: \d\d% of .*", first)
+    assert re.fullmatch(r"calibration: of 25 frames, .* all of them right: \d\d% of .*", first)
     assert last == f"found {len(backs)} of 12 loop frames, 0 wrong; map: {file}"
     assert len(backs) >= 8
     for line in backs:  # the first 24 frames show what was never there before

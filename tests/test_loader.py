@@ -152,9 +152,7 @@ def counted(batches, log):
     return replace(batches, source=source), lambda: list(map(int, log.read_text().split()))
 
 
-@pytest.mark.parametrize(
-    ("processes", "num_workers"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 1), (4, 1)]
-)
+@pytest.mark.parametrize(("processes", "num_workers"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 1)])
 def test_processes_and_workers_share_the_same_global_batches(
     folder, expected, processes, num_workers, tmp_path
 ):

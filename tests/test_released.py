@@ -19,7 +19,10 @@ from reference_torch import CosPlaceNet
 
 from mixvpr_jax import InputError, create_model, from_pretrained
 from mixvpr_jax.conversion import get_weights
+from mixvpr_jax.conversion.formats import Checkpoint
+from mixvpr_jax.conversion.infer import infer_config
 from mixvpr_jax.conversion.key_table import to_torch
+from mixvpr_jax.conversion.layouts import LAYOUTS
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.released import RELEASED, cache_folder
@@ -72,6 +75,19 @@ def test_released_name_without_weights_gives_the_two_commands(home):
     assert not home.exists()
 
 
+SMALL = "resnet18_mixvpr_64"
+
+
+@pytest.fixture
+def small_128(monkeypatch):
+    """The weights of a small model under the name of resnet50_128."""
+    state = {n: torch.tensor(array) for n, array in recipe_state(official_shapes()[SMALL]).items()}
+    config = infer_config(Checkpoint("", LAYOUTS[0], dict(state)))
+    small = replace(RELEASED["resnet50_128"], config=config)
+    monkeypatch.setitem(RELEASED, "resnet50_128", small)
+    return state
+
+
 def fake_gdown(monkeypatch, content):
     def download(id, output, quiet):  # gdown's own argument names
         assert id in {released.drive_id for released in RELEASED.values()}
@@ -98,10 +114,9 @@ def test_released_name_is_fetched_and_converted_once(home, monkeypatch):
     assert np.array_equal(kernel.T, state["aggregator.row_proj.weight"])
 
 
-def test_a_folder_that_is_called_like_a_released_model(home, monkeypatch, tmp_path):
+def test_a_folder_that_is_called_like_a_released_model(home, monkeypatch, small_128, tmp_path):
     """The output of an evaluation gives way, a model does not."""
-    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
-    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+    fake_gdown(monkeypatch, small_128)
     monkeypatch.chdir(tmp_path)
     folder = Path("resnet50_128")
     folder.mkdir()
@@ -152,10 +167,9 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
         cache_folder()
 
 
-def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch):
+def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch, small_128):
     """All have fetched and converted it; those that come later take what is there."""
-    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
-    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+    fake_gdown(monkeypatch, small_128)
     save, overtaken = safetensors.numpy.save, []
 
     def save_last(*arguments, **options):
@@ -171,9 +185,8 @@ def test_several_processes_use_a_name_for_the_first_time(home, monkeypatch):
     assert len(list(home.iterdir())) == 2  # the checkpoint and the model
 
 
-def test_a_folder_of_that_name_that_holds_no_model(home, monkeypatch):
-    state = recipe_state(official_shapes()["resnet50_mixvpr_128"])
-    fake_gdown(monkeypatch, {name: torch.tensor(array) for name, array in state.items()})
+def test_a_folder_of_that_name_that_holds_no_model(home, monkeypatch, small_128):
+    fake_gdown(monkeypatch, small_128)
     save = safetensors.numpy.save
 
     def save_last(*arguments, **options):
@@ -293,10 +306,13 @@ def test_weights_of_github_equal_the_authors_network(name, home, github, tmp_pat
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_of_github(name, home, github, tmp_path, monkeypatch):
-    """On a small transformer under the name of the large one."""
+    """On a small transformer under the name of the large one, projected to fewer values."""
     for mapping in (backbones.VITS, backbones.BACKBONES):
         monkeypatch.setitem(mapping, "dinov2_vitb14", ViTShape(2, 128, 2))
     released = RELEASED[name]
+    if released.config.projection:
+        released = replace(released, config=replace(released.config, projection=48))
+        monkeypatch.setitem(RELEASED, name, released)
     model = create_model(released.config, seed=1)
     backbone, aggregator = TRANSFORMERS[name]
     state = {}

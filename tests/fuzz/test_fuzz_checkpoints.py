@@ -218,7 +218,9 @@ def settings(draw):
     value = st.sampled_from(ODD)
     pairs = st.lists(value, max_size=3) | st.tuples(value, value)
     deeper = st.recursive(
-        value | pairs, lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6)
+        value | pairs,
+        lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
+        max_leaves=12,
     )
     found = draw(st.dictionaries(st.sampled_from(NAMES), deeper, max_size=8))
     if draw(st.booleans()):
