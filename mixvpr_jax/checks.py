@@ -47,6 +47,18 @@ def require_no_dangling_link(folder: object) -> None:
             )
 
 
+def require_absent(*files: Any, overwrite: bool) -> None:
+    """Raises InputError where files to write are folders, or are there and are to stay."""
+    there = [file for file in files if file.exists()]
+    for file in there:
+        if file.is_dir():
+            raise InputError(f"{file}: expected a file to write, found a folder; choose another")
+    if there and not overwrite:
+        raise InputError(
+            f"{there[0]}: expected no such file, found one; choose another name or give --overwrite"
+        )
+
+
 def require_known(what: str, name: object, known: Iterable[str]) -> None:
     """Raises InputError with the closest names if this one is unknown."""
     known = list(known)

@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mixvpr_jax.checks import require_absent
 from mixvpr_jax.errors import importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
-from mixvpr_jax.storage import as_path, atomic_write
+from mixvpr_jax.storage import AnyPath, as_path, atomic_write, reaching
 
 Word = tyro.conf.Positional
 FOLDER = "A folder (searched at any depth), or a list: a .txt with a name a line."
@@ -167,6 +168,7 @@ def export(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     opset: int | None = None,
     preprocess: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Writes a model with its weights as a program for other runtimes.
 
@@ -176,12 +178,13 @@ def export(
         dtype: Of weights and products: float16 for ONNX, bfloat16 for StableHLO.
         opset: ONNX's operators, 17 to 23; if not given 17, or 18 with --preprocess.
         preprocess: The ONNX graph takes uint8 images of any size, and resizes and normalises them.
+        overwrite: Replace an earlier file.
     """
-    path = as_path(output)
     with importing():
         from mixvpr_jax.export.files import export_model
         from mixvpr_jax.pretrained import from_pretrained
 
+    path = _free(output, overwrite=overwrite)
     model, _ = from_pretrained(weights, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     facts = export_model(model, path, dtype=dtype, opset=opset, preprocess=preprocess)
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
@@ -232,6 +235,7 @@ def to_torch(
     checkpoint: Checkpoint,
     layout: Literal["official", "openvprlab"] = "official",
     unfrozen_blocks: int = 1,
+    overwrite: bool = False,
 ) -> None:
     """Writes a model as PyTorch code loads it, with strict=True.
 
@@ -242,18 +246,28 @@ def to_torch(
         layout: Whose code will load it: the official one of such a model (MixVPR and gsv-cities,
             SALAD, BoQ or MegaLoc), or OpenVPRLab's.
         unfrozen_blocks: num_unfrozen_blocks of OpenVPRLab's ResNet there, on which names depend.
+        overwrite: Replace an earlier file.
     """
     with importing():
         from mixvpr_jax.conversion.convert import write_checkpoint
         from mixvpr_jax.pretrained import from_pretrained
 
+    path = _free(checkpoint, overwrite=overwrite)
     model, _ = from_pretrained(weights)
-    write_checkpoint(model, checkpoint, layout=layout, unfrozen_blocks=unfrozen_blocks)
+    write_checkpoint(model, path, layout=layout, unfrozen_blocks=unfrozen_blocks)
     config = model.config
     is_bicubic_there = config.aggregator_name == "BoQ" or not config.final_norm
     if layout == "official" and config.interpolation == "bicubic" and not is_bicubic_there:
         print("note: images of this model are resized bicubically, the official code's bilinearly")
     print(f"written: {checkpoint} ({config.arch}, {config.aggregator})")
+
+
+def _free(file: str, *, overwrite: bool) -> AnyPath:
+    """The path of a file to write, which may be written."""
+    path = as_path(file)
+    with reaching(path):
+        require_absent(path, overwrite=overwrite)
+    return path
 
 
 CONVERT: dict[str, Callable[..., None]] = {"to-flax": to_flax, "to-torch": to_torch}

@@ -261,6 +261,20 @@ def test_commands_there_and_back(tmp_path, path, state):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize("name", ["back.ckpt", "back.safetensors"])
+def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, state, name):
+    commands.to_flax(str(saved(path, state)), str(tmp_path / "model"))
+    back = tmp_path / name
+    back.write_bytes(b"kept")
+    with pytest.raises(InputError, match=f"{name}: expected no such file, found one; .*overwrite"):
+        commands.to_torch(str(tmp_path / "model"), str(back))
+    assert back.read_bytes() == b"kept"
+    commands.to_torch(str(tmp_path / "model"), str(back), overwrite=True)
+    assert same_weights(convert_checkpoint(back).model, state)
+    with pytest.raises(InputError, match="model: expected a file to write, found a folder"):
+        commands.to_torch(str(tmp_path / "model"), str(tmp_path / "model"), overwrite=True)
+
+
 @pytest.mark.parametrize(
     "content, expected",
     [

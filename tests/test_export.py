@@ -222,8 +222,14 @@ def test_what_cannot_be_exported(folder, name, options, line):
 
 
 def test_files_of_others_are_not_replaced(folder):
-    for name in ("m.onnx", "m.onnx", "m.stablehlo"):
-        export(folder, str(folder / name))
+    export(folder, str(folder / "m.onnx"))
+    export(folder, str(folder / "m.stablehlo"))
+    before = (folder / "m.onnx").read_bytes()
+    with pytest.raises(InputError, match=r"m.onnx: expected no such file, found one; .*overwrite"):
+        export(folder, str(folder / "m.onnx"), "--dtype", "float16")
+    assert (folder / "m.onnx").read_bytes() == before
+    export(folder, str(folder / "m.onnx"), "--dtype", "float16", "--overwrite")
+    assert len((folder / "m.onnx").read_bytes()) < len(before)
     with pytest.raises(InputError, match=r"expected no config.json of another kind beside it"):
         export(folder, str(folder / "model" / "config.onnx"))
     assert from_pretrained(folder / "model")

@@ -209,7 +209,7 @@ def test_wrong_input(loop, capsys):
     refused("d.txt: expected the names of the descriptors, found no such file", "d.npy")
 
     (loop / "new.txt").write_text("kept")
-    with pytest.raises(InputError, match="expected no such file, found one; give --overwrite"):
+    with pytest.raises(InputError, match="expected no such file, found one; choose .* --overwrite"):
         write_pairs(loop / "d.h5", loop / "new.txt")
     assert (loop / "new.txt").read_text() == "kept"
     with pytest.raises(InputError, match="expected a file to write, found a folder"):

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.checks import nearest
+from mixvpr_jax.checks import nearest, require_absent
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
@@ -134,10 +134,7 @@ def _times(photos: Photos) -> np.ndarray:
 def require_writable(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) -> None:
     """Raises InputError where pairs cannot be written, or would replace what they are found by."""
     with reaching(file):
-        if file.is_dir():
-            raise InputError(f"{file}: expected a file to write, found a folder; choose another")
-        if file.exists() and not overwrite:
-            raise InputError(f"{file}: expected no such file, found one; give --overwrite")
+        require_absent(file, overwrite=overwrite)
     for source in sources:
         beside = [source.with_suffix(".txt")] if source.suffix == ".npy" else []
         read = (source, *beside, *(source / name for name in OUTPUTS))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.checks import nearest
+from mixvpr_jax.checks import nearest, require_absent
 from mixvpr_jax.datasets.folders import list_images, read_list
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
@@ -69,15 +69,7 @@ def check_absent(files: list[AnyPath], photos: AnyPath, *, overwrite: bool) -> N
     with reaching(files[0]):
         if resolved(photos) in map(resolved, files):
             raise InputError(f"{photos}: expected another name for the output than the list's")
-        present = [file for file in files if file.exists()]
-        for file in present:
-            if file.is_dir():
-                raise InputError(f"{file}: expected a file to write, found a folder")
-    if present and not overwrite:
-        raise InputError(
-            f"{files[0]}: expected no earlier descriptors, found "
-            f"{', '.join(map(str, present))}; choose another name or give --overwrite"
-        )
+        require_absent(*files, overwrite=overwrite)
     if not is_local(files[0]):
         check_writable(files[0].parent)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixvpr_jax.checks import require_absent
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
@@ -97,9 +98,7 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
     facts = path.with_suffix(".json")
     with reaching(facts):
-        for file in (path, facts):
-            if file.is_dir():
-                raise InputError(f"{file}: expected a file to write, found a folder; rename one")
+        require_absent(path, facts, overwrite=True)
         own = not facts.exists() or b'"largest_difference"' in facts.read_bytes()
     if not own:
         raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")
