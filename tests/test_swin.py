@@ -21,9 +21,14 @@ from recipe import official_shapes
 from reference import in_float64
 
 from mixvpr_jax import GeMConfig, InputError, MixVPRConfig, ModelConfig
-from mixvpr_jax.conversion import convert_checkpoint, get_weights
+from mixvpr_jax.conversion import (
+    convert_checkpoint,
+    get_weights,
+    to_state_dict,
+    weights_hash,
+    write_checkpoint,
+)
 from mixvpr_jax.conversion.key_table import to_torch
-from mixvpr_jax.conversion.layouts import to_openvprlab
 from mixvpr_jax.export.files import export_model
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import SwinShape
@@ -165,6 +170,18 @@ def test_offsets_are_pytorchs_to_the_last_bit(window, trained):
 # Weights ------------------------------------------------------------------------------------------
 
 
+def mask(side):
+    """Of windows of 4 in a map, shifted by 2: what only the shift brought together."""
+    region = np.repeat([0, 1, 2], [side - 4, 2, 2])  # of what lay together
+    windows = []
+    for top in range(0, side, 4):
+        for left in range(0, side, 4):
+            rows, columns = region[top : top + 4], region[left : left + 4]
+            own = [(row, column) for row in rows for column in columns]
+            windows.append([[0.0 if one == other else -100.0 for other in own] for one in own])
+    return np.array(windows, np.float32)
+
+
 def earlier(state, prefix=""):
     """As timm 0.6 names them, with its tables and a classifier."""
     renamed = {}
@@ -173,8 +190,8 @@ def earlier(state, prefix=""):
         if parts[2:3] == ["downsample"]:
             parts[1] = str(int(parts[1]) - 1)
         renamed[prefix + ".".join(parts)] = array
-    for block in ("layers.0.blocks.0", "layers.1.blocks.1"):
-        renamed[f"{prefix}{block}.attn_mask"] = np.zeros((4, 16, 16), np.float32)
+    for block, side in (("layers.0.blocks.1", 16), ("layers.1.blocks.1", 8)):
+        renamed[f"{prefix}{block}.attn_mask"] = mask(side)
         renamed[f"{prefix}{block}.attn.relative_coords_table"] = np.zeros((1, 7, 7, 2), np.float32)
         renamed[f"{prefix}{block}.attn.relative_position_index"] = np.zeros((16, 16), np.int64)
     renamed[f"{prefix}head.weight"] = np.zeros((1000, 64), np.float32)
@@ -195,8 +212,27 @@ def test_weights_both_ways(prefix, tiny, tmp_path):
             np.testing.assert_array_equal(back[PREFIX + name], array)
         summary = converted.summary()
         assert "note: backbone taken as tiny: weights do not tell the windows" in summary
-    with pytest.raises(InputError, match="OpenVPRLab: expected a ResNet or DINOv2"):
-        to_openvprlab(back, 0)
+    with pytest.raises(InputError, match="OpenVPRLab: expected a ResNet, or DINOv2 .*, found tiny"):
+        to_state_dict(model, "openvprlab", 0)
+
+
+def test_the_names_of_the_official_codes_timm(tiny, tmp_path):
+    """Of 0.6.12, whose `load_state_dict(strict=True)` takes them: later ones give other axes."""
+    model = drawn(config("float32", GeMConfig()))
+    whole = {n.removeprefix(PREFIX): a for n, a in to_torch(get_weights(model)).items()}
+    pooled = whole.pop("aggregator.p")
+    computed = ("relative_coords_table", "relative_position_index", "head.weight")
+    expected = {n: a for n, a in earlier(whole, PREFIX).items() if not n.endswith(computed)}
+    expected["aggregator.p"] = pooled
+    for name in ("x.ckpt", "x.safetensors"):
+        write_checkpoint(model, tmp_path / name)
+        again = convert_checkpoint(tmp_path / name, image_size=(64, 64)).model
+        assert again.config == model.config
+        assert weights_hash(get_weights(again)) == weights_hash(get_weights(model))
+    found = torch.load(tmp_path / "x.ckpt")
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_name_that_hyper_parameters_tell(tmp_path, monkeypatch):

@@ -17,10 +17,11 @@ from mixvpr_jax.checks import require_known
 from mixvpr_jax.conversion.formats import Checkpoint, is_float, read_checkpoint
 from mixvpr_jax.conversion.infer import Size, infer_config
 from mixvpr_jax.conversion.key_table import to_flax, to_torch, torch_name
-from mixvpr_jax.conversion.layouts import LayoutName, few, to_openvprlab, to_their_names
+from mixvpr_jax.conversion.layouts import LayoutName, few, layout_of
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.models.backbones import RESNETS, VITS
+from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
+from mixvpr_jax.models.swin import Swin
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
@@ -85,33 +86,42 @@ def convert_checkpoint(
     return Conversion(model, checkpoint)
 
 
-def to_state_dict(model: VPRModel) -> dict[str, np.ndarray]:
+def to_state_dict(
+    model: VPRModel, layout: LayoutName = "official", unfrozen_blocks: int = 1
+) -> dict[str, np.ndarray]:
     """A model's weights as the state_dict of the code that has such a model, in NumPy arrays.
 
-    Raises:
-        InputError: A plug-in or a projection (but MegaLoc's), which no such code has.
-    """
-    return to_their_names(_official_state(model), model.config)
-
-
-def _official_state(model: VPRModel) -> dict[str, np.ndarray]:
-    """The weights under official names, even if no official code has such a model.
+    Of MixVPR's authors, with the timm that they pin; MegaLoc's second release; BoQ's; or
+    OpenVPRLab's, whose names for a ResNet depend on its `num_unfrozen_blocks`.
 
     Raises:
-        InputError: A plug-in or a projection, which the official code does not have.
+        InputError: A plug-in or a projection (but MegaLoc's), which no such code has; or one that
+            OpenVPRLab does not have, or more blocks than there are.
     """
-    if plugin := model.config.plugin:
-        raise InputError(
-            f"PyTorch: expected a model that the official code has, found the plug-in {plugin}"
-        )
+    require_known("layout", layout, get_args(LayoutName))
     config = model.config
     is_megaloc = isinstance(config.aggregator, SALADConfig) and config.arch == "dinov2_vitb14"
-    if (size := config.projection) is not None and not (is_megaloc and config.final_norm):
-        raise InputError(
-            f"PyTorch: expected a model that the official code has, found a projection to {size} "
-            "values; convert the model that it was learned from"
-        )
-    return to_torch(get_weights(model))
+    foreign = f"the plug-in {config.plugin}" if config.plugin else None
+    if config.projection is not None and not (is_megaloc and config.final_norm):
+        foreign = f"a projection to {config.projection} values; convert what it was learned from"
+    if foreign:
+        raise InputError(f"PyTorch: expected a model that the official code has, found {foreign}")
+    state = to_torch(get_weights(model)) | _masks(model)
+    if config.projection is not None:
+        del state["backbone.model.mask_token"]
+    return layout_of(config, layout, unfrozen_blocks).to_theirs(state)
+
+
+def _masks(model: VPRModel) -> dict[str, np.ndarray]:
+    """What the official code's timm keeps for a Swin's blocks whose windows are shifted."""
+    if not isinstance(model.backbone, Swin):
+        return {}
+    return {
+        f"backbone.model.layers.{stage}.blocks.{index}.attn_mask": np.asarray(block.mask())
+        for stage, layer in enumerate(model.backbone.layers)
+        for index, block in enumerate(layer.blocks)
+        if block.shift
+    }
 
 
 def write_checkpoint(
@@ -121,26 +131,12 @@ def write_checkpoint(
     layout: LayoutName = "official",
     unfrozen_blocks: int = 1,
 ) -> None:
-    """Writes a PyTorch checkpoint of a model, or a `.safetensors` file of its names.
-
-    The names are those of the code that has such a model (`to_state_dict`), or OpenVPRLab's, which
-    for a ResNet depend on its `num_unfrozen_blocks`.
+    """Writes `to_state_dict` as a PyTorch checkpoint, or as a `.safetensors` file.
 
     Raises:
-        InputError: A model that the code does not have, more blocks than there are, or PyTorch is
-            not installed.
+        InputError: As `to_state_dict` does, or PyTorch is not installed.
     """
-    path, config = as_path(path), model.config
-    require_known("layout", layout, get_args(LayoutName))
-    if layout == "openvprlab":
-        if config.arch in VITS and (config.final_norm or config.projection):
-            raise InputError(
-                f"OpenVPRLab: expected a {config.arch} without its last LayerNorm or a projection, "
-                "neither of which OpenVPRLab has; omit --layout openvprlab"
-            )
-        state = to_openvprlab(_official_state(model), unfrozen_blocks)
-    else:
-        state = to_state_dict(model)
+    path, state = as_path(path), to_state_dict(model, layout, unfrozen_blocks)
     with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":
             import safetensors.numpy

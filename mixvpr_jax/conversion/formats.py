@@ -65,6 +65,11 @@ class Checkpoint:
         if names:
             self.dropped[reason] = names
 
+    def count(self, pattern: str) -> int:
+        """The number of modules, numbered from 0; the pattern's group is the number in a name."""
+        matches = (re.match(pattern, name) for name in self.state)
+        return 1 + max((int(match[1]) for match in matches if match), default=-1)
+
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
         """The shape of a named array; InputError if it is missing, empty or of another rank."""
         if name not in self.state:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.layouts import count_modules
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import (
     BoQConfig,
@@ -51,7 +50,7 @@ def infer_aggregator(
 def _mixvpr(checkpoint: Checkpoint) -> tuple[MixVPRConfig, int]:
     out_channels, in_channels = checkpoint.shape("aggregator.channel_proj.weight", 2)
     out_rows, positions = checkpoint.shape("aggregator.row_proj.weight", 2)
-    depth = count_modules(r"aggregator\.mix\.(\d{1,4})\.", checkpoint.state)
+    depth = checkpoint.count(r"aggregator\.mix\.(\d{1,4})\.")
     ratio = 1.0
     if depth:
         hidden = checkpoint.shape("aggregator.mix.0.mix.1.weight", 2)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.layouts import count_modules
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import (
     BACKBONES,
@@ -105,7 +104,7 @@ def _swin(checkpoint: Checkpoint, told: str | None) -> str:
 
 def _vit(checkpoint: Checkpoint) -> str:
     width = checkpoint.shape(f"{_PREFIX}patch_embed.proj.weight", 4)[0]
-    depth = count_modules(r"backbone\.model\.blocks\.(\d{1,4})\.", checkpoint.state)
+    depth = checkpoint.count(r"backbone\.model\.blocks\.(\d{1,4})\.")
     gated = f"{_PREFIX}blocks.0.mlp.w12.weight" in checkpoint.state
     tokens = f"{_PREFIX}register_tokens"
     registers = checkpoint.shape(tokens, 3)[1] if tokens in checkpoint.state else 0

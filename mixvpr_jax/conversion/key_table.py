@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixvpr_jax.conversion.layouts import Weights, renamed
 from mixvpr_jax.errors import InputError
 
-Weights = dict[str, np.ndarray]
 _Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -173,14 +173,12 @@ def _convert(arrays: Mapping[str, np.ndarray], rows: _Rows) -> Weights:
     converted: Weights = {}
     names: dict[str, str] = {}
     for name, array in arrays.items():
-        new_name, change = _lookup(name, rows) or (name, None)
-        if (other := names.setdefault(new_name, name)) != name:
-            raise InputError(f"expected one set of weights, found both {other} and {name}")
+        names[name], change = _lookup(name, rows) or (name, None)
         try:
-            converted[new_name] = np.asarray(change(array), order="C") if change else array
+            converted[name] = np.asarray(change(array), order="C") if change else array
         except (ValueError, IndexError):
             raise InputError(f"{name}: found an array of shape {list(array.shape)}") from None
-    return converted
+    return renamed(converted, names.__getitem__)
 
 
 def _lookup(name: str, rows: _Rows) -> tuple[str, _Change] | None:
@@ -194,8 +192,8 @@ def _rows(source: int) -> _Rows:
     """The rows for names of one side: 0 is PyTorch's, 1 is Flax's."""
     rows = []
     for theirs, ours, modules in KEY_TABLE:
-        for module, kind, *renamed in modules:
-            [place] = renamed or [module]
+        for module, kind, *moved in modules:
+            [place] = moved or [module]
             for leaf in kind:
                 sides = (theirs, module, leaf.torch), (ours, place, leaf.flax)
                 names = [".".join(filter(None, side)) for side in sides]
