@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.export.nodes import FeatureMap, Graph
+from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
 from mixvpr_jax.models.boq import BoQ, Encoder
 from mixvpr_jax.models.mixvpr import MixVPR
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM, GeMPool, cell_weights
@@ -25,26 +25,20 @@ def _mixvpr(graph: Graph, aggregator: MixVPR, features: FeatureMap) -> str:
         x = graph.add("Add", x, graph.linear(mixer.project, y))
     # The projections commute, but for their biases; that of positions leaves less to compute.
     rows, over_channels = aggregator.row_proj, aggregator.channel_proj
-    assert rows.bias is not None and over_channels.bias is not None
-    kernel, channel_bias, row_bias = (
-        np.asarray(value[...], np.float64) for value in (rows.kernel, over_channels.bias, rows.bias)
-    )
-    x = graph.add("MatMul", x, graph.weight(kernel))
-    x = graph.add("MatMul", graph.weight(np.asarray(over_channels.kernel[...]).T), x)
-    x = graph.add("Add", x, graph.weight(channel_bias[:, None] * kernel.sum(0) + row_bias))
+    kernel, channel_bias = wide(rows.kernel), wide(over_channels.bias)
+    x = graph.add("MatMul", wide(over_channels.kernel).T, graph.add("MatMul", x, kernel))
+    x = graph.add("Add", x, channel_bias[:, None] * kernel.sum(0) + wide(rows.bias))
     return graph.reshape(x, 0, -1)
 
 
 def _convap(graph: Graph, aggregator: ConvAP, features: FeatureMap) -> str:
     x = graph.cast(features.channels_first(graph), "float32")
     pool = aggregator.channel_pool
-    assert pool.bias is not None
-    kernel = np.asarray(pool.kernel[...]).T[..., None, None]
-    weights = graph.weight(kernel), graph.weight(pool.bias[...])
-    x = graph.add("Conv", graph.cast(x, "float16"), *weights)
+    kernel = wide(pool.kernel).T[..., None, None]
+    x = graph.add("Conv", graph.cast(x, "float16"), kernel, wide(pool.bias))
     sizes = zip(features.size, aggregator.cells, strict=True)
     rows, columns = (cell_weights(*each) for each in sizes)
-    x = graph.add("MatMul", graph.weight(rows), graph.add("MatMul", x, graph.weight(columns.T)))
+    x = graph.add("MatMul", rows, graph.add("MatMul", x, columns.T))
     return graph.reshape(x, 0, -1)
 
 
@@ -74,8 +68,7 @@ def _salad(graph: Graph, aggregator: SALAD, features: FeatureMap) -> str:
     shares = _transport(graph, scores, aggregator, math.prod(features.size))
     x = graph.cast(_two_layers(graph, aggregator.cluster_features, features.name), "float32")
     clusters = graph.add("MatMul", graph.transpose(x, 0, 2, 1), shares)
-    flat = graph.weight([0, -1], np.int64)
-    clusters = graph.add("Reshape", graph.l2_normalize(clusters, axis=1), flat)
+    clusters = graph.reshape(graph.l2_normalize(clusters, axis=1), 0, -1)
     token = graph.cast(_two_layers(graph, aggregator.token_features, features.token), "float32")
     return graph.add("Concat", graph.l2_normalize(token, axis=1), clusters, axis=1)
 
@@ -84,7 +77,7 @@ def _transport(graph: Graph, scores: str, aggregator: SALAD, positions: int) -> 
     """Shares of positions in clusters, [b, n, m], from scores in float32."""
     clusters = aggregator.score.project.out_features
     dust = graph.weight(np.asarray(aggregator.dust_bin[...]).reshape(()), np.float32)
-    x = graph.add("Pad", scores, graph.weight([0, 0, 0, 0, 0, 1], np.int64), dust)
+    x = graph.add("Pad", scores, [0, 0, 0, 0, 0, 1], dust)
     takes = graph.weight(np.log([1.0] * clusters + [positions - clusters]), np.float32)
     for iteration in range(ITERATIONS):
         x = graph.add("Add", graph.add("LogSoftmax", x, axis=1), takes)
@@ -99,10 +92,8 @@ def _two_layers(graph: Graph, mlp: TwoLayers, x: str) -> str:
 
 def _boq(graph: Graph, aggregator: BoQ, features: FeatureMap) -> str:
     conv = aggregator.proj_c
-    assert conv.bias is not None
-    kernel = graph.weight(np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1))
-    x = features.channels_first(graph)
-    x = graph.add("Conv", x, kernel, graph.weight(conv.bias[...]), pads=[1] * 4)
+    kernel = wide(conv.kernel).transpose(3, 2, 0, 1)
+    x = graph.add("Conv", features.channels_first(graph), kernel, wide(conv.bias), pads=[1] * 4)
     x = graph.transpose(graph.reshape(x, 0, conv.out_features, -1), 0, 2, 1)
     x = graph.layer_norm(aggregator.norm_input, x)
     read = []

@@ -46,14 +46,11 @@ def _residual(graph: Graph, block: resnets.Block, x: str) -> str:
 
 def _dinov2(graph: Graph, backbone: DINOv2, x: str, config: ModelConfig) -> FeatureMap:
     size, width = config.feature_size, config.feature_channels
-    patches = backbone.patch_embed.proj
-    kernel = np.asarray(patches.kernel[...]).reshape(PATCH, PATCH, 3, width).transpose(3, 2, 0, 1)
-    x = graph.add("Conv", x, graph.weight(kernel), strides=[PATCH] * 2)
-    x = graph.transpose(graph.reshape(x, 0, width, -1), 0, 2, 1)
+    x = graph.reshape(graph.patches(backbone.patch_embed.proj.kernel, x, PATCH), 0, -1, width)
     # Zeros take the places of class token and registers, which are added with the positions.
     first = 1 + backbone.num_registers
-    x = graph.add("Pad", x, graph.weight([0, first, 0, 0, 0, 0], np.int64))
-    x = graph.add("Add", x, graph.weight(_constant(backbone, *size)))
+    x = graph.add("Pad", x, [0, first, 0, 0, 0, 0])
+    x = graph.add("Add", x, _constant(backbone, *size))
     for block in backbone.blocks:
         x = _block(graph, block, x)
     if backbone.final_norm:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.export.aggregators import AGGREGATORS
 from mixvpr_jax.export.backbones import BACKBONES
-from mixvpr_jax.export.nodes import NCHW, Graph
+from mixvpr_jax.export.nodes import NCHW, Graph, wide
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -62,8 +62,10 @@ def to_onnx(
         return proto
     aggregate = AGGREGATORS[type(model.aggregator)]
     x = graph.cast(aggregate(graph, model.aggregator, features), "float32")
-    if config.projection is not None:
-        x = graph.linear(model.projection, graph.l2_normalize(x, axis=1), np.float32)
+    if config.projection is not None:  # whose sums are float32
+        layer = model.projection
+        kernel, bias = (graph.weight(wide(w), np.float32) for w in (layer.kernel, layer.bias))
+        x = graph.product(graph.l2_normalize(x, axis=1), kernel, bias)
     graph.l2_normalize(x, axis=1, output=output)
     return proto
 
@@ -111,11 +113,10 @@ def _empty(config: ModelConfig, opset: int, *, preprocess: bool) -> onnx.ModelPr
 def _resized(graph: Graph, config: ModelConfig) -> str:
     """uint8 [batch, height, width, 3] of any size → normalised [batch, 3, h, w]."""
     x = graph.add("Cast", graph.transpose("images", *NCHW), to=TensorProto.FLOAT)
-    size = graph.weight(config.image_size, np.int64)
     mode = "cubic" if config.interpolation == "bicubic" else "linear"
     options: dict[str, Any] = {"cubic_coeff_a": -0.5} if mode == "cubic" else {}  # as Pillow's
     x = graph.add(
-        "Resize", x, "", "", size, mode=mode, antialias=1, axes=[2, 3],
+        "Resize", x, "", "", config.image_size, mode=mode, antialias=1, axes=[2, 3],
         coordinate_transformation_mode="half_pixel", **options,
     )  # fmt: skip
     low, high = (graph.weight(value, np.float32) for value in (0, 255))

@@ -25,17 +25,19 @@ class Graph:
     def __init__(self, proto: GraphProto, dtype: np.dtype) -> None:
         self.proto, self.dtype = proto, dtype
 
-    def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node; by default its output is named after the operator."""
+    def add(self, operator: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
+        """A node of tensors by name and of arrays; its output is named after the operator."""
         output = output or f"{operator}_{len(self.proto.node)}"
-        node = helper.make_node(operator, list(inputs), [output], **attributes)
+        names = [each if isinstance(each, str) else self.weight(each) for each in inputs]
+        node = helper.make_node(operator, names, [output], **attributes)
         self.proto.node.append(node)
         return output
 
     def weight(self, value: Any, dtype: Any = None) -> str:
-        """An array as a constant, by default in the graph's dtype."""
-        name = f"weight_{len(self.proto.initializer)}"
-        array = np.ascontiguousarray(value, dtype or self.dtype)
+        """An array as a constant; by default in the graph's dtype, whole numbers in int64."""
+        name, array = f"weight_{len(self.proto.initializer)}", np.asarray(value)
+        own = np.dtype(np.int64) if array.dtype.kind in "iu" else self.dtype
+        array = np.ascontiguousarray(array, dtype or own)
         self.proto.initializer.append(numpy_helper.from_array(array, name))
         return name
 
@@ -49,36 +51,31 @@ class Graph:
     def conv(self, conv: Conv, norm: BatchNorm, x: str) -> str:
         """A convolution that holds its BatchNorm."""
         kernel, offset = folded(conv, norm)
+        pads, strides = [len(kernel) // 2] * 4, [conv.stride] * 2
         kernel = kernel.transpose(3, 2, 0, 1)
-        padding = kernel.shape[2] // 2
-        return self.add(
-            "Conv",
-            x,
-            self.weight(kernel),
-            self.weight(offset),
-            kernel_shape=kernel.shape[2:],
-            pads=[padding] * 4,
-            strides=[conv.stride] * 2,
-            group=conv.groups,
-        )
+        return self.add("Conv", x, kernel, offset, pads=pads, strides=strides, group=conv.groups)
+
+    def patches(self, kernel: Any, x: str, side: int, *bias: Any) -> str:
+        """A Linear layer of each patch, [b, 3, h, w] → [b, h / side, w / side, c]."""
+        kernel = np.asarray(kernel[...]).reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+        return self.transpose(self.add("Conv", x, kernel, *bias, strides=[side] * 2), *NHWC)
 
     def reshape(self, x: str, *shape: int, output: str = "") -> str:
         """To another shape, where 0 keeps a length and -1 takes what is left."""
-        return self.add("Reshape", x, self.weight(shape, np.int64), output=output)
+        return self.add("Reshape", x, shape, output=output)
 
     def transpose(self, x: str, *axes: int, output: str = "") -> str:
         """With the axes in another order."""
         return self.add("Transpose", x, perm=axes, output=output)
 
-    def linear(self, layer: nnx.Linear, x: str, dtype: Any = None) -> str:
-        """A Linear layer over the last axis, by default in the graph's dtype."""
+    def linear(self, layer: nnx.Linear, x: str) -> str:
+        """A Linear layer over the last axis."""
         assert layer.bias is not None
-        return self.product(x, layer.kernel[...], layer.bias[...], dtype)
+        return self.product(x, layer.kernel[...], layer.bias[...])
 
-    def product(self, x: str, kernel: Any, bias: Any, dtype: Any = None) -> str:
-        """The same of arrays [c, d] and [d]."""
-        product = self.add("MatMul", x, self.weight(kernel, dtype))
-        return self.add("Add", product, self.weight(bias, dtype))
+    def product(self, x: str, kernel: Any, bias: Any) -> str:
+        """The same of [c, d] and [d]."""
+        return self.add("Add", self.add("MatMul", x, kernel), bias)
 
     def attention(self, queries: str, tokens: str, layer: nnx.Linear, heads: int) -> str:
         """Multi-head attention before its last product: [b, n, c], [b, m, c] → [b, n, c].
@@ -87,42 +84,39 @@ class Graph:
         query's weights, their softmax in float32.
         """
         kernels, biases = (np.split(wide(w), 3, axis=-1) for w in (layer.kernel, layer.bias))
-        depth = len(kernels[0]) // heads
-        shape, scale = self.weight([0, 0, heads, depth], np.int64), depth**-0.5
-        query = self.by_head(queries, kernels[0] * scale, biases[0] * scale, shape)
-        key = self.by_head(tokens, kernels[1], biases[1], shape, (0, 2, 3, 1))
-        value = self.by_head(tokens, kernels[2], biases[2], shape)
+        scale = (len(kernels[0]) // heads) ** -0.5
+        query = self.by_head(queries, kernels[0] * scale, biases[0] * scale, heads)
+        key = self.by_head(tokens, kernels[1], biases[1], heads, (0, 2, 3, 1))
+        value = self.by_head(tokens, kernels[2], biases[2], heads)
         scores = self.cast(self.add("MatMul", query, key), "float32")
         weights = self.cast(self.add("Softmax", scores, axis=-1), "float16")
         x = self.transpose(self.add("MatMul", weights, value), 0, 2, 1, 3)
         return self.reshape(x, 0, 0, -1)
 
     def by_head(
-        self, x: str, kernel: Any, bias: Any, shape: str, axes: tuple[int, ...] = (0, 2, 1, 3)
+        self, x: str, kernel: Any, bias: Any, heads: int, axes: tuple[int, ...] = (0, 2, 1, 3)
     ) -> str:
         """A product as [b, n, heads, d], then transposed: by default to [b, heads, n, d]."""
-        return self.transpose(self.add("Reshape", self.product(x, kernel, bias), shape), *axes)
+        x = self.reshape(self.product(x, kernel, bias), 0, 0, heads, kernel.shape[1] // heads)
+        return self.transpose(x, *axes)
 
     def gelu(self, x: str) -> str:
         """As the nodes that runtimes fuse; opsets before 20 have no node for it."""
-        erf = self.add("Erf", self.add("Div", x, self.weight(2**0.5)))
-        x = self.add("Mul", x, self.add("Add", erf, self.weight(1)))
-        return self.add("Mul", x, self.weight(0.5))
+        erf = self.add("Erf", self.add("Div", x, 2**0.5))
+        return self.add("Mul", self.add("Mul", x, self.add("Add", erf, 1.0)), 0.5)
 
     def part(self, x: str, axis: int, start: int, end: int) -> str:
         """A slice along an axis."""
-        limits = (self.weight([limit], np.int64) for limit in (start, end, axis))
-        return self.add("Slice", x, *limits)
+        return self.add("Slice", x, [start], [end], [axis])
 
     def layer_norm(self, norm: Any, x: str) -> str:
         """LayerNorm over the last axis, whose mean and variance ONNX takes in float32."""
-        scale, bias = (self.weight(value[...]) for value in (norm.scale, norm.bias))
-        return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=norm.epsilon)
+        weights = norm.scale[...], norm.bias[...]
+        return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=norm.epsilon)
 
     def l2_normalize(self, x: str, axis: int, output: str = "") -> str:
         """Divides by the norm over an axis, in float32."""
-        axes = self.weight([axis], np.int64)
-        squared = self.add("ReduceSum", self.add("Mul", x, x), axes, keepdims=1)
+        squared = self.add("ReduceSum", self.add("Mul", x, x), [axis], keepdims=1)
         least = self.weight(1e-24, np.float32)
         return self.add("Div", x, self.add("Sqrt", self.add("Max", squared, least)), output=output)
 

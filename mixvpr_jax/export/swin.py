@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mixvpr_jax.export.nodes import NHWC, FeatureMap, Graph, wide
+from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.models.swin import PATCH, Attention, Block, Downsample, Swin
 
@@ -14,9 +14,7 @@ from mixvpr_jax.models.swin import PATCH, Attention, Block, Downsample, Swin
 def swin(graph: Graph, backbone: Swin, x: str, config: ModelConfig) -> FeatureMap:
     """Normalised images [b, 3, s, s] → the tensor of a feature map."""
     embed, width = backbone.patch_embed, config.feature_channels
-    kernel = np.asarray(embed.proj.kernel[...]).reshape(PATCH, PATCH, 3, -1).transpose(3, 2, 0, 1)
-    weights = graph.weight(kernel), graph.weight(wide(embed.proj.bias))
-    x = graph.transpose(graph.add("Conv", x, *weights, strides=[PATCH] * 2), *NHWC)
+    x = graph.patches(embed.proj.kernel, x, PATCH, wide(embed.proj.bias))
     x = graph.layer_norm(embed.norm, x)
     for layer in backbone.layers:
         if hasattr(layer, "downsample"):
@@ -32,7 +30,7 @@ def _halved(graph: Graph, layer: Downsample, x: str, side: int) -> str:
     kernel = wide(layer.reduction.kernel)
     x = graph.reshape(x, 0, side, 2, side, 2, len(kernel) // 4)
     x = graph.reshape(graph.transpose(x, 0, 1, 3, 4, 2, 5), 0, side, side, len(kernel))
-    return graph.layer_norm(layer.norm, graph.add("MatMul", x, graph.weight(kernel)))
+    return graph.layer_norm(layer.norm, graph.add("MatMul", x, kernel))
 
 
 def _block(graph: Graph, block: Block, x: str) -> str:
@@ -90,10 +88,8 @@ def _attention(graph: Graph, block: Block, x: str) -> str:
 def _projected(graph: Graph, layer: Attention, x: str) -> tuple[str, str, str]:
     """Queries and transposed keys of unit norm in float32, and values: [b, heads, n, d]."""
     kernels = np.split(wide(layer.qkv.kernel), 3, axis=1)
-    width = len(kernels[0])
-    query_bias, value_bias = wide(layer.q_bias), wide(layer.v_bias)
-    shape = graph.weight([0, 0, layer.heads, width // layer.heads], np.int64)
-    query = graph.cast(graph.by_head(x, kernels[0], query_bias, shape), "float32")
-    key = graph.cast(graph.by_head(x, kernels[1], np.zeros(width), shape, (0, 2, 3, 1)), "float32")
-    unit = graph.l2_normalize(query, axis=3), graph.l2_normalize(key, axis=2)
-    return *unit, graph.by_head(x, kernels[2], value_bias, shape)
+    query = graph.by_head(x, kernels[0], wide(layer.q_bias), layer.heads)
+    key = graph.by_head(x, kernels[1], np.zeros(len(kernels[0])), layer.heads, (0, 2, 3, 1))
+    query = graph.l2_normalize(graph.cast(query, "float32"), axis=3)
+    key = graph.l2_normalize(graph.cast(key, "float32"), axis=2)
+    return query, key, graph.by_head(x, kernels[2], wide(layer.v_bias), layer.heads)
