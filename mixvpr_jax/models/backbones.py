@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -11,8 +10,8 @@ from typing import ClassVar, NamedTuple
 PATCH = 14  # pixels of a DINOv2 transformer's patch
 
 
-class Shape(ABC):
-    """What a model's configuration asks of any backbone.
+class Shape:
+    """What a model's configuration asks of any backbone; with the answers of most.
 
     Attributes:
         crops: What `layers_to_crop` may be.
@@ -29,18 +28,18 @@ class Shape(ABC):
         """The size closest to this one that images may have, in pixels."""
         return height, width
 
-    @abstractmethod
     def stride(self, num_stages: int) -> int:
         """Pixels of an image per position of the feature map."""
+        return 32
 
-    @abstractmethod
     def out_channels(self, num_stages: int) -> int:
         """Channels of the feature map."""
+        raise NotImplementedError(f"{type(self).__name__}.out_channels")
 
     @property
-    @abstractmethod
     def most_frozen(self) -> int:
         """The largest `layers_to_freeze`."""
+        return 3
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,6 @@ class ResNetShape(Shape):
     groups: int = 1
     base_width: int = 64
     crops = ((), (4,), (3, 4))
-
-    @property
-    def most_frozen(self) -> int:
-        return 3
 
     def stride(self, num_stages: int) -> int:
         return 4 * 2 ** (num_stages - 1)
@@ -172,9 +167,6 @@ class EfficientNetShape(Shape):
         rounded = max(8, int(exact + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * exact else rounded
 
-    def stride(self, num_stages: int) -> int:
-        return 32
-
     def out_channels(self, num_stages: int) -> int:
         return self.scaled(1280)
 
@@ -200,18 +192,11 @@ class SwinShape(Shape):
     trained_windows: tuple[int, int, int, int]
 
     @property
-    def most_frozen(self) -> int:
-        return 3
-
-    @property
     def sizes(self) -> str:
         return f"images of {self.side}x{self.side}"
 
     def nearest_size(self, height: int, width: int) -> tuple[int, int]:
         return self.side, self.side
-
-    def stride(self, num_stages: int) -> int:
-        return 32
 
     def out_channels(self, num_stages: int) -> int:
         return 8 * self.width

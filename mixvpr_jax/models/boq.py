@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mixvpr_jax.models.config import BoQConfig, Dtype
+from mixvpr_jax.models.config import BoQConfig, Dtype, ModelConfig
 from mixvpr_jax.models.layers import Sequence, conv_with_bias, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.transformer import MultiHeadAttention, Norm
 
@@ -62,14 +62,14 @@ class BoQ(nnx.Module):
     The descriptor's index is channel * row_dim + row.
     """
 
-    def __init__(self, channels: int, config: BoQConfig, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        width, layers = config.proj_channels, config.num_layers
-        self.proj_c = conv_with_bias(channels, width, 3, dtype=dtype, rngs=rngs)
-        self.norm_input = Norm(width, epsilon=EPSILON, dtype=dtype)
+    def __init__(self, config: ModelConfig, boq: BoQConfig, *, rngs: nnx.Rngs) -> None:
+        width, options = boq.proj_channels, {"dtype": config.dtype, "rngs": rngs}
+        self.proj_c = conv_with_bias(config.feature_channels, width, 3, **options)
+        self.norm_input = Norm(width, epsilon=EPSILON, dtype=config.dtype)
         self.boqs = Sequence(
-            BoQBlock(width, config.num_queries, dtype=dtype, rngs=rngs) for _ in range(layers)
+            BoQBlock(width, boq.num_queries, **options) for _ in range(boq.num_layers)
         )
-        self.fc = linear(layers * config.num_queries, config.row_dim, dtype=dtype, rngs=rngs)
+        self.fc = linear(boq.num_layers * boq.num_queries, boq.row_dim, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         x = self.proj_c(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
@@ -100,10 +100,7 @@ class DINOv2(nnx.Module):
         self.num_registers = shape.num_registers
         self.final_norm = config.final_norm
 
-    def __call__(
-        self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
-    ) -> Float[Array, "b h2 w2 c"]:
-        del valid  # of padding, which changes no other image's tokens
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
         return self.tokens(images)[0]
 
     def tokens(

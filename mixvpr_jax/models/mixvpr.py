@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import Dtype, MixVPRConfig
+from mixvpr_jax.models.config import Dtype, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.normalization import layer_norm
 
@@ -32,30 +32,23 @@ class FeatureMixer(nnx.Module):
 
 
 class MixVPR(nnx.Module):
-    """Feature map [b, in_h, in_w, in_channels] → descriptors [b, out_channels * out_rows]."""
+    """Feature map [b, h, w, c] → descriptors [b, out_channels * out_rows]."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        in_h: int,
-        in_w: int,
-        config: MixVPRConfig,
-        *,
-        dtype: Dtype,
-        rngs: nnx.Rngs,
-    ) -> None:
-        positions = in_h * in_w
-        hidden = int(positions * config.mlp_ratio)
+    def __init__(self, config: ModelConfig, mixvpr: MixVPRConfig, *, rngs: nnx.Rngs) -> None:
+        rows, columns = config.feature_size
+        positions, dtype = rows * columns, config.dtype
+        hidden = int(positions * mixvpr.mlp_ratio)
         if hidden < 1:
             raise InputError(
                 f"mlp_ratio: expected at least 1/{positions}, a hidden unit of a feature map of "
-                f"{in_h}x{in_w}, found {config.mlp_ratio:g}"
+                f"{rows}x{columns}, found {mixvpr.mlp_ratio:g}"
             )
         self.mix = Sequence(
-            FeatureMixer(positions, hidden, dtype=dtype, rngs=rngs) for _ in range(config.mix_depth)
+            FeatureMixer(positions, hidden, dtype=dtype, rngs=rngs) for _ in range(mixvpr.mix_depth)
         )
-        self.channel_proj = linear(in_channels, config.out_channels, dtype=dtype, rngs=rngs)
-        self.row_proj = linear(positions, config.out_rows, dtype=dtype, rngs=rngs)
+        channels, projected = config.feature_channels, mixvpr.out_channels
+        self.channel_proj = linear(channels, projected, dtype=dtype, rngs=rngs)
+        self.row_proj = linear(positions, mixvpr.out_rows, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         batch, *_, channels = x.shape

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
-from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, Dtype
+from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, Dtype, GeMConfig, ModelConfig
 from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype
 
 
@@ -35,6 +35,10 @@ class GeMPool(nnx.Module):
 class GeM(GeMPool):
     """GeM pooling, L2-normalised: feature map [b, h, w, c] → descriptors [b, c]."""
 
+    def __init__(self, config: ModelConfig, gem: GeMConfig, *, rngs: nnx.Rngs) -> None:
+        del rngs  # nothing is drawn
+        super().__init__(gem.p, dtype=config.dtype)
+
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
         return l2_normalize(super().__call__(x))
 
@@ -42,11 +46,10 @@ class GeM(GeMPool):
 class CosPlace(nnx.Module):
     """Normalise each position, GeM, Linear, normalise: [b, h, w, c] → [b, out_dim]."""
 
-    def __init__(
-        self, in_channels: int, config: CosPlaceConfig, *, dtype: Dtype, rngs: nnx.Rngs
-    ) -> None:
-        self.gem = GeMPool(dtype=dtype)
-        self.fc = linear(in_channels, config.out_dim, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ModelConfig, cosplace: CosPlaceConfig, *, rngs: nnx.Rngs) -> None:
+        self.gem = GeMPool(dtype=config.dtype)
+        channels, dim = config.feature_channels, cosplace.out_dim
+        self.fc = linear(channels, dim, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         wide = self.fc.param_dtype
@@ -57,12 +60,11 @@ class CosPlace(nnx.Module):
 class ConvAP(nnx.Module):
     """1x1 convolution, average over s1 x s2 cells, normalise: [b, h, w, c] → [b, d * s1 * s2]."""
 
-    def __init__(
-        self, in_channels: int, config: ConvAPConfig, *, dtype: Dtype, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, config: ModelConfig, convap: ConvAPConfig, *, rngs: nnx.Rngs) -> None:
         # A 1x1 convolution with a bias is a Linear layer over the channels.
-        self.channel_pool = linear(in_channels, config.out_channels, dtype=dtype, rngs=rngs)
-        self.cells = config.s1, config.s2
+        channels, pooled = config.feature_channels, convap.out_channels
+        self.channel_pool = linear(channels, pooled, dtype=config.dtype, rngs=rngs)
+        self.cells = convap.s1, convap.s2
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         wide = self.channel_pool.param_dtype

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import Dtype, SALADConfig
+from mixvpr_jax.models.config import Dtype, ModelConfig, SALADConfig
 from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype
 
 HIDDEN = 512  # width of the three MLPs
@@ -36,10 +36,11 @@ class SALAD(nnx.Module):
     There is no dropout, which the paper trains with (0.3).
     """
 
-    def __init__(self, channels: int, config: SALADConfig, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        self.token_features = TwoLayers(channels, config.token_dim, dtype=dtype, rngs=rngs)
-        self.cluster_features = TwoLayers(channels, config.cluster_dim, dtype=dtype, rngs=rngs)
-        self.score = TwoLayers(channels, config.num_clusters, dtype=dtype, rngs=rngs)
+    def __init__(self, config: ModelConfig, salad: SALADConfig, *, rngs: nnx.Rngs) -> None:
+        channels, dtype = config.feature_channels, config.dtype
+        self.token_features = TwoLayers(channels, salad.token_dim, dtype=dtype, rngs=rngs)
+        self.cluster_features = TwoLayers(channels, salad.cluster_dim, dtype=dtype, rngs=rngs)
+        self.score = TwoLayers(channels, salad.num_clusters, dtype=dtype, rngs=rngs)
         self.dust_bin = nnx.Param(jnp.ones((), param_dtype(dtype)))
 
     def __call__(

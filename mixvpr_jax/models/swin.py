@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import SWINS, SwinShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
@@ -204,8 +204,5 @@ class Swin(nnx.Module):
         )
         self.norm = Norm(config.feature_channels, epsilon=EPSILON, dtype=dtype)
 
-    def __call__(
-        self, images: Float[Array, "b s s 3"], valid: Bool[Array, " b"] | None = None
-    ) -> Float[Array, "b s2 s2 c"]:
-        del valid  # of padding, which changes no other image's map
+    def __call__(self, images: Float[Array, "b s s 3"]) -> Float[Array, "b s2 s2 c"]:
         return self.norm(self.layers(self.patch_embed(images)))

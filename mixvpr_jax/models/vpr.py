@@ -16,7 +16,6 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
 from mixvpr_jax.models.config import (
-    AggregatorConfig,
     BoQConfig,
     ConvAPConfig,
     CosPlaceConfig,
@@ -41,10 +40,9 @@ class PluggedIn(nnx.Module):
     """An aggregator of others, whose output is scaled to unit norm: [b, h, w, c] → [b, d]."""
 
     def __init__(self, config: ModelConfig, plugin: Aggregator, *, rngs: nnx.Rngs) -> None:
-        plugin.descriptor_dim(config.feature_channels, config.feature_size)  # or InputError
-        self.module = plugin.build(
-            config.feature_channels, config.feature_size, dtype=config.dtype, rngs=rngs
-        )
+        given = config.feature_channels, config.feature_size
+        plugin.descriptor_dim(*given)  # or InputError
+        self.module = plugin.build(*given, dtype=config.dtype, rngs=rngs)
         self.wide = param_dtype(config.dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
@@ -63,11 +61,20 @@ class PluggedInBackbone(nnx.Module):
                 f"stride and channels, found {list(found)}"
             )
 
-    def __call__(
-        self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
-    ) -> Float[Array, "b h2 w2 c"]:
-        del valid  # of padding, which changes batch_stats here
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
         return self.module(images)
+
+
+# By the tables of shapes that backbones' names are found in, and by the types of configurations.
+_BACKBONES = ((RESNETS, ResNet), (VITS, DINOv2), (EFFICIENTNETS, EfficientNet), (SWINS, Swin))
+_AGGREGATORS: dict[type, Callable[..., nnx.Module]] = {
+    MixVPRConfig: MixVPR,
+    ConvAPConfig: ConvAP,
+    CosPlaceConfig: CosPlace,
+    GeMConfig: GeM,
+    SALADConfig: SALAD,
+    BoQConfig: BoQ,
+}
 
 
 class VPRModel(nnx.Module):
@@ -81,9 +88,11 @@ class VPRModel(nnx.Module):
         if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise InputError('dtype "float64": set jax_enable_x64 first (JAX_ENABLE_X64=1)')
         self.config = config
-        self.backbone = _kind(config.arch)(config, rngs=rngs)
+        kinds = (kind for shapes, kind in _BACKBONES if config.arch in shapes)
+        self.backbone = next(kinds, PluggedInBackbone)(config, rngs=rngs)
         if config.aggregator is not None:
-            self.aggregator = _aggregator(config, config.aggregator, rngs)
+            aggregator = _AGGREGATORS.get(type(config.aggregator), PluggedIn)
+            self.aggregator = aggregator(config, config.aggregator, rngs=rngs)
         if config.projection is not None:
             # In float32 whatever the model computes in: its bias cancels most of the product.
             wide, length = param_dtype(config.dtype), config.aggregator_dim
@@ -116,7 +125,9 @@ class VPRModel(nnx.Module):
         x = jnp.asarray(images, array_dtype(self.config.dtype))
         if isinstance(self.backbone, DINOv2) and isinstance(self.config.aggregator, SALADConfig):
             return self.backbone.tokens(x)
-        return (self.backbone(x, valid),)
+        if isinstance(self.backbone, ResNet | EfficientNet):
+            return (self.backbone(x, valid),)
+        return (self.backbone(x),)  # in which padding changes nothing
 
     def head(self, *features: Float[Array, "b ... c"]) -> Float[Array, "b d"]:
         """The descriptors of what `features` gives."""
@@ -214,28 +225,3 @@ def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> Non
             f"images: expected height {heights} and width {widths} pixels (a feature map of "
             f"{rows}x{columns}), found {shape[1]}x{shape[2]}"
         )
-
-
-def _kind(arch: str) -> Callable[..., nnx.Module]:
-    """The class of a backbone."""
-    own = ((RESNETS, ResNet), (VITS, DINOv2), (EFFICIENTNETS, EfficientNet), (SWINS, Swin))
-    return next((kind for shapes, kind in own if arch in shapes), PluggedInBackbone)
-
-
-def _aggregator(config: ModelConfig, aggregator: AggregatorConfig, rngs: nnx.Rngs) -> nnx.Module:
-    channels, dtype = config.feature_channels, config.dtype
-    match aggregator:
-        case MixVPRConfig() as mixvpr:
-            return MixVPR(channels, *config.feature_size, mixvpr, dtype=dtype, rngs=rngs)
-        case ConvAPConfig() as convap:
-            return ConvAP(channels, convap, dtype=dtype, rngs=rngs)
-        case CosPlaceConfig() as cosplace:
-            return CosPlace(channels, cosplace, dtype=dtype, rngs=rngs)
-        case GeMConfig(p=p):
-            return GeM(p, dtype=dtype)
-        case SALADConfig() as salad:
-            return SALAD(channels, salad, dtype=dtype, rngs=rngs)
-        case BoQConfig() as boq:
-            return BoQ(channels, boq, dtype=dtype, rngs=rngs)
-        case Aggregator() as plugin:
-            return PluggedIn(config, plugin, rngs=rngs)
