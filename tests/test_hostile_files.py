@@ -137,7 +137,7 @@ def test_structs_that_list_something_else(tmp_path):
     pittsburgh_tree(tmp_path, dbImageFns=np.array(PITTS_DATABASE))
     assert len(small("pitts30k-test", tmp_path).database) == 6
     pittsburgh_tree(tmp_path, dbImageFns=1j)
-    message = "expected dbStruct.dbImageFns to list names, found None"
+    message = "expected names in dbStruct.dbImageFns, found None"
     refused_subset(message, "pitts30k-test", tmp_path)
 
 

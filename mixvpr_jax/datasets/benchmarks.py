@@ -14,7 +14,7 @@ from mixvpr_jax.datasets import msls, nordland
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import read_labelled
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, read_struct
-from mixvpr_jax.datasets.protocols import BENCHMARKS, Limits, Protocol
+from mixvpr_jax.datasets.protocols import BENCHMARKS, Limits
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath
 
@@ -52,9 +52,9 @@ def _read_netvlad(
     of_queries = [root / base for root in place.roots() for base in queries]
     found = None
     if file is not None:
-        found = read_struct(file).find(place.protocol, of_database, of_queries)
+        found = read_struct(file, place.protocol).find(of_database, of_queries)
     elif lists := read_lists(place, stem):
-        found = lists.find(place, of_database, [*place.roots(), *of_queries])
+        found = lists.find(of_database, [*place.roots(), *of_queries])
     if found is not None and not (pair and found.is_absent):
         return found
     if pair is not None:
@@ -81,7 +81,7 @@ def _vpr_bench(*stems: str) -> Reader:
 
     def read(place: Place) -> EvaluationSet:
         if lists := read_lists(place, *stems):
-            return lists.find(place, place.roots())
+            return lists.find(place.roots())
         is_sped = stems == ("SPED",)
         if is_sped and (pair := place.pair("test")):
             return read_labelled(place.protocol, pair)
@@ -195,14 +195,11 @@ def read_benchmark(
     return _present(place, found, allow_subset)
 
 
-def _counts(images: EvaluationSet) -> tuple[int, int]:
-    return len(images.database), len(images.queries)
-
-
 def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> None:
     """As many images as the protocol says; fewer if a subset is allowed."""
-    counts, protocol = _counts(whole), place.protocol
-    found = _wrong_counts(place, counts)
+    protocol = place.protocol
+    counts = len(whole.database), len(whole.queries)
+    found = _wrong_counts(place, whole)
     if 0 in counts:
         raise InputError(found)
     same = next((other for other in BENCHMARKS.values() if other.counts == counts), protocol)
@@ -210,13 +207,13 @@ def _require_counts(place: Place, whole: EvaluationSet, allow_subset: bool) -> N
         raise InputError(f"{found}, which are those of {same.name}")
     if any(has > most for has, (_, most) in zip(counts, protocol.limits, strict=True)):
         raise InputError(f"{found}, which is more than the benchmark has")
-    if _is_short(counts, protocol) and not allow_subset:
+    if protocol.is_short(*counts) and not allow_subset:
         raise InputError(f"{found}; --allow-subset takes them and marks the result")
 
 
 def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> EvaluationSet:
     """Only the images that are there, if those are all or a subset is allowed."""
-    missing, total = whole.missing(), sum(_counts(whole))
+    missing, total = whole.missing(), len(whole.database) + len(whole.queries)
     if missing and (not allow_subset or len(missing) == total):
         hint = "" if len(missing) == total else "; --allow-subset does without them and marks it"
         raise InputError(
@@ -225,22 +222,17 @@ def _present(place: Place, whole: EvaluationSet, allow_subset: bool) -> Evaluati
             details=[f"missing: {path}" for path in missing],
         )
     kept = whole.select(*whole.present) if missing and whole.present else whole
-    counts = _counts(kept)
-    if 0 in counts:
-        raise InputError(_wrong_counts(place, counts))
-    is_subset = bool(missing) or _is_short(counts, place.protocol)
-    return replace(kept, is_subset=is_subset, present=None)
+    if not (kept.database and kept.queries):
+        raise InputError(_wrong_counts(place, kept))
+    is_short = place.protocol.is_short(len(kept.database), len(kept.queries))
+    return replace(kept, is_subset=bool(missing) or is_short, present=None)
 
 
-def _is_short(counts: tuple[int, int], protocol: Protocol) -> bool:
-    return any(has < least for has, (least, _) in zip(counts, protocol.limits, strict=True))
-
-
-def _wrong_counts(place: Place, counts: tuple[int, int]) -> str:
+def _wrong_counts(place: Place, found: EvaluationSet) -> str:
     database, queries = map(_spoken, place.protocol.limits)
     return (
-        f"{place.title}: expected {database}database images and {queries}queries, "
-        f"found {counts[0]:,} database images and {counts[1]:,} queries"
+        f"{place.title}: expected {database}database images and {queries}queries, found "
+        f"{len(found.database):,} database images and {len(found.queries):,} queries"
     )
 
 

@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,37 +104,52 @@ def _file_in(folder: AnyPath, name: str) -> AnyPath | None:
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Relative paths of n database images and q queries, with the ascending positives of each.
+class Truth:
+    """What the authors' files say of n database images and q queries.
 
-    `file` lists the database images, `truth` the positives.
+    Attributes:
+        file: Lists the database images.
+        protocol: Their benchmark's.
+        layout: Which files these are, in words.
+        database: Relative paths.
+        queries: Likewise.
+        positives: For each query the ascending indices of its positives.
+        utm: [n, 2] and [q, 2] float64, metres of the database images and the queries, if known.
     """
 
     file: AnyPath
-    truth: AnyPath
+    protocol: Protocol
+    layout: str
     database: list[str]
     queries: list[str]
     positives: list[np.ndarray]
+    utm: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+
+    @classmethod
+    def of_lists(cls, protocol: Protocol, file: AnyPath, truth: AnyPath, *lists: Any) -> Truth:
+        """Of lists that `file` begins and `truth` ends, which names the protocol's own or not."""
+        if not protocol.ground_truth.startswith(truth.name):
+            said = f"{truth.name}, a list"
+            protocol = replace(protocol, ground_truth=said, positives="as listed for each query")
+        layout = f"lists: {file}, {truth.name} and what lies beside them"
+        return cls(file, protocol, layout, *lists)
 
     def find(
-        self,
-        place: Place,
-        database_bases: Sequence[AnyPath],
-        query_bases: Sequence[AnyPath] | None = None,
+        self, databases: Sequence[AnyPath], queries: Sequence[AnyPath] | None = None
     ) -> EvaluationSet:
         """The benchmark, with its images below these folders."""
-        database = locate(database_bases, self.database, self.file)
-        queries = locate(query_bases or database_bases, self.queries, self.file)
-        protocol, truth = place.protocol, self.truth.name
-        if not protocol.ground_truth.startswith(truth):
-            protocol = replace(
-                protocol, ground_truth=f"{truth}, a list", positives="as listed for each query"
-            )
-        layout = f"lists: {self.file}, {truth} and what lies beside them"
-        return EvaluationSet.of(protocol, layout, database, queries, positives=self.positives)
+        return EvaluationSet.of(
+            self.protocol,
+            self.layout,
+            locate(databases, self.database, self.file),
+            locate(queries or databases, self.queries, self.file),
+            positives=self.positives,
+            database_utm=self.utm[0],
+            queries_utm=self.utm[1],
+        )
 
 
-def read_lists(place: Place, *stems: str) -> Lists | None:
+def read_lists(place: Place, *stems: str) -> Truth | None:
     """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first.
 
     Raises:
@@ -157,7 +173,7 @@ def read_lists(place: Place, *stems: str) -> Lists | None:
                 )
         database, queries = map(read_names, files[1:])
         positives = read_positives(truth, len(queries), len(database))
-        return Lists(files[1], truth, database, queries, positives)
+        return Truth.of_lists(place.protocol, files[1], truth, database, queries, positives)
     return None
 
 
@@ -222,47 +238,59 @@ def _kind(array: np.ndarray) -> str:
 
 def _shown(value: object) -> str:
     """A value in one short line."""
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return " x ".join(f"{size:,}" for size in value.shape)
     return " ".join(reprlib.repr(value).split())[:80]
 
 
-@dataclass(frozen=True)
-class DbStruct:
-    """NetVLAD's `dbStruct`: relative paths, [n, 2] and [q, 2] float64 metres, and posDistThr."""
-
-    file: AnyPath
-    database: list[str]
-    queries: list[str]
-    database_utm: np.ndarray
-    queries_utm: np.ndarray
-    radius_m: float
-
-    def find(
-        self, protocol: Protocol, databases: Sequence[AnyPath], queries: Sequence[AnyPath]
-    ) -> EvaluationSet:
-        """The benchmark, with its images below these folders."""
-        if self.radius_m != protocol.radius_m:
-            raise InputError(
-                f"{self.file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, "
-                f"found {self.radius_m:g}"
-            )
-        return EvaluationSet.of(
-            protocol,
-            f"the authors': {self.file}",
-            locate(databases, self.database, self.file),
-            locate(queries, self.queries, self.file),
-            positives=positives_within(self.queries_utm, self.database_utm, self.radius_m),
-            database_utm=self.database_utm,
-            queries_utm=self.queries_utm,
-        )
+# NetVLAD's dbStruct -------------------------------------------------------------------------------
 
 
-def read_struct(file: AnyPath) -> DbStruct:
+def read_struct(file: AnyPath, protocol: Protocol) -> Truth:
     """Reads `dbStruct`, whose lists must be as long as it says.
 
     Raises:
         InputError: No MATLAB file, without that struct or without a field, lists of different
-            length, or positions that are not in metres.
+            length, another radius than the protocol's, or positions that are not in metres.
     """
+    struct = _struct_in(file)
+
+    def field(expected: str, fits: Callable[[Any], bool], *names: str) -> Any:
+        name = next((name for name in names if name in struct), None)
+        if name is None or not fits(struct[name]):
+            found = ", ".join(struct) if name is None else _shown(struct[name])
+            raise InputError(f"{file}: expected {expected} in dbStruct.{names[0]}, found {found}")
+        return struct[name]
+
+    def numbers(name: str, expected: str, *shape: int) -> np.ndarray:
+        value = field(expected, lambda value: _is_numbers(value, shape), name)
+        return value.reshape(shape).astype(np.float64)
+
+    images = ("dbImageFns", "dbImage"), ("qImageFns", "qImage")
+    database, queries = (_as_list(field("names", _are_names, *names)) for names in images)
+    counts = [numbers(name, "a number").item() for name in ("numImages", "numQueries")]
+    if counts != [len(database), len(queries)]:
+        raise InputError(
+            f"{file}: expected lists of {counts[0]:,.0f} and {counts[1]:,.0f} images, as "
+            f"numImages and numQueries say, found {len(database):,} and {len(queries):,}"
+        )
+    database_utm, queries_utm = (
+        numbers(name, f"2 x {len(of):,} metres", 2, len(of)).T
+        for name, of in (("utmDb", database), ("utmQ", queries))
+    )
+    require_metres(file, database_utm, queries_utm)
+    radius_m = numbers("posDistThr", "a number").item()
+    if radius_m != protocol.radius_m:
+        raise InputError(
+            f"{file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, found "
+            f"{radius_m:g}"
+        )
+    positives = positives_within(queries_utm, database_utm, radius_m)
+    layout, utm = f"the authors': {file}", (database_utm, queries_utm)
+    return Truth(file, protocol, layout, database, queries, positives, utm)
+
+
+def _struct_in(file: AnyPath) -> dict[str, Any]:
     try:
         struct = read_variable(file.read_bytes(), "dbStruct")
     except NotImplementedError:
@@ -274,57 +302,21 @@ def read_struct(file: AnyPath) -> DbStruct:
         raise InputError(f"{file}: expected a MATLAB file, found {error}") from None
     if not isinstance(struct, dict):
         raise InputError(f"{file}: expected a struct named dbStruct, found none")
-    database = _names(file, struct, "dbImageFns", "dbImage")
-    queries = _names(file, struct, "qImageFns", "qImage")
-    counts = _number(file, struct, "numImages"), _number(file, struct, "numQueries")
-    if counts != (len(database), len(queries)):
-        raise InputError(
-            f"{file}: expected lists of {counts[0]:,.0f} and {counts[1]:,.0f} images, as "
-            f"numImages and numQueries say, found {len(database):,} and {len(queries):,}"
-        )
-    database_utm = _positions(file, struct, "utmDb", len(database))
-    queries_utm = _positions(file, struct, "utmQ", len(queries))
-    require_metres(file, database_utm, queries_utm)
-    radius_m = _number(file, struct, "posDistThr")
-    return DbStruct(file, database, queries, database_utm, queries_utm, radius_m)
+    return struct
 
 
-def _field(file: AnyPath, struct: dict[str, Any], *names: str) -> Any:
-    name = next((name for name in names if name in struct), None)
-    if name is None:
-        raise InputError(f"{file}: expected dbStruct.{names[0]}, found {', '.join(struct)}")
-    return struct[name]
+def _as_list(names: Any) -> list[str]:
+    return names if isinstance(names, list) else [names] if isinstance(names, str) else []
 
 
-def _names(file: AnyPath, struct: dict[str, Any], *fields: str) -> list[str]:
-    found = _field(file, struct, *fields)
-    if isinstance(found, np.ndarray) and found.size == 0:
-        return []
-    names: list[Any] = found if isinstance(found, list) else [found]
-    for name in names:
-        if not isinstance(name, str):
-            raise InputError(
-                f"{file}: expected dbStruct.{fields[0]} to list names, found {_shown(name)}"
-            )
-    return names
+def _are_names(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.size == 0
+    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
-def _number(file: AnyPath, struct: dict[str, Any], field: str) -> float:
-    value = _field(file, struct, field)
-    if not isinstance(value, np.ndarray) or value.size != 1:
-        raise InputError(f"{file}: expected a number in dbStruct.{field}, found {_shown(value)}")
-    return float(value.item())
-
-
-def _positions(file: AnyPath, struct: dict[str, Any], field: str, count: int) -> np.ndarray:
-    value = _field(file, struct, field)
-    if not isinstance(value, np.ndarray):
-        raise InputError(f"{file}: expected dbStruct.{field} in numbers, found {_shown(value)}")
-    if count == 0 and value.size == 0:
-        return np.empty((0, 2))
-    if value.shape != (2, count):
-        shape = " x ".join(f"{size:,}" for size in value.shape)
-        raise InputError(
-            f"{file}: expected dbStruct.{field} of 2 x {count:,} metres, found {shape}"
-        )
-    return value.T.astype(np.float64)
+def _is_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value holds numbers of that shape; of none or a single one the shape varies."""
+    if not isinstance(value, np.ndarray) or value.size != math.prod(shape):
+        return False
+    return value.size < 2 or value.shape == shape

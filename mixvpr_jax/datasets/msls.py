@@ -19,7 +19,7 @@ import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
-from mixvpr_jax.datasets.ground_truth import Lists, Place, read_indices, read_names, read_positives
+from mixvpr_jax.datasets.ground_truth import Place, Truth, read_indices, read_names, read_positives
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
@@ -69,7 +69,7 @@ def read_msls_val(place: Place) -> EvaluationSet:
             "none; give their folder as ground truth, or evaluate every query as msls-val-all, "
             "which is another protocol"
         )
-    found = lists.find(place, _parents(place))
+    found = lists.find(_parents(place))
     keys = _keys(lists.file, lists.database), _keys(lists.file, lists.queries)
     found = replace(found, conditions={"city": [city for city, _ in keys[1]]})
     if found.is_absent and (pair := place.pair("val")):
@@ -114,7 +114,7 @@ def _parents(place: Place) -> list[AnyPath]:
 # The authors' lists -------------------------------------------------------------------------------
 
 
-def _read_lists(place: Place) -> Lists | None:
+def _read_lists(place: Place) -> Truth | None:
     for truth_name, *names in _LISTS:
         truth = place.truth(truth_name)
         if truth is None or not all(truth.with_name(name).is_file() for name in names):
@@ -125,7 +125,8 @@ def _read_lists(place: Place) -> Lists | None:
             asked = read_indices(chosen[0], len(of_queries), queries.name)
             of_queries = [of_queries[query] for query in asked]
         positives = read_positives(truth, len(of_queries), len(of_database))
-        return Lists(database, truth, of_database, of_queries, positives)
+        lists = of_database, of_queries, positives
+        return Truth.of_lists(place.protocol, database, truth, *lists)
     if some := place.truth(*(name for files in _LISTS for name in files)):
         ways = "; or ".join(", ".join(files) for files in _LISTS)
         raise InputError(f"{some}: expected beside each other {ways}; found some of them only")

@@ -36,7 +36,7 @@ def read_nordland(place: Place) -> EvaluationSet:
             "truth. Every frame against every frame is nordland-full; folders of a downloader's "
             "nordland_subset search summer for winter, which is neither"
         )
-    found = lists.find(place, place.roots())
+    found = lists.find(place.roots())
     track = np.arange(len(found.queries)) / max(len(found.queries), 1)
     return replace(found, conditions={"section": _sections(track)})
 

@@ -12,8 +12,8 @@ from fuzzing import allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixvpr_jax.datasets import BENCHMARKS
 from mixvpr_jax.datasets.ground_truth import read_struct
-from mixvpr_jax.datasets.positions import positives_within
 
 NAMES = [f"000/00082{i}_pitch1_yaw1.jpg" for i in range(3)]
 
@@ -58,8 +58,7 @@ def compressed(draw):
 
 
 def read_positives(path):
-    struct = read_struct(path)
-    positives_within(struct.queries_utm, struct.database_utm, 25.0)
+    read_struct(path, BENCHMARKS["pitts30k-test"])
 
 
 @pytest.fixture(scope="module")
