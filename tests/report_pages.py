@@ -14,7 +14,7 @@ from shared import once
 from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.report.columns import columns_of, shown_photos
 from mixvpr_jax.report.page import assemble, write_page
-from mixvpr_jax.report.reader import OtherRun, ReportData
+from mixvpr_jax.report.reader import ReportData, Run, figures_of
 from mixvpr_jax.report.thumbnails import FORMAT, Thumbnail
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;\"' Zürich 日本.jpg"
@@ -88,6 +88,25 @@ def evaluation(
     predictions[1::4, 2] = truth[1::4]
     ranks = np.select([np.arange(q) % 4 == i for i in range(3)], [1, 3, k + 5], 0)
     recall = {1: 25.0, 5: 50.0, 10: 50.0, 20: 50.0}
+    published = [{"method": "MixVPR", "recall": {"1": 24.0, "5": 51.0}, "source": "table 1"}]
+    labels = ["day" if i % 2 else "night" for i in range(q)]
+    counts = {label: labels.count(label) for label in ("day", "night")}
+    results = {
+        "recall_interval_95": {k: (value - 2, value + 2) for k, value in recall.items()},
+        "protocol": {"published": published},
+        "recall_by_condition": {
+            "light": {
+                label: {"num_queries": count, "recall": recall} for label, count in counts.items()
+            }
+        },
+    }
+    taken = {"preprocessing": (3.0, 4.0), "model": (20.0, 25.0), "search": (0.2, 0.3)}
+    timing = {
+        "query_ms": {
+            stage: {"median_ms": median, "p95_ms": p95} for stage, (median, p95) in taken.items()
+        },
+        "device": "TPU v4",
+    }
     parts: dict[str, Any] = {
         "title": "nano on the line",
         "facts": {"model": "nano", "protocol": "25 m"},
@@ -97,13 +116,9 @@ def evaluation(
         "distances": np.sort(rng.uniform(0.2, 1.4, (q, k)), axis=1).astype(np.float32),
         "positives": positives,
         "right": hits_by_rank(predictions, positives),
-        "recall": recall,
-        "intervals": {k: (value - 2, value + 2) for k, value in recall.items()},
-        "published": [("MixVPR", {1: 24.0, 5: 51.0}, "table 1")],
-        "conditions": {"light": {"day": (q // 2, recall), "night": (q - q // 2, recall)}},
-        "labels": {"light": ["day" if i % 2 else "night" for i in range(q)]},
-        "latency": {"preprocessing": (3.0, 4.0), "model": (20.0, 25.0), "search": (0.2, 0.3)},
-        "device": "TPU v4",
+        "recall": list(recall.items()),
+        "figures": figures_of(results, timing),
+        "labels": {"light": labels},
         "database_utm": database_utm,
         "query_utm": query_utm,
         "best_positive": (
@@ -115,7 +130,7 @@ def evaluation(
     return ReportData(**(parts | changes))
 
 
-def other_run(data: ReportData, k: int = 5) -> OtherRun:
+def other_run(data: ReportData, k: int = 5) -> Run:
     """Right at 1 for the first two of four queries, of which this run has only the first."""
     assert data.best_positive is not None
     predictions = np.asarray(data.predictions)[:, -k:].copy()
@@ -124,7 +139,13 @@ def other_run(data: ReportData, k: int = 5) -> OtherRun:
         predictions[first::4, 0] = data.best_positive[0][first::4]
         right[first::4, 0] = True
     distances = np.full(predictions.shape, 0.625)
-    return OtherRun("ConvAP", {1: 50.0, 5: 50.0}, predictions, right, distances)
+    return Run(
+        title="ConvAP",
+        recall=[(1, 50.0), (5, 50.0)],
+        predictions=predictions,
+        distances=distances,
+        right=right,
+    )
 
 
 def heat_maps(queries: int, cells: int = 5) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -12,12 +12,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.confidence import (
-    confidence,
-    precision_recall,
-    score_of,
-    threshold_at,
-)
+from mixvpr_jax.evaluation.confidence import precision_recall, score_of, threshold_at
 
 
 @st.composite
@@ -123,7 +118,8 @@ def test_all_right_all_wrong_and_a_single_query():
 
 def test_results_are_in_percent_and_null_where_nothing_reaches_a_precision():
     distances = np.array([0.2, 0.4, 0.6, 0.8], np.float32)
-    found = confidence(distances, np.array([True, False, True, True]), 4)
+    scores = score_of(distances)
+    found = precision_recall(scores, np.array([True, False, True, True]), 4).summary()
     assert found == {
         "num_queries_with_positives": 4,
         "average_precision": pytest.approx(100 / 4 * (1 + 2 / 3 + 3 / 4)),
@@ -139,9 +135,9 @@ def test_results_are_in_percent_and_null_where_nothing_reaches_a_precision():
             "95": {"score": 0.98, "precision": 100.0, "recall": 25.0, "num_accepted": 1},
         },
     }
-    missed = confidence(distances, np.zeros(4, bool), 4)
+    missed = precision_recall(scores, np.zeros(4, bool), 4).summary()
     assert missed is not None and missed["thresholds"] == {"100": None, "95": None}
-    assert confidence(distances, np.zeros(4, bool), 0) is None
+    assert precision_recall(scores, np.zeros(4, bool), 0).summary() is None
 
 
 def test_score_is_the_cosine_similarity():

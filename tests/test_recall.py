@@ -72,7 +72,12 @@ def test_another_confidence():
 def test_recall_of_each_kind_of_query():
     hits = np.array([[1, 0], [0, 0], [0, 1], [1, 1]], bool)
     found = recall_by_condition(hits, {"light": ["day", "night", "night", "day"]}, [1, 2])
-    assert found == {"light": {"day": (2, {1: 100, 2: 100}), "night": (2, {1: 0, 2: 50})}}
+    assert found == {
+        "light": {
+            "day": {"num_queries": 2, "recall": {1: 100, 2: 100}},
+            "night": {"num_queries": 2, "recall": {1: 0, 2: 50}},
+        }
+    }
     labels = [f"{number:02d}" for number in range(40, 0, -1)]
     many = recall_by_condition(np.ones((40, 1), bool), {"hour": labels}, [1])["hour"]
     assert list(many) == sorted(labels)

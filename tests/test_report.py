@@ -20,7 +20,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.report.columns import readable_name
 from mixvpr_jax.report.page import PAGE, write_page
-from mixvpr_jax.report.reader import OtherRun, ReportData
+from mixvpr_jax.report.reader import ReportData, Run, figures_of
 from mixvpr_jax.report.thumbnails import make_thumbnail
 
 HOSTILE_NAMES = (
@@ -41,7 +41,7 @@ def _data(folder: Path, **changes: Any) -> ReportData:
     parts: dict[str, Any] = {
         "title": "nano on city",
         "facts": {"model": "nano", "dataset": "city", "protocol": "25 m"},
-        "recall": {1: 33.3, 5: 66.7, 10: 66.7, 20: 66.7},
+        "recall": [(1, 33.3), (5, 66.7), (10, 66.7), (20, 66.7)],
         "database_paths": [_photo(folder / f"database/{i}.jpg", 40 * i) for i in range(4)],
         "query_paths": [_photo(folder / f"queries/{i}.jpg", 50 * i) for i in range(3)],
         "predictions": np.array([[2, 0, 1], [2, 3, 0], [1, 2, 3]]),
@@ -136,19 +136,19 @@ def test_the_page_holds_what_was_given(tmp_path: Path) -> None:
 
 
 def test_figures_of_the_evaluation_reach_the_page(tmp_path: Path) -> None:
-    recall = {1: 50.0, 5: 75.0}
+    published = [{"method": "MixVPR", "recall": {"1": 91.5}, "source": "table 1"}]
+    results = {
+        "recall_interval_95": {"1": [40, 60]},
+        "protocol": {"published": published},
+        "is_subset": True,
+        "recall_by_condition": {
+            "light": {"night": {"num_queries": 2, "recall": {"1": 50.0, "5": 75.0}}}
+        },
+    }
+    timing = {"query_ms": {"model": {"median_ms": 20.5, "p95_ms": 30.25}}, "device": "TPU v4"}
+    figures, labels = figures_of(results, timing), {"light": ["night", "day", "night"]}
     value = _written(
-        tmp_path / "report.html",
-        _data(
-            tmp_path,
-            intervals={1: (40, 60)},
-            published=[("MixVPR", {1: 91.5}, "table 1")],
-            is_subset=True,
-            conditions={"light": {"night": (2, recall)}},
-            labels={"light": ["night", "day", "night"]},
-            latency={"model": (20.5, 30.25)},
-            device="TPU v4",
-        ),
+        tmp_path / "report.html", _data(tmp_path, figures=figures, labels=labels)
     ).value
     assert value["intervals"] == [[1, 40, 60]]
     assert value["curve"] == [33.333, 66.667, 66.667]
@@ -177,10 +177,13 @@ def test_coordinates_become_metres_and_a_map(tmp_path: Path) -> None:
 def test_missed_positives_and_the_other_run_have_pictures(tmp_path: Path) -> None:
     best = np.array([2, 1, -1]), np.array([0.25, 2.5, np.nan]), np.array([1, 30, 0])
     predictions = np.array([[2], [2], [2]])
-    other = OtherRun(
-        "another", {1: 66.6}, np.array([[2, 0], [3, 1], [3, 1]]),
-        np.array([[True, False], [False, True], [False, False]]), np.full((3, 2), 0.75),
-    )  # fmt: skip
+    other = Run(
+        title="another",
+        recall=[(1, 66.6)],
+        predictions=np.array([[2, 0], [3, 1], [3, 1]]),
+        distances=np.full((3, 2), 0.75),
+        right=np.array([[True, False], [False, True], [False, False]]),
+    )
     data = _data(tmp_path, predictions=predictions, distances=np.ones((3, 1)), best_positive=best)
     report = _written(tmp_path / "report.html", data)
     assert report.value["best"] == {
@@ -278,9 +281,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
             query_paths=queries,
             title=hostile,
             facts={hostile: hostile},
-            published=[(hostile, {1: 1.0}, hostile)],
+            figures=figures_of({}, {}) | {"published": [[hostile, [[1, 1.0]], hostile]]},
             labels={hostile: [hostile] * 3},
-            other=OtherRun(hostile, None, np.zeros((3, 1), int), None, np.zeros((3, 1))),
+            other=Run(title=hostile, predictions=np.zeros((3, 1), int), distances=np.zeros((3, 1))),
         ),
     )
 

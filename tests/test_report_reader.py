@@ -1,6 +1,7 @@
 """A report is made again from an output folder alone, of whichever version."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -32,8 +33,9 @@ def test_everything_that_was_evaluated_is_read(evaluate, labelled, weights, tmp_
     assert np.array_equal(data.right, found.recalls.right)
     for ours, theirs in zip(data.positives, found.data.positives, strict=True):
         assert np.array_equal(ours, theirs)
-    assert data.recall == found.recall
-    assert data.intervals == found.recalls.intervals
+    assert dict(data.recall) == found.recall
+    intervals = {k: (low, high) for k, low, high in data.figures["intervals"]}
+    assert intervals == found.recalls.intervals
     assert np.array_equal(data.database_utm, found.data.database_utm)
     assert np.array_equal(data.query_utm, found.data.queries_utm)
     best = found.best_positives
@@ -41,8 +43,9 @@ def test_everything_that_was_evaluated_is_read(evaluate, labelled, weights, tmp_
         data.best_positive, (best.indices, best.distances, best.ranks), strict=True
     ):
         assert np.array_equal(read, known, equal_nan=True)
-    assert sorted(data.latency) == ["model", "preprocessing", "search"]
-    assert data.device == "cpu"
+    stages = [stage for stage, *_ in data.figures["latency"]]
+    assert sorted(stages) == ["model", "preprocessing", "search"]
+    assert data.figures["device"] == "cpu"
     for query, maps in found.saliency.items():
         for read, known in zip(data.saliency[query], maps, strict=True):
             assert np.abs(read / 255 - known).max() <= 0.5 / 255 + 1e-6
@@ -107,9 +110,9 @@ def test_compared(out, evaluate, labelled):
     # What is right is said by the radius of the report, not of the run that it is compared with.
     evaluate(*labelled, output=out.parent / "strict", positive_radius_m=23.5)
     loose, strict = read_report_data(out, out.parent / "strict"), out.parent / "strict"
-    assert loose.other.right.sum() == 2 and loose.other.recall[1] == loose.recall[1] > 60
+    assert loose.other.right.sum() == 2 and loose.other.recall[0] == loose.recall[0] > (1, 60)
     strict = read_report_data(strict, out)
-    assert strict.other.right.sum() == 0 and strict.other.recall[1] == strict.recall[1] == 0
+    assert strict.other.right.sum() == 0 and strict.other.recall[0] == strict.recall[0] == (1, 0)
 
 
 def test_compared_with_other_frames_left_out(out, evaluate, labelled):
@@ -172,6 +175,14 @@ def test_compared_with_a_run_that_skipped_the_same_image(out, evaluate, labelled
             write_report(two, out)
 
 
+def test_compared_with_a_run_that_skipped_an_image_of_this_one(out, evaluate, labelled):
+    photo = min(labelled[1].iterdir())
+    photo.write_bytes(b"")
+    evaluate(*labelled, output=out.parent / "one", skip_unreadable=True)
+    with pytest.raises(InputError, match=rf"one/predictions.csv: expected all .* no {photo}, whi"):
+        write_report(out, out.parent / "one")
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
@@ -189,7 +200,10 @@ def test_broken_files_are_named(out, name):
     assert (out / "report.html").read_bytes() == before
 
 
-@pytest.mark.parametrize("changes", [{"protocol": []}, {"recall": {"x": 1}}, {"num_turned": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"protocol": []}, {"recall": {"x": 1}}, {"recall": {"1": math.nan}}, {"num_turned": 3}],
+)
 def test_results_of_another_form(out, changes):
     results = json.loads((out / "results.json").read_text())
     (out / "results.json").write_text(json.dumps(results | changes))

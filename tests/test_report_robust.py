@@ -47,12 +47,12 @@ def test_without_ground_truth_or_coordinates(
     opened: Any, evaluated: ReportData, tmp_path: Path
 ) -> None:
     bare = ReportData(
-        "bare",
-        {},
-        evaluated.database_paths,
-        evaluated.query_paths,
-        evaluated.predictions,
-        evaluated.distances,
+        title="bare",
+        facts={},
+        database_paths=evaluated.database_paths,
+        query_paths=evaluated.query_paths,
+        predictions=evaluated.predictions,
+        distances=evaluated.distances,
     )
     write_page(tmp_path / "report.html", bare)
     page = opened(tmp_path / "report.html")
@@ -81,7 +81,13 @@ def test_without_queries(opened: Any, evaluated: ReportData, tmp_path: Path) -> 
     write_page(
         tmp_path / "report.html",
         ReportData(
-            "none", {}, evaluated.database_paths, [], none.astype(int), none, right=none > 0
+            title="none",
+            facts={},
+            database_paths=evaluated.database_paths,
+            query_paths=[],
+            predictions=none.astype(int),
+            distances=none,
+            right=none > 0,
         ),
     )
     page = opened(tmp_path / "report.html")

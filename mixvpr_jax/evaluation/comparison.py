@@ -38,12 +38,12 @@ def check_comparable(
     if (theirs := other.results.get("exclude_neighbours", 0)) != frames:
         line = f"expected results with --exclude-neighbours {frames} to compare with"
         raise InputError(f"{other.folder}: {line}, found some with {theirs}")
-    path, theirs = other.folder / "predictions.csv", other.neighbours
+    path = other.folder / "predictions.csv"
     skipped = other.results.get("unreadable") or ()
     readable = set(map(str, database))
     listed = read_names(other.folder / "database_images.csv")  # none in early versions' folders
     sides = {
-        "queries": (queries, theirs.queries),
+        "queries": (queries, other.queries),
         "database images": (database, listed or readable),
     }
     for what, side in sides.items():
@@ -55,7 +55,8 @@ def check_comparable(
             )
         if absent := min(_unexplained(ours - given, skipped), default=None):
             raise InputError(f"{path}: expected all {what} of {dataset}, found no {absent}")
-    found = {name for row in theirs.images for name in row}
+    ours, pairs = set(map(str, queries)), zip(other.queries, other.images, strict=True)
+    found = {name for query, row in pairs if query in ours for name in row}
     if strange := min(found - readable, default=None):
         raise InputError(
             f"{path}: expected readable images of {dataset}, where they lie now, found {strange}"

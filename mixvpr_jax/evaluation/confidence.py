@@ -35,12 +35,14 @@ class PrecisionRecall:
         precision: [s] the share of the accepted matches that are right, 0 to 1.
         recall: [s] right accepted matches over queries with positives; 0 where no query has any.
         num_accepted: [s] int, matches of at least that score.
+        num_with_positives: How many queries have a positive at all.
     """
 
     scores: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     num_accepted: np.ndarray
+    num_with_positives: int
 
     @property
     def average_precision(self) -> float:
@@ -78,6 +80,22 @@ class PrecisionRecall:
             float(self.recall[step]),
             int(self.num_accepted[step]),
         )
+
+    def summary(self) -> dict[str, Any] | None:
+        """What results.json holds of it, in percent (docs/evaluate.md); None without positives."""
+        if not self.num_with_positives:
+            return None
+        thresholds = {percent: self.threshold_at(percent / 100) for percent in PERCENTS}
+        return {
+            "num_queries_with_positives": self.num_with_positives,
+            "average_precision": 100 * self.average_precision,
+            "precision_at_recall": {str(percent): self.precision_at(percent) for percent in TENS},
+            "thresholds": {
+                str(percent): at
+                and asdict(at) | {"precision": 100 * at.precision, "recall": 100 * at.recall}
+                for percent, at in thresholds.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,8 @@ def precision_recall(
     last = np.flatnonzero(np.diff(scores, append=-np.inf))  # the last of each run of equal scores
     num_accepted, num_right = last + 1, np.cumsum(right[order])[last]
     recall = num_right / max(num_with_positives, 1)
-    return PrecisionRecall(scores[last], num_right / num_accepted, recall, num_accepted)
+    precision = num_right / num_accepted
+    return PrecisionRecall(scores[last], precision, recall, num_accepted, num_with_positives)
 
 
 def threshold_at(
@@ -161,32 +180,3 @@ def _rounded_down(score: float, below: float = -math.inf) -> float:
         if (score + below) / 2 < shorter <= score:
             return shorter
     return score
-
-
-def confidence(
-    distances: np.ndarray, right: np.ndarray, num_with_positives: int
-) -> dict[str, Any] | None:
-    """What results.json holds of q queries' first matches, in percent; see docs/evaluate.md.
-
-    Args:
-        distances: [q] L2, between each query's descriptor and its match's.
-        right: [q] bool.
-        num_with_positives: How many queries have a positive at all.
-
-    Returns:
-        None where no query has a positive: there is nothing to recall.
-    """
-    if not num_with_positives:
-        return None
-    curve = precision_recall(score_of(distances), right, num_with_positives)
-    thresholds = {percent: curve.threshold_at(percent / 100) for percent in PERCENTS}
-    return {
-        "num_queries_with_positives": num_with_positives,
-        "average_precision": 100 * curve.average_precision,
-        "precision_at_recall": {str(percent): curve.precision_at(percent) for percent in TENS},
-        "thresholds": {
-            str(percent): at
-            and asdict(at) | {"precision": 100 * at.precision, "recall": 100 * at.recall}
-            for percent, at in thresholds.items()
-        },
-    }

@@ -18,7 +18,7 @@ import numpy as np
 from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.confidence import confidence
+from mixvpr_jax.evaluation.confidence import precision_recall, score_of
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.listing import write_csv
@@ -204,18 +204,13 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
         "num_turned": dict(zip(("database", "queries"), evaluation.num_turned, strict=True)),
         "recall": recalls and recalls.at,
         "recall_interval_95": recalls and recalls.intervals,
-        "recall_by_condition": recalls
-        and {
-            condition: {
-                label: {"num_queries": count, "recall": recall}
-                for label, (count, recall) in labels.items()
-            }
-            for condition, labels in recalls.by_condition.items()
-        },
+        "recall_by_condition": recalls and recalls.by_condition,
         "confidence": recalls
-        and confidence(
-            evaluation.distances[:, 0], recalls.right[:, 0], len(data.queries) - (lacking or 0)
-        ),
+        and precision_recall(
+            score_of(evaluation.distances[:, 0]),
+            recalls.right[:, 0],
+            len(data.queries) - (lacking or 0),
+        ).summary(),
         "unreadable": list(evaluation.unreadable),
         "weights": config.weights,
         "weights_sha256": evaluation.weights_hash,
@@ -230,51 +225,44 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """What predictions.csv holds: q queries, m neighbours each, nearest first."""
+class Output:
+    """What results.json and predictions.csv hold: q queries, m neighbours each, nearest first."""
 
+    folder: AnyPath
+    results: dict[str, Any]
     queries: list[str]
     images: list[list[str]]  # [q][m]
     distances: np.ndarray  # [q, m] float32, between descriptors
     right: np.ndarray | None  # [q, m] bool, the true positives; None without ground truth
 
 
-@dataclass(frozen=True)
-class Output:
-    """The results and the neighbours of an evaluation."""
-
-    folder: AnyPath
-    results: dict[str, Any]
-    neighbours: Neighbours
-
-
 def read_output(folder: AnyPath) -> Output:
     """Reads results.json and predictions.csv; raises InputError unless an evaluation wrote them."""
     types = {"dataset": str, "recall": dict | None, "weights": str}
     with reaching(folder), _as_written(folder / "results.json") as path:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         if not all(isinstance(results[name], kind) for name, kind in types.items()):
             raise malformed(path)
     with reaching(folder), _as_written(folder / "predictions.csv") as path:
-        queries: list[str] = []
-        rows: list[list[dict[str, str]]] = []
+        found: list[list[dict[str, str]]] = []
         for row in _read_csv(path):
             if int(row["rank"]) == 1:
-                queries.append(row["query"])
-                rows.append([])
-            if row["query"] != queries[-1] or int(row["rank"]) != len(rows[-1]) + 1:
+                found.append([])
+            found[-1].append(row)
+            if int(row["rank"]) != len(found[-1]) or row["query"] != found[-1][0]["query"]:
                 raise malformed(path)
-            rows[-1].append(row)
-        shape = len(rows), len(rows[0]) if rows else 0
-        distances = [[float(row["descriptor_distance"]) for row in found] for found in rows]
-        flags = [[row["correct"] for row in found] for found in rows]
-        if not set().union(*flags) <= {"0", "1", ""}:
-            raise malformed(path)
-        marks = np.array(flags, str).reshape(shape)
-        right = None if (marks == "").any() else marks == "1"
-        images = [[row["prediction"] for row in found] for found in rows]
+        shape = len(found), len(found[0]) if found else 0
+        images, distances, marks = (
+            [[row[name] for row in rows] for rows in found]
+            for name in ("prediction", "descriptor_distance", "correct")
+        )
         distances = np.array(distances, np.float32).reshape(shape)
-    return Output(folder, results, Neighbours(queries, images, distances, right))
+        marks = np.array(marks, str).reshape(shape)
+        if not np.isin(marks, ("0", "1", "")).all():
+            raise malformed(path)
+        right = None if (marks == "").any() else marks == "1"
+    queries = [rows[0]["query"] for rows in found]
+    return Output(folder, results, queries, images, distances, right)
 
 
 def read_names(path: AnyPath) -> list[str]:
@@ -300,6 +288,10 @@ def malformed(path: AnyPath) -> InputError:
     return InputError(
         f"{path}: expected what mixvpr eval writes, found something else; evaluate again"
     )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,13 @@ class Recalls:
     Attributes:
         at: k → percent of all queries.
         intervals: k → its 95 % interval (Wilson's) over queries, in percent.
-        by_condition: Condition → label → number of queries, and k → percent of them.
+        by_condition: As `recall_by_condition` gives it.
         right: [q, m] bool, which predictions are right.
     """
 
     at: Mapping[int, float]
     intervals: Mapping[int, tuple[float, float]]
-    by_condition: Mapping[str, Mapping[str, tuple[int, Mapping[int, float]]]]
+    by_condition: Mapping[str, Mapping[str, Mapping[str, Any]]]
     right: np.ndarray
 
 
@@ -109,12 +110,15 @@ def recall_intervals(
 
 def recall_by_condition(
     hits: np.ndarray, conditions: Mapping[str, Sequence[str]], ks: Sequence[int]
-) -> dict[str, dict[str, tuple[int, dict[int, float]]]]:
-    """Condition → label, in sorted order → the number of its queries, and k → percent of them."""
-    found: dict[str, dict[str, tuple[int, dict[int, float]]]] = {}
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Condition → label, in sorted order → its `num_queries`, and `recall`, k → percent of them."""
+    found = {}
     for condition, labels in conditions.items():
         groups = {label: hits[np.asarray(labels) == label] for label in sorted(set(labels))}
-        found[condition] = {label: (len(of), recall_of(of, ks)) for label, of in groups.items()}
+        found[condition] = {
+            label: {"num_queries": len(own), "recall": recall_of(own, ks)}
+            for label, own in groups.items()
+        }
     return found
 
 

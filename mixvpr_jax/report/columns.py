@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.evaluation.confidence import confidence, precision_recall, score_of
-from mixvpr_jax.report.reader import OtherRun, ReportData
+from mixvpr_jax.evaluation.confidence import precision_recall, score_of
+from mixvpr_jax.report.reader import ReportData, Run
 from mixvpr_jax.report.thumbnails import MIME, Thumbnail
 from mixvpr_jax.storage import AnyPath, as_path
 
@@ -84,33 +84,26 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
         neighbours: How many of the k neighbours are shown.
         shown: The page's photos.
     """
-    near = data.predictions[:, :neighbours]
-    trusted = _confidence(data, data.distances, data.right)
+    own = _found_by(data, data, neighbours)
+    near = {name: own.pop(name) for name in ("near", "distance", "metres", "right")}
+    if trusted := own["confidence"]:
+        trusted["accepted"] = _accepted(data.distances, trusted["thresholds"])
     return {
-        "title": data.title,
+        **own,
+        **data.figures,
         "facts": [[str(name), str(value)] for name, value in data.facts.items()],
-        "is_subset": data.is_subset,
         "k": data.predictions.shape[1],
-        "m": near.shape[1],
-        **_figures(data),
-        "confidence": trusted and trusted | {"accepted": _accepted(data.distances, trusted)},
         "labels": [_labels(name, labels) for name, labels in data.labels.items()],
         "database": {
             "count": len(data.database_paths),
             "shown": list(shown.database),
             "picture": list(shown.database.values()),
         },
-        "queries": {
-            "picture": shown.queries,
-            "near": near.ravel().tolist(),
-            "distance": _numbers(data.distances[:, :neighbours], 4),
-            "metres": _metres(data, near),
-            **_truth(data, neighbours),
-        },
+        "queries": {"picture": shown.queries, **near, **_truth(data)},
         "best": _best(data),
         "map": _map(data),
         "saliency": {str(query): _saliency(maps) for query, maps in data.saliency.items()},
-        "other": data.other and _other(data, data.other, neighbours),
+        "other": data.other and _found_by(data, data.other, neighbours),
     }
 
 
@@ -133,24 +126,20 @@ def picture_columns(
     }
 
 
-def _figures(data: ReportData) -> dict[str, Any]:
-    intervals = [[int(k), float(low), float(high)] for k, (low, high) in data.intervals.items()]
+def _found_by(data: ReportData, run: Run, neighbours: int) -> dict[str, Any]:
+    """What one of the runs of a page found."""
+    near, right = run.predictions[:, :neighbours], run.right
     return {
-        "recall": _by_k(data.recall),
-        "intervals": intervals,
-        "curve": _curve(data.right),
-        "published": [[name, _by_k(recall), source] for name, recall, source in data.published],
-        "conditions": [
-            [name, [[label, int(count), _by_k(recall)] for label, (count, recall) in rows.items()]]
-            for name, rows in data.conditions.items()
-        ],
-        "latency": [[name, *_numbers(times, 4)] for name, times in data.latency.items()],
-        "device": data.device,
+        "title": run.title,
+        "recall": run.recall,
+        "curve": _curve(right),
+        "confidence": _confidence(data, run),
+        "m": near.shape[1],
+        "near": near.ravel().tolist(),
+        "distance": _numbers(run.distances[:, :neighbours], 4),
+        "metres": _metres(data, near),
+        "right": None if right is None else _bits(right[:, :neighbours]),
     }
-
-
-def _by_k(recall: Mapping[int, float] | None) -> list[list[float]] | None:
-    return None if recall is None else [[int(k), float(r)] for k, r in recall.items()]
 
 
 def _labels(name: str, labels: Sequence[str]) -> dict[str, Any]:
@@ -165,17 +154,13 @@ def _numbered(texts: Iterable[str]) -> tuple[list[str], list[int]]:
     return list(places), of
 
 
-def _truth(data: ReportData, neighbours: int) -> dict[str, Any]:
+def _truth(data: ReportData) -> dict[str, Any]:
     right, known = data.right, data.positives
     if right is None:
-        return {"positives": None, "first": None, "right": None}
-    found = right.any(1)
-    first = np.zeros(len(right), np.int64)
-    first[found] = right[found].argmax(1) + 1
+        return {"positives": None, "first": None}
     return {
         "positives": None if known is None else [len(positives) for positives in known],
-        "first": first.tolist(),
-        "right": _bits(right[:, :neighbours]),
+        "first": np.where(right.any(1), right.argmax(1) + 1, 0).tolist(),
     }
 
 
@@ -186,31 +171,28 @@ def _curve(right: np.ndarray | None) -> list[float | None]:
     return _numbers(100 * np.logical_or.accumulate(right, axis=1).mean(0), 3)
 
 
-def _confidence(
-    data: ReportData, distances: np.ndarray, right: np.ndarray | None
-) -> dict[str, Any] | None:
-    """Of distances and right matches [q, k] of a run; None without ground truth or matches."""
-    distances = distances[:, :1].ravel()
-    if right is None or data.positives is None or not np.isfinite(distances).all():
+def _confidence(data: ReportData, run: Run) -> dict[str, Any] | None:
+    """Of a run's first matches; None without ground truth or matches."""
+    distances = run.distances[:, :1].ravel()
+    if run.right is None or data.positives is None or not np.isfinite(distances).all():
         return None
     count = sum(len(positives) > 0 for positives in data.positives)
-    found = len(distances) and confidence(distances, right[:, 0], count)
-    if not found:
+    curve = precision_recall(score_of(distances), run.right[:, 0], count)
+    if not (summary := curve.summary()):
         return None
-    curve = precision_recall(score_of(distances), right[:, 0], count)
     percents = 100 * np.stack([curve.precision, curve.recall], axis=1)
     # Of steps that a picture cannot tell apart, the last.
     shown = np.diff(np.round(2 * percents), axis=0, append=np.inf).any(1)
     steps = np.column_stack([curve.scores, percents])[shown]
-    return found | {"curve": np.round(steps, 4).tolist()}
+    return summary | {"curve": np.round(steps, 4).tolist()}
 
 
-def _accepted(distances: np.ndarray, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _accepted(distances: np.ndarray, thresholds: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Which first matches each threshold accepts: labels, by which the page lists queries."""
     scores = score_of(distances[:, 0])
     return [
         _labels(f"at {percent} %", np.where(scores >= at["score"], "accepted", "rejected").tolist())
-        for percent, at in found["thresholds"].items()
+        for percent, at in thresholds.items()
         if at
     ]
 
@@ -228,21 +210,6 @@ def _best(data: ReportData) -> dict[str, Any] | None:
         "distance": _numbers(distance, 4),
         "rank": rank.tolist(),
         "metres": _metres(data, np.maximum(index, 0)[:, None]),
-    }
-
-
-def _other(data: ReportData, other: OtherRun, neighbours: int) -> dict[str, Any]:
-    near, right = other.predictions[:, :neighbours], other.right
-    return {
-        "title": other.title,
-        "recall": _by_k(other.recall),
-        "curve": _curve(right),
-        "confidence": _confidence(data, other.distances, right),
-        "m": near.shape[1],
-        "near": near.ravel().tolist(),
-        "distance": _numbers(other.distances[:, :neighbours], 4),
-        "metres": _metres(data, near),
-        "right": None if right is None else _bits(right[:, :neighbours]),
     }
 
 

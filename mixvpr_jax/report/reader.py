@@ -14,7 +14,6 @@ from mixvpr_jax.evaluation.cache import DAMAGED
 from mixvpr_jax.evaluation.comparison import check_comparable
 from mixvpr_jax.evaluation.output import (
     DETAILS,
-    Neighbours,
     Output,
     malformed,
     model_name,
@@ -26,78 +25,55 @@ from mixvpr_jax.evaluation.recall import hits_by_rank, recall_of
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 
-@dataclass(frozen=True)
-class OtherRun:
-    """Another run over the same photos; q queries, any number k of neighbours.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a model found; q queries, any number k of neighbours.
 
     Attributes:
-        title: Its model's name.
-        recall: k → recall@k in percent; None without ground truth.
+        title: The headline, such as "resnet50_4096 on city"; of another run its model's name.
         predictions: [q, k] int, indices into the report's `database_paths`, nearest first.
+        distances: [q, k] float, between descriptors.
         right: [q, k] bool, which of them are true positives; None without ground truth.
-        distances: [q, k] float, between its descriptors.
+        recall: [[k, recall@k in percent]]; None without ground truth.
     """
 
     title: str
-    recall: Mapping[int, float] | None
     predictions: np.ndarray
-    right: np.ndarray | None
     distances: np.ndarray
+    right: np.ndarray | None = None
+    recall: list[tuple[int, float]] | None = None
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """One evaluation, as the report shows it; n database photos, q queries, k neighbours each.
+@dataclass(frozen=True, kw_only=True)
+class ReportData(Run):
+    """One evaluation, as the report shows it; n database photos, q queries.
 
     Attributes:
-        title: The headline, such as "resnet50_4096 on city".
         facts: A small table in its order: model, images, ground truth, …, date.
         database_paths: The n database photos.
         query_paths: The q query photos.
-        predictions: [q, k] int, indices into `database_paths`, nearest first.
-        distances: [q, k] float, between descriptors.
-        right: [q, k] bool, which of them are true positives; None without ground truth.
+        figures: What the page shows of the whole evaluation: see `figures_of`.
         positives: Per query, the database indices of its true positives; None where not known.
-        recall: k → recall@k in percent; None without ground truth.
-        intervals: k → the low and the high end of its 95 % interval, in percent.
-        published: Results of the same protocol: whose, k → percent, and their source.
-        is_subset: Whether images of the protocol are missing, so that nothing is comparable.
-        conditions: A condition ("light") → a label ("night") → the number of its queries and
-            their k → recall@k in percent.
         labels: A condition → the label of each query.
-        latency: A stage ("model") → median and 95th percentile of a query's milliseconds.
-        device: What they were measured on.
         database_utm: [n, 2] east and north in metres; NaN where not known.
         query_utm: [q, 2] likewise.
         best_positive: Of each query the nearest true positive over the whole database:
             database index [q] (-1 without any), distance [q], rank [q] (from 1).
         saliency: Query → maps [h, w] uint8 of the query and of its first neighbour.
-        other: Another run to compare with.
+        other: Another run over the same photos, to compare with.
     """
 
-    title: str
     facts: Mapping[str, str]
     database_paths: Sequence[AnyPath]
     query_paths: Sequence[AnyPath]
-    predictions: np.ndarray
-    distances: np.ndarray
-    right: np.ndarray | None = None
+    figures: Mapping[str, Any] = field(default_factory=lambda: figures_of({}, {}))
     positives: Sequence[np.ndarray] | None = None
-    recall: Mapping[int, float] | None = None
-    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    published: Sequence[tuple[str, Mapping[int, float], str]] = ()
-    is_subset: bool = False
-    conditions: Mapping[str, Mapping[str, tuple[int, Mapping[int, float]]]] = field(
-        default_factory=dict
-    )
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    latency: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    device: str = ""
     database_utm: np.ndarray | None = None
     query_utm: np.ndarray | None = None
     best_positive: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     saliency: Mapping[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    other: OtherRun | None = None
+    other: Run | None = None
 
 
 def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportData:
@@ -109,68 +85,99 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
         InputError: A folder holds no results or broken ones, or the runs are not comparable.
     """
     output = read_output(folder)
-    found = output.neighbours
     with reaching(folder):
-        queries = read_names(folder / "query_images.csv") or found.queries
+        queries = read_names(folder / "query_images.csv") or output.queries
         database = read_names(folder / "database_images.csv") or sorted(
-            {name for row in found.images for name in row}
+            {name for row in output.images for name in row}
         )
         timing = read_timing(folder / "timing.json")
-    if queries != found.queries:
+    if queries != output.queries:
         raise malformed(folder / "predictions.csv")
+    own = _run_of(output, range(len(queries)), database)
     try:
-        data = _from_results(output, queries, database, timing)
+        data = ReportData(
+            **vars(own) | {"title": f"{own.title} on {output.results['dataset']}"},
+            facts=dict(_facts(output.results, timing)),
+            database_paths=[as_path(name) for name in database],
+            query_paths=[as_path(name) for name in queries],
+            figures=figures_of(output.results, timing),
+            **_read_details(folder / DETAILS, len(database), len(queries)),
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise malformed(folder / "results.json") from None
-    data = replace(data, **_read_details(folder / DETAILS, len(database), len(queries)))
     without = [row for row, found in enumerate(data.positives or ()) if not len(found)]
     if data.right is not None and data.right[without].any():
         raise malformed(folder / DETAILS)
     if compare is None:
         return data
-    other = read_output(compare)
-    if unreadable := output.results.get("unreadable") or ():
-        other = replace(other, neighbours=_only(other.neighbours, queries))
-    excluded = output.results.get("exclude_neighbours", 0)
+    other, excluded = read_output(compare), output.results.get("exclude_neighbours", 0)
+    unreadable = output.results.get("unreadable") or ()
     check_comparable(other, output.results["dataset"], queries, database, excluded, unreadable)
     return replace(data, other=_other_run(other, queries, database, data))
 
 
-def _from_results(
-    output: Output, queries: list[str], database: list[str], timing: dict[str, Any]
-) -> ReportData:
-    results, found = output.results, output.neighbours
-    protocol = results["protocol"]
-    place = {name: index for index, name in enumerate(database)}
-    intervals = results.get("recall_interval_95") or {}
-    return ReportData(
-        title=f"{model_name(results['weights'])} on {results['dataset']}",
-        facts=dict(_facts(results, timing)),
-        database_paths=[as_path(name) for name in database],
-        query_paths=[as_path(name) for name in queries],
-        predictions=_indices(found, place),
-        distances=found.distances,
-        right=found.right,
-        recall=_by_k(results["recall"]),
-        intervals={int(k): (float(low), float(high)) for k, (low, high) in intervals.items()},
-        published=[
-            (row["method"], _by_k(row["recall"]) or {}, row["source"])
-            for row in protocol.get("published", ())
-        ],
-        is_subset=bool(results.get("is_subset")),
-        conditions={
-            name: {
-                label: (int(row["num_queries"]), _by_k(row["recall"]) or {})
-                for label, row in rows.items()
-            }
-            for name, rows in (results.get("recall_by_condition") or {}).items()
-        },
-        latency={
-            stage: (float(taken["median_ms"]), float(taken["p95_ms"]))
-            for stage, taken in timing.get("query_ms", {}).items()
-        },
-        device=str(timing.get("device", "")),
+def _run_of(output: Output, rows: Sequence[int], database: Sequence[str]) -> Run:
+    """The run, as far as these rows of its queries go, by indices into a database."""
+    place, distances = {name: at for at, name in enumerate(database)}, output.distances[rows]
+    try:
+        recall = _by_k(output.results["recall"])
+        found = [[place[name] for name in output.images[row]] for row in rows]
+    except (KeyError, TypeError, ValueError):
+        raise malformed(output.folder / "results.json") from None
+    return Run(
+        title=model_name(output.results["weights"]),
+        predictions=np.array(found, np.int32).reshape(distances.shape),
+        distances=distances,
+        right=None if output.right is None else output.right[rows],
+        recall=recall,
     )
+
+
+def _other_run(
+    other: Output, queries: Sequence[str], database: Sequence[str], data: ReportData
+) -> Run:
+    """The other run, right by the positives of this one where they are known."""
+    row_of = {name: row for row, name in enumerate(other.queries)}
+    if absent := next((name for name in queries if name not in row_of), None):
+        raise InputError(
+            f"{other.folder / 'predictions.csv'}: expected all queries of {data.title}, found no "
+            f"{absent}, which could not be read there; evaluate again"
+        )
+    run = _run_of(other, [row_of[name] for name in queries], database)
+    if data.positives is None:
+        return run
+    right = hits_by_rank(run.predictions, data.positives)
+    own = run.recall or [(k, _) for k, _ in data.recall or () if k <= right.shape[1]]
+    return replace(run, right=right, recall=_by_k(recall_of(right, [k for k, _ in own])))
+
+
+def figures_of(results: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
+    """What results.json and timing.json say of the whole evaluation, as the page takes it."""
+    intervals = results.get("recall_interval_95") or {}
+    published = results.get("protocol", {}).get("published", ())
+    conditions = results.get("recall_by_condition") or {}
+    return {
+        "intervals": [[int(k), float(low), float(high)] for k, (low, high) in intervals.items()],
+        "published": [
+            [row["method"], _by_k(row["recall"]) or [], row["source"]] for row in published
+        ],
+        "is_subset": bool(results.get("is_subset")),
+        "conditions": [
+            [
+                name,
+                [
+                    [label, int(row["num_queries"]), _by_k(row["recall"]) or []]
+                    for label, row in rows.items()
+                ],
+            ]
+            for name, rows in conditions.items()
+        ],
+        "latency": [
+            [stage, *(round(float(taken[name]), 4) for name in ("median_ms", "p95_ms"))]
+            for stage, taken in timing.get("query_ms", {}).items()
+        ],
+        "device": str(timing.get("device", "")),
+    }
 
 
 def _facts(results: Mapping[str, Any], timing: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -205,42 +212,8 @@ def _facts(results: Mapping[str, Any], timing: Mapping[str, Any]) -> Iterator[tu
         yield "turned", f"{turned:,} images, upright by their EXIF orientation"
 
 
-def _by_k(recall: Mapping[str, float] | None) -> dict[int, float] | None:
-    return None if recall is None else {int(k): float(value) for k, value in recall.items()}
-
-
-def _indices(found: Neighbours, place: Mapping[str, int]) -> np.ndarray:
-    rows = [[place[name] for name in row] for row in found.images]
-    return np.array(rows, np.int32).reshape(found.distances.shape)
-
-
-def _only(found: Neighbours, queries: Sequence[str]) -> Neighbours:
-    """The neighbours of these queries alone, in their order; those that it lacks are left out."""
-    row_of = {name: row for row, name in enumerate(found.queries)}
-    rows = [row_of[name] for name in queries if name in row_of]
-    return Neighbours(
-        [found.queries[row] for row in rows],
-        [found.images[row] for row in rows],
-        found.distances[rows],
-        None if found.right is None else found.right[rows],
-    )
-
-
-def _other_run(
-    other: Output, queries: list[str], database: list[str], data: ReportData
-) -> OtherRun:
-    """The other run, right by the positives of this one where they are known."""
-    found = _only(other.neighbours, queries)
-    indices = _indices(found, {name: index for index, name in enumerate(database)})
-    try:
-        right, recall = found.right, _by_k(other.results["recall"])
-    except (TypeError, ValueError):
-        raise malformed(other.folder / "results.json") from None
-    if data.positives is not None:
-        right = hits_by_rank(indices, data.positives)
-        ks = recall or [k for k in data.recall or () if k <= right.shape[1]]
-        recall = recall_of(right, list(ks))
-    return OtherRun(model_name(other.results["weights"]), recall, indices, right, found.distances)
+def _by_k(recall: Mapping[Any, float] | None) -> list[tuple[int, float]] | None:
+    return None if recall is None else [(int(k), float(value)) for k, value in recall.items()]
 
 
 def _read_details(path: AnyPath, num_database: int, num_queries: int) -> dict[str, Any]:
