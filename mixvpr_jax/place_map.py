@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -24,7 +24,7 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy, reaching
 
 FORMAT, VERSION = "mixvpr_jax.PlaceMap", 1  # of files
-BLOCK = 1024  # frames that are allocated at a time
+BLOCK = 1024  # frames by which the map grows
 ROWS_AT_ONCE = 256  # in float64
 UNIT_TOLERANCE = 1e-2  # float16 moves a descriptor's length by less
 SETTINGS = ("skip_recent", "sequence_length", "threshold")
@@ -103,7 +103,7 @@ class PlaceMap:
         self._settings()
         self.labels: list[str] = []
         self._model = None if model is None else _identity(model)
-        self._blocks: list[np.ndarray] = []  # [BLOCK, d] each, the last one not full
+        self._rows = np.empty((0, 0), np.float32)  # [n, d], and room for more
         self._drives = [0]  # the first frame of each
         self._queries: list[_Query] = []  # the newest first
 
@@ -124,9 +124,12 @@ class PlaceMap:
             InputError: A descriptor of another size or length, NaN or infinity.
         """
         row, at = self._checked(descriptor), len(self)
-        if at == len(self._blocks) * BLOCK:
-            self._blocks.append(np.empty((BLOCK, len(row)), np.float32))
-        self._blocks[at // BLOCK][at % BLOCK] = row
+        if at == len(self._rows):
+            if not self._rows.flags.owndata:  # but the file's that was loaded
+                self._rows = self._rows.copy()
+            # Without a copy: malloc moves the pages of so large an array.
+            self._rows.resize((at + BLOCK, len(row)), refcheck=False)
+        self._rows[at] = row
         self.labels.append(str(label))
         return at
 
@@ -155,10 +158,8 @@ class PlaceMap:
         if not (count := max(old, self._drives[-1])):  # earlier drives are old
             return []
         for one in self._queries:  # frames may have been added since it was asked
-            known = len(one.similarities)
-            one.similarities = np.concatenate(
-                [one.similarities, *(rows @ one.descriptor for rows in self._rows(known))]
-            )
+            rows = self._rows[len(one.similarities) : len(self)]
+            one.similarities = np.concatenate([one.similarities, rows @ one.descriptor])
         scores = self._mean_of_best([one.similarities[:count] for one in self._queries])
         least = np.partition(scores, -min(k, count))[-min(k, count)]
         slack = rounding_of_scores(query.descriptor[None], 1.0)[0]  # more than twice a mean's
@@ -180,10 +181,8 @@ class PlaceMap:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
         known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
-        arrays = {
-            "descriptors": np.concatenate([np.empty((0, self._size), np.float32), *self._rows()]),
-            "drives": np.array(self._drives, np.int64),
-        }
+        rows, drives = self._rows[: len(self)], np.array(self._drives, np.int64)
+        arrays = {"descriptors": rows, "drives": drives}
         try:  # `save_file` would hide the file from everybody but its owner
             content = safetensors.numpy.save(arrays, {FORMAT: json.dumps(known)})
         except safetensors.SafetensorError as error:  # the header is too large
@@ -236,14 +235,10 @@ class PlaceMap:
             )
         if len(self):
             _check_unit(descriptors)
+            self._rows = descriptors
         starts = drives.tolist()
         if drives.dtype != np.int64 or starts != sorted({0, *starts}) or starts[-1] > len(self):
             raise ValueError(f"drives from {starts}")
-        last = len(self) // BLOCK * BLOCK
-        self._blocks = [descriptors[at : at + BLOCK] for at in range(0, last, BLOCK)]
-        if last < len(self):  # has room for more
-            self._blocks.append(np.empty((BLOCK, descriptors.shape[1]), np.float32))
-            self._blocks[-1][: len(self) - last] = descriptors[last:]
         self._drives = starts
         self.start_drive()
 
@@ -261,11 +256,6 @@ class PlaceMap:
             known["threshold"] = float(threshold)
         return known
 
-    @property
-    def _size(self) -> int:
-        """How many values a descriptor has; 0 as long as there is none."""
-        return self._blocks[0].shape[1] if self._blocks else 0
-
     def _checked(self, descriptor: np.ndarray | Array) -> np.ndarray:
         """A descriptor as float32 [d] of its own memory."""
         row = np.array(descriptor, np.float32)
@@ -273,7 +263,7 @@ class PlaceMap:
         if row.ndim != 1:
             raise InputError(f"expected one descriptor, [d] or [1, d], found {list(row.shape)}")
         _check_unit(row[None])
-        known = self._size or (self._queries[0].descriptor.size if self._queries else 0)
+        known = self._rows.shape[1] or (self._queries[0].descriptor.size if self._queries else 0)
         if known and len(row) != known:
             raise InputError(
                 f"expected a descriptor of {known} values, as in the map, found {len(row)}; "
@@ -281,13 +271,7 @@ class PlaceMap:
             )
         return row
 
-    def _rows(self, first: int = 0) -> Iterator[np.ndarray]:
-        """The map's descriptors from a frame on, block by block."""
-        for at in range(first // BLOCK, len(self._blocks)):
-            begin = at * BLOCK
-            yield self._blocks[at][max(first - begin, 0) : len(self) - begin]
-
-    def _mean_of_best(self, similarities: Sequence[np.ndarray]) -> np.ndarray:
+    def _mean_of_best(self, similarities: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Scores [count], by the similarities [count] of the queries, the newest first."""
         count = len(similarities[0])
         total, ends = np.zeros(count), [*self._drives[1:], count]
@@ -300,18 +284,15 @@ class PlaceMap:
                 total[start : min(end, count)] += best
         return total / len(similarities)
 
-    def _in_float64(self, frames: np.ndarray, count: int) -> list[np.ndarray]:
-        """Similarities [count] of the queries, as far as the scores of these frames need them."""
+    def _in_float64(self, frames: np.ndarray, count: int) -> np.ndarray:
+        """Similarities [L, count] of the queries, as far as these frames' scores need them."""
         back = np.arange(2 * len(self._queries) - 1)
         rows = np.unique((frames[:, None] - back).clip(0))
-        found = [np.full(count, -np.inf) for _ in self._queries]
+        queries = np.array([query.descriptor for query in self._queries], np.float64)
+        found = np.full((len(queries), count), -np.inf)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[start : start + ROWS_AT_ONCE]
-            descriptors = np.array(
-                [self._blocks[row // BLOCK][row % BLOCK] for row in some.tolist()], np.float64
-            )
-            for one, query in zip(found, self._queries, strict=True):
-                one[some] = np.vecdot(descriptors, query.descriptor.astype(np.float64))
+            found[:, some] = np.vecdot(self._rows[some].astype(np.float64), queries[:, None])
         return found
 
 
