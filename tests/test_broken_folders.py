@@ -89,7 +89,7 @@ def test_numbers_that_make_no_sense(evaluate, labelled, option):
 
 def test_a_folder_of_an_outputs_name_is_refused(evaluate, labelled, tmp_path):
     (tmp_path / "out" / "report.html").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"report.html: expected no folder of that name"):
+    with pytest.raises(InputError, match=r"report.html: expected a file to write, found a folder"):
         evaluate(*labelled, overwrite=True)
 
 

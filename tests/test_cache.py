@@ -124,7 +124,7 @@ def test_the_hash_of_the_code(tmp_path, monkeypatch, source):
 
 
 def kept(folder, size=250):
-    part = Part(np.zeros((1, size)), ("",), (False,))
+    part = Part(np.zeros((1, size)), np.array([""]), np.array([False]))
     DescriptorCache(folder).save(slice(0, 1), part)
     return folder
 

@@ -12,7 +12,8 @@ from folders import write_images
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.photos import check_absent, describe_photos
+from mixvpr_jax.evaluation.output import require_free
+from mixvpr_jax.evaluation.photos import describe_photos
 from mixvpr_jax.storage import as_path
 
 NAMES = ["a.jpg", "b/@1@2@.png", "b/c/ä d.jpg"]  # one of them with a position: no matter
@@ -169,7 +170,11 @@ def test_earlier_descriptors_stay(describe, folder, expected, tmp_path):
         ("photos/empty.txt", "d.npy", "empty.txt: expected the images of"),
         ("photos/other.txt", "d.npy", "expected 1 images in .*photos, found 1 missing"),
         ("photos/above.txt", "d.npy", "expected names of images inside the data folder"),
-        ("photos/other.txt", "photos/other.npy", "expected another name for the output"),
+        (
+            "photos/other.txt",
+            "photos/other.npy",
+            "other.txt: expected another file than those to read",
+        ),
         ("photos", "photos/b.npy", "expected a file to write, found a folder"),
     ],
 )
@@ -193,8 +198,8 @@ def test_the_users_list_stays_however_it_is_written(tmp_path, monkeypatch, to_na
     (tmp_path / "link.txt").symlink_to("x.txt")
     for photos in (as_path("x.txt"), as_path("link.txt")):
         files = [as_path(to_name(tmp_path / "x.npy")), as_path(to_name(tmp_path / "x.txt"))]
-        with pytest.raises(InputError, match="expected another name for the output than the list"):
-            check_absent(files, photos, overwrite=True)
+        with pytest.raises(InputError, match="x.txt: expected another file than those to read"):
+            require_free(files, sources=[photos], overwrite=True)
 
 
 def test_a_name_of_two_lines(describe, folder, tmp_path):

@@ -156,9 +156,7 @@ def test_export(evaluate, labelled, tmp_path):
 
 def test_what_cannot_be_exported(evaluate, labelled, tmp_path):
     out, file = tmp_path / "out", tmp_path / "robot.faiss"
-    with pytest.raises(
-        InputError, match=r"database_descriptors.npy: expected what mixvpr eval writes"
-    ):
+    with pytest.raises(InputError, match=r"database_descriptors.npy: expected .*No such file"):
         export_index(out, file)
     evaluate(*labelled)
     for name in ("database_descriptors.npy", "database_images.csv"):
@@ -173,6 +171,6 @@ def test_what_cannot_be_exported(evaluate, labelled, tmp_path):
         with pytest.raises(InputError, match=r"expected descriptors \[n, d\], found"):
             export_index(out, file)
     (out / "database_descriptors.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(InputError, match=r"expected an array of descriptors, found"):
+    with pytest.raises(InputError, match=r"expected descriptors, found"):
         export_index(out, file)
     assert not file.exists()

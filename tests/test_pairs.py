@@ -196,6 +196,9 @@ def test_wrong_input(loop, capsys):
     (loop / "broken.npy").write_bytes(b"\x93NUMPY")
     (loop / "broken.txt").write_text("a\n")
     refused("broken.npy: expected descriptors, found", "broken.npy")
+    with (loop / "broken.npy").open("wb") as file:
+        np.savez(file, on_a_circle(1))
+    refused(r"broken.npy: expected descriptors, found: an archive", "broken.npy")
     (loop / "broken.h5").write_bytes(b"\x89HDF")
     refused("broken.h5: expected groups with a global_descriptor", "broken.h5")
     with h5py.File(loop / "local.h5", "w") as file:
@@ -209,7 +212,9 @@ def test_wrong_input(loop, capsys):
     refused("d.txt: expected the names of the descriptors, found no such file", "d.npy")
 
     (loop / "new.txt").write_text("kept")
-    with pytest.raises(InputError, match="expected no such file, found one; choose .* --overwrite"):
+    with pytest.raises(
+        InputError, match="expected no earlier results, found new.txt; .*--overwrite"
+    ):
         write_pairs(loop / "d.h5", loop / "new.txt")
     assert (loop / "new.txt").read_text() == "kept"
     with pytest.raises(InputError, match="expected a file to write, found a folder"):

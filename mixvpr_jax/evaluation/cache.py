@@ -11,11 +11,10 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -39,19 +38,18 @@ _CHUNK = r"\d{8,}-\d{8,}\.npz"
 _OWN_FILE = re.compile(rf"{MARK}|{_CHUNK}|\.{_CHUNK}\..*partial")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What was made of m consecutive images.
 
     Attributes:
         values: [m, …], pixels or descriptors; zeros where an image could not be read.
-        reasons: Why it could not, a line an image; "" where it could.
-        turned: Whether its EXIF orientation turned it, of each image.
+        reasons: [m] texts, why it could not; "" where it could.
+        turned: [m] bool, whether its EXIF orientation turned it.
     """
 
     values: np.ndarray
-    reasons: tuple[str, ...]
-    turned: tuple[bool, ...]
+    reasons: np.ndarray
+    turned: np.ndarray
 
 
 class OneWarning:
@@ -84,8 +82,7 @@ class DescriptorCache:
         path = self._file(rows)
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                reasons, turned = (tuple(file[name].tolist()) for name in ("reasons", "turned"))
-                part = Part(file["descriptors"], reasons, turned)
+                part = Part(*(file[name] for name in ("descriptors", "reasons", "turned")))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -94,8 +91,8 @@ class DescriptorCache:
         except DAMAGED as error:
             logger.warning("computed again: %s: %s", path, error)
             return None
-        lengths = {len(part.values), len(reasons), len(turned)}
-        return part if lengths == {rows.stop - rows.start} else None
+        lengths = {array.shape[:1] for array in part}
+        return part if lengths == {(rows.stop - rows.start,)} else None
 
     def save(self, rows: slice, part: Part) -> None:
         """Keeps the descriptors of these images, whole or not at all."""
@@ -105,8 +102,8 @@ class DescriptorCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / MARK).touch()
             with atomic_write(self._file(rows)) as temporary, temporary.open("wb") as file:
-                reasons, turned = np.array(part.reasons, str), np.array(part.turned, bool)
-                np.savez(file, descriptors=part.values, reasons=reasons, turned=turned)
+                reasons = part.reasons.astype(str)  # objects would be pickled
+                np.savez(file, descriptors=part.values, reasons=reasons, turned=part.turned)
         except (InputError, OSError) as error:  # InputError: the disk is full
             self._can_save = False
             self._warn(error)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -219,14 +219,13 @@ class _Table:
 
     def __init__(self, count: int, storage: str, temporary: Path | None) -> None:
         self.values = np.zeros((0, 0), storage)
-        self.reasons, self.turned = [""] * count, [False] * count
+        self.reasons, self.turned = np.full(count, "", object), np.zeros(count, bool)
         self.temporary = temporary
 
     def put(self, rows: slice, part: Part) -> None:
         if not len(self.values):
             self._allocate(part.values.shape[1])
-        self.values[rows] = part.values
-        self.reasons[rows], self.turned[rows] = part.reasons, part.turned
+        self.values[rows], self.reasons[rows], self.turned[rows] = part
 
     def _allocate(self, size: int) -> None:
         """In memory, or beyond IN_MEMORY_BYTES in a mapped file that has no name."""
@@ -242,28 +241,28 @@ class _Table:
             self.values = np.asarray(np.memmap(file, dtype, "w+", shape=shape))
 
     def part(self, rows: slice) -> Part:
-        return Part(self.values[rows], tuple(self.reasons[rows]), tuple(self.turned[rows]))
+        return Part(self.values[rows], self.reasons[rows], self.turned[rows])
 
     def exchange(self, share: int) -> None:
         """Shares the rows among processes, each of which has so many."""
         shares = [slice(at * share, (at + 1) * share) for at in range(jax.process_count())]
         own = shares[jax.process_index()]
-        text = json.dumps([self.values.shape[1], self.reasons[own], self.turned[own]])
-        told = list(map(json.loads, gather_text(text)))
+        notes = (notes[own].tolist() for notes in (self.reasons, self.turned))
+        told = map(json.loads, gather_text(json.dumps([self.values.shape[1], *notes])))
         sizes, reasons, turned = zip(*told, strict=True)
         if not len(self.values):  # there was nothing to do for this process
             self._allocate(max(sizes))
-        self.reasons, self.turned = (list(chain(*each)) for each in (reasons, turned))
+        self.reasons[:], self.turned[:] = list(chain(*reasons)), list(chain(*turned))
         exchange([self.values[rows] for rows in shares])
 
     def finished(self, rows: int) -> Described:
         """The rows of the images that could be read, moved up in place, so many at a time."""
-        readable = np.array([not reason for reason in self.reasons], bool)
+        readable = self.reasons == ""
         kept = np.flatnonzero(readable)
         for some in _cut(slice(0, len(kept)), rows) if len(kept) < len(readable) else ():
             self.values[some] = self.values[kept[some]]
-        reasons = tuple(filter(None, self.reasons))
-        return Described(self.values[: len(kept)], readable, reasons, sum(self.turned))
+        reasons, num_turned = tuple(self.reasons[~readable]), int(self.turned.sum())
+        return Described(self.values[: len(kept)], readable, reasons, num_turned)
 
 
 def _known(
@@ -273,10 +272,9 @@ def _known(
     part = cache.load(rows) if cache else None
     if part is None or not any(part.reasons):
         return part
-    broken = [row for row, reason in enumerate(part.reasons) if reason]
-    again = read(preprocess, [paths[row] for row in broken]).reasons
-    reasons = dict(enumerate(part.reasons)) | dict(zip(broken, again, strict=True))
-    return replace(part, reasons=tuple(reasons.values())) if all(again) else None
+    broken, reasons = np.flatnonzero(part.reasons != ""), part.reasons.astype(object)
+    reasons[broken] = read(preprocess, [paths[row] for row in broken.tolist()]).reasons
+    return part._replace(reasons=reasons) if all(reasons[broken]) else None
 
 
 def _cut(rows: slice, size: int) -> list[slice]:
@@ -296,14 +294,11 @@ def _describe(
     """
 
     def describe(parts: Sequence[Part]) -> Part:
-        pixels = [part.values for part in parts]
+        pixels, reasons, turned = zip(*parts, strict=True)
         count = sum(map(len, pixels))
         padding = np.zeros((batch_size - count, *pixels[0].shape[1:]), np.uint8)
-        return Part(
-            np.asarray(encode(np.concatenate([*pixels, padding])))[:count],
-            tuple(chain.from_iterable(part.reasons for part in parts)),
-            tuple(chain.from_iterable(part.turned for part in parts)),
-        )
+        values = np.asarray(encode(np.concatenate([*pixels, padding])))[:count]
+        return Part(values, np.concatenate(reasons), np.concatenate(turned))
 
     workers = default_num_workers(MAX_READERS) if num_workers is None else num_workers
     if workers:

@@ -16,6 +16,8 @@ with starting(__name__):
     import numpy as np
     import tyro
 
+    from mixvpr_jax.evaluation.output import require_free
+    from mixvpr_jax.evaluation.pairs import load_descriptors
     from mixvpr_jax.evaluation.search import check_descriptors, squared_distances
     from mixvpr_jax.storage import atomic_write
 
@@ -100,14 +102,8 @@ def export_index(
         metric: Squared L2 distances, or inner products.
     """
     path, images = output / "database_descriptors.npy", output / "database_images.csv"
-    if file.resolve() in (path.resolve(), images.resolve()):
-        raise InputError(f"{file}: expected another file than those to read; choose another name")
-    try:
-        descriptors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected what mixvpr eval writes, found no such file") from None
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: expected an array of descriptors, found {error}") from None
+    require_free([file], overwrite=True, sources=[path, images])
+    descriptors = load_descriptors(path)
     if descriptors.ndim != 2 or descriptors.dtype.kind != "f" or not len(descriptors):
         raise InputError(
             f"{path}: expected descriptors [n, d], found {descriptors.dtype} {descriptors.shape}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching
+from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching, resolved
 from mixvpr_jax.version import __version__
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
@@ -88,17 +88,37 @@ def check_output(config: EvaluationConfig) -> None:
     with reaching(config.output):
         if config.output.exists() and not config.output.is_dir():
             raise InputError(f"{config.output}: expected a folder for the results, found a file")
-        present = [name for name in ALL_OUTPUTS if (config.output / name).exists()]
-        for name in present:
-            if (config.output / name).is_dir():
-                raise InputError(f"{config.output / name}: expected no folder of that name")
-    if present and not config.overwrite:
+    require_free([config.output / name for name in ALL_OUTPUTS], overwrite=config.overwrite)
+
+
+def require_free(
+    files: Sequence[AnyPath], *, overwrite: bool, sources: Sequence[AnyPath] = ()
+) -> None:
+    """Raises InputError where files of one folder cannot be written, or may not be.
+
+    Args:
+        files: What is to be written.
+        overwrite: Whether earlier files may be replaced.
+        sources: What is read, which may not be.
+    """
+    folder, read = files[0].parent, set(map(resolved, sources))
+    with reaching(folder):
+        present = [file for file in files if file.exists()]
+        for file in present:
+            if file.is_dir():
+                raise InputError(
+                    f"{file}: expected a file to write, found a folder; choose another"
+                )
+    for file in files:
+        if resolved(file) in read:
+            raise InputError(f"{file}: expected another file than those to read; choose another")
+    if present and not overwrite:
         raise InputError(
-            f"{config.output}: expected no earlier results, found {', '.join(present)}; "
-            "choose another folder or give --overwrite"
+            f"{folder}: expected no earlier results, found "
+            f"{', '.join(file.name for file in present)}; choose another name or give --overwrite"
         )
-    if not is_local(config.output):
-        check_writable(config.output)
+    if not is_local(folder):
+        check_writable(folder)
 
 
 def write_output(

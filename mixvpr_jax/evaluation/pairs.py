@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.checks import nearest, require_absent
+from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.evaluation.output import OUTPUTS, read_names
+from mixvpr_jax.evaluation.output import OUTPUTS, read_names, require_free
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
 from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
-from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching, resolved
+from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
@@ -133,13 +133,9 @@ def _times(photos: Photos) -> np.ndarray:
 
 def require_writable(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) -> None:
     """Raises InputError where pairs cannot be written, or would replace what they are found by."""
-    with reaching(file):
-        require_absent(file, overwrite=overwrite)
-    for source in sources:
-        beside = [source.with_suffix(".txt")] if source.suffix == ".npy" else []
-        read = (source, *beside, *(source / name for name in OUTPUTS))
-        if resolved(file) in map(resolved, read):
-            raise InputError(f"{file}: expected another file than those to read; choose another")
+    beside = [source.with_suffix(".txt") for source in sources if source.suffix == ".npy"]
+    inside = [source / name for source in sources for name in OUTPUTS]
+    require_free([file], overwrite=overwrite, sources=[*sources, *beside, *inside])
 
 
 def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos]:
@@ -154,7 +150,7 @@ def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos
     if is_folder:
         return _read_evaluation(source, folder)
     if source.suffix == ".npy":
-        names, descriptors = _read_list(source.with_suffix(".txt")), _load(source)
+        names, descriptors = _read_list(source.with_suffix(".txt")), load_descriptors(source)
     elif source.suffix == ".h5":
         names, descriptors = _load_hloc(source)
     else:
@@ -199,7 +195,9 @@ def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, P
     found = []
     for paths, side in zip((database, queries), SIDES, strict=True):
         names = [path.relative_to(root).as_posix() for path in paths]
-        found.append(_named(output, names, _load(output / f"{side}_descriptors.npy"), root))
+        found.append(
+            _named(output, names, load_descriptors(output / f"{side}_descriptors.npy"), root)
+        )
     return found[0], found[1]
 
 
@@ -210,10 +208,14 @@ def _read_list(file: AnyPath) -> list[str]:
         return file.read_bytes().decode("utf-8", "surrogateescape").splitlines()
 
 
-def _load(file: AnyPath) -> np.ndarray:
+def load_descriptors(file: AnyPath) -> np.ndarray:
+    """The array of a .npy file, mapped from a disk."""
     try:
         with local_copy(file) as copy:
-            return np.load(copy, mmap_mode="r", allow_pickle=False)
+            found = np.load(copy, mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise ValueError("an archive of arrays (.npz)")
+        return found
     except (ValueError, FileNotFoundError, EOFError) as error:
         raise InputError(f"{file}: expected descriptors, found: {error}") from None
 

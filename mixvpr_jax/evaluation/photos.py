@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.checks import nearest, require_absent
+from mixvpr_jax.checks import nearest
 from mixvpr_jax.datasets.folders import list_images, read_list
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
-from mixvpr_jax.storage import AnyPath, atomic_write, check_writable, is_local, reaching, resolved
+from mixvpr_jax.evaluation.output import require_free
+from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -29,7 +30,7 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
         InputError: Whatever is wrong with photos, model or output. Nothing is written then.
     """
     files = files_of(output)
-    check_absent(files, photos, overwrite=config.overwrite)
+    require_free(files, overwrite=config.overwrite, sources=[photos])
     folder, paths = find_photos(photos)
     names = [path.relative_to(folder).as_posix() for path in paths]
     if strange := next((name for name in names if len(name.splitlines()) != 1), None):
@@ -62,16 +63,6 @@ def files_of(output: AnyPath) -> list[AnyPath]:
     with extra("hloc", f"{output}: expected h5py"):
         import h5py  # noqa: F401 (told before hours of work)
     return [output]
-
-
-def check_absent(files: list[AnyPath], photos: AnyPath, *, overwrite: bool) -> None:
-    """Raises InputError where files cannot be written, or may not be."""
-    with reaching(files[0]):
-        if resolved(photos) in map(resolved, files):
-            raise InputError(f"{photos}: expected another name for the output than the list's")
-        require_absent(*files, overwrite=overwrite)
-    if not is_local(files[0]):
-        check_writable(files[0].parent)
 
 
 def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:

@@ -20,7 +20,7 @@ def read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> Part:
         OutOfReach: An object store that could not be asked.
     """
     pixels = np.zeros((len(paths), *preprocess.image_size, 3), np.uint8)
-    reasons, turned = [""] * len(paths), [False] * len(paths)
+    reasons, turned = np.full(len(paths), "", object), np.zeros(len(paths), bool)
     for row, path in enumerate(paths):
         try:
             image = load_image(path)
@@ -31,4 +31,4 @@ def read(preprocess: Preprocess, paths: Sequence[AnyPath]) -> Part:
             raise
         except InputError as error:
             reasons[row] = str(error)
-    return Part(pixels, tuple(reasons), tuple(turned))
+    return Part(pixels, reasons, turned)

@@ -148,18 +148,16 @@ class Index:
 
     def _rerank(self, queries: np.ndarray, rows: np.ndarray, k: int) -> Neighbours:
         """The k nearest of each query's candidate rows [q, c]."""
-        count, size = queries.shape
-        indices, distances = np.empty((count, k), np.int32), np.empty((count, k), np.float32)
-        step = max(VALUES_AT_ONCE // (rows.shape[1] * size), 1)
+        step = max(VALUES_AT_ONCE // (rows.shape[1] * queries.shape[1]), 1)
 
-        def rerank(start: int) -> None:
+        def rerank(start: int) -> Neighbours:
             some = slice(start, start + step)
-            found = nearest(queries[some], self.database, rows[some], k)
-            indices[some], distances[some] = found[0], np.sqrt(found[1])
+            return nearest(queries[some], self.database, rows[some], k)
 
         with ThreadPoolExecutor(num_processors()) as pool:  # NumPy works outside of Python's lock
-            list(pool.map(rerank, range(0, count, step)))
-        return indices, distances
+            found = pool.map(rerank, range(0, len(queries), step))
+            indices, squared = map(np.concatenate, zip(*found, strict=True))
+        return indices, np.sqrt(squared).astype(np.float32)
 
     def _candidates(self, queries: np.ndarray, count: int) -> Neighbours:
         """Scores 2 qd - |d|² and indices [q, count], best first."""
