@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +22,7 @@ from mixvpr_jax.evaluation.recall import hits_by_rank
 from mixvpr_jax.report.columns import readable_name
 from mixvpr_jax.report.page import PAGE, write_page
 from mixvpr_jax.report.reader import ReportData, Run, figures_of
-from mixvpr_jax.report.thumbnails import make_thumbnail
+from mixvpr_jax.report.thumbnails import Thumbnail, make_thumbnail
 
 HOSTILE_NAMES = (
     "<script>alert(1)<!--&amp;\"'.jpg",
@@ -360,13 +361,16 @@ def test_pictures_keep_to_their_bytes(tmp_path: Path) -> None:
     assert sizes[2] < 1.1 * 150_000
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
-    write_page(
-        tmp_path / "report.html",
-        _data(tmp_path),
-        on_progress=lambda done, total: told.append((done, total)),
-    )
+
+    def bar(made: Iterable[Thumbnail], name: str, total: int, **_: object) -> Iterator[Thumbnail]:
+        for done, thumbnail in enumerate(made, start=1):
+            told.append((done, total))
+            yield thumbnail
+
+    monkeypatch.setattr("mixvpr_jax.report.thumbnails.tqdm", bar)
+    write_page(tmp_path / "report.html", _data(tmp_path))
     assert told == [(done, 7) for done in range(1, 8)]
 
 

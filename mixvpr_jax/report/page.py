@@ -6,11 +6,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.report.columns import columns_of, picture_columns, shown_photos
@@ -38,24 +36,11 @@ def write_report(folder: AnyPath, compare: AnyPath | None = None) -> None:
     Raises:
         InputError: A folder holds no results, broken ones, or the runs are not comparable.
     """
-    data = read_report_data(folder, compare)
-    # A bar on terminals: ten thousand queries take a minute.
-    with tqdm(unit="picture", desc="report", disable=None) as progress:
-
-        def tell(done: int, total: int) -> None:
-            progress.total = total
-            progress.update(done - progress.n)
-
-        write_page(folder / "report.html", data, on_progress=tell)
+    write_page(folder / "report.html", read_report_data(folder, compare))
 
 
 def write_page(
-    path: AnyPath,
-    data: ReportData,
-    *,
-    neighbours: int = 5,
-    thumbnail_bytes: int = 48_000_000,
-    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    path: AnyPath, data: ReportData, *, neighbours: int = 5, thumbnail_bytes: int = 48_000_000
 ) -> None:
     """Writes one self-contained HTML file.
 
@@ -65,10 +50,9 @@ def write_page(
         neighbours: How many of the k predictions are shown for a query.
         thumbnail_bytes: What the pictures may take in the file, about. Few photos are large and
             sharp, many are small; none is left out.
-        on_progress: Told how many pictures are made, of how many.
     """
     shown = shown_photos(data, neighbours)
-    thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4, on_progress)
+    thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4)
     if any(one.problem for one in thumbnails):
         earlier = _read_thumbnails(path)
         thumbnails = [

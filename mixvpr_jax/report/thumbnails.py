@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, features
+from tqdm import tqdm
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import FORMATS, load_image, to_rgb
@@ -53,9 +54,7 @@ class Thumbnail:
     problem: str = ""
 
 
-def make_thumbnails(
-    paths: Sequence[AnyPath], max_bytes: int, on_progress: Callable[[int, int], object]
-) -> list[Thumbnail]:
+def make_thumbnails(paths: Sequence[AnyPath], max_bytes: int) -> list[Thumbnail]:
     """Makes a small picture of every photo.
 
     All are of one size and quality: the best with which, by the size of a sample, all of them
@@ -64,16 +63,13 @@ def make_thumbnails(
     Args:
         paths: The photos.
         max_bytes: What the pictures may take together, about.
-        on_progress: Told how many are done, of how many.
     """
     # Pillow lets go of the interpreter while it reads, resizes and writes.
     with ThreadPoolExecutor(num_processors()) as pool:
         side, quality = _choose_size(paths, max_bytes, pool)
-        made = []
-        for thumbnail in pool.map(lambda path: _thumbnail_or_none(path, side, quality), paths):
-            made.append(thumbnail)
-            on_progress(len(made), len(paths))
-    return made
+        made = pool.map(lambda path: _thumbnail_or_none(path, side, quality), paths)
+        # A bar on terminals: ten thousand queries take a minute.
+        return list(tqdm(made, "report", len(paths), unit="picture", disable=None))
 
 
 def _choose_size(
