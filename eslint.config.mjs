@@ -3,7 +3,7 @@
 const BROWSER = [
   "addEventListener", "atob", "Blob", "cancelAnimationFrame", "devicePixelRatio", "document",
   "getComputedStyle", "history", "ImageData", "innerHeight", "location", "matchMedia",
-  "MutationObserver", "requestAnimationFrame", "ResizeObserver", "scrollTo", "scrollY", "setTimeout",
+  "MutationObserver", "Path2D", "requestAnimationFrame", "ResizeObserver", "scrollTo", "scrollY", "setTimeout",
   "URL", "URLSearchParams",
 ];
 

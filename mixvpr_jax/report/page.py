@@ -17,10 +17,7 @@ from mixvpr_jax.report.thumbnails import MIME, Thumbnail, make_thumbnails
 from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = (
-    *("data", "headline", "curves", "rows", "list", "filters", "state"),
-    *("larger", "map", "atlas", "keys", "main"),
-)
+SCRIPTS = ("data", "view", "list", "photos", "figures", "map", "main")
 """Modules, in this order: each finds the values that it needs at once."""
 
 BLOCK_CHARS = 1 << 20

@@ -5,19 +5,30 @@ export const byId = (id) => document.getElementById(id);
 export const report = JSON.parse(byId("report-data").textContent);
 export const { pictures, queries } = report;
 export const QUERIES = queries.picture.length;
-export const HAS_TRUTH = queries.right !== null;
+
+// What there is; parts of the page that need one of these are hidden where it is missing.
+const hasTruth = queries.right !== null;
+export const HAS = {
+  truth: hasTruth,
+  "no-truth": !hasTruth,
+  duels: Boolean(hasTruth && report.other?.right && QUERIES),
+  missed: Boolean(hasTruth && report.best),
+  metres: queries.metres !== null,
+  map: report.map !== null,
+  heat: Object.keys(report.saliency).length > 0,
+  queries: QUERIES > 0,
+};
 
 export const grouped = (number) => number.toLocaleString("en");
 export const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+export const joined = (...texts) => texts.filter(Boolean).join(" · ");
 
 export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
 }
-
-export const fromTemplate = (id) => byId(id).content.firstElementChild.cloneNode(true);
 
 // However often it is asked for in a frame, it runs once.
 export function oncePerFrame(run) {
@@ -30,36 +41,32 @@ export function oncePerFrame(run) {
 
 /* Pictures: texts one after the other, in blocks that may still be on their way. */
 
-const pictureBlock = new Uint32Array(pictures.chars.length);
-const pictureStart = new Uint32Array(pictures.chars.length);
-for (let index = 0, block = -1, start = 0; index < pictures.chars.length; index++) {
-  if (pictures.blocks[block + 1] === index) [block, start] = [block + 1, 0];
-  pictureBlock[index] = block;
-  pictureStart[index] = start;
-  start += pictures.chars[index];
-}
-const blockTexts = [];
+const blockTexts = []; // of each block that has arrived, the texts of its pictures
 
-function blockText(block) {
-  if (blockTexts[block] === undefined) {
-    const script = byId(`pictures-${block}`);
-    // A block is whole once something follows it.
-    const whole = script && (script.nextElementSibling || document.readyState !== "loading");
-    if (!whole) return null;
-    blockTexts[block] = script.textContent;
-  }
-  return blockTexts[block];
+function pictureText(picture) {
+  const block = pictures.blocks.findLastIndex((first) => first <= picture);
+  blockTexts[block] ??= readBlock(block);
+  return blockTexts[block]?.[picture - pictures.blocks[block]];
+}
+
+function readBlock(block) {
+  const script = byId(`pictures-${block}`);
+  // A block is whole once something follows it.
+  const isWhole = script && (script.nextElementSibling || document.readyState !== "loading");
+  if (!isWhole) return undefined;
+  const text = script.textContent;
+  let end = 0;
+  return pictures.chars.slice(...pictures.blocks.slice(block, block + 2))
+    .map((chars) => text.slice(end, (end += chars)));
 }
 
 export function showPicture(image, picture) {
-  const text = blockText(pictureBlock[picture]);
+  const text = pictureText(picture);
   image.dataset.picture = picture;
-  image.classList.toggle("awaited", text === null);
-  if (text === null) return;
-  image.classList.toggle("gone", !pictures.chars[picture]);
-  if (!pictures.chars[picture]) return image.removeAttribute("src");
-  const start = pictureStart[picture];
-  image.src = `data:${pictures.mime};base64,${text.slice(start, start + pictures.chars[picture])}`;
+  image.classList.toggle("awaited", text === undefined);
+  image.classList.toggle("gone", text === "");
+  if (text) image.src = `data:${pictures.mime};base64,${text}`;
+  else image.removeAttribute("src");
 }
 
 export function showAwaited() {
@@ -69,21 +76,23 @@ export function showAwaited() {
 }
 
 export const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];
-const pictureFolder = (picture) => pictures.folders[pictures.folder[picture]];
-export const picturePath = (picture) => `${pictureFolder(picture)}/${pictures.file[picture]}`;
+export const picturePath = (picture) =>
+  `${pictures.folders[pictures.folder[picture]]}/${pictures.file[picture]}`;
 
 /* Queries */
 
 // "right" at 1, right "later" among the k nearest, "lost", or "none" to be found.
 export const outcomes = Array.from({ length: QUERIES }, (_, query) => {
-  if (!HAS_TRUTH) return "";
+  if (!HAS.truth) return "";
   if (queries.positives?.[query] === 0) return "none";
   const first = queries.first[query];
   return first === 0 ? "lost" : first === 1 ? "right" : "later";
 });
 
+export const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
+
 export const duels = Array.from({ length: QUERIES }, (_, query) => {
-  if (!HAS_TRUTH || !report.other?.right) return "";
+  if (!HAS.duels) return "";
   const ours = queries.first[query] === 1;
   const theirs = report.other.right[query * report.other.m] === "1";
   if (ours === theirs) return ours ? "both" : "neither";
@@ -91,11 +100,10 @@ export const duels = Array.from({ length: QUERIES }, (_, query) => {
 });
 
 export function outcomeText(query) {
-  const first = queries.first?.[query];
   return {
     "": "",
     right: "right at 1",
-    later: `first right at ${first}`,
+    later: `first right at ${queries.first?.[query]}`,
     lost: `none of ${report.k} right`,
     none: "no true positive exists",
   }[outcomes[query]];
@@ -129,21 +137,13 @@ export function otherMatches(query) {
   return report.other ? matchesIn("other", report.other, report.other.m, query) : [];
 }
 
-export const isWrong = (query) => outcomes[query] === "later" || outcomes[query] === "lost";
-
 // The nearest true positive, where another photo was nearer: one match or none.
 export function missedMatches(query) {
   const { best } = report;
   if (!best || !isWrong(query) || best.index[query] < 0) return [];
-  return [{
-    group: "missed",
-    place: 0,
-    rank: best.rank[query],
-    database: best.index[query],
-    distance: best.distance[query],
-    metres: best.metres?.[query] ?? null,
-    right: true,
-  }];
+  const [database, distance] = [best.index[query], best.distance[query]];
+  const [rank, metres] = [best.rank[query], best.metres?.[query] ?? null];
+  return [{ group: "missed", place: 0, rank, database, distance, metres, right: true }];
 }
 
 // In the order of the columns and of the keys.
@@ -163,8 +163,5 @@ export function scoreText(distance) {
 export function metresText(metres) {
   if (metres === null) return "";
   if (metres < 10) return `${metres.toFixed(1)} m`;
-  if (metres < 10000) return `${grouped(Math.round(metres))} m`;
-  return `${grouped(Math.round(metres / 1000))} km`;
+  return metres < 10000 ? `${grouped(Math.round(metres))} m` : `${grouped(Math.round(metres / 1000))} km`;
 }
-
-export const joined = (...texts) => texts.filter(Boolean).join(" · ");

@@ -1,17 +1,16 @@
 /* The list: pages of rows of one height, of which only those near the window exist. */
 
 import {
-  QUERIES, byId, clamp, grouped, missedMatches, oncePerFrame, outcomes, pictures, queries, report,
+  HAS, QUERIES, byId, clamp, grouped, missedMatches, oncePerFrame, outcomes, pictures, queries, report,
 } from "./data.js";
-import { EVERYTHING, setView, view } from "./filters.js";
-import { queryRow } from "./rows.js";
-import { goToHash, rememberView } from "./state.js";
+import { queryRow } from "./photos.js";
+import { goToHash, listEverything, rememberView, view } from "./view.js";
 
 const ROWS = 100; // a page
 const OVERSCAN = 600; // pixels above and below the window
 export const list = {
   box: byId("queries"),
-  listed: new Int32Array(0), // queries in their order
+  listed: [], // queries in their order
   position: new Int32Array(QUERIES), // of a query in `listed`, -1 where it is not
   rows: new Map(), // query → its row
   height: 0,
@@ -20,27 +19,24 @@ export const list = {
 
 /* Pages */
 
-export const firstOfPage = () => view.page * ROWS;
-export const rowsOfPage = () => Math.min(ROWS, list.listed.length - firstOfPage());
-const lastPage = () => Math.max(Math.ceil(list.listed.length / ROWS) - 1, 0);
+const firstOfPage = () => (view.page - 1) * ROWS;
+const rowsOfPage = () => Math.min(ROWS, list.listed.length - firstOfPage());
 const topOf = (position) => (position - firstOfPage()) * list.height;
-
-function renderPager() {
-  byId("pager").hidden = lastPage() === 0;
-  const [first, count] = [firstOfPage(), rowsOfPage()];
-  byId("pages").textContent =
-    `${grouped(first + 1)} – ${grouped(first + count)} of ${grouped(list.listed.length)}`;
-  byId("page-before").disabled = view.page === 0;
-  byId("page-after").disabled = view.page === lastPage();
-}
+const topOfList = () => list.box.getBoundingClientRect().top;
 
 function setPage(page) {
-  view.page = clamp(page, 0, lastPage());
+  const last = Math.max(Math.ceil(list.listed.length / ROWS), 1);
+  view.page = clamp(Math.trunc(page) || 1, 1, last);
   clearRows();
-  renderPager();
+  const [first, count] = [firstOfPage(), rowsOfPage()];
+  byId("pager").hidden = last === 1;
+  byId("pages").textContent =
+    `${grouped(first + 1)} – ${grouped(first + count)} of ${grouped(list.listed.length)}`;
+  byId("page-before").disabled = view.page === 1;
+  byId("page-after").disabled = view.page === last;
 }
 
-function turnPage(by) {
+export function turnPage(by) {
   setPage(view.page + by);
   scrollToOffset(0);
   renderRows();
@@ -49,42 +45,41 @@ function turnPage(by) {
 
 /* Which rows exist */
 
+// The position in the list of what lies so many pixels below the list's top, if it is on this page.
+function positionAt(pixels) {
+  return firstOfPage() + clamp(Math.floor(pixels / list.height), 0, rowsOfPage() - 1);
+}
+
 function nearbyPositions() {
   if (!list.listed.length) return [];
-  const top = list.box.getBoundingClientRect().top;
-  const [first, count] = [firstOfPage(), rowsOfPage()];
-  const from = first + clamp(Math.floor((-top - OVERSCAN) / list.height), 0, count - 1);
-  const to = first + clamp(Math.floor((innerHeight - top + OVERSCAN) / list.height), -1, count - 1);
-  const positions = Array.from({ length: to - from + 1 }, (_, at) => from + at);
+  const [top, first, count] = [topOfList(), firstOfPage(), rowsOfPage()];
+  const [above, below] = [-top - OVERSCAN, innerHeight - top + OVERSCAN];
+  const positions = [];
+  for (let position = positionAt(above); position < first + count && topOf(position) <= below; position++) {
+    positions.push(position);
+  }
   // The row that has the focus stays wherever it is, or the focus would be lost.
-  const focused = focusedPhoto();
-  const kept = focused ? list.position[focused.query] : -1;
-  if (kept >= first && kept < from) positions.unshift(kept);
-  if (kept > to && kept < first + count) positions.push(kept);
-  return positions;
+  const focused = list.position[focusedPhoto()?.query] ?? -1;
+  if (focused >= first && focused < first + count && !positions.includes(focused)) positions.push(focused);
+  return positions.sort((one, other) => one - other);
 }
 
 function renderRows() {
-  const wanted = nearbyPositions();
-  const kept = new Set(wanted.map((position) => list.listed[position]));
+  const wanted = nearbyPositions().map((position) => list.listed[position]);
   for (const [query, row] of list.rows) {
-    if (kept.has(query)) continue;
+    if (wanted.includes(query)) continue;
     row.remove();
     list.rows.delete(query);
   }
-  let next = list.box.firstElementChild;
-  for (const position of wanted) {
-    const query = list.listed[position];
-    const present = list.rows.get(query);
-    if (present) next = present.nextElementSibling;
-    else list.box.insertBefore(newRow(query, position), next);
-  }
+  wanted.forEach((query, at) => {
+    if (!list.rows.has(query)) list.box.insertBefore(newRow(query), list.box.children[at] ?? null);
+  });
 }
 
-function newRow(query, position) {
+function newRow(query) {
   const row = queryRow(query);
-  row.style.top = `${topOf(position)}px`;
-  row.setAttribute("aria-posinset", position + 1);
+  row.style.top = `${topOf(list.position[query])}px`;
+  row.setAttribute("aria-posinset", list.position[query] + 1);
   row.setAttribute("aria-setsize", list.listed.length);
   if (query === list.current) row.setAttribute("aria-current", "true");
   list.rows.set(query, row);
@@ -109,11 +104,10 @@ export function measureRow() {
 
 function remeasure() {
   const focused = focusedPhoto();
-  const passed = barBottom() - list.box.getBoundingClientRect().top;
-  const anchor = list.height ? passed / list.height : 0;
+  const rowsPassed = list.height ? (barBottom() - topOfList()) / list.height : 0;
   measureRow();
   clearRows();
-  if (anchor > 0) scrollToOffset(anchor * list.height);
+  if (rowsPassed > 0) scrollToOffset(rowsPassed * list.height);
   renderRows();
   if (focused) focusPhoto(focused.query, focused.column);
 }
@@ -128,7 +122,7 @@ export function showListed(listed) {
   setPage(view.page);
   if (focused && list.position[focused.query] >= 0) {
     focusPhoto(focused.query, focused.column);
-  } else if (list.box.getBoundingClientRect().top < barBottom()) {
+  } else if (topOfList() < barBottom()) {
     scrollToOffset(0); // deep in the list, another selection is read from its start
   }
   renderRows();
@@ -136,23 +130,20 @@ export function showListed(listed) {
 
 /* Scrolling */
 
-export function barBottom() {
+function barBottom() {
   const bar = byId("bar");
   return getComputedStyle(bar).position === "sticky" ? bar.offsetHeight : 0;
 }
 
 function scrollToOffset(offset) {
-  const top = list.box.getBoundingClientRect().top + scrollY;
-  scrollTo({ top: top + offset - barBottom(), behavior: "instant" });
+  scrollTo({ top: topOfList() + scrollY + offset - barBottom(), behavior: "instant" });
 }
 
 function scrollIntoSight(position) {
-  const top = list.box.getBoundingClientRect().top + topOf(position);
+  const top = topOfList() + topOf(position);
+  const room = Math.max(innerHeight - barBottom() - list.height, 0);
   if (top < barBottom()) scrollToOffset(topOf(position));
-  else if (top + list.height > innerHeight) {
-    const room = innerHeight - barBottom() - list.height;
-    scrollToOffset(topOf(position) - Math.max(room, 0));
-  }
+  else if (top + list.height > innerHeight) scrollToOffset(topOf(position) - room);
 }
 
 /* Going to a query */
@@ -171,7 +162,7 @@ export function focusedPhoto() {
 }
 
 function showPageOf(query) {
-  const page = Math.floor(list.position[query] / ROWS);
+  const page = Math.floor(list.position[query] / ROWS) + 1;
   if (page === view.page) return;
   setPage(page);
   rememberView();
@@ -187,8 +178,20 @@ export function focusPhoto(query, column) {
   photos[clamp(column, 0, photos.length - 1)].focus({ preventScroll: true });
 }
 
+export function stepFocus(down, across) {
+  if (!list.listed.length) return;
+  const focused = focusedPhoto();
+  if (!focused) {
+    const current = list.position[list.current] ?? -1;
+    const inSight = positionAt(barBottom() - topOfList() + 0.9 * list.height);
+    return focusPhoto(list.listed[current >= 0 ? current : inSight], 0);
+  }
+  const position = clamp(list.position[focused.query] + down, 0, list.listed.length - 1);
+  focusPhoto(list.listed[position], Math.max(focused.column + across, 0));
+}
+
 export function goTo(query) {
-  if (list.position[query] < 0) setView(EVERYTHING);
+  if (list.position[query] < 0) listEverything();
   showPageOf(query);
   scrollToOffset(topOf(list.position[query]));
   focusPhoto(query, 0);
@@ -198,7 +201,7 @@ export function goTo(query) {
 
 function renderPrinted() {
   const first = firstOfPage();
-  list.box.replaceChildren(...Array.from(list.listed.slice(first, first + ROWS), queryRow));
+  list.box.replaceChildren(...list.listed.slice(first, first + ROWS).map(queryRow));
   list.rows.clear();
 }
 
@@ -209,8 +212,6 @@ export function bindList() {
   addEventListener("hashchange", goToHash);
   addEventListener("beforeprint", renderPrinted);
   addEventListener("afterprint", remeasure);
-  byId("page-before").addEventListener("click", () => turnPage(-1));
-  byId("page-after").addEventListener("click", () => turnPage(1));
   let width = list.box.clientWidth;
   new ResizeObserver(() => {
     if (list.box.clientWidth === width) return;
@@ -219,13 +220,16 @@ export function bindList() {
   }).observe(list.box);
 }
 
-// The frames take the shape that most photos have, so that few of them need margins.
-export function setAspect() {
+export function setUpColumns() {
+  // The frames take the shape that most photos have, so that few of them need margins.
   const shapes = queries.picture
     .map((picture) => pictures.width[picture] / pictures.height[picture])
     .sort((one, other) => one - other);
-  const middle = shapes.length ? shapes[Math.floor(shapes.length / 2)] : 4 / 3;
-  const root = document.documentElement.style;
-  root.setProperty("--aspect", clamp(middle, 0.8, 1.6));
-  root.setProperty("--near", Math.max(report.m, 1));
+  const { style } = document.documentElement;
+  style.setProperty("--aspect", clamp(shapes[Math.floor(shapes.length / 2)] ?? 4 / 3, 0.8, 1.6));
+  style.setProperty("--near", Math.max(report.m, 1));
+  const { classList } = document.body;
+  classList.toggle("with-missed", HAS.missed);
+  classList.toggle("with-other", Boolean(report.other));
+  if (!QUERIES) byId("none-left").textContent = "The evaluation has no queries.";
 }

@@ -1,13 +1,16 @@
-/* A map: where the database and the listed queries are, and where the wrong ones were taken to be. */
+/* The map: where the database and the listed queries are, and where the wrong ones were taken to be. */
 
 import {
-  QUERIES, allMatches, byId, grouped, isWrong, missedMatches, nearMatches, oncePerFrame, outcomes,
-  queries, report,
+  QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, metresText,
+  missedMatches, nearMatches, oncePerFrame, outcomeText, outcomes, pictureOfDatabase, queries,
+  report, showPicture, verdictOf,
 } from "./data.js";
-import { list } from "./list.js";
+import { figure } from "./figures.js";
+import { goTo, list } from "./list.js";
+import { countText } from "./view.js";
 
-const metresOf = (column) => Float64Array.from(column, (value) => (value === null ? NaN : value / 10));
-const pointsOf = ([east, north]) => ({ east: metresOf(east), north: metresOf(north) });
+const metresOf = (decimetres) => (decimetres === null ? NaN : decimetres / 10);
+const pointsOf = ([east, north]) => east.map((x, index) => [metresOf(x), metresOf(north[index])]);
 export const places = report.map && {
   database: pointsOf(report.map.database), queries: pointsOf(report.map.queries),
 };
@@ -15,59 +18,58 @@ export const atlas = {
   dialog: byId("atlas"),
   // A map is a canvas, what it shows (its middle in metres, pixels per metre), and its sizes.
   large: { canvas: byId("atlas-canvas"), east: 0, north: 0, scale: 1, square: 3, line: 1, radius: 3.5 },
-  small: { canvas: null, east: 0, north: 0, scale: 1, square: 2, line: 0.75, radius: 2 },
+  small: { canvas: element("canvas"), east: 0, north: 0, scale: 1, square: 2, line: 0.75, radius: 2 },
   selected: -1, // a query
   pointers: new Map(), // those that press, and where
   moved: 0, // pixels since the first of them pressed
 };
 
-/* From metres to pixels and back */
+/* From metres to pixels */
 
-export const acrossOf = (map, east) => map.canvas.clientWidth / 2 + (east - map.east) * map.scale;
-export const downOf = (map, north) => map.canvas.clientHeight / 2 - (north - map.north) * map.scale;
-
-export function pixelsOf(map, points, index) {
-  return [acrossOf(map, points.east[index]), downOf(map, points.north[index])];
+export function pixelsOf({ canvas, east, north, scale }, [x, y]) {
+  return [canvas.clientWidth / 2 + (x - east) * scale, canvas.clientHeight / 2 - (y - north) * scale];
 }
 
-function fit(map, queryIndices, databaseIndices) {
+function fit(map, points) {
   let [west, east, south, north] = [Infinity, -Infinity, Infinity, -Infinity];
-  for (const [points, indices] of [[places.queries, queryIndices], [places.database, databaseIndices]]) {
-    for (const index of indices) {
-      const [x, y] = [points.east[index], points.north[index]];
-      if (Number.isNaN(x + y)) continue;
-      [west, east] = [Math.min(west, x), Math.max(east, x)];
-      [south, north] = [Math.min(south, y), Math.max(north, y)];
-    }
+  for (const [x, y] of points) {
+    if (Number.isNaN(x + y)) continue;
+    [west, east] = [Math.min(west, x), Math.max(east, x)];
+    [south, north] = [Math.min(south, y), Math.max(north, y)];
   }
   if (west > east) return;
   const { clientWidth: width, clientHeight: height } = map.canvas;
   const margin = Math.min(36, width / 12);
   const across = Math.max(width - 2 * margin, 1) / Math.max(east - west, 20);
   const down = Math.max(height - 2 * margin, 1) / Math.max(north - south, 20);
-  map.scale = Math.min(across, down);
-  map.east = (west + east) / 2;
-  map.north = (south + north) / 2;
+  Object.assign(map, {
+    scale: Math.min(across, down), east: (west + east) / 2, north: (south + north) / 2,
+  });
 }
 
-const firstDatabase = (query) => (report.m ? queries.near[query * report.m] : -1);
+const placeOf = (query) => places.queries[query];
+// Where its first match is; undefined if it has none.
+const takenFor = (query) => places.database[queries.near[query * report.m]];
 
 // Everything, or what is listed where that is not everything.
-export function fitListed(map) {
+function fitListed(map) {
   const everything = list.listed.length === QUERIES;
-  fit(map, list.listed, everything
-    ? places.database.east.keys()
-    : Array.from(list.listed, firstDatabase).filter((index) => index >= 0));
+  const database = everything ? places.database : list.listed.map(takenFor).filter(Boolean);
+  fit(map, list.listed.map(placeOf).concat(database));
 }
 
-export function fitQuery(map, query) {
-  fit(map, [query], allMatches(query).map((match) => match.database));
+function fitQuery(map, query) {
+  fit(map, [placeOf(query), ...allMatches(query).map(({ database }) => places.database[database])]);
   map.scale = Math.min(map.scale, 4);
 }
 
 /* Drawing */
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+// Of a name in the style, in the scheme of the page.
+function colour(name) {
+  byId("atlas-canvas").style.color = `var(${name})`;
+  return getComputedStyle(byId("atlas-canvas")).color;
+}
 
 function drawMap(map) {
   const { clientWidth: width, clientHeight: height } = map.canvas;
@@ -85,27 +87,24 @@ function drawMap(map) {
 }
 
 // One dot for all that fall on the same pixels: a hundred thousand photos are drawn at once.
-function visibleDots(map, points, indices, draw) {
+function visibleDots(map, points, draw) {
   const cell = 1.5;
   const { clientWidth: width, clientHeight: height } = map.canvas;
   const columns = Math.ceil(width / cell) + 1;
   const taken = new Uint8Array(columns * (Math.ceil(height / cell) + 1));
-  for (const index of indices) {
-    const [x, y] = pixelsOf(map, points, index);
+  for (const point of points) {
+    const [x, y] = pixelsOf(map, point);
     if (!(x >= 0 && x < width && y >= 0 && y < height)) continue;
     const at = Math.floor(y / cell) * columns + Math.floor(x / cell);
-    if (taken[at]) continue;
+    if (!taken[at]) draw(x, y);
     taken[at] = 1;
-    draw(x, y);
   }
 }
 
 function drawDatabase(context, map) {
   context.fillStyle = colour("--map-database");
   const size = map.square;
-  visibleDots(map, places.database, places.database.east.keys(), (x, y) => {
-    context.fillRect(x - size / 2, y - size / 2, size, size);
-  });
+  visibleDots(map, places.database, (x, y) => context.fillRect(x - size / 2, y - size / 2, size, size));
 }
 
 function drawLine(context, from, to) {
@@ -115,10 +114,9 @@ function drawLine(context, from, to) {
 
 function drawErrors(context, map) {
   context.beginPath();
-  for (const query of list.listed) {
-    const index = firstDatabase(query);
-    if (!isWrong(query) || index < 0) continue;
-    drawLine(context, pixelsOf(map, places.queries, query), pixelsOf(map, places.database, index));
+  for (const query of list.listed.filter(isWrong)) {
+    const taken = takenFor(query);
+    if (taken) drawLine(context, pixelsOf(map, placeOf(query)), pixelsOf(map, taken));
   }
   context.strokeStyle = colour("--wrong-frame");
   context.lineWidth = map.line;
@@ -141,26 +139,24 @@ function drawQueries(context, map) {
   for (const outcome of ["", "none", "right", "later", "lost"]) {
     const chosen = list.listed.filter((query) => outcomes[query] === outcome);
     context.fillStyle = queryColour(outcome);
-    visibleDots(map, places.queries, chosen, (x, y) => drawDisc(context, x, y, map.radius));
+    visibleDots(map, chosen.map(placeOf), (x, y) => drawDisc(context, x, y, map.radius));
   }
 }
 
 function drawSelected(context, map, query) {
-  const from = pixelsOf(map, places.queries, query);
+  const from = pixelsOf(map, placeOf(query));
   for (const match of [...nearMatches(query), ...missedMatches(query)].reverse()) {
-    const to = pixelsOf(map, places.database, match.database);
+    const [x, y] = pixelsOf(map, places.database[match.database]);
     context.strokeStyle = match.right === null ? colour("--ink") : colour(match.right ? "--right" : "--wrong");
     context.setLineDash(match.group === "missed" ? [4, 3] : []);
     context.lineWidth = match.place === 0 ? 2 : 1;
     context.beginPath();
-    drawLine(context, from, to);
+    drawLine(context, from, [x, y]);
     context.stroke();
     context.setLineDash([]);
-    context.beginPath();
-    context.rect(to[0] - 4, to[1] - 4, 8, 8);
     context.fillStyle = colour("--raised");
-    context.fill();
-    context.stroke();
+    context.fillRect(x - 4, y - 4, 8, 8);
+    context.strokeRect(x - 4, y - 4, 8, 8);
   }
   context.fillStyle = queryColour(outcomes[query]);
   drawDisc(context, ...from, 7);
@@ -177,12 +173,7 @@ function drawScaleBar(context, map) {
   const left = right - metres * map.scale;
   context.strokeStyle = context.fillStyle = colour("--ink");
   context.lineWidth = 1;
-  context.beginPath();
-  context.moveTo(left, bottom - 4);
-  context.lineTo(left, bottom);
-  context.lineTo(right, bottom);
-  context.lineTo(right, bottom - 4);
-  context.stroke();
+  context.stroke(new Path2D(`M${left} ${bottom - 4}V${bottom}H${right}V${bottom - 4}`));
   context.font = `12px ${getComputedStyle(document.body).fontFamily}`;
   context.textAlign = "right";
   context.lineWidth = 3;
@@ -200,4 +191,130 @@ const drawAfterFrame = oncePerFrame(() => setTimeout(() => {
 
 export function drawMapsSoon() {
   if (report.map) drawAfterFrame();
+}
+
+/* The large map, which is moved, asked and left for the list */
+
+export function openMap(query = -1) {
+  if (!report.map) return;
+  if (!atlas.dialog.open) atlas.dialog.showModal();
+  byId("atlas-title").textContent = `Map of ${countText()}`;
+  if (query >= 0 && !Number.isNaN(placeOf(query)[0])) fitQuery(atlas.large, query);
+  else fitListed(atlas.large);
+  select(query);
+}
+
+function select(query) {
+  atlas.selected = query;
+  byId("card").hidden = query < 0;
+  if (query >= 0) renderCard(query);
+  drawMapsSoon();
+}
+
+function renderCard(query) {
+  const [first] = nearMatches(query);
+  const texts = [outcomeText(query)];
+  showPicture(byId("card-query"), queries.picture[query]);
+  byId("card-match").hidden = !first;
+  if (first) {
+    showPicture(byId("card-match"), pictureOfDatabase[first.database]);
+    byId("card-match").dataset.verdict = verdictOf(first);
+    texts.push(distanceText(first.distance), metresText(first.metres));
+  }
+  byId("card").querySelector(".card-text").replaceChildren(
+    element("strong", {}, `Query ${grouped(query + 1)}`), element("span", {}, joined(...texts)));
+}
+
+export function leaveForList() {
+  atlas.dialog.close();
+  if (atlas.selected >= 0) goTo(atlas.selected);
+}
+
+export function stepSelected(by) {
+  if (!list.listed.length) return;
+  const position = list.position[atlas.selected] ?? -1;
+  const query = list.listed[clamp(position + by, 0, list.listed.length - 1)];
+  fitQuery(atlas.large, query);
+  select(query);
+}
+
+export function zoom(factor, x = atlas.large.canvas.clientWidth / 2, y = atlas.large.canvas.clientHeight / 2) {
+  const map = atlas.large;
+  const scale = clamp(map.scale * factor, 1e-5, 200);
+  const metres = 1 / map.scale - 1 / scale; // a pixel's, more than after
+  map.east += (x - map.canvas.clientWidth / 2) * metres;
+  map.north -= (y - map.canvas.clientHeight / 2) * metres;
+  map.scale = scale;
+  drawMapsSoon();
+}
+
+export function pan(across, down) {
+  atlas.large.east -= across / atlas.large.scale;
+  atlas.large.north += down / atlas.large.scale;
+  drawMapsSoon();
+}
+
+/* Pointers: one drags, two pinch; without either, what lies under the pointer is shown. */
+
+function queryAt(x, y) {
+  let [nearest, least] = [-1, 12 ** 2];
+  for (const query of list.listed) {
+    const [across, down] = pixelsOf(atlas.large, placeOf(query));
+    const squared = (across - x) ** 2 + (down - y) ** 2 - (isWrong(query) ? 1 : 0);
+    if (squared < least) [nearest, least] = [query, squared];
+  }
+  return nearest;
+}
+
+function pointerMoved({ pointerId, offsetX: x, offsetY: y }) {
+  const before = atlas.pointers.get(pointerId);
+  if (!before) {
+    const query = queryAt(x, y);
+    atlas.large.canvas.style.cursor = query >= 0 ? "pointer" : "grab";
+    if (query >= 0 && query !== atlas.selected) select(query);
+    return;
+  }
+  atlas.pointers.set(pointerId, { x, y });
+  atlas.moved += Math.abs(x - before.x) + Math.abs(y - before.y);
+  const other = [...atlas.pointers].find(([id]) => id !== pointerId)?.[1];
+  if (!other) return pan(x - before.x, y - before.y);
+  const apart = Math.hypot(before.x - other.x, before.y - other.y);
+  zoom(Math.hypot(x - other.x, y - other.y) / Math.max(apart, 1), other.x, other.y);
+}
+
+function pointerDown({ target, pointerId, offsetX: x, offsetY: y }) {
+  byId("map-hint").hidden = true;
+  if (!atlas.pointers.size) atlas.moved = 0;
+  target.setPointerCapture(pointerId);
+  atlas.pointers.set(pointerId, { x, y });
+}
+
+// A mouse has seen the card already; a finger sees it first, and the card leads on.
+function pointerUp({ type, pointerId, pointerType, offsetX, offsetY }) {
+  atlas.pointers.delete(pointerId);
+  if (type !== "pointerup" || atlas.moved > 6) return;
+  select(queryAt(offsetX, offsetY));
+  if (atlas.selected >= 0 && pointerType === "mouse") leaveForList();
+}
+
+function wheelTurned(event) {
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY / (event.deltaMode ? 20 : 400)), event.offsetX, event.offsetY);
+}
+
+export function setUpMap() {
+  if (!report.map) return;
+  const { canvas } = atlas.large;
+  const open = element("button", { id: "preview", className: "preview" }, atlas.small.canvas);
+  open.setAttribute("aria-label", "Open the map");
+  figure("Map", open);
+  Object.assign(canvas, {
+    onpointerdown: pointerDown, onpointermove: pointerMoved, onpointerup: pointerUp,
+    onpointercancel: pointerUp, onwheel: wheelTurned,
+  });
+  const resized = new ResizeObserver(drawMapsSoon);
+  resized.observe(canvas);
+  resized.observe(atlas.small.canvas);
+  atlas.dialog.addEventListener("close", drawMapsSoon);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMapsSoon);
 }

@@ -1,0 +1,231 @@
+/* Which queries are listed, in which order. */
+
+import {
+  HAS, QUERIES, byId, duels, element, grouped, nearMatches, otherMatches, outcomes,
+  pictureName, pictureOfDatabase, picturePath, pictures, plural, queries, report,
+} from "./data.js";
+import { goTo, list, showListed } from "./list.js";
+import { drawMapsSoon } from "./map.js";
+
+// A view's fields are those of the address's fragment, which holds what differs from this.
+const EVERYTHING = { outcome: "all", run: "any", label: "", search: "" };
+const OPENED = { ...EVERYTHING, sort: "order", reversed: "", page: 1 };
+export const view = { ...OPENED };
+
+/* Choices: a value, a text, a title, and whether there is any, by the digits from the first on. */
+
+const OUTCOMES = [
+  ["all", "All", "Every query", true],
+  ["right", "Right at 1", "The nearest photo is a true positive", true],
+  ["later", `Right in ${report.k}`,
+    `The nearest photo is wrong, a true positive is among the ${report.k} nearest`, report.k > 1],
+  ["lost", "Lost", `No true positive is among the ${report.k} nearest`, true],
+  ["none", "No positives", "The database has no true positive", outcomes.includes("none")],
+];
+const DUELS = [
+  ["ours", "We win", `Right at 1 here, wrong with ${report.other?.title}`, true],
+  ["theirs", "Other wins", `Right at 1 with ${report.other?.title}, wrong here`, true],
+  ["both", "Both right", "Both are right at 1", true],
+  ["neither", "Neither", "Neither is right at 1", true],
+];
+
+/* Orders: a name, what is compared, whether the largest comes first, and whether there is any. */
+
+const SORTS = {
+  order: ["Query order", (query) => query, false, true],
+  distance: ["Distance of the first match", (query) => queries.distance[query * report.m], false, report.m > 0],
+  rank: ["Rank of the best positive", bestRank, true, report.m > 0 && HAS.truth],
+  metres: ["Metres off", (query) => queries.metres[query * report.m], true, report.m > 0 && HAS.metres],
+};
+
+function bestRank(query) {
+  if (outcomes[query] === "none") return null;
+  return report.best ? report.best.rank[query] : queries.first[query] || null;
+}
+
+const isLargestFirst = () => SORTS[view.sort][2] !== Boolean(view.reversed);
+
+function sorted(listed) {
+  const sign = isLargestFirst() ? -1 : 1;
+  const keys = new Float64Array(QUERIES).fill(Infinity); // what is not known comes last, either way
+  for (const query of listed) {
+    const key = SORTS[view.sort][1](query);
+    if (key !== null) keys[query] = sign * key;
+  }
+  return listed.sort((one, other) => keys[one] - keys[other] || one - other);
+}
+
+/* Labels: of conditions, and of the first matches that a threshold accepts */
+
+const labels = [...report.labels, ...(report.confidence?.accepted ?? [])].flatMap(
+  ({ name, values, of }) => values.map((text, value) => ({ name, text, of, value })));
+
+export const labelKey = (name, text) => `${name}:${text}`;
+const labelOf = (key) => labels.find(({ name, text }) => labelKey(name, text) === key);
+export const hasLabel = (name, text) => Boolean(labelOf(labelKey(name, text)));
+
+/* Search, in the names and paths of the query and of the neighbours that are shown */
+
+let searchable = null;
+
+function picturesNamed(text) {
+  searchable ??= pictures.file.map((_, picture) =>
+    `${picturePath(picture)}\n${pictureName(picture)}`.toLowerCase());
+  const sought = text.toLowerCase();
+  return Uint8Array.from(searchable, (names) => names.includes(sought));
+}
+
+function hasName(named, query) {
+  if (named[queries.picture[query]]) return true;
+  const near = queries.near.slice(query * report.m, (query + 1) * report.m);
+  return near.some((database) => named[pictureOfDatabase[database]]);
+}
+
+/* Each group counts what the others leave. */
+
+function selection() {
+  const sought = view.search.trim();
+  const named = sought ? picturesNamed(sought) : null;
+  const label = labelOf(view.label);
+  const counts = {};
+  const count = (value) => (counts[value] = (counts[value] ?? 0) + 1);
+  const listed = [];
+  for (let query = 0; query < QUERIES; query++) {
+    if (label && label.of[query] !== label.value) continue;
+    if (named && !hasName(named, query)) continue;
+    const outcomeFits = view.outcome === "all" || view.outcome === outcomes[query];
+    const duelFits = view.run === "any" || view.run === duels[query];
+    if (duelFits) ["all", outcomes[query]].forEach(count);
+    if (outcomeFits) count(duels[query]);
+    if (outcomeFits && duelFits) listed.push(query);
+  }
+  return { listed, counts };
+}
+
+export function choose(changes) {
+  setView({ page: 1, ...changes });
+  rememberView();
+}
+
+export function setView(changes) {
+  Object.assign(view, changes);
+  if (byId("search").value !== view.search) byId("search").value = view.search;
+  const { listed, counts } = selection();
+  showListed(sorted(listed));
+  renderBar(counts);
+  drawMapsSoon();
+}
+
+export const listEverything = () => setView(EVERYTHING);
+
+/* The address: `#query-7` leads to one query, anything else is a view. */
+
+export function rememberView() {
+  const changed = Object.entries(view).filter(([name, value]) => value !== OPENED[name]);
+  history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
+}
+
+// Anyone may have written an address: what is not known in it is as if it were not there.
+const isOneOf = (choices) => (text) => choices.some(([value, , , known]) => known && value === text);
+const KNOWN = {
+  outcome: isOneOf(HAS.truth ? OUTCOMES : []),
+  run: isOneOf(HAS.duels ? DUELS : []),
+  label: labelOf,
+  search: () => true,
+  sort: (text) => Object.hasOwn(SORTS, text) && SORTS[text][3],
+  reversed: (text) => text === "1",
+  page: () => true, // the list brings it into its range
+};
+
+export function goToHash() {
+  const number = Number(/^#query-(\d+)$/.exec(location.hash)?.[1]);
+  if (number >= 1 && number <= QUERIES) return goTo(number - 1);
+  const fields = new URLSearchParams(location.hash.slice(1));
+  const names = Object.keys(KNOWN).filter((name) => fields.has(name) && KNOWN[name](fields.get(name)));
+  setView({ ...OPENED, ...Object.fromEntries(names.map((name) => [name, fields.get(name)])) });
+}
+
+/* The bar */
+
+export function countText() {
+  const shown = list.listed.length;
+  const total = plural(QUERIES, "query", "queries");
+  return shown === QUERIES ? total : `${grouped(shown)} of ${total}`;
+}
+
+function renderChoice(group, chosen, counts) {
+  for (const button of byId(group).children) {
+    const { value } = button.dataset;
+    button.setAttribute("aria-pressed", value === chosen);
+    button.querySelector("span").textContent = grouped(counts[value] ?? 0);
+  }
+}
+
+function renderBar(counts) {
+  byId("count").textContent = countText();
+  byId("announcement").textContent = `${plural(list.listed.length, "query", "queries")} listed`;
+  renderChoice("outcomes", view.outcome, counts);
+  renderChoice("duels", view.run, counts);
+  const label = labelOf(view.label);
+  byId("label").hidden = !label;
+  if (label) {
+    byId("label").textContent = `${label.name}: ${label.text} ×`;
+    byId("label").setAttribute("aria-label", `List other than ${label.name}: ${label.text} again`);
+  }
+  byId("reverse").textContent = isLargestFirst() ? "↓" : "↑";
+  byId("reverse").setAttribute("aria-pressed", Boolean(view.reversed));
+  byId("sort").value = view.sort;
+  byId("none-left").hidden = list.listed.length > 0;
+}
+
+export const reverse = () => choose({ reversed: view.reversed ? "" : "1" });
+
+// `firstKey` is that of the first choice, whether or not there is any such query.
+function addChoices(group, choices, firstKey, pick) {
+  choices.forEach(([value, text, words, known], at) => {
+    if (!known) return;
+    const title = `${words} (${firstKey + at})`;
+    const button = element("button", { title, onclick: () => pick(value) }, `${text} `, element("span"));
+    Object.assign(button.dataset, { value, key: firstKey + at });
+    byId(group).append(button);
+  });
+}
+
+export function setUpBar() {
+  addChoices("outcomes", OUTCOMES, 1, (outcome) => choose({ outcome }));
+  if (HAS.duels) addChoices("duels", DUELS, 6, (run) => choose({ run: view.run === run ? "any" : run }));
+  for (const [value, [text, , , known]] of Object.entries(SORTS)) {
+    if (known) byId("sort").append(element("option", { value }, text));
+  }
+  byId("search").oninput = ({ target }) => choose({ search: target.value });
+  byId("sort").onchange = ({ target }) => choose({ sort: target.value, reversed: "" });
+}
+
+/* The listed queries as a CSV file, in their order: a line for each neighbour that is shown. */
+
+const quoted = (value) => /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+
+function listedAsCsv() {
+  const lines = [["query", "run", "rank", "prediction", "descriptor_distance", "metres", "correct"]];
+  for (const query of list.listed) {
+    for (const match of [...nearMatches(query), ...otherMatches(query)]) {
+      lines.push([
+        picturePath(queries.picture[query]),
+        match.group === "other" ? report.other.title : report.title,
+        match.rank,
+        picturePath(pictureOfDatabase[match.database]),
+        match.distance ?? "",
+        match.metres ?? "",
+        match.right === null ? "" : Number(match.right),
+      ]);
+    }
+  }
+  return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
+export function saveListed() {
+  const blob = new Blob([listedAsCsv()], { type: "text/csv" });
+  const link = element("a", { href: URL.createObjectURL(blob), download: "queries.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
