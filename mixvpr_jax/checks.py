@@ -37,28 +37,6 @@ def nearest(path: object) -> str:
     return f"; closest: {', '.join(beside[name] for name in near)}" if near else ""
 
 
-def require_no_dangling_link(folder: object) -> None:
-    """Raises InputError where a folder to write is, or lies below, a link that leads nowhere."""
-    for path in (folder, *folder.parents) if isinstance(folder, Path) else ():
-        if path.is_symlink() and not path.exists():
-            raise InputError(
-                f"{folder}: expected a folder to write, found a link to {path.readlink()}, which "
-                "is not there; make it, or choose another folder"
-            )
-
-
-def require_absent(*files: Any, overwrite: bool) -> None:
-    """Raises InputError where files to write are folders, or are there and are to stay."""
-    there = [file for file in files if file.exists()]
-    for file in there:
-        if file.is_dir():
-            raise InputError(f"{file}: expected a file to write, found a folder; choose another")
-    if there and not overwrite:
-        raise InputError(
-            f"{there[0]}: expected no such file, found one; choose another name or give --overwrite"
-        )
-
-
 def require_known(what: str, name: object, known: Iterable[str]) -> None:
     """Raises InputError with the closest names if this one is unknown."""
     known = list(known)

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mixvpr_jax.checks import require_absent
 from mixvpr_jax.errors import importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
-from mixvpr_jax.storage import AnyPath, as_path, atomic_write, reaching
+from mixvpr_jax.storage import AnyPath, as_path, atomic_write
+from mixvpr_jax.writable import require_free
 
 Word = tyro.conf.Positional
 FOLDER = "A folder (searched at any depth), or a list: a .txt with a name a line."
@@ -127,11 +127,11 @@ def pairs(
 ) -> None:
     """Writes pairs of photos to match, for hloc and COLMAP: each query with its nearest photos."""
     with importing():
-        from mixvpr_jax.evaluation.pairs import find_pairs, read_photos, require_writable
+        from mixvpr_jax.evaluation.pairs import check_output, find_pairs, read_photos
 
     output, folder = as_path(file), None if config.photos is None else as_path(config.photos)
     sources = [as_path(one) for one in (source, config.queries) if one is not None]
-    require_writable(output, sources, overwrite=config.overwrite)
+    check_output(output, sources, overwrite=config.overwrite)
     database, asked = read_photos(sources[0], folder)
     if config.queries is not None:
         asked = read_photos(sources[1], folder)[1]
@@ -265,8 +265,7 @@ def to_torch(
 def _free(file: str, *, overwrite: bool) -> AnyPath:
     """The path of a file to write, which may be written."""
     path = as_path(file)
-    with reaching(path):
-        require_absent(path, overwrite=overwrite)
+    require_free([path], overwrite=overwrite)
     return path
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_args, overload
 
 import safetensors.numpy
 
-from mixvpr_jax.checks import closest, require_known, require_no_dangling_link
+from mixvpr_jax.checks import closest, require_known
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import is_own, read_safetensors, what_else
 from mixvpr_jax.errors import InputError
@@ -26,6 +26,7 @@ from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
 from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
+from mixvpr_jax.writable import require_folder
 
 
 @overload
@@ -92,7 +93,7 @@ def save_pretrained(
         training: Settings for README.md of the run that trained them.
     """
     card, target = model_card(model.config, origin=origin, training=training), as_path(folder)
-    require_no_dangling_link(target)
+    require_folder(target, "the model")
     with atomic_folder(target) as temporary:
         weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
@@ -107,11 +108,8 @@ def require_own_folder(folder: AnyPath) -> None:
     Raises:
         InputError: A file, or files of a model's names that are not all a model of this package.
     """
+    require_folder(folder, "the model")
     with reaching(folder):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(
-                f"{folder}: expected a folder for the model, found a file; choose another name"
-            )
         there = [name for name in (*FILES, "README.md") if (folder / name).exists()]
         if there and not _holds_own_model(folder):
             raise InputError(

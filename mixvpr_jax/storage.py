@@ -14,7 +14,6 @@ import shutil
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -129,14 +128,6 @@ def unreachable(error: Exception) -> str | None:
     of_system = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
     of_tensorstore = "gs://" in line and _UNREACHABLE.search(line)
     return line if of_library or of_system or of_tensorstore else None
-
-
-def check_writable(folder: AnyPath) -> None:
-    """Writes an object into a folder of an object store and deletes it, or raises OutOfReach."""
-    probe = folder / f".{uuid.uuid4().hex}"
-    with reaching(folder):
-        probe.write_bytes(b"")
-        probe.unlink()
 
 
 @contextmanager

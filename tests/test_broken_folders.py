@@ -97,7 +97,7 @@ def test_earlier_results_are_kept_unless_told(evaluate, labelled, tmp_path):
     evaluate(*labelled)
     before = (tmp_path / "out" / "results.json").read_bytes()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"out: expected no earlier results, .*--overwrite"):
+    with pytest.raises(InputError, match=r"out: expected no earlier output, .*--overwrite"):
         evaluate(*labelled)
     assert (tmp_path / "out" / "results.json").read_bytes() == before
     evaluate(*labelled, overwrite=True, positive_radius_m=1)

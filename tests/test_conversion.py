@@ -266,7 +266,7 @@ def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, sta
     commands.to_flax(str(saved(path, state)), str(tmp_path / "model"))
     back = tmp_path / name
     back.write_bytes(b"kept")
-    with pytest.raises(InputError, match=f"{name}: expected no such file, found one; .*overwrite"):
+    with pytest.raises(InputError, match=f"expected no earlier output, found {name}; .*overwrite"):
         commands.to_torch(str(tmp_path / "model"), str(back))
     assert back.read_bytes() == b"kept"
     commands.to_torch(str(tmp_path / "model"), str(back), overwrite=True)

@@ -225,7 +225,7 @@ def test_files_of_others_are_not_replaced(folder):
     export(folder, str(folder / "m.onnx"))
     export(folder, str(folder / "m.stablehlo"))
     before = (folder / "m.onnx").read_bytes()
-    with pytest.raises(InputError, match=r"m.onnx: expected no such file, found one; .*overwrite"):
+    with pytest.raises(InputError, match=r"expected no earlier output, found m.onnx; .*overwrite"):
         export(folder, str(folder / "m.onnx"), "--dtype", "float16")
     assert (folder / "m.onnx").read_bytes() == before
     export(folder, str(folder / "m.onnx"), "--dtype", "float16", "--overwrite")

@@ -285,7 +285,7 @@ def test_an_evaluation_in_a_store_is_that_on_a_disk(town, trained, bucket, tmp_p
     )
 
     status, _, errors = finish(start(there))
-    assert (status, "gs://bucket/out: expected no earlier results" in errors) == (2, True)
+    assert (status, "gs://bucket/out: expected no earlier output" in errors) == (2, True)
     status, output, errors = finish(start([*there, "--overwrite", "--compare", bucket / "out"]))
     assert status == 0, errors
 

@@ -213,7 +213,7 @@ def test_wrong_input(loop, capsys):
 
     (loop / "new.txt").write_text("kept")
     with pytest.raises(
-        InputError, match="expected no earlier results, found new.txt; .*--overwrite"
+        InputError, match="expected no earlier output, found new.txt; .*--overwrite"
     ):
         write_pairs(loop / "d.h5", loop / "new.txt")
     assert (loop / "new.txt").read_text() == "kept"

@@ -306,7 +306,9 @@ def test_the_command(photos, weights, tmp_path, capsys):
     with pytest.raises(InputError, match="expected another folder than that of --weights"):
         learn(photos, weights, weights, 4, "--overwrite")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file: expected a folder to write, found a file; choose"):
+    with pytest.raises(
+        InputError, match="file: expected a folder for the model, found a file; choose"
+    ):
         learn(photos, weights, tmp_path / "file", 4, "--overwrite")
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(InputError, match="found a link to nowhere, which is not there"):

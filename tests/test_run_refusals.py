@@ -131,8 +131,7 @@ def test_folders_that_cannot_be_written(town, tmp_path):
     with pytest.raises(InputError) as error:
         train(tiny_config(town), workdir)
     assert str(error.value) == (
-        f"{workdir}/checkpoints: expected a folder for checkpoints, found a file; choose another "
-        "--workdir"
+        f"{workdir}/checkpoints: expected a folder for checkpoints, found a file; choose another"
     )
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
 
@@ -152,7 +151,7 @@ def test_checkpoints_that_may_not_be_written(tmp_path):
         2,
         "",
         f"error: {tmp_path}/checkpoints: expected a folder that can be written to, found: "
-        "Permission denied; fix that or choose another --workdir\n",
+        "Permission denied; fix that or choose another folder\n",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json"]
 

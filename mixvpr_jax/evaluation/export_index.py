@@ -16,10 +16,10 @@ with starting(__name__):
     import numpy as np
     import tyro
 
-    from mixvpr_jax.evaluation.output import require_free
     from mixvpr_jax.evaluation.pairs import load_descriptors
     from mixvpr_jax.evaluation.search import check_descriptors, squared_distances
     from mixvpr_jax.storage import atomic_write
+    from mixvpr_jax.writable import require_free
 
 ROWS_AT_ONCE = 65536
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import precision_recall, score_of
@@ -23,8 +22,9 @@ from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.storage import AnyPath, check_writable, is_local, reaching, resolved
+from mixvpr_jax.storage import AnyPath, reaching
 from mixvpr_jax.version import __version__
+from mixvpr_jax.writable import require_free, require_writable
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
 SUBMITTED = 25  # neighbours of a query: Mapillary's script looks at 20
@@ -84,41 +84,8 @@ class Evaluation:
 
 def check_output(config: EvaluationConfig) -> None:
     """Raises InputError where results cannot be put into the output folder, or may not be."""
-    require_no_dangling_link(config.output)
-    with reaching(config.output):
-        if config.output.exists() and not config.output.is_dir():
-            raise InputError(f"{config.output}: expected a folder for the results, found a file")
+    require_writable(config.output, "the results")
     require_free([config.output / name for name in ALL_OUTPUTS], overwrite=config.overwrite)
-
-
-def require_free(
-    files: Sequence[AnyPath], *, overwrite: bool, sources: Sequence[AnyPath] = ()
-) -> None:
-    """Raises InputError where files of one folder cannot be written, or may not be.
-
-    Args:
-        files: What is to be written.
-        overwrite: Whether earlier files may be replaced.
-        sources: What is read, which may not be.
-    """
-    folder, read = files[0].parent, set(map(resolved, sources))
-    with reaching(folder):
-        present = [file for file in files if file.exists()]
-        for file in present:
-            if file.is_dir():
-                raise InputError(
-                    f"{file}: expected a file to write, found a folder; choose another"
-                )
-    for file in files:
-        if resolved(file) in read:
-            raise InputError(f"{file}: expected another file than those to read; choose another")
-    if present and not overwrite:
-        raise InputError(
-            f"{folder}: expected no earlier results, found "
-            f"{', '.join(file.name for file in present)}; choose another name or give --overwrite"
-        )
-    if not is_local(folder):
-        check_writable(folder)
 
 
 def write_output(

@@ -12,12 +12,13 @@ import numpy as np
 
 from mixvpr_jax.checks import nearest
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.evaluation.output import OUTPUTS, read_names, require_free
+from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
 from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif, unix_seconds
 from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
+from mixvpr_jax.writable import require_free
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
@@ -131,7 +132,7 @@ def _times(photos: Photos) -> np.ndarray:
 # Files of descriptors -----------------------------------------------------------------------------
 
 
-def require_writable(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) -> None:
+def check_output(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) -> None:
     """Raises InputError where pairs cannot be written, or would replace what they are found by."""
     beside = [source.with_suffix(".txt") for source in sources if source.suffix == ".npy"]
     inside = [source / name for source in sources for name in OUTPUTS]

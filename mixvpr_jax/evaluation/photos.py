@@ -13,8 +13,8 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
-from mixvpr_jax.evaluation.output import require_free
 from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
+from mixvpr_jax.writable import require_free, require_writable
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -31,6 +31,7 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
     """
     files = files_of(output)
     require_free(files, overwrite=config.overwrite, sources=[photos])
+    require_writable(output.parent, "the descriptors")
     folder, paths = find_photos(photos)
     names = [path.relative_to(folder).as_posix() for path in paths]
     if strange := next((name for name in names if len(name.splitlines()) != 1), None):

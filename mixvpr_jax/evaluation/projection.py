@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.conversion import build_model, get_weights
 from mixvpr_jax.errors import InputError, one_line
 from mixvpr_jax.evaluation.config import DescribeConfig
@@ -20,6 +19,7 @@ from mixvpr_jax.evaluation.photos import find_photos
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 from mixvpr_jax.storage import AnyPath, as_path, is_local, reaching, resolved
+from mixvpr_jax.writable import require_folder
 
 ROWS = 1024  # that are float64 at a time
 
@@ -131,10 +131,8 @@ def learn_model(
     Raises:
         InputError: Whatever is wrong with photos, model, size or output. Nothing is written then.
     """
-    require_no_dangling_link(output)
+    require_folder(output, "the model")
     with reaching(output):
-        if output.exists() and not output.is_dir():
-            raise InputError(f"{output}: expected a folder to write, found a file; choose another")
         if output.exists() and _is_model(output, config.weights):
             raise InputError(
                 f"{output}: expected another folder than that of --weights, which stays; choose "

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixvpr_jax.checks import require_absent
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
@@ -19,6 +18,7 @@ from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.version import __version__
+from mixvpr_jax.writable import require_free
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DTYPES = {".onnx": ("float32", "float16"), ".stablehlo": ("float32", "bfloat16")}
@@ -97,8 +97,8 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
     facts = path.with_suffix(".json")
+    require_free([path, facts], overwrite=True)
     with reaching(facts):
-        require_absent(path, facts, overwrite=True)
         own = not facts.exists() or b'"largest_difference"' in facts.read_bytes()
     if not own:
         raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")

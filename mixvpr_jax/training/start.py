@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvpr_jax.checks import require_no_dangling_link
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
@@ -24,13 +22,13 @@ from mixvpr_jax.storage import (
     AnyPath,
     as_path,
     atomic_write,
-    check_writable,
     is_local,
     named_when_full,
     reaching,
 )
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import StartConfig, TrainConfig, require_same_run
+from mixvpr_jax.writable import require_writable
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
     if not is_main_process():
         yield lambda: None
         return
-    _require_writable(workdir, "the run")
+    require_writable(workdir, "the run")
     with named_when_full(workdir), locked(workdir, "run") as lock:
         yield lock.require
 
@@ -53,9 +51,9 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
         require_same_run(config, path)
     elif has_checkpoints:
         raise InputError(f"{workdir}: expected config.json next to checkpoints, found none")
-    _require_writable(workdir, "the run")
+    require_writable(workdir, "the run")
     if is_local(workdir):
-        _require_writable(checkpoints, "checkpoints")
+        require_writable(checkpoints, "checkpoints")
 
 
 def write_config(config: TrainConfig, path: AnyPath) -> None:
@@ -66,29 +64,6 @@ def write_config(config: TrainConfig, path: AnyPath) -> None:
     if there != text:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _require_writable(folder: AnyPath, what: str) -> None:
-    """Raises InputError if no file can be created in a folder or its nearest existing parent."""
-    require_no_dangling_link(folder)
-    with reaching(folder):
-        is_file = folder.exists() and not folder.is_dir()
-    if is_file:
-        raise InputError(
-            f"{folder}: expected a folder for {what}, found a file; choose another --workdir"
-        )
-    if not is_local(folder):
-        check_writable(folder)
-        return
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder}: expected a folder that can be written to, found: {error.strerror}; fix "
-            "that or choose another --workdir"
-        ) from None
 
 
 def initial_model(config: StartConfig, *, seed: int) -> VPRModel:

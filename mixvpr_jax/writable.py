@@ -1,0 +1,75 @@
+"""Whether a folder or files may be written, asked before hours of work."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.storage import AnyPath, reaching, resolved
+
+
+def require_folder(folder: AnyPath, use: str) -> None:
+    """Raises InputError if a folder to write is a file, or lies behind a link that leads nowhere.
+
+    Args:
+        folder: The folder, which need not exist.
+        use: What is to lie in it, for the error line: "the model".
+    """
+    for path in (folder, *folder.parents) if isinstance(folder, Path) else ():
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{folder}: expected a folder to write, found a link to {path.readlink()}, which "
+                "is not there; make it, or choose another folder"
+            )
+    with reaching(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder for {use}, found a file; choose another")
+
+
+def require_writable(folder: AnyPath, use: str) -> None:
+    """Raises InputError if no file can be created in a folder or its nearest existing parent."""
+    require_folder(folder, use)
+    try:
+        if isinstance(folder, Path):
+            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+            with tempfile.TemporaryFile(dir=there):
+                return
+        probe = folder / f".{secrets.token_hex(16)}"
+        with reaching(folder):
+            probe.write_bytes(b"")
+            probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder that can be written to, found: {error.strerror}; fix "
+            "that or choose another folder"
+        ) from None
+
+
+def require_free(
+    files: Sequence[AnyPath], *, overwrite: bool, sources: Sequence[AnyPath] = ()
+) -> None:
+    """Raises InputError where files of one folder cannot be written, or may not be.
+
+    Args:
+        files: What is to be written.
+        overwrite: Whether earlier files may be replaced.
+        sources: What is read, which may not be.
+    """
+    folder, read = files[0].parent, set(map(resolved, sources))
+    with reaching(folder):
+        there = [file for file in files if file.exists()]
+        for file in there:
+            if file.is_dir():
+                raise InputError(f"{file}: expected a file to write, found a folder; rename one")
+    for file in files:
+        if resolved(file) in read:
+            raise InputError(f"{file}: expected another file than those to read; choose another")
+    if there and not overwrite:
+        names = ", ".join(file.name for file in there)
+        raise InputError(
+            f"{folder}: expected no earlier output, found {names}; choose another name or give "
+            "--overwrite"
+        )
