@@ -1,20 +1,23 @@
-"""Where and when a photo was taken: EXIF data, and times that are numbers."""
+"""Where and when a photo was taken, by its EXIF data."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+import struct
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
+from mixvpr_jax.orientation import JPEG_START, entries, parts
+from mixvpr_jax.storage import AnyPath, reaching
 
-GPS = ExifTags.GPS
-UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
+GPS, BASE = ExifTags.GPS, ExifTags.Base
+HEAD_BYTES = 2**20  # of a JPEG: EXIF comes first in it
+MOST_BYTES = 64  # of a value: eight ratios, or a text
+
+Directory = dict[int, tuple[str, memoryview]]
+"""Tag → a value's `struct` format, and the values."""
 
 
 @dataclass(frozen=True)
@@ -38,64 +41,65 @@ def read_exif(path: AnyPath) -> Taken:
     A position of exactly 0, 0 counts as missing: cameras write it while they search for satellites.
     """
     with reaching(path), path.open("rb") as file:
-        try:
-            exif = Image.open(file).getexif()
-            gps, camera = (exif.get_ifd(ifd) for ifd in (ExifTags.IFD.GPSInfo, ExifTags.IFD.Exif))
-        except OutOfReach:
-            raise
-        except Exception:  # Pillow's metadata readers raise many kinds
-            return Taken()
-    latitude = _degrees(gps, GPS.GPSLatitude, GPS.GPSLatitudeRef, "NS", 90)
-    longitude = _degrees(gps, GPS.GPSLongitude, GPS.GPSLongitudeRef, "EW", 180)
+        data = file.read(HEAD_BYTES)
+        data += b"" if data.startswith(JPEG_START) else file.read()
+    block, _, _ = parts(data)
+    first = _directory(block)
+    pointers = ExifTags.IFD.GPSInfo, ExifTags.IFD.Exif
+    gps, camera = (
+        _directory(block, int(at)) if (at := _number(first, tag)) > 0 else {} for tag in pointers
+    )
+    latitude = _degrees(gps, GPS.GPSLatitude, "NS", 90)
+    longitude = _degrees(gps, GPS.GPSLongitude, "EW", 180)
     position = None
     if latitude is not None and longitude is not None and (latitude or longitude):
         position = latitude, longitude
-    heading, base = _number(gps.get(GPS.GPSImgDirection)), ExifTags.Base
+    heading = _number(gps, GPS.GPSImgDirection)
     return Taken(
         position,
         heading % 360 if 0 <= heading <= 360 else None,
-        _time(camera.get(base.DateTimeOriginal), camera.get(base.SubsecTimeOriginal))
-        or _time(exif.get(base.DateTime), camera.get(base.SubsecTime)),
+        _time(_text(camera, BASE.DateTimeOriginal), _text(camera, BASE.SubsecTimeOriginal))
+        or _time(_text(first, BASE.DateTime), _text(camera, BASE.SubsecTime)),
     )
 
 
-def unix_seconds(text: str) -> float | None:
-    """A Unix time in s (perhaps with a fraction), ms, µs or ns; None for other numbers and text.
-
-    What begins with a zero counts frames.
-    """
-    found = re.fullmatch(r"([1-9]\d*)(\.\d+)?", text, re.ASCII)
-    if found is None or (len(found[1]) not in UNITS):
-        return None
-    return float(text) / 10 ** UNITS[len(found[1])]
+def _directory(block: bytes, start: int = 0) -> Directory:
+    return {tag: (code, values[:MOST_BYTES]) for _, tag, code, values in entries(block, start)}
 
 
-def _degrees(gps: Mapping[int, Any], tag: int, ref: int, sides: str, largest: int) -> float | None:
+def _numbers(found: Directory, tag: int) -> list[float]:
+    """Numbers that a photo can mean, or NaN; EXIF writes what it does not know as 0/0."""
+    code, values = found.get(tag, ("c", memoryview(b"")))
+    if code.endswith("c") or not values:  # a text, or nothing
+        return []
+    ratios = ((number, *below, 1)[:2] for number, *below in struct.iter_unpack(code, values))
+    numbers = (number / below if below else math.nan for number, below in ratios)
+    return [number if abs(number) < 1e9 else math.nan for number in numbers]
+
+
+def _number(found: Directory, tag: int) -> float:
+    return next(iter(_numbers(found, tag)), math.nan)
+
+
+def _text(found: Directory, tag: int) -> str:
+    _, values = found.get(tag, ("", b""))
+    return bytes(values).decode("latin-1").strip("\0 ")
+
+
+def _degrees(gps: Directory, tag: int, sides: str, largest: int) -> float | None:
     """Degrees, minutes and seconds as one number; its sign is by the side, the first or second."""
-    parts, side = gps.get(tag), gps.get(ref, "")
-    text = side.decode("latin-1") if isinstance(side, bytes) else str(side)
-    letter = text.strip("\0 ").upper()[:1]  # some write the whole word
-    if not isinstance(parts, tuple) or len(parts) != 3 or letter not in tuple(sides):
+    parts, side = _numbers(gps, tag), _text(gps, tag - 1).upper()[:1]  # some write the whole word
+    if len(parts) != 3 or not side or side not in sides:
         return None
-    degrees = math.fsum(abs(_number(part)) / 60**at for at, part in enumerate(parts))
-    return degrees * (1, -1)[sides.index(letter)] if degrees <= largest else None
+    degrees = math.fsum(abs(part) / 60**at for at, part in enumerate(parts))
+    return degrees * (1, -1)[sides.index(side)] if degrees <= largest else None
 
 
-def _number(value: Any) -> float:
-    """A number that a photo can mean, or NaN; EXIF writes what it does not know as 0/0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return math.nan
-    return number if abs(number) < 1e9 else math.nan
-
-
-def _time(text: Any, fraction: Any) -> datetime | None:
+def _time(text: str, fraction: str) -> datetime | None:
     """`2026:11:27 12:00:00` and its fraction of a second, "25" for 0.25."""
-    digits = str(fraction).strip("\0 ")
     try:
-        time = datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        time = datetime.strptime(text, "%Y:%m:%d %H:%M:%S")
     except ValueError:  # 0000:00:00, of a clock that was not set
         return None
-    part = float(f"0.{digits}") if digits.isdecimal() and digits.isascii() else 0.0
+    part = float(f"0.{fraction}") if fraction.isdecimal() and fraction.isascii() else 0.0
     return time + timedelta(seconds=part)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 import numpy as np
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.exif import unix_seconds
 from mixvpr_jax.storage import AnyPath, is_local, reaching, store_of
 
 # Usual suffixes of `preprocess.FORMATS`.
@@ -36,8 +34,6 @@ UNREAD_SUFFIXES = frozenset({
 # No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 VARIABLE = "MIXVPR_LINKED_FOLDERS"
-DOWNLOADER_FIELDS = 15  # between the "@" of a name by VPR-datasets-downloader, at least
-_ZONE = re.compile(r"^0*\d\d?\s*@?[A-Za-z](?=@|$)", re.ASCII)  # of UTM, and its latitude band
 _SAMPLE = 64  # names that decide which folder a list is relative to
 
 
@@ -175,91 +171,48 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
     return Located(paths, np.array([file is not None for file in found], bool))
 
 
-def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
-    """For each photo the indices of those up to so many frames before and after it, and its own.
-
-    Frames are a folder's photos in the order of their names, of which a position, @east@north@,
-    is no part: by time where all are Unix times or seconds, else with numbers by value.
-
-    Raises:
-        InputError: Names that hold a position, and nothing else that orders them.
-    """
-    folders: dict[PurePath, list[int]] = {}
-    for index, path in enumerate(paths):
-        folders.setdefault(path.parent, []).append(index)
-    near: list[list[int]] = [[]] * len(paths)
-    for members in folders.values():
-        order = _in_order([paths[index] for index in members])
-        for place, member in enumerate(order):
-            some = order[max(place - frames, 0) : place + frames + 1]
-            near[members[member]] = [members[other] for other in some]
-    return near
-
-
-def _in_order(paths: Sequence[PurePath]) -> list[int]:
-    """The indices of frames, first to last."""
-    times, names = zip(*(_frame(path.stem) for path in paths), strict=True)
-    keys = list(zip(_comparable(times), map(by_value, names), strict=True))
-    order = sorted(range(len(paths)), key=keys.__getitem__)
-    for one, other in pairwise(order):
-        if paths[one].name.startswith("@") and keys[one] == keys[other]:
-            raise InputError(
-                f"{paths[one]}: expected a frame's number or time after the position in each "
-                "name (@utm_east@utm_north@frame@), by which frames are ordered, found none that "
-                f"tells it from {paths[other].name}"
-            )
-    return order
-
-
-def _frame(stem: str) -> tuple[str, str]:
-    """A frame's time or number, by its name, and what else tells it from others."""
-    if not stem.startswith("@"):
-        return stem, ""
-    fields = stem.split("@")
-    if len(fields) >= DOWNLOADER_FIELDS:  # timestamp; pano_id, tile_num and note
-        return fields[13], "@".join(fields[i] for i in (7, 8, 14))
-    return _ZONE.sub("", "@".join(fields[3:])).strip("@"), ""
-
-
-def _comparable(texts: Sequence[str]) -> list[Any]:
-    """What orders frames: seconds as Python writes them, where all are; else numbers by value."""
-    seconds = [unix_seconds(text) for text in texts]
-    if None not in seconds:
-        return seconds
-    if all(re.fullmatch(r"\d+\.(0|\d*[1-9])", text, re.ASCII) for text in texts):
-        return list(map(float, texts))
-    return list(map(by_value, texts))
-
-
-def by_value(name: str) -> list[object]:
-    """What names sort by: frame2 comes before frame10."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
-
-
 class _Folders:
     """Cached listings: one listing costs less than a stat of each image."""
 
     def __init__(self, fence: Fence) -> None:
         self._fence = fence
-        self._listed: dict[AnyPath, dict[str, dict[str, bool]]] = {}  # folder, stem, name: a link?
+        self._listed: dict[AnyPath, tuple[AnyPath, _ByStem]] = {}
 
     def find(self, path: AnyPath) -> AnyPath | None:
         """The image of this name, or else the first with the same stem in another format."""
-        folder = path.parent
-        if folder not in self._listed:
-            by_stem = self._listed[folder] = {}
-            for name, is_link in links_in(folder).items():
-                by_stem.setdefault(PurePosixPath(name).stem, {})[name] = is_link
-        links = self._listed[folder].get(path.stem, {})
-        if path.name not in links:
-            others = [name for name in links if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        folder, by_stem = self._list(path.parent)
+        links, name = by_stem.get(plain(path.stem), {}), path.name
+        if name not in links:
+            others = [other for other in links if Path(other).suffix.lower() in IMAGE_SUFFIXES]
             if not others:
                 return None
-            path = folder / min(others)
-        if links[path.name]:
-            self._fence.require(path)
-        return path
+            name = min(others, key=lambda other: (plain(other) != plain(name), other))
+        if links[name]:
+            self._fence.require(folder / name)
+        return folder / name
+
+    def _list(self, folder: AnyPath) -> tuple[AnyPath, _ByStem]:
+        """A folder by its name on the disk, and what lies in it."""
+        if folder not in self._listed:
+            real, by_stem = folder, _ByStem()
+            if not (links := links_in(real)) and not str(folder).isascii():
+                parent, beside = self._list(folder.parent)
+                names = beside.get(plain(folder.stem), {})
+                real = next((parent / n for n in names if plain(n) == plain(folder.name)), real)
+                links = links_in(real)
+            for name, is_link in links.items():
+                by_stem.setdefault(plain(PurePosixPath(name).stem), {})[name] = is_link
+            self._listed[folder] = real, by_stem
+        return self._listed[folder]
+
+
+_ByStem = dict[str, dict[str, bool]]
+"""Stem → name → whether it is a link."""
+
+
+def plain(name: str) -> str:
+    """A name in the one form of Unicode: Macs take letters apart, which other systems then keep."""
+    return unicodedata.normalize("NFC", name)
 
 
 def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -1,7 +1,7 @@
-"""A photo's orientation, and its file without metadata.
+"""A photo's metadata, its orientation, and its file without metadata.
 
 Pillow refuses a whole photo for a fault in its EXIF, XMP or other metadata
-(python-pillow/Pillow#8965). So only the orientation is read, malformed metadata is ignored, and the
+(python-pillow/Pillow#8965). So its tags are read one by one, malformed ones are ignored, and the
 decoder gets a file without any.
 """
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from PIL import ExifTags, Image
 
@@ -45,27 +44,43 @@ TIFF_PIXELS = {
     *(324, 325, 332, 334, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531, 532),
     *(*range(32995, 32999), 48129, 50674),
 }
-INTEGER_BYTES = {1: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # by type of tag
+# Types of values as `struct` has them; a ratio is two numbers.
+CODES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii"}
+CODES |= {11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+INTEGERS = "BHIbhiQq"
+
+JPEG_START, EXIF_START = b"\xff\xd8", b"Exif\0\0"
 
 
 def separate(data: bytes) -> tuple[int, bytes | bytearray]:
-    """Splits a JPEG, PNG or TIFF file into its orientation and the same pixels without metadata.
+    """Splits an image file into its orientation and the same pixels without metadata.
 
-    The orientation is EXIF's 1 to 8; 1 is upright or unknown. Other formats pass unchanged: Pillow
-    reads no metadata of theirs on opening.
+    The orientation is EXIF's 1 to 8; 1 is upright or unknown.
     """
-    if data.startswith(b"\xff\xd8"):
-        return _separate_jpeg(data)
+    exif, xmp, pixels = parts(data)
+    return _stated(exif, xmp), pixels
+
+
+def parts(data: bytes) -> tuple[bytes, bytes, bytes | bytearray]:
+    """What an image file holds: its EXIF block and XMP, as they are, and its file without metadata.
+
+    The pixels of WebP and of unknown formats pass as they are: Pillow reads no metadata of theirs
+    on opening.
+    """
+    if data.startswith(JPEG_START):
+        return _parts_of_jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _separate_png(data)
+        return _parts_of_png(data)
     if data.startswith((b"II", b"MM")):
-        return _separate_tiff(data)
-    return UPRIGHT, data
+        return _parts_of_tiff(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _parts_of_webp(data)
+    return b"", b"", data
 
 
 def has_directory(data: bytes) -> bool:
     """Whether data are a TIFF file whose first directory is there."""
-    return next(_entries(data), None) is not None
+    return next(entries(data), None) is not None
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -76,13 +91,8 @@ def orientation_of(image: Image.Image) -> int:
         value = None
     if isinstance(value, int):
         return value if value in TURNS else UPRIGHT
-    return orientation_in(image.info)
-
-
-def orientation_in(info: Mapping[Any, Any]) -> int:
-    """The orientation (1 to 8) that EXIF or XMP in Pillow's `info` state, malformed or not."""
-    exif, xmp = (info.get(name) for name in ("exif", "xmp"))
-    return _stated(*(said if isinstance(said, bytes) else b"" for said in (exif, xmp)))
+    said = (image.info.get(name) for name in ("exif", "xmp"))
+    return _stated(*(text if isinstance(text, bytes) else b"" for text in said))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -101,22 +111,23 @@ def was_turned(image: Image.Image) -> bool:
     return TURNED in image.info
 
 
-def _stated(exif: bytes | bytearray, xmp: bytes) -> int:
+def _stated(exif: bytes, xmp: bytes) -> int:
     """The orientation that EXIF states, or else XMP."""
-    exif = re.sub(rb"^(Exif\0\0){1,2}", b"", exif)
-    for _, tag, size, values in _entries(exif):
-        if tag == ExifTags.Base.Orientation and len(values) >= size > 0:
-            value = int.from_bytes(values[:size], "little" if exif.startswith(b"I") else "big")
+    for _, tag, code, values in entries(exif):
+        if tag == ExifTags.Base.Orientation and values and code[1:] in INTEGERS:
+            (value,) = struct.unpack_from(code, values)
             return value if value in TURNS else UPRIGHT
     said = ORIENTATION_IN_XMP.search(xmp)
     return int(said[1]) if said else UPRIGHT
 
 
-def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
-    """The first directory of a TIFF file or EXIF block, up to where it is cut.
+def entries(block: bytes, start: int = 0) -> Iterator[tuple[int, int, str, memoryview]]:
+    """The directory at `start` of a TIFF file or EXIF block, or the first, up to where it is cut.
 
-    An entry is its offset, its tag, the bytes of an integer (0 for another type), and the integers.
+    An entry is its offset, its tag, a value's `struct` format, and those values that are there:
+    none of an unknown type.
     """
+    tiff = block.removeprefix(EXIF_START).removeprefix(EXIF_START)  # some write it twice
     order, version = {b"II": "<", b"MM": ">"}.get(tiff[:2]), tiff[2:4].strip(b"\0")
     if order is None or version not in (b"*", b"+"):
         return
@@ -125,7 +136,7 @@ def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
     pointer, number, entry = (order + kind for kind in kinds)
     room = struct.calcsize(pointer)
     try:
-        (start,) = struct.unpack_from(pointer, tiff, room)
+        start = start or struct.unpack_from(pointer, tiff, room)[0]
         (count,) = struct.unpack_from(number, tiff, start)
     except (struct.error, OverflowError, IndexError):  # beyond the end
         return
@@ -133,24 +144,36 @@ def _entries(tiff: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
     first, step = start + struct.calcsize(number), head + room
     for at in range(first, len(tiff) - step + 1, step)[:count]:
         tag, kind, length = struct.unpack_from(entry, tiff, at)
-        size, values_at = INTEGER_BYTES.get(kind, 0), at + head
+        code = order + CODES.get(kind, "")
+        size, values_at = struct.calcsize(code), at + head
         if size * length > room:
             (values_at,) = struct.unpack_from(pointer, tiff, values_at)
-        yield at, tag, size, view[values_at : values_at + size * length]
+        values = view[values_at : values_at + size * length]
+        yield at, tag, code, values[: len(values) // max(size, 1) * size]
 
 
-def _separate_tiff(data: bytes) -> tuple[int, bytearray]:
+def _parts_of_tiff(data: bytes) -> tuple[bytes, bytes, bytearray]:
     """Gives metadata entries the invalid type 0, which every reader skips."""
     xmp, blank = b"", bytearray(data)
-    for at, tag, size, values in _entries(data):
-        if tag == XMP_TAG and size == 1:
+    for at, tag, code, values in entries(data):
+        if tag == XMP_TAG and struct.calcsize(code) == 1:
             xmp = bytes(values)
         if tag not in TIFF_PIXELS:
             blank[at + 2 : at + 4] = b"\0\0"
-    return _stated(data, xmp), blank
+    return data, xmp, blank
 
 
-def _separate_jpeg(data: bytes) -> tuple[int, bytearray]:
+def _parts_of_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
+    said, at = dict.fromkeys((b"EXIF", b"XMP "), b""), 12
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        if kind in said:
+            said[kind] = data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2
+    return said[b"EXIF"], said[b"XMP "], data
+
+
+def _parts_of_jpeg(data: bytes) -> tuple[bytes, bytes, bytearray]:
     """Blanks the names of metadata segments, so that every reader skips them."""
     exif, xmp, blank, at = bytearray(), b"", bytearray(data), 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
@@ -161,7 +184,7 @@ def _separate_jpeg(data: bytes) -> tuple[int, bytearray]:
         start, end = at + 4, at + 2 + max(2, data[at + 2] << 8 | data[at + 3])
         if marker == START_OF_SCAN or end > len(data):
             break
-        if marker == APP_1 and data.startswith(b"Exif\0\0", start):
+        if marker == APP_1 and data.startswith(EXIF_START, start):
             exif += data[start + 6 : end]
         elif marker == APP_1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", start):
             xmp = data[start:end]
@@ -171,10 +194,10 @@ def _separate_jpeg(data: bytes) -> tuple[int, bytearray]:
             stop = min(start + 4, end)
             blank[start:stop] = bytes(stop - start)
         at = end
-    return _stated(exif, xmp), blank
+    return bytes(exif), xmp, blank
 
 
-def _separate_png(data: bytes) -> tuple[int, bytes]:
+def _parts_of_png(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Drops the chunks that pixels do not depend on."""
     said: dict[bytes, bytes] = {}
     view, at = memoryview(data), 8
@@ -192,7 +215,7 @@ def _separate_png(data: bytes) -> tuple[int, bytes]:
         at = end
     kept.append(view[at:])
     exif = said.get(b"exif") or _raw_profile(said.get(b"Raw profile type exif", b""))
-    return _stated(exif, said.get(b"XML:com.adobe.xmp", b"")), b"".join(kept)
+    return exif, said.get(b"XML:com.adobe.xmp", b""), b"".join(kept)
 
 
 def _text(kind: bytes, text: bytes) -> bytes:

@@ -20,7 +20,6 @@ from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
     has_directory,
-    orientation_in,
     orientation_of,
     separate,
     upright,
@@ -143,8 +142,6 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
                     f"expected an image of at most {MAX_PIXELS:,} pixels, found "
                     f"{image.width:,} x {image.height:,}"
                 )
-            if image.format == "WEBP":  # Pillow opens it whatever its metadata say
-                orientation = orientation_in(image.info)
             if image.format == "PNG" and data[25] == 0 and "transparency" in image.info:
                 # Pillow scales grey of 2 and 4 bits to 8, but not the value that is transparent.
                 image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)

@@ -92,17 +92,26 @@ def jpeg_taken(position=None, heading=None, time=None, tint=0):
 
 
 def gps_of(*entries):
-    """A JPEG whose GPS directory holds these entries: tag, type, count and bytes."""
-    start = 26  # of the directory, behind the header and the one entry that points to it
-    head = b"II*\0" + struct.pack("<IHHHIII", 8, 1, ExifTags.IFD.GPSInfo, 4, 1, start, 0)
+    """A JPEG whose GPS directory holds these entries."""
+    return carrying("JPEG", photo(), gps_block(*entries))
+
+
+def gps_block(*entries, others=()):
+    """An EXIF block whose GPS directory holds entries: tag, type, count and bytes.
+
+    `others` stand beside its pointer in the first directory: tag, type, count and slot.
+    """
+    start = 26 + 12 * len(others)  # behind the header and the first directory
+    pointer = ExifTags.IFD.GPSInfo, 4, 1, struct.pack("<I", start)
+    first = b"".join(struct.pack("<HHI4s", *each) for each in sorted([pointer, *others]))
+    head = b"II*\0" + struct.pack("<IH", 8, 1 + len(others)) + first + bytes(4)
     slots, values = b"", b""
     for tag, kind, count, content in entries:
         at = struct.pack("<I", start + 6 + 12 * len(entries) + len(values))
         slot = content.ljust(4, b"\0") if len(content) <= 4 else at
         slots += struct.pack("<HHI", tag, kind, count) + slot
         values += content if len(content) > 4 else b""
-    directory = struct.pack("<H", len(entries)) + slots + bytes(4) + values
-    return carrying("JPEG", photo(), head + directory)
+    return head + struct.pack("<H", len(entries)) + slots + bytes(4) + values
 
 
 def raw_profile(exif):
@@ -186,3 +195,32 @@ STATING = (
     "TIFF, XMP",
     "BigTIFF",
 )
+
+FAR = struct.pack("<I", 2**31)
+ODD = {
+    "a signed ratio": (0x011A, 10, 1, struct.pack("<I", 50)),
+    "a ratio beyond the end": (0x011A, 5, 1, FAR),
+    "a text beyond the end": (0x010E, 2, 100, FAR),
+    "numbers without end": (0x010F, 4, 2**32 - 1, FAR),
+    "an unknown type": (0x0110, 99, 1, b"abcd"),
+    "a directory that is a text": (0x8769, 2, 4, b"abcd"),
+    "a directory before the beginning": (0x8769, 9, 1, struct.pack("<i", -5)),
+    "a directory of itself": (0x8769, 4, 1, struct.pack("<I", 8)),
+    "places beyond the end": (0x8825, 4, 1, FAR),
+    "a resolution that is a text": (0x011A, 2, 4, b"abc\0"),
+    "a unit of many": (0x0128, 3, 9, FAR),
+    "XMP that is a text": (0x02BC, 2, 4, b"abcd"),
+    "XMP that is numbers": (0x02BC, 4, 2, FAR),
+    "no values": (0x0131, 3, 0, bytes(4)),
+}
+
+BROKEN_SEGMENTS = [
+    (0xFFE0, b"JFIF"),
+    (0xFFE2, b"MPF\0"),
+    (0xFFE2, b"MPF\0II*\0\x08\0\0\0\0\0"),
+    (0xFFE2, b"MPF\0" + block(1)),
+    (0xFFE2, b"ICC_PROFILE\0"),
+    (0xFFED, b"Photoshop 3.0\0008BIM\4\4"),
+    (0xFFEE, b"Adobe"),
+    (0xFFE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe"),
+]  # of a JPEG: markers and contents

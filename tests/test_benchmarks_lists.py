@@ -1,5 +1,7 @@
 """Lists of .npy in each layout that users have, with as many images as the protocols say."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from benchmark_trees import (
@@ -13,6 +15,7 @@ from benchmark_trees import (
     refused_subset,
     small,
     vpr_bench_tree,
+    write_image,
     write_lists,
     write_msls_lists,
 )
@@ -153,3 +156,27 @@ def test_a_file_of_ground_truth_is_the_one_that_is_read(tmp_path):
     np.save(root / "SPED_gt_tolerance5.npy", object_array([[0, 1, 2]] * 3))
     with pytest.raises(InputError, match=r"SPED_gt_tolerance5.npy: expected ground truth of sped"):
         small("sped", root, ground_truth=root / "SPED_gt_tolerance5.npy")
+
+
+@pytest.mark.parametrize(("on_disk", "said"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_that_a_mac_wrote(tmp_path, on_disk, said):
+    """Which takes letters apart, in names of folders and of images."""
+    names = ["Köln/Süd/ä.jpg", "Köln/b.jpg", "Köln/ü.jpg", "ö/é.jpg"]
+    for name in names:
+        write_image(tmp_path / unicodedata.normalize(on_disk, name).replace("ü.jpg", "ü.png"))
+    listed_names = [unicodedata.normalize(said, name) for name in names]
+    write_lists(tmp_path, "SPED", listed_names, listed_names[:1], [[0]])
+    found = small("sped", tmp_path)
+    assert len(found.database) == 4 and all(path.is_file() for path in found.database)
+    assert found.queries == found.database[:1]
+
+
+def test_two_images_whose_names_look_alike(tmp_path):
+    names = ["é.jpg", "e\u0301.jpg"]
+    for name in names:
+        write_image(tmp_path / name)
+    write_image(tmp_path / "e\u0301.bmp")
+    write_lists(tmp_path, "SPED", names, names[1:], [[0]])
+    assert [path.name for path in small("sped", tmp_path).database] == names
+    (tmp_path / names[0]).unlink()
+    assert [path.name for path in small("sped", tmp_path).database] == names[1:] * 2

@@ -1,12 +1,13 @@
 """Photos come upright, and none is lost for what is said of it beside its pixels."""
 
 import io
-import struct
 
 import numpy as np
 import pytest
 from exif import (
+    BROKEN_SEGMENTS,
     CARRIERS,
+    ODD,
     ORIENTATION,
     STATING,
     block,
@@ -77,25 +78,6 @@ def test_exif_comes_before_xmp():
     check_upright(encoded(photo(), "TIFF", tiffinfo=tags), lossy=False)
 
 
-FAR = struct.pack("<I", 2**31)
-ODD = {
-    "a signed ratio": (0x011A, 10, 1, struct.pack("<I", 50)),
-    "a ratio beyond the end": (0x011A, 5, 1, FAR),
-    "a text beyond the end": (0x010E, 2, 100, FAR),
-    "numbers without end": (0x010F, 4, 2**32 - 1, FAR),
-    "an unknown type": (0x0110, 99, 1, b"abcd"),
-    "a directory that is a text": (0x8769, 2, 4, b"abcd"),
-    "a directory before the beginning": (0x8769, 9, 1, struct.pack("<i", -5)),
-    "a directory of itself": (0x8769, 4, 1, struct.pack("<I", 8)),
-    "places beyond the end": (0x8825, 4, 1, FAR),
-    "a resolution that is a text": (0x011A, 2, 4, b"abc\0"),
-    "a unit of many": (0x0128, 3, 9, FAR),
-    "XMP that is a text": (0x02BC, 2, 4, b"abcd"),
-    "XMP that is numbers": (0x02BC, 4, 2, FAR),
-    "no values": (0x0131, 3, 0, bytes(4)),
-}
-
-
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_an_odd_tag_costs_no_photo(carrier, name):
@@ -133,19 +115,7 @@ def test_broken_exif_costs_no_photo(carrier, name):
     check_upright(carrying(carrier, photo(), BROKEN[name]), lossy=carrier == "JPEG")
 
 
-@pytest.mark.parametrize(
-    ("marker", "content"),
-    [
-        (0xFFE0, b"JFIF"),
-        (0xFFE2, b"MPF\0"),
-        (0xFFE2, b"MPF\0II*\0\x08\0\0\0\0\0"),
-        (0xFFE2, b"MPF\0" + block(1)),
-        (0xFFE2, b"ICC_PROFILE\0"),
-        (0xFFED, b"Photoshop 3.0\0008BIM\4\4"),
-        (0xFFEE, b"Adobe"),
-        (0xFFE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe"),
-    ],
-)
+@pytest.mark.parametrize(("marker", "content"), BROKEN_SEGMENTS)
 def test_broken_segments_cost_no_jpeg(marker, content):
     plain = encoded(photo(), "JPEG", quality=95)
     turned = with_segment(carrying("JPEG", stored(6), block(6)), marker, content)

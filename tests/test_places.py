@@ -3,22 +3,20 @@
 import csv
 import json
 import shutil
-import struct
 from datetime import datetime
 
 import numpy as np
 import pytest
-from exif import gps_of, jpeg_taken
+from exif import jpeg_taken
 from folders import write_images
 from utm import from_latlon, to_latlon
 
 from mixvpr_jax import InputError
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.sources import open_source
-from mixvpr_jax.exif import Taken, read_exif
+from mixvpr_jax.exif import Taken
 from mixvpr_jax.places.command import PlacesConfig, make_places
 from mixvpr_jax.places.grouping import group
-from mixvpr_jax.places.positions import find_positions
 
 USUAL = {
     "radius_m": 5.0,
@@ -106,53 +104,6 @@ def test_what_too_few_photos_or_days_show_is_left_out():
 
 
 # Where photos were taken --------------------------------------------------------------------------
-
-
-def test_exif(tmp_path):
-    path, time = tmp_path / "a.jpg", datetime(2026, 2, 3, 4, 5, 6)
-    for position in ((48.137154, 11.576124), (-33.856784, -151.215297), (0.0, 1e-4)):
-        path.write_bytes(jpeg_taken(position, 123.4, time))
-        taken = read_exif(path)
-        assert np.allclose(taken.position, position, rtol=0, atol=1e-8)
-        assert taken.heading == pytest.approx(123.4) and taken.time == time
-    path.write_bytes(jpeg_taken((0.0, 0.0)))
-    assert read_exif(path) == Taken(), "no satellites yet"
-    path.write_bytes(jpeg_taken((91.0, 0.0), heading=400))
-    assert read_exif(path) == Taken()
-    for broken in (b"", b"\xff\xd8\xff", jpeg_taken((1.0, 1.0))[:60]):
-        path.write_bytes(broken)
-        assert read_exif(path) == Taken()
-    # Three doubles, whose sum overflows.
-    huge = struct.pack("<3d", 1.79e308, 1.79e308, 1)
-    path.write_bytes(gps_of((1, 2, 2, b"N"), (2, 12, 3, huge), (3, 2, 2, b"E"), (4, 12, 3, huge)))
-    assert read_exif(path) == Taken()
-
-
-def degrees_of(latitude, side, longitude, other, *, kind=2):
-    """A photo whose degrees are signed rationals, beside these sides as text, or bytes (7)."""
-    entries = []
-    for tag, name, parts in ((1, side, latitude), (3, other, longitude)):
-        rationals = b"".join(struct.pack("<2i", part, 1) for part in parts)
-        entries += [(tag, kind, len(name), name), (tag + 1, 10, 3, rationals)]
-    return gps_of(*entries)
-
-
-@pytest.mark.parametrize(
-    ("taken", "position"),
-    [
-        (((33, 30, 0), b"South\0", (151, 0, 0), b"East\0"), (-33.5, 151.0)),
-        (((33, 30, 0), b"n\0", (151, 0, 0), b"w\0"), (33.5, -151.0)),
-        (((-33, 30, 0), b"S\0", (151, 0, 0), b"E\0"), (-33.5, 151.0)),
-        (((-33, -30, 0), b"S\0", (-151, 0, 0), b"W\0"), (-33.5, -151.0)),
-        (((33, 30, 0), b"E\0", (151, 0, 0), b"N\0"), None),
-        (((33, 30, 0), b"\0\0", (151, 0, 0), b"E\0"), None),
-    ],
-)
-@pytest.mark.parametrize("kind", [2, 7])
-def test_sides_of_degrees(taken, position, kind, tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(degrees_of(*taken, kind=kind))
-    assert read_exif(path) == Taken(position)
 
 
 @pytest.fixture
@@ -290,134 +241,6 @@ def test_a_place_at_the_date_line_is_read_for_training(streets, tmp_path):
     table.write_text("\n".join(["name,lat,lon", *rows]))
     make_places(streets, PlacesConfig(output=str(tmp_path / "data"), positions=str(table)))
     assert same_places(tmp_path / "data") == EXPECTED
-
-
-def taken_by(streets, tmp_path, columns, *rows):
-    """What a table of these columns says of p0v0.jpg, p0v1.jpg, …"""
-    table = tmp_path / "table.csv"
-    names = [f"p{i // 4}v{i % 4}.jpg" for i in range(len(rows))]
-    lines = [f"{name},{row}" for name, row in zip(names, rows, strict=True)]
-    table.write_text("\n".join([f"image,{columns}", *lines]))
-    return find_positions(streets, [streets / name for name in names], str(table), None)
-
-
-@pytest.mark.parametrize(
-    ("columns", "row"),
-    [
-        ("lat,lon,heading,bearing", "48,11,90,-1"),
-        ("lat,lon,bearing,heading", "48,11,180,90"),
-        ("latitude,lat,lng,lon,heading", "0.84,48,0.2,11,90"),
-        ("name,lat,lon,heading,path", "Main street,48,11,90,/home/me/p0v0.jpg"),
-        ("notes,lat,lon,heading,notes,,", "a,48,11,90,b,,"),
-    ],
-)
-def test_the_first_of_several_columns_counts(columns, row, streets, tmp_path):
-    assert taken_by(streets, tmp_path, columns, row) == [Taken((48.0, 11.0), 90.0)]
-
-
-@pytest.mark.parametrize(
-    ("columns", "row"),
-    [("date,time", "2026-01-02,12:00:00"), ("date,timestamp", "2019-01-01,2026-01-02T00:00:00")],
-)
-def test_times_beside_dates(columns, row, streets, tmp_path):
-    [taken] = taken_by(streets, tmp_path, f"lat,lon,{columns}", f"48,11,{row}")
-    assert taken.time == datetime(2026, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("headings", "found"),
-    [
-        (["-1", "90", "", "-1.0"], [None, 90, None, None]),
-        (["0", "360", "359.5"], [0, 0, 359.5]),
-        (["-1", "-90", "180"], [359, 270, 180]),
-    ],
-)
-def test_headings_of_a_table(headings, found, streets, tmp_path):
-    rows = [f"48,11,{heading}" for heading in headings]
-    taken = taken_by(streets, tmp_path, "lat,lon,heading", *rows)
-    assert [one.heading for one in taken] == found
-
-
-@pytest.mark.parametrize(
-    ("row", "position"),
-    [
-        ("0,0", None),
-        ("0.0,-0.0", None),
-        ("nan,NaN", None),
-        ("0,1e-4", (0.0, 1e-4)),
-        ("1e-4,0", (1e-4, 0.0)),
-    ],
-)
-def test_no_position_and_others_near_it(row, position, streets, tmp_path):
-    assert taken_by(streets, tmp_path, "lat,lon", row) == [Taken(position)]
-
-
-@pytest.mark.parametrize("zone", ["32N", "32U"])
-def test_n_may_be_the_northern_hemisphere(zone, streets, tmp_path):
-    [taken] = taken_by(streets, tmp_path, "east,north,zone", f"500005,5334005,{zone}")
-    assert np.allclose(taken.position, at(500005, 5334005).position, rtol=0, atol=1e-9)
-
-
-TOKYO = 139.5  # nine hours and 18 minutes ahead of UTC, by the sun
-
-
-@pytest.mark.parametrize(
-    ("text", "time"),
-    [
-        ("1795736700", datetime(2026, 11, 27, 9, 3)),  # 23:45 in UTC
-        ("1795736700000", datetime(2026, 11, 27, 9, 3)),
-        ("2026-11-26T23:45:00Z", datetime(2026, 11, 27, 9, 3)),
-        ("2026-11-26T23:45:00+00:00", datetime(2026, 11, 27, 9, 3)),
-        ("2026-11-27T08:45:00+09:00", datetime(2026, 11, 27, 8, 45)),
-        ("2026-11-27T08:45:00", datetime(2026, 11, 27, 8, 45)),
-        ("9999-12-31T23:00:00Z", datetime(9999, 12, 31, 23)),
-    ],
-)
-def test_times_are_those_of_the_place(text, time, streets, tmp_path):
-    position = 35.6, TOKYO
-    [taken] = taken_by(streets, tmp_path, "lat,lon,time", f"35.6,{TOKYO},{text}")
-    assert taken == Taken(position, None, time)
-    # Without a position there is no place.
-    [taken] = taken_by(streets, tmp_path, "lat,lon,time", f",,{text}")
-    assert taken.position is None and taken.time.tzinfo is None
-
-
-@pytest.mark.parametrize(
-    ("table", "headings"),
-    [
-        ("image;lat;lon;heading\np0v0.jpg;48,5;11,25;359,5\n", [359.5, None]),
-        ("image\tlat\tlon\np0v0.jpg\t48,5\t11,25\n", [None, None]),
-        ('image,lat,lon\np0v0.jpg,"48,5","11,25"\n', [None, None]),
-        ("image,lat,lon\rp0v0.jpg,48.5,11.25\r", [None, None]),
-        ("image,lat,lon\r\np0v0.jpg,48.5,11.25\r\n,,\r\n,,\r\n", [None, None]),
-    ],
-)
-def test_tables_as_programs_write_them(table, headings, streets, tmp_path):
-    (tmp_path / "t.csv").write_bytes(table.encode())
-    paths = [streets / "p0v0.jpg", streets / "p0v1.jpg"]
-    found = find_positions(streets, paths, str(tmp_path / "t.csv"), None)
-    assert [one.position for one in found] == [(48.5, 11.25), None]
-    assert [one.heading for one in found] == headings
-
-
-@pytest.mark.parametrize(
-    ("photos", "rows", "found"),
-    [
-        (["a/é.jpg"], ["a\\é.jpg"], [0]),
-        (["a/é.jpg"], [".\\a\\e\u0301.jpg"], [0]),
-        (["e\u0301.jpg", "b.jpg"], ["é.jpg", "b.jpg"], [0, 1]),
-        (["é.jpg", "e\u0301.jpg"], ["e\u0301.jpg", "é.jpg"], [1, 0]),
-        (["é.jpg"], ["e\u0301.jpg", "é.jpg"], [1]),  # another photo's row is left out
-        (["a\\b.jpg", "a/b.jpg"], ["a\\b.jpg"], [0, None]),
-        (["a\\b.jpg", "c.jpg"], ["a\\b.jpg"], [0, None]),
-    ],
-)
-def test_names_in_other_forms(photos, rows, found, tmp_path):
-    lines = [f"{name},48,{row}" for row, name in enumerate(rows, 1)]
-    (tmp_path / "t.csv").write_text("\n".join(["image,lat,lon", *lines]), encoding="utf-8")
-    paths = [tmp_path / name for name in photos]
-    taken = find_positions(tmp_path, paths, str(tmp_path / "t.csv"), None)
-    assert [one.position and one.position[1] - 1 for one in taken] == found
 
 
 def test_what_the_command_lists_is_a_table_again(streets, tmp_path):

@@ -129,8 +129,8 @@ def test_hemispheres_in_place_of_bands_are_refused(tmp_path):
         ([("32", "U"), ("33", "U"), ("", "")], r"zone and latitude band .* found none beside 33U"),
         ([("32", ""), ("33", ""), ("33", "")], r"latitude band .* in every name, .* found 32, 33"),
         ([("32", "U"), ("33.0", "U")], r"expected a UTM zone .* found @33.0@U@"),
-        ([("32", "U"), ("61", "U")], "expected a UTM zone from 1 to 60, found 61U"),
-        ([("32", "U"), ("00", "U")], "expected a UTM zone from 1 to 60, found 0U"),
+        ([("32", "U"), ("61", "U")], r"expected a UTM zone from 1 to 60 .* found @61@U@"),
+        ([("32", "U"), ("00", "U")], r"expected a UTM zone from 1 to 60 .* found @00@U@"),
     ],
 )
 def test_zones_that_leave_open_which(tmp_path, names, message):

@@ -1,15 +1,9 @@
-"""Folders of images, with positions in the file names or without.
-
-A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
-the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
-Only the file's own name is read: an "@" in a parent folder means nothing.
-"""
+"""Folders of images, with positions in the file names or without."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,23 +13,14 @@ import numpy as np
 from etils import epath
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.datasets.positions import BANDS, FARTHEST_M, fits_band, positives_within
+from mixvpr_jax.datasets.names import position_of, zone_of
+from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import (
-    DOWNLOADER_FIELDS,
-    IMAGE_SUFFIXES,
-    UNREAD_SUFFIXES,
-    Located,
-    files_below,
-    locate,
-)
+from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 logger = logging.getLogger(__name__)
-
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_ZONE = re.compile(rf"0*(\d\d?)\s*@?([{BANDS}])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -181,53 +166,6 @@ def _positions(
         )
     utm = np.array(list(map(position_of, paths)), np.float64)
     return utm, np.array(list(map(zone_of, paths, utm[:, 1])))
-
-
-def position_of(path: AnyPath) -> tuple[float, float]:
-    """East and north in metres, in a name's first two fields; raises InputError without them."""
-    parts = path.name.split("@")[1:3]
-    if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
-        raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
-    east, north = map(float, parts)
-    if not (abs(east) <= FARTHEST_M and abs(north) <= FARTHEST_M):
-        raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
-    return east, north
-
-
-def zone_of(path: AnyPath, north: float) -> str:
-    """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
-
-    Names of other forms may hold anything there: then a letter must fit the northing.
-    """
-    fields = path.stem.split("@")
-    written = [field.strip() for field in [*fields[3:5], "", ""][:2]]
-    number, letter = map(str.upper, written)
-    downloaders = len(fields) >= DOWNLOADER_FIELDS
-    if found := _ZONE.fullmatch(number) or _ZONE.fullmatch(f"{number}@{letter}"):
-        number, letter = found.groups()
-    elif not downloaders or not number[:1].isdecimal():
-        return ""
-    elif letter or not (found := re.fullmatch(r"0*(\d\d?)", number, re.ASCII)):
-        raise InputError(
-            f"{path}: expected a UTM zone and its latitude band, such as @32@U@, or nothing in "
-            f"the third and fourth field, found @{number}@{letter}@"
-        )
-    else:
-        number = found[1]
-    zone = f"{int(number)}{letter}"
-    if not 1 <= int(number) <= 60:
-        if not downloaders:
-            return ""
-        raise InputError(f"{path}: expected a UTM zone from 1 to 60, found {zone}")
-    if not downloaders and not fits_band(letter, north):
-        if not "".join(written).isupper():  # a field of another meaning
-            return ""
-        raise InputError(
-            f"{path}: expected a northing in latitude band {letter} of UTM zone {zone}, found "
-            f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
-            "@utm_east@utm_north@@…"
-        )
-    return zone
 
 
 # Two folders as an evaluation set -----------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
 from mixvpr_jax.datasets.ground_truth import Place, Truth, read_indices, read_names, read_positives
+from mixvpr_jax.datasets.names import KEY, NOTE, NUM_FIELDS, TIME, ZONE, fields_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
@@ -28,7 +29,6 @@ VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
 _CITY_OF = {"10": "sf", "32": "cph", "33": "cph"}  # by the number of the UTM zone
 _ZONE_OF = {"cph": "33U", "sf": "10S"}  # of the metres in the tables
-_KEY, _TIME, _NOTE = 7, 13, 14  # fields of a downloader's name: …@key@…@timestamp@note@.jpg
 
 # Positives, database, queries, and which of the queries are asked, where the list has more.
 _LISTS = tuple(
@@ -263,17 +263,17 @@ def named_shots(folder: ImageFolder) -> list[Shot]:
     assert folder.zones is not None
     shots, named = [], (folder.paths, folder.utm.tolist(), folder.zones.tolist())
     for path, (east, north), zone in zip(*named, strict=True):
-        fields = [*path.name.split("@"), *[""] * 16]
-        light, _, rest = fields[_NOTE].partition("_")
-        city = rest.rpartition("_")[2] or _CITY_OF.get(fields[3].lstrip("0"), fields[3])
+        fields = [*fields_of(path), *[""] * NUM_FIELDS]
+        light, _, rest = fields[NOTE].partition("_")
+        city = rest.rpartition("_")[2] or _CITY_OF.get(fields[ZONE].lstrip("0"), fields[ZONE])
         shots.append(
             Shot(
-                fields[_KEY].removesuffix(".jpg"),
+                fields[KEY],
                 city,
                 (east, north),
                 zone or _ZONE_OF.get(city, ""),
                 light if light in ("day", "night") else None,
-                _season(fields[_TIME]),
+                _season(fields[TIME]),
             )
         )
     return shots

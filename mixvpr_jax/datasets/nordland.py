@@ -15,12 +15,12 @@ import numpy as np
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
+from mixvpr_jax.datasets.names import KEY, by_value, fields_of
 from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import Located, by_value, locate
+from mixvpr_jax.listing import Located, locate
 from mixvpr_jax.storage import AnyPath
 
-_FRAME_FIELD = 7  # of a name that VPR-datasets-downloader gave: @0@north@@@@@frame@…
 _METRES_A_FRAME = 25 / 10.5  # in its made-up positions
 _MOST_FRAMES = 10**9
 _NAME_LISTS = ("cleanImageNames.txt", "nordland_imageNames.txt")
@@ -114,9 +114,8 @@ def _sections(track: np.ndarray) -> list[str]:
 
 def _numbered_frames(folder: ImageFolder) -> np.ndarray:
     """[n] int64, from the names: the frame's own field, or else the made-up position."""
-    fields = [path.name.split("@") for path in folder.paths]
     try:
-        frames = [int(parts[_FRAME_FIELD]) for parts in fields]
+        frames = [int(fields_of(path)[KEY]) for path in folder.paths]
     except (IndexError, ValueError):
         frames = []
     if frames and 0 <= min(frames) <= max(frames) < _MOST_FRAMES:

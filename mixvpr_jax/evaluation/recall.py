@@ -16,9 +16,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
+from mixvpr_jax.datasets.names import frames_near
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.search import nearest, rounding_of_scores, squared_distances
-from mixvpr_jax.listing import frames_near
 from mixvpr_jax.storage import AnyPath
 
 QUERIES_AT_ONCE = 256

@@ -6,7 +6,6 @@ import csv
 import io
 import logging
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,11 +15,19 @@ from pathlib import PurePosixPath
 from utm import to_latlon
 from utm.error import OutOfRangeError
 
-from mixvpr_jax.datasets.folders import position_of, zone_of
+from mixvpr_jax.datasets.names import (
+    HEADING,
+    NUM_FIELDS,
+    TIME,
+    fields_of,
+    position_of,
+    unix_seconds,
+    zone_of,
+)
 from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.exif import Taken, read_exif, unix_seconds
-from mixvpr_jax.listing import DOWNLOADER_FIELDS
+from mixvpr_jax.exif import Taken, read_exif
+from mixvpr_jax.listing import plain
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
@@ -34,13 +41,9 @@ FIELDS = {
     "time": ("timestamp", "datetime", "date", "time"),  # beside a date, a time is one of a day
 }
 """The titles that columns of a table of positions may have; the first that is there counts."""
-FORMS = {
-    "%Y:%m:%d %H:%M:%S": 19,
-    "%Y-%m": 7,
-    "%Y%m": 6,
-    "%Y%m%d": 8,
-    "%Y%m%d%H%M%S": 14,
-}  # and lengths
+DIGITS = re.compile(r"\d{6}(\d\d)?|(19|20)\d{8}|\d{12}(\d\d)?", re.ASCII)
+"""A time in digits, from the year on to any unit from months down to seconds. Ten digits are one of
+a year of photos: as a Unix time it would be later than 2030."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +81,11 @@ def relative(path: AnyPath, folder: AnyPath) -> str:
 def _by_photo(table: dict[str, Taken], names: Sequence[str]) -> dict[str, Taken]:
     """Rows by the photos' names, of which a Mac or Windows may have written another form."""
 
-    def plain(name: str) -> str:
-        return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
+    def key(name: str) -> str:
+        return PurePosixPath(plain(name).replace("\\", "/")).as_posix()
 
-    photos = {plain(name): name for name in names}
-    found = {photos.get(plain(name), name): taken for name, taken in table.items()}
+    photos = {key(name): name for name in names}
+    found = {photos.get(key(name), name): taken for name, taken in table.items()}
     return found if len(photos) == len(names) and len(found) == len(table) else table
 
 
@@ -94,11 +97,11 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
         named = zone  # names may hold a zone without its band
     position = _to_degrees(path, east, north, named)
     heading = time = None
-    if len(fields := path.name.split("@")) >= DOWNLOADER_FIELDS:
+    if len(fields := fields_of(path)) >= NUM_FIELDS:
         with suppress(InputError):  # names of other forms may hold anything there
-            heading = _to_heading(path, fields[9])
+            heading = _to_heading(path, fields[HEADING])
         with suppress(InputError):
-            time = _to_time(path, fields[13])
+            time = _to_time(path, fields[TIME])
     return Taken(position, heading and heading % 360, _local(time, position))
 
 
@@ -224,18 +227,18 @@ def _to_heading(where: object, text: str) -> float | None:
 
 
 def _to_time(where: object, text: str) -> datetime | None:
-    """ISO 8601, EXIF's form, a Unix time, a date or month in digits (201907), or nothing."""
+    """ISO 8601, EXIF's form, a month, a time in digits (201907), a Unix time, or nothing."""
     if not text:
         return None
+    of_digits = "%Y%m%d%H%M%S"[: len(text) - 2]
+    for form in (of_digits,) if DIGITS.fullmatch(text) else ("%Y:%m:%d %H:%M:%S", "%Y-%m"):
+        with suppress(ValueError):
+            return datetime.strptime(text, form)
     if (seconds := unix_seconds(text)) is not None:
         return datetime.fromtimestamp(seconds, UTC)
     if not text.isdecimal():
         with suppress(ValueError):
             return datetime.fromisoformat(text)
-    for form, length in FORMS.items():
-        with suppress(ValueError):
-            if len(text) == length:
-                return datetime.strptime(text, form)
     raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")
 
 

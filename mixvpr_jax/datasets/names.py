@@ -1,0 +1,149 @@
+"""What the names of images say: where they were taken, and in which order.
+
+A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
+the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
+Only the file's own name is read: an "@" in a parent folder means nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import PurePath
+from typing import Any
+
+from mixvpr_jax.datasets.positions import BANDS, FARTHEST_M, fits_band
+from mixvpr_jax.errors import InputError
+from mixvpr_jax.storage import AnyPath
+
+# Fields of VPR-datasets-downloader's names, which have so many of them at least.
+ZONE, KEY, TILE, HEADING, TIME, NOTE, NUM_FIELDS = 3, 7, 8, 9, 13, 14, 15
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_OF_ZONE = r"0*([1-9]|[1-5]\d|60)\s*"
+_ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII | re.IGNORECASE)
+_BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}](?=@|$)", re.ASCII | re.IGNORECASE)
+UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
+
+
+def fields_of(path: PurePath | AnyPath) -> list[str]:
+    """What is between the "@" of a name: nothing, east, north and so on."""
+    return path.stem.split("@")
+
+
+def position_of(path: AnyPath) -> tuple[float, float]:
+    """East and north in metres, in a name's first two fields; raises InputError without them."""
+    parts = path.name.split("@")[1:3]
+    if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
+        raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
+    east, north = map(float, parts)
+    if not (abs(east) <= FARTHEST_M and abs(north) <= FARTHEST_M):
+        raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
+    return east, north
+
+
+def zone_of(path: AnyPath, north: float) -> str:
+    """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
+
+    A downloader may leave out the band. Names of other forms may hold anything there: then a letter
+    must fit the northing.
+    """
+    fields = fields_of(path)
+    number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])
+    found = _ZONE.fullmatch(f"{number}@{letter}")
+    band = (found[2] or found[3]).upper() if found else ""
+    zone = f"{found[1]}{band}" if found else ""
+    if len(fields) >= NUM_FIELDS:
+        if found is None and number[:1].isdecimal():
+            raise InputError(
+                f"{path}: expected a UTM zone from 1 to 60 and its latitude band, such as @32@U@, "
+                f"or nothing in the third and fourth field, found @{number}@{letter}@"
+            )
+    elif not band:
+        return ""
+    elif not fits_band(band, north):
+        if not f"{number}{letter}".isupper():  # a field of another meaning
+            return ""
+        raise InputError(
+            f"{path}: expected a northing in latitude band {band} of UTM zone {zone}, found "
+            f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
+            "@utm_east@utm_north@@…"
+        )
+    return zone
+
+
+# The order of frames ------------------------------------------------------------------------------
+
+
+def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
+    """For each photo the indices of those up to so many frames before and after it, and its own.
+
+    Frames are a folder's photos in the order of their names, of which a position, @east@north@,
+    is no part: by time where all are Unix times or seconds, else with numbers by value.
+
+    Raises:
+        InputError: Names that hold a position, and nothing else that orders them.
+    """
+    folders: dict[PurePath, list[int]] = {}
+    for index, path in enumerate(paths):
+        folders.setdefault(path.parent, []).append(index)
+    near: list[list[int]] = [[]] * len(paths)
+    for members in folders.values():
+        order = _in_order([paths[index] for index in members])
+        for place, member in enumerate(order):
+            some = order[max(place - frames, 0) : place + frames + 1]
+            near[members[member]] = [members[other] for other in some]
+    return near
+
+
+def _in_order(paths: Sequence[PurePath]) -> list[int]:
+    """The indices of frames, first to last."""
+    times, others = zip(*map(_frame, paths), strict=True)
+    keys = list(zip(_comparable(times), map(by_value, others), strict=True))
+    order = sorted(range(len(paths)), key=keys.__getitem__)
+    for one, other in pairwise(order):
+        if paths[one].name.startswith("@") and keys[one] == keys[other]:
+            raise InputError(
+                f"{paths[one]}: expected a frame's number or time after the position in each "
+                "name (@utm_east@utm_north@frame@), by which frames are ordered, found none that "
+                f"tells it from {paths[other].name}"
+            )
+    return order
+
+
+def _frame(path: PurePath) -> tuple[str, str]:
+    """A frame's time or number, by its name, and what else tells it from others."""
+    if not path.name.startswith("@"):
+        return path.stem, ""
+    fields = fields_of(path)
+    if len(fields) >= NUM_FIELDS:
+        return fields[TIME], "@".join(fields[field] for field in (KEY, TILE, NOTE))
+    return _BEFORE_FRAME.sub("", "@".join(fields[ZONE:])).strip("@"), ""
+
+
+def _comparable(texts: Sequence[str]) -> list[Any]:
+    """What orders frames: seconds as Python writes them, where all are; else numbers by value."""
+    seconds = [unix_seconds(text) for text in texts]
+    if None not in seconds:
+        return seconds
+    if all(re.fullmatch(r"\d+\.(0|\d*[1-9])", text, re.ASCII) for text in texts):
+        return list(map(float, texts))
+    return list(map(by_value, texts))
+
+
+def by_value(name: str) -> list[object]:
+    """What names sort by: frame2 comes before frame10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def unix_seconds(text: str) -> float | None:
+    """A Unix time in s (perhaps with a fraction), ms, µs or ns; None for other numbers and text.
+
+    What begins with a zero counts frames.
+    """
+    found = re.fullmatch(r"([1-9]\d*)(\.\d+)?", text, re.ASCII)
+    if found is None or (len(found[1]) not in UNITS):
+        return None
+    return float(text) / 10 ** UNITS[len(found[1])]

@@ -1,0 +1,157 @@
+"""What tables of positions say of photos."""
+
+from datetime import datetime
+
+import numpy as np
+import pytest
+from utm import to_latlon
+
+from mixvpr_jax.exif import Taken
+from mixvpr_jax.places.positions import find_positions
+
+
+def taken_by(tmp_path, columns, *rows):
+    """What a table of these columns says of p0v0.jpg, p0v1.jpg, …"""
+    table = tmp_path / "table.csv"
+    names = [f"p{i // 4}v{i % 4}.jpg" for i in range(len(rows))]
+    lines = [f"{name},{row}" for name, row in zip(names, rows, strict=True)]
+    table.write_text("\n".join([f"image,{columns}", *lines]))
+    return find_positions(tmp_path, [tmp_path / name for name in names], str(table), None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("lat,lon,heading,bearing", "48,11,90,-1"),
+        ("lat,lon,bearing,heading", "48,11,180,90"),
+        ("latitude,lat,lng,lon,heading", "0.84,48,0.2,11,90"),
+        ("name,lat,lon,heading,path", "Main street,48,11,90,/home/me/p0v0.jpg"),
+        ("notes,lat,lon,heading,notes,,", "a,48,11,90,b,,"),
+    ],
+)
+def test_the_first_of_several_columns_counts(columns, row, tmp_path):
+    assert taken_by(tmp_path, columns, row) == [Taken((48.0, 11.0), 90.0)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [("date,time", "2026-01-02,12:00:00"), ("date,timestamp", "2019-01-01,2026-01-02T00:00:00")],
+)
+def test_times_beside_dates(columns, row, tmp_path):
+    [taken] = taken_by(tmp_path, f"lat,lon,{columns}", f"48,11,{row}")
+    assert taken.time == datetime(2026, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("headings", "found"),
+    [
+        (["-1", "90", "", "-1.0"], [None, 90, None, None]),
+        (["0", "360", "359.5"], [0, 0, 359.5]),
+        (["-1", "-90", "180"], [359, 270, 180]),
+    ],
+)
+def test_headings_of_a_table(headings, found, tmp_path):
+    rows = [f"48,11,{heading}" for heading in headings]
+    taken = taken_by(tmp_path, "lat,lon,heading", *rows)
+    assert [one.heading for one in taken] == found
+
+
+@pytest.mark.parametrize(
+    ("row", "position"),
+    [
+        ("0,0", None),
+        ("0.0,-0.0", None),
+        ("nan,NaN", None),
+        ("0,1e-4", (0.0, 1e-4)),
+        ("1e-4,0", (1e-4, 0.0)),
+    ],
+)
+def test_no_position_and_others_near_it(row, position, tmp_path):
+    assert taken_by(tmp_path, "lat,lon", row) == [Taken(position)]
+
+
+@pytest.mark.parametrize("zone", ["32N", "32U"])
+def test_n_may_be_the_northern_hemisphere(zone, tmp_path):
+    [taken] = taken_by(tmp_path, "east,north,zone", f"500005,5334005,{zone}")
+    position = to_latlon(500005, 5334005, 32, "U")
+    assert np.allclose(taken.position, position, rtol=0, atol=1e-9)
+
+
+TOKYO = 139.5  # nine hours and 18 minutes ahead of UTC, by the sun
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("1795736700", datetime(2026, 11, 27, 9, 3)),  # 23:45 in UTC
+        ("1795736700000", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-26T23:45:00Z", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-26T23:45:00+00:00", datetime(2026, 11, 27, 9, 3)),
+        ("2026-11-27T08:45:00+09:00", datetime(2026, 11, 27, 8, 45)),
+        ("2026-11-27T08:45:00", datetime(2026, 11, 27, 8, 45)),
+        ("9999-12-31T23:00:00Z", datetime(9999, 12, 31, 23)),
+    ],
+)
+def test_times_are_those_of_the_place(text, time, tmp_path):
+    position = 35.6, TOKYO
+    [taken] = taken_by(tmp_path, "lat,lon,time", f"35.6,{TOKYO},{text}")
+    assert taken == Taken(position, None, time)
+    # Without a position there is no place.
+    [taken] = taken_by(tmp_path, "lat,lon,time", f",,{text}")
+    assert taken.position is None and taken.time.tzinfo is None
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("201904", datetime(2019, 4, 1)),
+        ("20190415", datetime(2019, 4, 15)),
+        ("2019041523", datetime(2019, 4, 15, 23)),
+        ("201904152359", datetime(2019, 4, 15, 23, 59)),
+        ("20190415235958", datetime(2019, 4, 15, 23, 59, 58)),
+        ("18930415", datetime(1893, 4, 15)),
+        ("2019041524", datetime(2033, 12, 24, 12, 52, 4)),  # no day has that hour
+        ("1893041523", datetime(2029, 12, 27, 4, 52, 3)),
+    ],
+)
+def test_times_in_digits(text, time, tmp_path):
+    [taken] = taken_by(tmp_path, "lat,lon,time", f"48,0,{text}")
+    assert taken.time == time
+
+
+@pytest.mark.parametrize(
+    ("table", "headings"),
+    [
+        ("image;lat;lon;heading\np0v0.jpg;48,5;11,25;359,5\n", [359.5, None]),
+        ("image\tlat\tlon\np0v0.jpg\t48,5\t11,25\n", [None, None]),
+        ('image,lat,lon\np0v0.jpg,"48,5","11,25"\n', [None, None]),
+        ("image,lat,lon\rp0v0.jpg,48.5,11.25\r", [None, None]),
+        ("image,lat,lon\r\np0v0.jpg,48.5,11.25\r\n,,\r\n,,\r\n", [None, None]),
+    ],
+)
+def test_tables_as_programs_write_them(table, headings, tmp_path):
+    (tmp_path / "t.csv").write_bytes(table.encode())
+    paths = [tmp_path / "p0v0.jpg", tmp_path / "p0v1.jpg"]
+    found = find_positions(tmp_path, paths, str(tmp_path / "t.csv"), None)
+    assert [one.position for one in found] == [(48.5, 11.25), None]
+    assert [one.heading for one in found] == headings
+
+
+@pytest.mark.parametrize(
+    ("photos", "rows", "found"),
+    [
+        (["a/é.jpg"], ["a\\é.jpg"], [0]),
+        (["a/é.jpg"], [".\\a\\e\u0301.jpg"], [0]),
+        (["e\u0301.jpg", "b.jpg"], ["é.jpg", "b.jpg"], [0, 1]),
+        (["é.jpg", "e\u0301.jpg"], ["e\u0301.jpg", "é.jpg"], [1, 0]),
+        (["é.jpg"], ["e\u0301.jpg", "é.jpg"], [1]),  # another photo's row is left out
+        (["a\\b.jpg", "a/b.jpg"], ["a\\b.jpg"], [0, None]),
+        (["a\\b.jpg", "c.jpg"], ["a\\b.jpg"], [0, None]),
+    ],
+)
+def test_names_in_other_forms(photos, rows, found, tmp_path):
+    lines = [f"{name},48,{row}" for row, name in enumerate(rows, 1)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,lat,lon", *lines]), encoding="utf-8")
+    paths = [tmp_path / name for name in photos]
+    taken = find_positions(tmp_path, paths, str(tmp_path / "t.csv"), None)
+    assert [one.position and one.position[1] - 1 for one in taken] == found
