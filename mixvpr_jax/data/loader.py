@@ -10,13 +10,11 @@ import shutil
 import signal
 import threading
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 import grain
@@ -38,7 +36,7 @@ from mixvpr_jax.workers import (
 )
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
-IMAGES_A_TASK = 10  # of a thread: tasks cost time, too
+TASK_SIZE = 10  # images of a thread's task, which costs time, too
 CLOSING_SECONDS = 10  # for workers to end, unless they hang
 ALIGNMENT = 64  # bytes, of what a CPU device computes on
 
@@ -132,19 +130,16 @@ class Batches:
                 batch.operations[row] = operations[row]
             return None
 
-        def read_some(rows: range) -> list[tuple[int, str]]:
-            return [found for found in map(read, rows) if found is not None]
-
-        each = map if self.threads == 1 else self.pool.map
-        some = (range(count)[at : at + IMAGES_A_TASK] for at in range(0, count, IMAGES_A_TASK))
-        unreadable = tuple(chain.from_iterable(each(read_some, some)))
+        alone = self.threads == 1
+        each = map(read, range(count)) if alone else self.pool.imap(read, range(count), TASK_SIZE)
+        unreadable = tuple(found for found in each if found is not None)
         pixels[count:] = 0
         return batch._replace(unreadable=unreadable)
 
     @cached_property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> ThreadPool:
         """The threads that decode."""
-        return ThreadPoolExecutor(self.threads)
+        return ThreadPool(self.threads)
 
     def _decoded(self, image: int, operations: np.ndarray) -> np.ndarray:
         name = f"{self.source.root}/{self.source.places.name(image)}"
@@ -210,39 +205,23 @@ def read_batches(
 
 
 def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
-    """The same batches; raises InputError where one takes longer."""
-    wanted: SimpleQueue[bool] = SimpleQueue()
-    given: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
+    """The same batches, taken by a thread; raises InputError where one takes longer."""
 
-    def pull() -> None:
+    def take() -> Batch | None:
         with out_of_reach_of_ctrl_c():  # it starts the processes that decode
-            while wanted.get():
-                try:
-                    given.put(next(batches, None))
-                except BaseException as error:  # which belongs to the one who asked
-                    given.put(error)
-            batches.close()
+            return next(batches, None)
 
-    puller = threading.Thread(target=pull, daemon=True)
-    puller.start()
-    try:
-        while True:
-            wanted.put(True)
-            try:
-                found = given.get(timeout=seconds)
-            except Empty:
-                raise InputError(
-                    f"no batch came for {seconds:g} s: a process that decodes hangs, or the disk; "
-                    "run the same command to resume (--data.timeout-seconds sets how long to wait)"
-                ) from None
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
-                return
-            yield found
-    finally:
-        wanted.put(False)
-        puller.join(CLOSING_SECONDS)
+    with ThreadPool(1) as pool:  # a daemon, so that one which hangs does not keep the process
+        try:
+            while (batch := pool.apply_async(take).get(seconds)) is not None:
+                yield batch
+        except multiprocessing.TimeoutError:
+            raise InputError(
+                f"no batch came for {seconds:g} s: a process that decodes hangs, or the disk; "
+                "run the same command to resume (--data.timeout-seconds sets how long to wait)"
+            ) from None
+        finally:
+            pool.apply_async(batches.close).wait(CLOSING_SECONDS)
 
 
 def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:
@@ -252,7 +231,7 @@ def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]
         try:
             yield from found
         finally:
-            batches.pool.shutdown(wait=False, cancel_futures=True)
+            batches.pool.terminate()
 
 
 def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> Generator[Batch]:
