@@ -1,6 +1,7 @@
 """GSV-Cities' tables: names, places, and what is wrong with some."""
 
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stores import put
 from tables import names_of, row, write_city, write_table
 
 from mixvpr_jax.data.config import GSV_CITIES, DataConfig
-from mixvpr_jax.data.gsv_cities import COLUMNS, all_cities, read_places
+from mixvpr_jax.data.gsv_cities import COLUMNS, read_places
 from mixvpr_jax.data.sources import open_folder, open_source
 from mixvpr_jax.errors import InputError, run_command
 from mixvpr_jax.listing import sizes_in
@@ -39,7 +40,7 @@ def test_places_with_few_images_are_left_out(tmp_path):
     places = read_places(tmp_path, ["Rome"], min_images=2)
     assert places.place_id.tolist() == [2]
     assert len(images_of(places, 0)) == 2
-    with pytest.raises(InputError, match="places of 3 images or more, found none among 2"):
+    with pytest.raises(InputError, match="of 3 images or more in each city, found none in Rome"):
         read_places(tmp_path, ["Rome"], min_images=3)
 
 
@@ -69,7 +70,7 @@ def test_files_of_other_programs_are_no_tables(tmp_path):
     write_table(tmp_path, "Rome", [row(1)])
     for name in ("~$Rome.csv", "._Rome.csv"):
         (tmp_path / "Dataframes" / name).write_bytes(b"\x05\x16\x07me")
-    assert all_cities(epath.Path(tmp_path)) == ("Rome",)
+    assert read_places(tmp_path).cities == ("Rome",)
 
 
 @pytest.mark.parametrize("cities", [(), ("Rome",)])
@@ -104,7 +105,7 @@ def test_an_image_named_twice_is_kept_once(tmp_path, caplog):
         (["Rome", "Roma"], r"Roma\.csv: expected a city of its own, found Rome, which is"),
         (["Bad"], r"Bad\.csv: expected columns panoid, found none such"),
         (["Void"], r"Void\.csv: expected columns place_id, .*, found none such"),
-        (["Bare"], r"Bare\.csv: expected places of 1 images or more, found none among 0"),
+        (["Bare"], r"expected places of 1 images or more in each city, found none in Bare"),
         (["Worse"], r"Worse\.csv: line 3: expected numbers, found .*'x'"),
         (["Short"], r"Short\.csv: line 2: expected numbers, found"),
         (["Latin"], r"Latin\.csv: expected text in UTF-8"),
@@ -304,6 +305,37 @@ def test_links_by_the_official_name_are_looked_at_too(tmp_path):
     link.symlink_to(tmp_path / "elsewhere.jpg")
     with pytest.raises(InputError, match="inside the data folder, found a link to"):
         found_in(tmp_path / "data")
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_accents_of_one_character_or_two(tmp_path, on_disk, in_table, asked):
+    """A disk of macOS may spell a name otherwise than the table, or than the command line."""
+    disk, table, city = (unicodedata.normalize(f, "São José") for f in (on_disk, in_table, asked))
+    rows = [row(place, table, f"é{place}{letter}") for place in (1, 2) for letter in "ab"]
+    write_table(tmp_path, disk, rows)
+    names = [unicodedata.normalize(on_disk, name) for name in names_of(tmp_path, disk)]
+    (tmp_path / names[0]).parent.mkdir(parents=True)
+    for name in names:
+        (tmp_path / name).write_text(name)
+    source = open_source(DataConfig(tmp_path, (city,), 2, 2, 2))
+    assert source.places.cities == (disk,)
+    assert [source.read(image).decode() for image in range(4)] == names
+    assert open_source(DataConfig(tmp_path, (), 2, 2, 2)).places.names.tolist() == (
+        source.places.names.tolist()
+    )
+    with pytest.raises(InputError, match="cities: expected each once"):
+        read_places(tmp_path, [unicodedata.normalize(f, city) for f in ("NFC", "NFD")])
+
+
+def test_names_that_differ_in_their_accents_alone(tmp_path):
+    """Each by its own spelling, where a disk has both."""
+    letters = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    write_table(tmp_path, "Rome", [row(1, panoid=letter) for letter in letters])
+    put_images(tmp_path, names := [f"Rome_0000001_2012_03_007_41.9_12.50_{at}" for at in letters])
+    if len(list((tmp_path / "Images" / "Rome").iterdir())) == 2:
+        assert found_in(tmp_path)[0] == names
 
 
 def test_a_single_place_has_nothing_to_be_told_from(tmp_path):

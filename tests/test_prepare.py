@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +16,19 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from runs import tiny_config
 from stores import put
 from tables import names_of, row, write_city, write_table
 
 from mixvpr_jax.data import prepare, tfds_builder
 from mixvpr_jax.data.config import DataConfig
+from mixvpr_jax.data.gsv_cities import Row
 from mixvpr_jax.data.loader import Batches, read_batches
 from mixvpr_jax.data.prepare import City, prepare_gsv_cities
 from mixvpr_jax.data.sources import FolderSource, PreparedSource, Sampler, import_tfds, open_source
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.training.config import ValidationConfig
+from mixvpr_jax.training.loop import Setup
 
 ROOT = Path(__file__).parent.parent
 VERSION = "gsv_cities/1.0.0"
@@ -115,7 +120,8 @@ def test_files_are_cut_by_size(folder, tmp_path, monkeypatch):
     _, (plain, stored) = open_both(folder, tmp_path)
     assert all(plain.read(image) == stored.read(image) for image in range(36))
     sizes = np.full(10, 1200)
-    shards = City("Rome", [{}] * 10, [""] * 10, sizes, epath.Path(folder)).shards()
+    rows = [Row.read(tuple(map(str, row(1))), "")] * 10
+    shards = City("Rome", rows, [""] * 10, sizes, epath.Path(folder)).shards()
     assert [row for shard in shards for row in shard] == list(range(10))
     assert {len(shard) for shard in shards} <= {1, 2, 3}
 
@@ -150,6 +156,35 @@ def test_names_by_the_number(tmp_path):
     records_of = import_tfds().builder("gsv_cities", data_dir=tmp_path / "out")
     found = [record["northdeg"] for record in records_of.as_data_source("Rome")]
     assert found == [10] * 6 + [-1]
+
+
+@pytest.mark.usefixtures("ordinary_promotion")
+def test_names_that_no_text_tells(tmp_path):
+    """Blank headings, ids of 100,000 and more, accents: a run resumes on the prepared copy."""
+    accent = unicodedata.normalize("NFD", "é")
+    rows = [
+        row(300001 + place, panoid=f"{place}{i}", northdeg="") for place in (0, 1) for i in "ab"
+    ]
+    write_table(tmp_path, "Rome", [*rows, row(300001, panoid="é", northdeg="10.0")])
+    (tmp_path / "Images" / "Rome").mkdir(parents=True)
+    names = [f"0000001_2012_03_nan_41.9_12.5_0{letter}" for letter in "ab"]
+    names += ["0000002_2012_03_nan_41.9_12.50_1a", "0300002_2012_03_nan_41.9_12.5_1b"]
+    for name in (*names, f"0000001_2012_03_10.0_41.9_12.5_{accent}"):
+        number = len(list((tmp_path / "Images" / "Rome").iterdir()))
+        image = tmp_path / "Images" / "Rome" / f"Rome_{name}.jpg"
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(image)
+    prepare_gsv_cities(tmp_path, tmp_path / "out")
+    configs, (plain, stored) = open_both(tmp_path, tmp_path / "out", ("Rome",))
+    assert np.array_equal(plain.places.names, stored.places.names)
+    assert all(plain.read(image) == stored.read(image) for image in range(5))
+    runs = [tiny_config(tmp_path, data=data, validation=ValidationConfig()) for data in configs]
+    setups = [Setup(config, tmp_path / "none") for config in runs]
+    assert setups[0].positions(1) == setups[1].positions(1)
+    table = tmp_path / "out" / VERSION / "Dataframes" / "Rome.csv"
+    header, *lines = table.read_text().splitlines()
+    former = [line.rpartition(",")[0] for line in (header, *lines)]  # of an earlier version
+    table.write_text("\n".join(former) + "\n")
+    assert open_both(tmp_path, tmp_path / "out", ("Rome",))[1][1].places.counts.tolist() == [3, 2]
 
 
 def test_missing_images(folder, tmp_path):

@@ -233,7 +233,7 @@ def test_pytorch_has_none():
 def test_it_is_learned_when_a_model_is_trained(tmp_path):
     save_pretrained(projected(create_model(SMALL)), tmp_path / "m")
     start = StartConfig("resnet18", (3, 4), SMALL.aggregator, (48, 64), init=str(tmp_path / "m"))
-    with pytest.raises(InputError, match="without a projection, found one to 6 values; start"):
+    with pytest.raises(InputError, match="with projection None, found 6; start from the model"):
         initial_model(start, seed=0)
 
 

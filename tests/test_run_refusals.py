@@ -93,7 +93,7 @@ def test_rows_that_are_left_out_are_no_other_images(finished, town, tmp_path):
         replace(config, data=replace(config.data, root=root)) for root in (town / "train", data)
     )
     setups = [Setup(some, tmp_path / "none") for some in (former, now)]
-    (first, padded), (again, wider) = (setup.positions(12) for setup in setups)
+    (first, _, padded), (again, _, wider) = (setup.positions(12) for setup in setups)
     assert first == again and padded != wider
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     (workdir / "config.json").write_text(json.dumps(now.to_dict()))
@@ -202,6 +202,10 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(images_per_place=1), "images_per_place: expected 2 or more, found 1"),
         (lambda: DataConfig(min_images_per_place=2), r"expected images_per_place \(4\) or more"),
         (lambda: DataConfig(order="city"), "order: unknown name 'city'; closest: by-city"),
+        (
+            lambda: DataConfig(order="shuffled", shuffle_cities=True),
+            "shuffle_cities: expected False with order shuffled, .* give --data.no-shuffle-cities",
+        ),
         (lambda: DataConfig(images="newest"), "images: unknown name 'newest'; "),
         (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
         (lambda: DataConfig(max_unreadable=-1), "max_unreadable: expected 0 or more, found -1"),
@@ -263,9 +267,9 @@ def test_values_as_python_has_them():
 
 def test_a_run_with_options_that_had_no_effect_is_resumed(tmp_path):
     """Earlier versions accepted them."""
-    config = TrainConfig(freeze_batch_stats=True)
+    config = TrainConfig(freeze_batch_stats=True, data=DataConfig(order="shuffled"))
     values = config.to_dict()
-    values["batch_stats_per_device"] = True
+    values["batch_stats_per_device"] = values["data"]["shuffle_cities"] = True
     values["optimizer"]["linear_decay_factor"] = 0.5
     (tmp_path / "config.json").write_text(json.dumps(values))
     require_same_run(config, tmp_path / "config.json")

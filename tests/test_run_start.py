@@ -104,7 +104,7 @@ def test_from_torchvisions_weights(town, tmp_path):
 def test_from_a_model_with_another_head(town, tmp_path):
     model = create_model(replace(tiny_config(town).model.architecture, aggregator=MixVPRConfig()))
     save_pretrained(model, tmp_path / "model")
-    with pytest.raises(InputError, match=r"expected a model with MixVPRConfig\(out_channels=8.*"):
+    with pytest.raises(InputError, match=r"a model with aggregator MixVPRConfig\(out_channels=8.*"):
         initial_model(of_run(town, tmp_path / "model"), seed=0)
 
 
@@ -152,7 +152,7 @@ def test_from_dinov2s_weights(town, tmp_path, monkeypatch):
     assert same_weights(initial_model(also, seed=0), model)
     save_pretrained(model, tmp_path / "model")
     wanted = replace(config, init=str(tmp_path / "model"), final_norm=True)
-    with pytest.raises(InputError, match="final_norm True, found one with False; give --model.no-"):
+    with pytest.raises(InputError, match="final_norm True, found False; give --model.no-"):
         initial_model(wanted, seed=0)
 
 

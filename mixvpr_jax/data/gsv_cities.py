@@ -12,9 +12,11 @@ import io
 import logging
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -25,15 +27,13 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
+IMAGE = "image"  # of prepared tables: an image's name, where the other cells tell another
 NO_TABLE = ("~$", ".")  # what Excel and macOS put beside files of these names
 MAX_PLACE_KM = 1.0  # a place wider than this is two
 KM_PER_DEGREE = 111.2
 NAME = re.compile(rb"Images/(?!\.\.?/)[^/\\\0]{1,255}/[^/\\\0]{1,255}")  # two steps, and none up
-LARGEST = (2**53, 2**53, 90, 180)  # that float64 holds exactly, and degrees
+LARGEST = 2**53  # below which float64 holds each whole number
 PLACES_PER_CITY = 10**5  # the official loader adds a multiple of it to ids, and takes it away again
-
-Naming = Callable[[epath.Path, np.ndarray], np.ndarray]
-"""From a table's path and the names in its text to the names of its images."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Places:
         bounds: [places + 1] place p has the images bounds[p] to bounds[p + 1].
         names: [images] paths below the data set's folder, in UTF-8.
         row: [images] an image's row in its city's table, blank rows not counted.
-        age: [images] 0 for the most recent of its city, and so on.
+        age: [images] 0 for the most recent of all, and so on.
     """
 
     cities: tuple[str, ...]
@@ -92,241 +92,242 @@ class Places:
         )
 
 
+class Row(NamedTuple):
+    """A row of a table."""
+
+    cells: tuple[str, ...]  # by COLUMNS
+    numbers: tuple[int, int, float, float]  # place, month of all years, latitude, longitude
+    northdeg: int | None  # None where it is blank
+    name: str  # of the image, by the cells' text
+    image: str  # its name in a prepared table, or ""
+
+    @classmethod
+    def read(cls, cells: tuple[str, ...], image: str) -> Row:
+        """The row of these cells; ValueError for a number that is none."""
+        place, year, month, northdeg, city, lat, lon, panoid = cells
+        place, year, month = whole(place), whole(year), whole(month)
+        degrees = None if northdeg.strip().lower() in ("", "nan") else whole(northdeg)
+        numbers = place, 13 * year + month, float(lat), float(lon)  # some months are 0
+        if not (abs(numbers[2]) <= 90 and abs(numbers[3]) <= 180):
+            raise ValueError
+        name = (
+            f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{degrees or 0:03d}_"
+            f"{lat}_{lon}_{panoid}.jpg"
+        )
+        return cls(cells, numbers, degrees, name, image)
+
+    def names(self) -> Iterator[str]:
+        """The image's possible names: that of the text, the official one, then others.
+
+        Pandas reads a column of whole numbers and blanks as floats.
+        """
+        yield self.name
+        _, year, month, northdeg, city, lat, lon, panoid = self.cells
+        full, short = self.numbers[0], self.numbers[0] % PLACES_PER_CITY
+        degrees = as_float = "nan"
+        if self.northdeg is not None:
+            degrees, as_float = str(self.northdeg), str(float(northdeg))
+        printed, text = f"{float(lat)}_{float(lon)}", f"{lat}_{lon}"
+        forms = (
+            (short, degrees, printed),
+            (short, as_float, printed),
+            (full, degrees, printed),
+            (short, degrees, text),
+            (full, northdeg.strip(), text),
+        )
+        when = f"{whole(year):04d}_{whole(month):02d}"
+        for place, bearing, where in forms:
+            begin = f"Images/{city}/{city}_{place:07d}_{when}_{bearing.zfill(3)}"
+            yield f"{begin}_{where}_{panoid}.jpg"
+
+
+Naming = Callable[[Iterable[Row]], list[str]]
+"""From a table's rows to the names of their images."""
+
+
+def named_by_table(rows: Iterable[Row]) -> list[str]:
+    """The names of a prepared table's images."""
+    return [row.image or row.name for row in rows]
+
+
+def in_bytes(name: str) -> bytes:
+    """A name as it is on a disk, where it may be of any encoding."""
+    return name.encode(errors="surrogateescape")
+
+
+def composed(text: str) -> str:
+    """Text in which a letter and its accent are one character (NFC); macOS may write two."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_places(
     root: epath.PathLike,
-    cities: Sequence[str],
+    cities: Sequence[str] = (),
     *,
     min_images: int = 1,
-    naming: Naming | None = None,
+    naming: Naming = named_by_table,
 ) -> Places:
     """The places of several cities, city after city, by ascending id.
 
     Args:
         root: The folder that holds `Dataframes`.
-        cities: Which cities, in which order.
+        cities: Which cities, in which order; none means each that has a table.
         min_images: Places with fewer images are left out.
-        naming: Names the images, unless their table's text does.
+        naming: Names the images of a table.
 
     Raises:
         InputError: A missing folder, city or column; a city that is given twice, lies in two
             tables or keeps no place; a broken value; one id for two places.
     """
-    if len({city.casefold() for city in cities}) < len(cities):
+    tables, owners = _tables(epath.Path(root), cities), dict[str, epath.Path]()
+    read = [_read_table(table, naming, owners) for table in tables]
+    numbers, names, row = (np.concatenate(column) for column in zip(*read, strict=True))
+    city = np.repeat(np.arange(len(read), dtype=np.int16), [len(rows) for *_, rows in read])
+    place_id, month, lat, lon = numbers.T
+    is_first = (np.diff(city, prepend=-1) != 0) | (np.diff(place_id, prepend=np.nan) != 0)
+    starts = np.flatnonzero(is_first)
+    extent = _extent_km(lat, lon, starts)
+    if extent.max(initial=0) > MAX_PLACE_KM:
+        widest = starts[extent.argmax()]
+        raise InputError(
+            f"{tables[city[widest]]}: expected a place for each place_id, found images of place "
+            f"{place_id[widest]:.0f} that lie {extent.max():.1f} km apart: two places of one id"
+        )
+    age = np.empty(len(row), np.int32)
+    age[np.lexsort((-lat, -month))] = np.arange(len(row))  # of a month, from the north, officially
+    places = Places(
+        tuple(table.stem for table in tables),
+        city[starts],
+        place_id[starts].astype(np.int64),
+        np.append(starts, len(row)),
+        names,
+        row,
+        age,
+    ).keep_images(np.ones(len(row), bool), min_images)
+    require_each_city(root, places, min_images)
+    return places
+
+
+def require_each_city(root: epath.PathLike, places: Places, min_images: int) -> None:
+    """Raises InputError if a city has no places left."""
+    if without := [city for index, city in enumerate(places.cities) if index not in places.city]:
+        raise InputError(
+            f"{root}: expected places of {min_images} images or more in each city, found none in "
+            f"{', '.join(without)}"
+        )
+
+
+def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
+    """The cities' tables; without cities all, in the official order, then by name."""
+    tables = {path.stem: path for path in (root / "Dataframes").glob("*.csv")}
+    tables = {city: path for city, path in tables.items() if not city.startswith(NO_TABLE)}
+    if not tables:
+        local = as_path(root)
+        inside = sorted(local.glob("*/Dataframes")) if isinstance(local, Path) else []
+        elsewhere = f"; closest: {inside[0].parent}" if inside else nearest(local)
+        raise InputError(
+            f"{root}: expected GSV-Cities (Dataframes and Images), found no tables{elsewhere}"
+        )
+    if not cities:
+        official = [city for city in GSV_CITIES if city in tables]
+        cities = [*official, *sorted(tables.keys() - set(official))]
+    if len({composed(city).casefold() for city in cities}) < len(cities):
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
-    tables = epath.Path(root) / "Dataframes"
-    if not tables.is_dir():
-        raise InputError(
-            f"{root}: expected GSV-Cities (Dataframes and Images), found no {tables}"
-            f"{_elsewhere(root)}"
-        )
-    tables_by_id: dict[str, epath.Path] = {}
-    parts = []
-    for index, city in enumerate(cities):
-        table = _read_table(tables / f"{city}.csv")
-        for city_id in dict.fromkeys(table.city_ids):
-            if (other := tables_by_id.setdefault(city_id, table.path)) != table.path:
-                raise InputError(
-                    f"{table.path}: expected a city of its own, found {city_id}, which is in "
-                    f"{other}, too"
-                )
-        if naming is not None:
-            table.names = naming(table.path, table.names)
-        parts.append(_places_of(table, index, cities, min_images))
-    return _joined(tuple(cities), parts)
+    spelled = {composed(city): path for city, path in tables.items()}
+    found = [tables.get(city) or spelled.get(composed(city)) for city in cities]
+    for city, path in zip(cities, found, strict=True):
+        if path is None:
+            raise InputError(
+                f"{root / 'Dataframes' / city}.csv: no such city{closest(city, sorted(tables))}"
+            )
+    return [path for path in found if path is not None]
 
 
-def all_cities(root: epath.Path) -> tuple[str, ...]:
-    """Every city that has a table, in the official order, the others by name."""
-    tables = (root / "Dataframes").glob("*.csv")
-    found = {path.stem for path in tables if not path.name.startswith(NO_TABLE)}
-    official = [city for city in GSV_CITIES if city in found]
-    if not found:
-        raise InputError(
-            f"{root}: expected GSV-Cities (Dataframes and Images), found no tables"
-            f"{_elsewhere(root)}"
-        )
-    return (*official, *sorted(found.difference(official)))
-
-
-def _elsewhere(root: epath.PathLike) -> str:
-    """Where on this disk they may lie instead, as the end of an error line."""
-    path = as_path(root)
-    inside = sorted(path.glob("*/Dataframes")) if isinstance(path, Path) else []
-    return f"; closest: {inside[0].parent}" if inside else nearest(path)
-
-
-@dataclass
-class _Table:
-    """A city's rows, as columns."""
-
-    path: epath.Path
-    city_ids: list[str]
-    place_id: np.ndarray
-    month: np.ndarray
-    position: np.ndarray  # [rows, 2] latitude and longitude
-    names: np.ndarray
-
-
-def read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-    """The last line and the cells of each row that is not blank, header first.
+def read_rows(path: epath.Path) -> Iterator[Row]:
+    """The rows of a table that are not blank.
 
     Raises:
-        InputError: No such city, or no table in UTF-8.
+        InputError: No table in UTF-8, a missing column or a broken value.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # Excel writes a mark before the header
-    except FileNotFoundError:
-        known = sorted(other.stem for other in path.parent.glob("*.csv"))
-        raise InputError(f"{path}: no such city{closest(path.stem, known)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
     reader = csv.reader(io.StringIO(text))
+    filled = (cells for cells in reader if any(map(str.strip, cells)))
     try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                yield reader.line_num, row
+        header = next(filled, list[str]())
+        if missing := [name for name in COLUMNS if name not in header]:
+            raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
+        cells_of = operator.itemgetter(*map(header.index, COLUMNS))
+        image_at = header.index(IMAGE) if IMAGE in header else None
+        for cells in filled:
+            try:
+                row = Row.read(cells_of(cells), "" if image_at is None else cells[image_at])
+            except (IndexError, ValueError):
+                raise InputError(
+                    f"{path}: line {reader.line_num}: expected numbers, found {cells!r:.300}"
+                ) from None
+            if not NAME.fullmatch(row.name.encode()):
+                *_, city, _, _, panoid = row.cells
+                raise InputError(
+                    f"{path}: line {reader.line_num}: expected an image's name inside the data "
+                    f"folder, found {city[:100]!r} and {panoid[:100]!r}"
+                )
+            yield row
     except csv.Error as error:
         raise InputError(f"{path}: expected a table, found {error}") from None
 
 
-def other_names(path: epath.Path, wanted: Sequence[int]) -> Iterator[list[bytes]]:
-    """`other_names_of` these rows of a valid table, blank rows not counted."""
-    rows = read_rows(path)
-    _, header = next(rows)
-    at, selected = [header.index(name) for name in COLUMNS], set(wanted)
-    for index, (_, cells) in enumerate(rows):
-        if index in selected:
-            yield other_names_of(*(cells[column] for column in at))
+def _read_table(
+    path: epath.Path, naming: Naming, owners: dict[str, epath.Path]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`Row.numbers` [n, 4], names and rows of a table's images, by ascending place.
 
+    `owners` tells, and learns, which table holds each city.
+    """
+    numbers, cities = [], set[str]()
 
-def _read_table(path: epath.Path) -> _Table:
-    rows = read_rows(path)
-    _, header = next(rows, (1, list[str]()))
-    if missing := [name for name in COLUMNS if name not in header]:
-        raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
-    at = [header.index(name) for name in COLUMNS]
-    city_ids, numbers, names = [], [], []
-    for line, row in rows:
-        try:
-            place, year, month, bearing, city, latitude, longitude, panoid = (row[i] for i in at)
-            try:
-                place, year, month, degrees = int(place), int(year), int(month), int(bearing)
-            except ValueError:
-                place, year, month = whole(place), whole(year), whole(month)
-                degrees = 0 if is_blank(bearing) else whole(bearing)
-            when = 13 * year + month  # some months are 0
-            column = (place, when, float(latitude), float(longitude))
-            if not all(map(operator.le, map(abs, column), LARGEST)):
-                raise ValueError
-            numbers.append(column)
-            name = (
-                f"Images/{city}/{city}_{place:07d}_{year:04d}_{month:02d}_{degrees:03d}_"
-                f"{latitude}_{longitude}_{panoid}.jpg".encode()
-            )
-        except (IndexError, ValueError):
-            found = f"{row!r:.300}"
-            raise InputError(f"{path}: line {line}: expected numbers, found {found}") from None
-        if not NAME.fullmatch(name):
-            raise InputError(
-                f"{path}: line {line}: expected an image's name inside the data folder, found "
-                f"{city[:100]!r} and {panoid[:100]!r}"
-            )
-        names.append(name)
-        city_ids.append(city)
+    def rows() -> Iterator[Row]:
+        for row in read_rows(path):
+            city = row.cells[4]
+            if city not in cities:
+                if (other := owners.setdefault(composed(city), path)) != path:
+                    raise InputError(
+                        f"{path}: expected a city of its own, found {city}, which is in {other}, "
+                        "too"
+                    )
+                cities.add(city)
+            numbers.append(row.numbers)
+            yield row
+
+    names = np.array([in_bytes(name) for name in naming(rows())], "S")
     columns = np.array(numbers, np.float64).reshape(-1, 4)
-    place, month = columns[:, :2].astype(np.int64).T
-    return _Table(path, city_ids, place, month, columns[:, 2:], np.array(names, "S"))
+    order = np.argsort(columns[:, 0], kind="stable")
+    _, firsts = np.unique(names[order], return_index=True)
+    if surplus := len(names) - len(firsts):
+        logger.warning("note: %s: %d rows name an image again; kept once", path, surplus)
+    order = order[np.sort(firsts)]
+    return columns[order], names[order], order
 
 
-def _places_of(table: _Table, index: int, cities: Sequence[str], min_images: int) -> Places:
-    rows = _first_of_each(table, np.argsort(table.place_id, kind="stable"))
-    place_id, starts = np.unique(table.place_id[rows], return_index=True)
-    bounds = np.append(starts, len(rows))
-    _check_extent(table, rows, place_id, starts)
-    by_age = np.lexsort((-table.position[rows, 0], -table.month[rows]))
-    age = np.empty(len(rows), np.int32)
-    age[by_age] = np.arange(len(rows))  # of one month, the northernmost first, as officially
-    city = np.full(len(place_id), index, np.int16)
-    every = Places(tuple(cities), city, place_id, bounds, table.names[rows], rows, age)
-    kept = every.keep_images(np.ones(len(rows), bool), min_images)
-    if not len(kept):
-        raise InputError(
-            f"{table.path}: expected places of {min_images} images or more, found none among "
-            f"{len(every)}"
-        )
-    return kept
-
-
-def _first_of_each(table: _Table, rows: np.ndarray) -> np.ndarray:
-    """Those of the rows that name an image for the first time."""
-    _, firsts = np.unique(table.names[rows], return_index=True)
-    if surplus := len(rows) - len(firsts):
-        logger.warning("note: %s: %d rows name an image again; kept once", table.path, surplus)
-    return rows[np.sort(firsts)]
-
-
-def _check_extent(
-    table: _Table, rows: np.ndarray, place_id: np.ndarray, starts: np.ndarray
-) -> None:
-    position = table.position[rows]
+def _extent_km(lat: np.ndarray, lon: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """[places] how far the images of each lie apart."""
+    position = np.stack([lat, lon], axis=1)
     low, high = (edge.reduceat(position, starts) for edge in (np.minimum, np.maximum))
     north, east = (high - low).T
     east = np.minimum(east, 360 - east)  # across the date line
-    extent = KM_PER_DEGREE * np.hypot(north, east * np.cos(np.radians(low[:, 0])))
-    if extent.max(initial=0) > MAX_PLACE_KM:
-        widest = int(extent.argmax())
-        raise InputError(
-            f"{table.path}: expected a place for each place_id, found images of place "
-            f"{place_id[widest]} that lie {extent[widest]:.1f} km apart: two places of one id"
-        )
-
-
-def _joined(cities: tuple[str, ...], parts: list[Places]) -> Places:
-    def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    bounds = np.concatenate([[0], np.cumsum(column("counts"))])
-    others = (column(name) for name in ("names", "row", "age"))
-    return Places(cities, column("city"), column("place_id"), bounds, *others)
+    return KM_PER_DEGREE * np.hypot(north, east * np.cos(np.radians(low[:, 0])))
 
 
 def whole(text: str) -> int:
     """A whole number, also `10.0`, as pandas writes a column with blanks; else ValueError."""
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         number = float(text)
-        if not number.is_integer() or abs(number) > 2**53:
+        if not number.is_integer():
             raise
-        return int(number)
-
-
-def is_blank(northdeg: str) -> bool:
-    """Whether a row lacks the camera's heading."""
-    return northdeg.strip().lower() in ("", "nan")
-
-
-def other_names_of(
-    place: str, year: str, month: str, northdeg: str, city: str, lat: str, lon: str, panoid: str
-) -> list[bytes]:
-    """An image's possible names besides that of its row's text, the official one first.
-
-    Pandas reads a column of whole numbers and blanks as floats.
-    """
-    full, short = whole(place), whole(place) % PLACES_PER_CITY
-    degrees = as_float = "nan"
-    if not is_blank(northdeg):
-        degrees, as_float = str(whole(northdeg)), str(float(northdeg))
-    printed, text = f"{float(lat)}_{float(lon)}", f"{lat}_{lon}"
-    forms = (
-        (short, degrees, printed),
-        (short, as_float, printed),
-        (full, degrees, printed),
-        (short, degrees, text),
-        (full, northdeg.strip(), text),
-    )
-    when = f"{whole(year):04d}_{whole(month):02d}"
-    return [
-        f"Images/{city}/{city}_{place:07d}_{when}_{bearing.zfill(3)}_{where}_{panoid}.jpg".encode()
-        for place, bearing, where in forms
-    ]
+    if abs(number) > LARGEST:
+        raise ValueError(text)
+    return int(number)

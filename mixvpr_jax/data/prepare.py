@@ -10,10 +10,10 @@ import io
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ with starting(__name__):
     from etils import epath
     from tqdm import tqdm
 
-    from mixvpr_jax.data.gsv_cities import COLUMNS, all_cities, is_blank, read_rows, whole
+    from mixvpr_jax.data.gsv_cities import COLUMNS, Row, read_rows, whole
     from mixvpr_jax.data.sources import (
         CHECKSUMS,
         NAME,
@@ -82,10 +82,10 @@ def prepare_gsv_cities(
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
     _refuse_prepared(output)
     import_tfds()
-    root = epath.Path(data_dir)
-    chosen = tuple(cities) or all_cities(root)
-    source, num_skipped = open_folder(root, chosen, min_images=1, skip_missing=skip_missing)
-    stored = [read_city(source, index) for index in range(len(chosen))]
+    source, num_skipped = open_folder(
+        epath.Path(data_dir), cities, min_images=1, skip_missing=skip_missing
+    )
+    stored = [read_city(source, index) for index in range(len(source.places.cities))]
     num_bytes = int(sum(city.sizes.sum() for city in stored))
     folder = output / NAME / VERSION
     staging = folder.with_name(f".{VERSION}-{crc32(source.places.names.tobytes()):08x}.partial")
@@ -97,7 +97,7 @@ def prepare_gsv_cities(
             _write(stored, output, staging, bar.update)
     return Prepared(
         folder,
-        len(chosen),
+        len(stored),
         len(source.places),
         num_images,
         num_skipped,
@@ -132,7 +132,7 @@ def _write(
         shutil.rmtree(left)  # of a killed call, whose complete files are in `staging`
     import_tfds().disable_progress_bar()
     builder = GsvCities(
-        tables={city.name: city.rows for city in cities},
+        tables={city.name: city.table() for city in cities},
         shards={
             city.name: [partial(city.examples, rows, advance) for rows in city.shards()]
             for city in cities
@@ -152,7 +152,7 @@ class City:
     """What is stored of a city: its table's rows and their image files, relative to `root`."""
 
     name: str
-    rows: Sequence[Mapping[str, str]]
+    rows: Sequence[Row]
     images: Sequence[str]
     sizes: np.ndarray  # in bytes
     root: epath.Path
@@ -163,20 +163,25 @@ class City:
         edges = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(self.rows)]
         return [range(*span) for span in pairwise(edges)]
 
+    def table(self) -> Iterator[Sequence[str]]:
+        """The rows, each with its image's name where its text tells another."""
+        for row, image in zip(self.rows, self.images, strict=True):
+            yield *row.cells, "" if image == row.name else image
+
     def examples(
         self, rows: range, advance: Callable[[], object]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Records by name; images are paths, read where they are written."""
         for index in rows:
-            row = self.rows[index]
-            bearing = row["northdeg"]
+            row, image = self.rows[index], self.images[index]
+            cells = dict(zip(COLUMNS, row.cells, strict=True))
             yield (
-                self.images[index],
+                image,
                 {
-                    "image": self.root / self.images[index],
-                    **{name: row[name] for name in COLUMNS},
-                    **{name: whole(row[name]) for name in COLUMNS[:3]},
-                    "northdeg": NO_BEARING if is_blank(bearing) else whole(bearing),
+                    "image": self.root / image,
+                    **cells,
+                    **{name: whole(cells[name]) for name in COLUMNS[:3]},
+                    "northdeg": NO_BEARING if row.northdeg is None else row.northdeg,
                 },
             )
             advance()
@@ -187,16 +192,12 @@ def read_city(source: FolderSource, index: int) -> City:
     places, name, root = source.places, source.places.cities[index], epath.Path(source.root)
     own = places.images_of(index)
     images = own.start + np.argsort(places.row[own])
-    (_, header), *table = read_rows(root / "Dataframes" / f"{name}.csv")
-    rows = [dict(zip(header, table[row][1], strict=False)) for row in places.row[images]]
+    table = list(read_rows(root / "Dataframes" / f"{name}.csv"))
     names = [places.name(image) for image in images.tolist()]
-    for row, image in zip(rows, names, strict=True):
-        if f"_{row['lat']}_{row['lon']}_" not in image:  # it is named by the numbers
-            row |= {"lat": str(float(row["lat"])), "lon": str(float(row["lon"]))}
-    split = [name.rpartition("/")[::2] for name in names]
-    found = {folder: sizes_in(root / folder) for folder in {folder for folder, _ in split}}
-    sizes = np.array([found[folder][file] for folder, file in split], np.int64)
-    return City(name, rows, names, sizes, root)
+    listed = cache(lambda folder: sizes_in(root / folder))
+    split = (name.rpartition("/")[::2] for name in names)
+    sizes = np.array([listed(folder)[file] for folder, file in split], np.int64)
+    return City(name, [table[row] for row in places.row[images]], names, sizes, root)
 
 
 def command(

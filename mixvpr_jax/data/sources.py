@@ -6,9 +6,9 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,16 @@ from etils import epath
 
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
-from mixvpr_jax.data.gsv_cities import Places, all_cities, other_names, read_places
+from mixvpr_jax.data.gsv_cities import (
+    Places,
+    Row,
+    composed,
+    in_bytes,
+    read_places,
+    require_each_city,
+)
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.listing import Fence, links_in, sizes_in
+from mixvpr_jax.listing import Fence, links_in, names_in, sizes_in
 from mixvpr_jax.storage import as_path
 
 NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"
@@ -52,25 +59,22 @@ class PreparedSource:
         """An image's file."""
         place = np.searchsorted(self.places.bounds, image, side="right") - 1
         city = self.places.cities[self.places.city[place]]
-        records = self._records(city)
         try:
-            return records[int(self.places.row[image])]["image"]
+            return _records(self.root, city)[int(self.places.row[image])]["image"]
         except RuntimeError as error:  # of the reader: a damaged block
             raise InputError(
                 f"{self.root}: expected whole records of {city}, found a damaged one ({error}); "
                 "sha256sum --check SHA256SUMS tells which file"
             ) from None
 
-    @cached_property
-    def _records(self) -> Callable[[str], Any]:
-        """A city's records, whose files are opened once."""
-        tfds = import_tfds()
-        builder, raw = tfds.builder_from_directory(self.root), tfds.decode.SkipDecoding()
-        split = tfds.core.ReadInstruction  # takes a name as it is; a text "a+b" would be two
-        return cache(lambda city: builder.as_data_source(split(city), decoders={"image": raw}))
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root, "places": self.places}  # each worker opens its own files
+@cache
+def _records(root: str, city: str) -> Any:
+    """A city's records, whose files each process opens once."""
+    tfds = import_tfds()
+    split = tfds.core.ReadInstruction(city)  # takes a name as it is; a text "a+b" would be two
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return tfds.builder_from_directory(root).as_data_source(split, decoders=decoders)
 
 
 Source = FolderSource | PreparedSource
@@ -87,13 +91,15 @@ def open_source(config: DataConfig) -> Source:
     as_path(config.folder)  # refuses addresses of unknown kind
     root, least = epath.Path(config.folder), config.min_images_per_place
     if (prepared := find_prepared(root)) is not None:
-        cities = config.cities or all_cities(prepared)
-        source = PreparedSource(str(prepared), read_places(prepared, cities, min_images=least))
+        source = PreparedSource(
+            str(prepared), read_places(prepared, config.cities, min_images=least)
+        )
         _check_shards(prepared, source.places)
     else:
         _refuse_other_versions(root)
-        options = {"min_images": least, "skip_missing": config.skip_missing}
-        source, num_skipped = open_folder(root, config.cities or all_cities(root), **options)
+        source, num_skipped = open_folder(
+            root, config.cities, min_images=least, skip_missing=config.skip_missing
+        )
         if num_skipped:
             logger.warning("note: %s: %d missing images left out", root, num_skipped)
     if (found := len(source.places)) < 2:
@@ -118,7 +124,7 @@ def open_folder(
         InputError: As `open_source` raises it; or an image is a link that leads outside.
     """
     files = _Files(root)
-    places = read_places(root, cities, min_images=min_images, naming=files.name)
+    places = read_places(root, cities, min_images=min_images, naming=files.names)
     present = files.present(places)
     num_missing = int((~present).sum())
     if num_missing:
@@ -130,12 +136,7 @@ def open_folder(
                 details=[f"missing: {name}" for name in names],
             )
         places = places.keep_images(present, min_images)
-        if len(np.unique(places.city)) < len(cities):
-            without = set(range(len(cities))).difference(places.city.tolist())
-            raise InputError(
-                f"{root}: expected places of {min_images} images or more in each city, found none "
-                f"in {', '.join(cities[index] for index in sorted(without))}"
-            )
+        require_each_city(root, places, min_images)
     return FolderSource(str(root), places), num_missing
 
 
@@ -147,30 +148,46 @@ class _Files:
         self.absent: set[bytes] = set()
         self.links: set[bytes] = set()
 
-    def name(self, table: epath.Path, names: np.ndarray) -> np.ndarray:
-        """The names of a table's images: that of the row's text, or another under which it exists.
+    def names(self, rows: Iterable[Row]) -> list[str]:
+        """The names of a table's images, each the first of its row's under which it exists.
 
         Each folder is listed once. A missing image gets the form of name that most of the renamed
         have, or else keeps that of the text.
         """
-        chosen = names.tolist()
-        folders = {name.rpartition(b"/")[0].decode() for name in chosen}
-        there = {
-            f"{at}/{name}".encode(errors="surrogateescape"): is_link
-            for at in folders
-            for name, is_link in links_in(self.root / at).items()
-        }
-        if missing := [row for row, name in enumerate(chosen) if name not in there]:
-            others = list(other_names(table, missing))
-            forms = [next((f for f, name in enumerate(o) if name in there), None) for o in others]
-            usual = Counter(form for form in forms if form is not None).most_common(1)
-            for row, other, form in zip(missing, others, forms, strict=True):
-                if usual:
-                    chosen[row] = other[usual[0][0] if form is None else form]
-            names = np.array(chosen, "S")
-            self.absent.update(chosen[row] for row in missing if chosen[row] not in there)
-        self.links.update(name for name in chosen if there.get(name))
+        listed = cache(self._spelled)  # for this table alone: a name takes 300 bytes
+        names, forms, missing = list[str](), Counter[int](), dict[int, list[str]]()
+        for index, row in enumerate(rows):
+            there = listed(row.cells[4])
+            if (name := there.get(row.name)) is None:
+                possible = list(row.names())
+                found = [there.get(other) or there.get(composed(other)) for other in possible]
+                if (name := next(filter(None, found), None)) is None:
+                    missing[index] = possible
+                else:
+                    forms[found.index(name)] += 1
+            names.append(name or "")
+        usual = next((form for form, _ in forms.most_common(1)), 0)
+        for index, possible in missing.items():
+            names[index] = possible[usual]
+            self.absent.add(in_bytes(names[index]))
         return names
+
+    def _spelled(self, city: str) -> dict[str, str]:
+        """The names in a city's folder by themselves and, composed, by those of tables."""
+        same = [city]
+        if not city.isascii():
+            others = names_in(self.root / "Images", "directory")
+            same += [
+                other for other in others if other != city and composed(other) == composed(city)
+            ]
+        there: dict[str, str] = {}
+        for folder in (f"Images/{name}" for name in same):
+            links = {
+                f"{folder}/{n}": is_link for n, is_link in links_in(self.root / folder).items()
+            }
+            there = {composed(n): n for n in links} | {n: n for n in links} | there
+            self.links.update(in_bytes(name) for name, is_link in links.items() if is_link)
+        return there
 
     def present(self, places: Places) -> np.ndarray:
         """[images] whether their files are there.
@@ -277,7 +294,7 @@ class Sampler:
             [n] indices of images, K of each place together, and [n] their places' indices.
         """
         epoch, index = divmod(step, self.steps_per_epoch)
-        images, labels = self._cached_epoch(epoch)
+        images, labels = _epoch(self, epoch)
         part = slice(index * self.config.batch_size, (index + 1) * self.config.batch_size)
         return images[part], labels[part]
 
@@ -292,13 +309,6 @@ class Sampler:
         order = self._order(rng)
         images = self._chosen(rng)[order]
         return images.ravel(), np.repeat(order, images.shape[1]).astype(np.int32)
-
-    @cached_property
-    def _cached_epoch(self):  # noqa: ANN202 - lru_cache has no type to name
-        return lru_cache(2)(self.epoch)  # two: batches ahead may be of the next one
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_cached_epoch"}
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         """[places] in an epoch's order."""
@@ -318,3 +328,8 @@ class Sampler:
         keys = places.age if self.config.images == "recent" else rng.random(len(places.names))
         by_place = np.lexsort((keys, np.repeat(np.arange(len(places)), places.counts)))
         return by_place[places.bounds[:-1, None] + np.arange(count)]
+
+
+@lru_cache(2)  # batches ahead may be of the next one
+def _epoch(sampler: Sampler, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    return sampler.epoch(epoch)

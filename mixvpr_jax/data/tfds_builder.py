@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.writer import ExampleWriter
 
-from mixvpr_jax.data.gsv_cities import COLUMNS
+from mixvpr_jax.data.gsv_cities import COLUMNS, IMAGE
 from mixvpr_jax.data.sources import CHECKSUMS, VERSION
 from mixvpr_jax.errors import InputError
 
@@ -31,7 +31,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         *,
-        tables: Mapping[str, Sequence[Mapping[str, str]]] = {},
+        tables: Mapping[str, Iterable[Sequence[str]]] = {},
         shards: Mapping[str, list[Callable]] = {},
         staging: Path = Path(),
         **options: Any,
@@ -39,7 +39,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
         """A builder of these cities.
 
         Args:
-            tables: The rows of each city.
+            tables: The rows of each city: COLUMNS and IMAGE.
             shards: For each city's files in turn, a function that yields the records.
             staging: Holds complete files until all are; what a killed call left is reused.
             options: Those of the base class.
@@ -73,11 +73,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
         for city, rows in self.tables.items():
             path = folder / "Dataframes" / f"{city}.csv"
             with path.open("w", encoding="utf-8", newline="") as file:
-                table = csv.DictWriter(
-                    file, list[str](COLUMNS), extrasaction="ignore", lineterminator="\n"
-                )
-                table.writeheader()
-                table.writerows(rows)
+                csv.writer(file, lineterminator="\n").writerows([(*COLUMNS, IMAGE), *rows])
         written = sorted(path for path in folder.rglob("*") if path.is_file())
         lines = [f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in written]
         (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")

@@ -181,13 +181,21 @@ RENAMED = {
     "freeze_statistics": "freeze_batch_stats",
     "statistics_per_device": "batch_stats_per_device",
 }
-# Fields that earlier versions lack, and what they did; None is the run's own.
-ADDED_SINCE: dict[str | None, dict[str, Any]] = {
-    None: {"remat_blocks": False},
-    "model": {"interpolation": "bilinear"},
-    "data": {"image_size": None},
-    "optimizer": {"linear_decay_steps": 0, "linear_decay_factor": 0.2, "layer_decay": 1.0},
+# Fields that earlier versions lack, and what they did.
+ADDED_SINCE: dict[str, Any] = {
+    "remat_blocks": False,
+    "model.interpolation": "bilinear",
+    "data.image_size": None,
+    "optimizer.linear_decay_steps": 0,
+    "optimizer.linear_decay_factor": 0.2,
+    "optimizer.layer_decay": 1.0,
 }
+# A field and the value beside which another, which earlier versions accepted, has no effect.
+WITHOUT_EFFECT: tuple[tuple[str, Any, str, Any], ...] = (
+    ("freeze_batch_stats", True, "batch_stats_per_device", False),
+    ("optimizer.linear_decay_steps", 0, "optimizer.linear_decay_factor", 0.2),
+    ("data.order", "shuffled", "data.shuffle_cities", False),
+)
 # Fields that change no step already taken. Checkpoints hold a checksum of what lies in data.root.
 MAY_CHANGE = {
     "data.root",
@@ -295,25 +303,21 @@ class TrainConfig:
         return json.loads(json.dumps({**asdict(self), "model": model}, default=str))
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    found = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """A line for each field in which two configurations, as plain JSON values, differ."""
-    lines = []
-    for name in sorted(there.keys() | here.keys()):
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            lines.append(f"{prefix}{name}: {old!r} there, {new!r} here")
-    return lines
-
-
-def _drop_without_effect(there: dict[str, Any]) -> None:
-    """Resets what earlier versions accepted beside an option that rules it out."""
-    if there.get("freeze_batch_stats"):
-        there["batch_stats_per_device"] = False
-    optimizer = there.get("optimizer")
-    if isinstance(optimizer, dict) and not optimizer["linear_decay_steps"]:
-        optimizer["linear_decay_factor"] = OptimizerConfig.linear_decay_factor
+    old, new = _flat(there), _flat(here)
+    names = sorted(old.keys() | new.keys())
+    found = ((name, old.get(name), new.get(name)) for name in names)
+    return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]
 
 
 def require_same_run(config: TrainConfig, path: AnyPath) -> None:
@@ -321,17 +325,16 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     with reaching(path):
         content = path.read_bytes()
     try:
-        there = json.loads(content)
+        values = json.loads(content)
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
-    if not isinstance(there, dict):
-        raise InputError(f"{path}: expected a run's configuration, found {type(there).__name__}")
-    there = {RENAMED.get(name, name): value for name, value in dict[str, Any](there).items()}
-    for part, defaults in ADDED_SINCE.items():
-        if isinstance(of_part := there if part is None else there.get(part), dict):
-            for name, value in defaults.items():
-                of_part.setdefault(name, value)
-    _drop_without_effect(there)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a run's configuration, found {type(values).__name__}")
+    written = {RENAMED.get(name, name): value for name, value in dict[str, Any](values).items()}
+    there = ADDED_SINCE | _flat(written)
+    for name, value, other, usual in WITHOUT_EFFECT:
+        if there.get(name) == value:
+            there[other] = usual
     lines = differences(there, config.to_dict())
     if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
         raise InputError(

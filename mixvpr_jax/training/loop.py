@@ -21,10 +21,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
-from mixvpr_jax.data.loader import Batch, Batches, read_batches
-from mixvpr_jax.data.sources import Sampler, open_source
-from mixvpr_jax.distributed import data_mesh, is_main_process, raise_on_all_processes
+from mixvpr_jax.data.gsv_cities import composed, in_bytes
+from mixvpr_jax.data.loader import Batch, read_batches
+from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import TWICE_SECONDS, InputError, heeded
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
@@ -34,7 +33,13 @@ from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves
-from mixvpr_jax.training.start import check_workdir, initial_model, locked_workdir, write_config
+from mixvpr_jax.training.start import (
+    Images,
+    check_workdir,
+    initial_model,
+    locked_workdir,
+    write_config,
+)
 from mixvpr_jax.training.step import (
     TrainState,
     create_state,
@@ -99,17 +104,27 @@ def train(
         profiler = stack.enter_context(closing(Profiler(folder, profiled)))
         try:
             run.validate_if_due()
-            run.take_steps(profiler)
-            done = run.step == setup.total_steps
+            with closing(setup.batches(run.step)) as batches:
+                for batch in batches:
+                    if stop.after(run.step):
+                        break
+                    run.take_step(batch, profiler)
+                    if run.step % config.checkpoint_every_steps == 0 or run.ends_epoch:
+                        run.save()
+                        run.validate_if_due()
+            run.save()
+            has_ended = run.step == setup.total_steps
         except _Stopped:
-            done = False
+            has_ended = False
         except OutOfReach:
             run.checkpoints.abandon()
             raise
         run.checkpoints.finish()
         if run.log.entries and is_main_process():
             draw_curves(setup.selection.comparable(run.log.entries), folder / "curves.png")
-        return run.write_best_model(command) if done else Outcome(run.step, setup.total_steps)
+        if not has_ended:
+            return Outcome(run.step, setup.total_steps)
+        return run.write_best_model(command)
 
 
 class _Stopped(Exception):
@@ -122,14 +137,14 @@ class Setup:
     def __init__(self, config: TrainConfig, workdir: AnyPath) -> None:
         self.config, self.workdir = config, workdir
         self.selection = Selection.of(config.validation)
-        self.source = open_source(config.data)
-        self.sampler = Sampler(self.source.places, config.data, config.seed)
-        self.steps_per_epoch = self.sampler.steps_per_epoch
-        names = self.source.places.names
-        both = b"\n".join(names.tolist()), names.tobytes()  # the latter of earlier versions
-        self._checksums = [f"{zlib.crc32(text):08x}" for text in both]
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.mesh = data_mesh()
+        self.images = Images(config)
+        self.steps_per_epoch = self.images.sampler.steps_per_epoch
+        self.total_steps = len(self.images.batches)
+        names = self.images.source.places.names
+        joined = b"\n".join(names.tolist())
+        same = in_bytes(composed(joined.decode(errors="surrogateescape")))
+        texts = same, joined, names.tobytes()  # the latter two of earlier versions
+        self._checksums = [f"{zlib.crc32(text):08x}" for text in texts]
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
             logger.warning("note: stages are frozen at random weights; give --model.init")
         reached = last_step(workdir)
@@ -151,7 +166,7 @@ class Setup:
             self.optimizer,
             LOSSES[config.loss],
             MINERS[config.miner] if config.miner else None,
-            self.mesh,
+            self.images.mesh,
             freeze_batch_stats=config.freeze_batch_stats,
             batch_stats_per_device=config.batch_stats_per_device,
             layers_to_freeze=config.optimizer.layers_to_freeze,
@@ -161,24 +176,15 @@ class Setup:
 
     def first_state(self) -> TrainState:
         """The state before the first step, replicated on all devices."""
-        replicated = NamedSharding(self.mesh, P())
+        replicated = NamedSharding(self.images.mesh, P())
         return jax.device_put(create_state(self.model, self.optimizer), replicated)
 
     def batches(self, start: int = 0) -> Generator[Batch]:
-        """This process's share of each batch from `start`, padded to divide over the devices."""
-        data, parts = self.config.data, self.mesh.size * self.config.grad_cache_chunks
-        batches = Batches(
-            self.source,
-            self.sampler,
-            self.config.image_size,
-            -(-data.batch_size // parts) * parts,
-            self.total_steps,
-            on_host=runs_on_host(data.augmentation),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            interpolation=self.model.config.interpolation,
+        """This process's share of each batch from `start`."""
+        data = self.config.data
+        return read_batches(
+            self.images.batches, start, num_workers=data.num_workers, prefetch=data.prefetch
         )
-        return read_batches(batches, start, num_workers=data.num_workers, prefetch=data.prefetch)
 
     def learning_rates(self) -> np.ndarray:
         """[total_steps] the learning rate of each step."""
@@ -210,49 +216,41 @@ class Run:
                     "others; choose another --workdir"
                 )
         assert self.step or not last_step(setup.workdir), "the model is empty"
+        self.saved = self.step
         with raise_on_all_processes():
             self.log = stack.enter_context(Log(setup.workdir, self.step, setup.total_steps))
         rename_former(self.log.entries, setup.config.validation)
+        self.monitor = Monitor(self.log, setup.learning_rates(), setup.config.log_every_steps)
 
-    def take_steps(self, profiler: Profiler) -> None:
-        """Trains to the last step or a stop request; saves, and validates after each epoch."""
-        setup, config, model = self.setup, self.setup.config, self.setup.model.config
-        monitor = Monitor(self.log, setup.learning_rates(), config.log_every_steps)
-        place = make_input(
-            config.data.augmentation, config.image_size, setup.mesh, model.interpolation
-        )
-        saved = self.step
-        with closing(setup.batches(self.step)) as batches:
-            for batch in batches:
-                if self.stop.after(self.step):
-                    break
-                profiler.before(self.step + 1)
-                self.state, metrics = setup.take_step(self.state, *place(batch))
-                self.step += 1
-                profiler.after(self.step, metrics)
-                monitor.add(self.step, metrics)
-                every = setup.steps_per_epoch, config.checkpoint_every_steps
-                if any(self.step % steps == 0 for steps in every):
-                    saved = self._save(monitor)
-                    self.validate_if_due()
-                    monitor.restart_clock()
-        if self.step > saved:
-            self._save(monitor)
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step was an epoch's last, or none was taken."""
+        return self.step % self.setup.steps_per_epoch == 0
 
-    def _save(self, monitor: Monitor) -> int:
-        """Saves the state, which is finite if the monitor accepts all metrics."""
+    def take_step(self, batch: Batch, profiler: Profiler) -> None:
+        """Trains on a batch."""
+        profiler.before(self.step + 1)
+        self.state, metrics = self.setup.take_step(self.state, *self.setup.images.place(batch))
+        self.step += 1
+        profiler.after(self.step, metrics)
+        self.monitor.add(self.step, metrics)
+
+    def save(self) -> None:
+        """Saves the state unless it is; the monitor has accepted all metrics, so it is finite."""
+        if self.step == self.saved:
+            return
         self.require_lock()
-        monitor.drain()
+        self.monitor.drain()
         self.log.keep()
         self.checkpoints.save(self.step, self.state, self.setup.positions(self.step)[0])
-        return self.step
+        self.saved = self.step
+        self.monitor.restart_clock()
 
     def validate_if_due(self) -> None:
         """Validates at the end of an epoch, if asked to also before the first; no state twice."""
         config, validation = self.setup.config, self.setup.validation
-        epoch, batch = divmod(self.step, self.setup.steps_per_epoch)
-        due = self.step > 0 or config.validation.before_training
-        if not due or batch or validation.metrics <= self._validated(self.step).keys():
+        due = self.ends_epoch and (self.step > 0 or config.validation.before_training)
+        if not due or validation.metrics <= self._validated(self.step).keys():
             return
 
         def check_stop(_: int) -> None:
@@ -265,7 +263,9 @@ class Run:
         self.log.keep()
         self.log.describe("training")
         shown = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+        epoch = self.step // self.setup.steps_per_epoch
         logger.info("epoch %d of %d: %s", epoch, config.epochs, shown)
+        self.monitor.restart_clock()
 
     def write_best_model(self, command: str) -> Outcome:
         """Writes the best model to `model/`, and the command into its card."""

@@ -23,14 +23,12 @@ with starting(__name__), extra("train", "show: expected its packages"):
     from PIL import Image, ImageDraw
 
     from mixvpr_jax.data.config import DataConfig
-    from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
     from mixvpr_jax.data.gsv_cities import Places
-    from mixvpr_jax.data.loader import Batches
-    from mixvpr_jax.data.sources import Sampler, open_source
-    from mixvpr_jax.distributed import data_mesh
+    from mixvpr_jax.data.sources import Sampler
     from mixvpr_jax.storage import atomic_folder
     from mixvpr_jax.training.config import TrainConfig
     from mixvpr_jax.training.recipes import load_recipe
+    from mixvpr_jax.training.start import Images
 
 SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 
@@ -42,22 +40,17 @@ def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
 
     Returns the content of statistics.json; raises InputError for wrong data, or no such step.
     """
-    source = open_source(config.data)
-    sampler = Sampler(source.places, config.data, config.seed)
-    total = config.epochs * sampler.steps_per_epoch
+    images = Images(config)
+    total = len(images.batches)
     if not 0 <= step < total:
         raise InputError(f"step: expected 0 to {total - 1}, found {step}")
-    mesh, size, interpolation = data_mesh(), config.image_size, config.model.interpolation
-    rows = -(-config.data.batch_size // mesh.size) * mesh.size
-    on_host = runs_on_host(config.data.augmentation)
-    batches = Batches(source, sampler, size, rows, total, on_host, interpolation=interpolation)
-    batch = batches[step]
+    batch = images.batches[step]
     for _, line in batch.unreadable:
         logger.warning("skipped: %s", line)
-    images, _ = make_input(config.data.augmentation, size, mesh, interpolation)(batch)
-    found = statistics(source.places)
+    pixels, _ = images.place(batch)
+    found = statistics(images.source.places)
     with atomic_folder(output) as folder:
-        sheet = contact_sheet(np.asarray(images), sampler, step)
+        sheet = contact_sheet(np.asarray(pixels), images.sampler, step)
         sheet.save(folder / "contact_sheet.jpg", quality=90)
         draw_statistics(found, folder / "statistics.png")
         (folder / "statistics.json").write_text(

@@ -1,4 +1,4 @@
-"""What a run starts from: a workdir that it alone writes to, and initial weights."""
+"""What a run starts from: a workdir that it alone writes to, images and initial weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
-from mixvpr_jax.distributed import is_main_process
+from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
+from mixvpr_jax.data.loader import Batches
+from mixvpr_jax.data.sources import Sampler, open_source
+from mixvpr_jax.distributed import data_mesh, is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.locks import locked
 from mixvpr_jax.models.backbones import BACKBONES
@@ -34,10 +38,10 @@ from mixvpr_jax.writable import require_writable
 @contextmanager
 def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
     """Locks a workdir in process 0; yields `FolderLock.require`, to call before each save."""
+    require_writable(workdir, "the run")
     if not is_main_process():
         yield lambda: None
         return
-    require_writable(workdir, "the run")
     with named_when_full(workdir), locked(workdir, "run") as lock:
         yield lock.require
 
@@ -51,7 +55,6 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
         require_same_run(config, path)
     elif has_checkpoints:
         raise InputError(f"{workdir}: expected config.json next to checkpoints, found none")
-    require_writable(workdir, "the run")
     if is_local(workdir):
         require_writable(checkpoints, "checkpoints")
 
@@ -64,6 +67,30 @@ def write_config(config: TrainConfig, path: AnyPath) -> None:
     if there != text:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+class Images:
+    """The images of a run: which a step takes, and how they reach the devices."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Opens the data set; batches are padded to divide over devices and chunks."""
+        data, interpolation = config.data, config.model.interpolation
+        self.mesh = data_mesh()
+        self.source = open_source(data)
+        self.sampler = Sampler(self.source.places, data, config.seed)
+        parts = self.mesh.size * config.grad_cache_chunks
+        self.batches = Batches(
+            self.source,
+            self.sampler,
+            config.image_size,
+            -(-data.batch_size // parts) * parts,
+            config.epochs * self.sampler.steps_per_epoch,
+            on_host=runs_on_host(data.augmentation),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            interpolation=interpolation,
+        )
+        self.place = make_input(data.augmentation, config.image_size, self.mesh, interpolation)
 
 
 def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
@@ -87,26 +114,23 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
         weights = {name: array for name, array in weights.items() if not name.startswith(cut)}
         fresh = get_weights(create_model(architecture, seed=seed))
         weights |= {name: a for name, a in fresh.items() if not name.startswith("backbone.")}
-    elif found.aggregator != config.aggregator:
-        raise InputError(
-            f"{source}: expected a model with {config.aggregator}, found {found.aggregator}"
-        )
-    elif found.projection is not None:
-        raise InputError(
-            f"{source}: expected a model without a projection, found one to {found.projection} "
-            "values; start from the model that it was learned from"
-        )
-    elif found.final_norm != config.final_norm:
-        raise InputError(
-            f"{source}: expected a model with final_norm {config.final_norm}, found one with "
-            f"{found.final_norm}; give --model.{'' if found.final_norm else 'no-'}final-norm"
-        )
-    elif found.interpolation != config.interpolation:
-        raise InputError(
-            f"{source}: expected a model with interpolation {config.interpolation}, found "
-            f"{found.interpolation}; give --model.interpolation {found.interpolation}"
-        )
+    else:
+        _require_same_head(found, config, source)
     return build_model(architecture, weights, source=source)
+
+
+def _require_same_head(found: ModelConfig, wanted: ModelConfig, source: str) -> None:
+    remedies = {
+        "aggregator": "",
+        "projection": "; start from the model that it was learned from",
+        "final_norm": f"; give --model.{'' if found.final_norm else 'no-'}final-norm",
+        "interpolation": f"; give --model.interpolation {found.interpolation}",
+    }
+    for name, remedy in remedies.items():
+        if (there := getattr(found, name)) != (here := getattr(wanted, name)):
+            raise InputError(
+                f"{source}: expected a model with {name} {here}, found {there}{remedy}"
+            )
 
 
 def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[str, np.ndarray]]:
