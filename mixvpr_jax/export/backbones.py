@@ -11,12 +11,16 @@ from flax import nnx
 from mixvpr_jax.export.nodes import FeatureMap, Graph, wide
 from mixvpr_jax.export.swin import swin
 from mixvpr_jax.models import dinov2 as vits
-from mixvpr_jax.models import efficientnet as efficientnets
 from mixvpr_jax.models import resnet as resnets
 from mixvpr_jax.models.backbones import PATCH
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.dinov2 import DINOv2
-from mixvpr_jax.models.efficientnet import EfficientNet, SqueezeExcite
+from mixvpr_jax.models.efficientnet import (
+    DepthwiseSeparable,
+    EfficientNet,
+    InvertedResidual,
+    SqueezeExcite,
+)
 from mixvpr_jax.models.resnet import ResNet
 from mixvpr_jax.models.swin import Swin
 
@@ -99,12 +103,14 @@ def _efficientnet(graph: Graph, backbone: EfficientNet, x: str, config: ModelCon
     return FeatureMap(x, config.feature_channels, config.feature_size)
 
 
-def _inverted(graph: Graph, block: efficientnets.Block, x: str) -> str:
-    y = x
-    *before, (conv, norm) = block.normalized_convs()
-    for each in before:
-        y = _silu(graph, graph.conv(*each, y))
-    y = graph.conv(conv, norm, _squeeze_excite(graph, block.se, y))
+def _inverted(graph: Graph, block: DepthwiseSeparable | InvertedResidual, x: str) -> str:
+    if isinstance(block, InvertedResidual):
+        y = _silu(graph, graph.conv(block.conv_pw, block.bn1, x))
+        y = _silu(graph, graph.conv(block.conv_dw, block.bn2, y))
+        y = graph.conv(block.conv_pwl, block.bn3, _squeeze_excite(graph, block.se, y))
+    else:
+        y = _silu(graph, graph.conv(block.conv_dw, block.bn1, x))
+        y = graph.conv(block.conv_pw, block.bn2, _squeeze_excite(graph, block.se, y))
     return graph.add("Add", y, x) if block.has_shortcut else y
 
 

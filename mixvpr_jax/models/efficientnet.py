@@ -7,6 +7,7 @@ no path is dropped in training, as by default in timm.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -32,49 +33,60 @@ class SqueezeExcite(nnx.Module):
         return x * jax.nn.sigmoid(self.conv_expand(squeezed))[:, None, None]
 
 
-class Block(nnx.Module):
-    """A depthwise convolution, squeeze and excitation, a 1x1 convolution.
+class DepthwiseSeparable(nnx.Module):
+    """A depthwise convolution, squeeze and excitation, a 1x1 convolution."""
 
-    Where the stage expands, a 1x1 convolution that widens comes first. `convs` names the
-    convolutions in order.
-    """
+    convs: ClassVar = {"bn1": "conv_dw", "bn2": "conv_pw"}
 
     def __init__(
         self, channels: int, stage: Stage, *, stride: int, dtype: Dtype, rngs: nnx.Rngs
     ) -> None:
-        inner, options = channels * stage.expansion, {"dtype": dtype, "rngs": rngs}
-        self.convs = ("conv_dw", "conv_pw")
-        if stage.expansion > 1:
-            self.convs = ("conv_pw", "conv_dw", "conv_pwl")
-            self.conv_pw = Conv(channels, inner, 1, **options)
-        self.conv_dw = _depthwise(inner, stage.kernel, stride=stride, **options)
-        self.se = SqueezeExcite(inner, round(channels / 4), **options)
-        setattr(self, self.convs[-1], Conv(inner, stage.channels, 1, **options))
-        for number in range(1, len(self.convs) + 1):
-            width = inner if number < len(self.convs) else stage.channels
-            setattr(self, f"bn{number}", BatchNorm(width, dtype=dtype))
+        self.conv_dw = _depthwise(channels, stage.kernel, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(channels, dtype=dtype)
+        self.se = SqueezeExcite(channels, round(channels / 4), dtype=dtype, rngs=rngs)
+        self.conv_pw = Conv(channels, stage.channels, 1, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(stage.channels, dtype=dtype)
         self.has_shortcut = stride == 1 and channels == stage.channels
 
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        y = x
-        *before, (conv, norm) = self.normalized_convs()
-        for each in before:
-            y = jax.nn.silu(normalized_conv(*each, y, valid))
-        y = normalized_conv(conv, norm, self.se(y), valid)
+        y = self.se(jax.nn.silu(normalized_conv(self.conv_dw, self.bn1, x, valid)))
+        y = normalized_conv(self.conv_pw, self.bn2, y, valid)
         return y + x if self.has_shortcut else y
 
-    def normalized_convs(self) -> list[tuple[Conv, BatchNorm]]:
-        """Each convolution with its normalisation; the last follows squeeze and excitation."""
-        numbered = enumerate(self.convs, 1)
-        return [(getattr(self, name), getattr(self, f"bn{number}")) for number, name in numbered]
+
+class InvertedResidual(nnx.Module):
+    """The same between two 1x1 convolutions, of which the first widens."""
+
+    convs: ClassVar = {"bn1": "conv_pw", "bn2": "conv_dw", "bn3": "conv_pwl"}
+
+    def __init__(
+        self, channels: int, stage: Stage, *, stride: int, dtype: Dtype, rngs: nnx.Rngs
+    ) -> None:
+        inner = channels * stage.expansion
+        self.conv_pw = Conv(channels, inner, 1, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(inner, dtype=dtype)
+        self.conv_dw = _depthwise(inner, stage.kernel, stride=stride, dtype=dtype, rngs=rngs)
+        self.bn2 = BatchNorm(inner, dtype=dtype)
+        self.se = SqueezeExcite(inner, round(channels / 4), dtype=dtype, rngs=rngs)
+        self.conv_pwl = Conv(inner, stage.channels, 1, dtype=dtype, rngs=rngs)
+        self.bn3 = BatchNorm(stage.channels, dtype=dtype)
+        self.has_shortcut = stride == 1 and channels == stage.channels
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+    ) -> Float[Array, "b h2 w2 c2"]:
+        y = jax.nn.silu(normalized_conv(self.conv_pw, self.bn1, x, valid))
+        y = self.se(jax.nn.silu(normalized_conv(self.conv_dw, self.bn2, y, valid)))
+        y = normalized_conv(self.conv_pwl, self.bn3, y, valid)
+        return y + x if self.has_shortcut else y
 
 
 class EfficientNet(nnx.Module):
     """Normalised images [b, h, w, 3] → feature map [b, h / 32, w / 32, c], rounded up."""
 
-    convs = ("conv_stem", "conv_head")
+    convs: ClassVar = {"bn1": "conv_stem", "bn2": "conv_head"}
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         shape, dtype = EFFICIENTNETS[config.arch], config.dtype
@@ -83,10 +95,11 @@ class EfficientNet(nnx.Module):
         self.bn1 = BatchNorm(channels, dtype=dtype)
         stages = []
         for stage in shape.stages:
+            block = DepthwiseSeparable if stage.expansion == 1 else InvertedResidual
             blocks = []
             for index in range(stage.blocks):
                 stride = stage.stride if index == 0 else 1
-                blocks.append(Block(channels, stage, stride=stride, dtype=dtype, rngs=rngs))
+                blocks.append(block(channels, stage, stride=stride, dtype=dtype, rngs=rngs))
                 channels = stage.channels
             stages.append(Sequence(blocks))
         self.blocks = Sequence(stages)

@@ -138,11 +138,11 @@ def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
 def fold_in_place(backbone: nnx.Module) -> None:
     """Folds each BatchNorm `bn…` of a backbone of ours into the convolution that it normalises.
 
-    That is the one that `convs` of their module names in its place, or `conv…`. Kernels and offsets
-    are then of the dtype that they are computed with.
+    That is the one that `convs` of their module names, or `conv…`. Kernels and offsets are then of
+    the dtype that they are computed with.
     """
     for _, module in nnx.iter_modules(backbone):
-        convs = {f"bn{n}": conv for n, conv in enumerate(getattr(module, "convs", ()), 1)}
+        convs = getattr(module, "convs", {})
         for name, norm in vars(module).items():
             if isinstance(norm, BatchNorm):
                 conv = getattr(module, convs.get(name) or name.replace("bn", "conv"))
