@@ -40,24 +40,14 @@ def test_made(made, record_property):
 def two_workers(folder, then):
     """Runs the same test on both: pytest's status, output, and report."""
     (folder / "test_it.py").write_text(TESTS.format(then=then))
-    options = (
-        "-p",
-        "xdist",
-        "-n",
-        "2",
-        "--dist",
-        "each",
-        "--junitxml",
-        "report.xml",
-        "--basetemp",
-        "temporary",
-    )
+    options = ("-p", "xdist", "-n", "2", "--dist", "each")
+    options += ("--junitxml", "report.xml", "--basetemp", "temporary")
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    ours = {"PYTHONPATH": str(Path(__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "test_it.py", "--rootdir", folder, *options],
         cwd=folder,
-        env=environment
-        | {"PYTHONPATH": str(Path(__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=environment | ours,
         capture_output=True,
         text=True,
     )
