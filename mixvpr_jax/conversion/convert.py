@@ -22,7 +22,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.swin import Swin
-from mixvpr_jax.models.vpr import VPRModel
+from mixvpr_jax.models.vpr import VPRModel, abstract_model
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
 
@@ -194,8 +194,7 @@ def build_model(
         InputError: A parameter left unfilled, an entry left over, another shape than expected, or
             a value that is not finite. Every such name is listed.
     """
-    abstract = nnx.eval_shape(lambda: VPRModel(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(abstract)
+    graph, state = nnx.split(abstract_model(config))
     leaves = {_dotted(path): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     problem = _problem({n: x.shape for n, (_, x) in leaves.items()}, weights, rename)
     if problem:
