@@ -41,8 +41,13 @@ from mixvpr_jax.training.step import create_state, make_optimizer, make_step, pa
 TRUNKS = ("dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitb14")
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-11)])
-@pytest.mark.parametrize("arch", TRUNKS)
+@pytest.mark.parametrize(
+    "arch, dtype, tolerance",
+    [
+        *((arch, "float32", 1e-5) for arch in TRUNKS),
+        *((arch, "float64", 1e-11) for arch in TRUNKS[:2]),
+    ],
+)
 def test_the_authors_feature_maps(arch, dtype, tolerance, parity):
     parity(f"feature maps of DINOv2, {dtype}", golden_error(arch, dtype), tolerance)
 

@@ -286,7 +286,8 @@ def test_a_model_describes_and_exports(tiny, tmp_path):
     program = jax.export.deserialize(bytearray((tmp_path / "m.stablehlo").read_bytes()))
     np.testing.assert_allclose(program.call(images), expected, atol=2e-6)
     check_graphs(model, images, tmp_path / "m.onnx")
-    check_graphs(drawn(config()), images, tmp_path / "features.onnx")
+    features = drawn(config())
+    check_graphs(features, images, tmp_path / "features.onnx", all_of_them=False)
 
 
 def test_other_sizes():
