@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mixvpr_jax.errors import importing
+from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.storage import AnyPath, as_path, atomic_write
@@ -250,9 +250,12 @@ def to_torch(
     """
     with importing():
         from mixvpr_jax.conversion.convert import write_checkpoint
+        from mixvpr_jax.conversion.formats import is_own
         from mixvpr_jax.pretrained import from_pretrained
 
     path = _free(checkpoint, overwrite=overwrite)
+    if path.exists() and is_own(path):
+        raise InputError(f"{path}: expected another file than the weights of a model's folder")
     model, _ = from_pretrained(weights)
     write_checkpoint(model, path, layout=layout, unfrozen_blocks=unfrozen_blocks)
     config = model.config

@@ -15,7 +15,7 @@ import tyro
 from mixvpr_jax.errors import InputError, extra, importing, text_of
 from mixvpr_jax.hub import FILES, parse_address
 from mixvpr_jax.hub import push as write_to_hub
-from mixvpr_jax.storage import as_path
+from mixvpr_jax.storage import as_path, is_local
 
 CARD = "README.md"
 _OPTIONS = re.compile(r"--(image-size|in-size|pool-size|key)\b")  # of the conversion alone
@@ -64,20 +64,21 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
     from mixvpr_jax.pretrained import from_pretrained, model_folder, save_pretrained
 
     card = folder / CARD
-    if Path(weights).is_file():
+    source = as_path(weights) if is_local(weights) or weights.startswith("gs://") else None
+    if source is not None and source.is_file():
         try:
-            conversion = convert_checkpoint(weights)
+            conversion = convert_checkpoint(source)
         except InputError as error:
             if not _OPTIONS.search(str(error)):
                 raise
             raise InputError(f"{error}; {_CONVERT}") from None
         told, model = conversion.summary(), conversion.model
         sys.stdout.write(f"{told}\n" + f"note: {_CONVERT}\n" * bool(_OPTIONS.search(told)))
-        save_pretrained(model, folder, origin=converted_from(Path(weights)))
+        save_pretrained(model, folder, origin=converted_from(source))
     else:
-        with model_folder(weights, (*FILES, CARD)) as source:
-            model, _ = from_pretrained(source)  # nothing broken is shared
-            for file in (source / name for name in (*FILES, CARD)):
+        with model_folder(weights, (*FILES, CARD)) as found:
+            model, _ = from_pretrained(found)  # nothing broken is shared
+            for file in (found / name for name in (*FILES, CARD)):
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
         if not card.is_file():

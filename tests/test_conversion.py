@@ -273,6 +273,10 @@ def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, sta
     assert same_weights(convert_checkpoint(back).model, state)
     with pytest.raises(InputError, match="model: expected a file to write, found a folder"):
         commands.to_torch(str(tmp_path / "model"), str(tmp_path / "model"), overwrite=True)
+    own = tmp_path / "model" / "model.safetensors"
+    with pytest.raises(InputError, match="model.safetensors: expected another file than the weigh"):
+        commands.to_torch(str(tmp_path / "model"), str(own), overwrite=True)
+    assert same_weights(from_pretrained(tmp_path / "model")[0], state)
 
 
 @pytest.mark.parametrize(

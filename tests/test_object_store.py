@@ -22,6 +22,8 @@ from mixvpr_jax.data.sources import open_source
 from mixvpr_jax.datasets import read_benchmark
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import evaluate
+from mixvpr_jax.models.config import GeMConfig, ModelConfig
+from mixvpr_jax.push import stage
 from mixvpr_jax.storage import as_path
 from mixvpr_jax.training.log import Mirror
 from mixvpr_jax.training.loop import train
@@ -218,6 +220,17 @@ def test_conversion_from_the_store_and_into_it(bucket, tmp_path):
     (bucket / "notes" / "README.md").write_text("theirs")
     with pytest.raises(InputError, match=r"gs://bucket/notes: .* others' files \(README.md\)"):
         commands.to_flax("gs://bucket/model.ckpt", "gs://bucket/notes", image_size=size)
+
+
+@pytest.mark.parametrize("name", ["model", "model.ckpt"])
+def test_what_is_pushed_comes_from_the_store(bucket, tmp_path, name):
+    model = create_model(ModelConfig(**RESNET, aggregator=GeMConfig()), seed=1)
+    save_pretrained(model, bucket / "model")
+    write_checkpoint(model, bucket / "model.ckpt")
+    stage(f"gs://bucket/{name}", tmp_path)
+    assert weights_hash(get_weights(from_pretrained(tmp_path)[0])) == weights_hash(
+        get_weights(model)
+    )
 
 
 def test_what_a_run_starts_from(trained, bucket, tmp_path):
