@@ -151,7 +151,8 @@ def test_earlier_descriptors_stay(describe, folder, expected, tmp_path):
     for name in ("d.txt", "d.npy"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(
-            InputError, match=rf"{name}: expected no such file, .* another name or give --ov"
+            InputError,
+            match=rf"expected no earlier output, found .*{name}.* another name or give --ov",
         ):
             describe(folder, "d.npy")
         assert (tmp_path / name).read_text() == "mine"

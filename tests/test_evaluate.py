@@ -119,7 +119,7 @@ class TestEarlierResults:
         assert sorted(path.name for path in out.iterdir()) == sorted(ALL_OUTPUTS)
         for name in OUTPUTS:
             (out / name).unlink()
-        with pytest.raises(InputError, match=r"no earlier results, found msls_test_predictions.c"):
+        with pytest.raises(InputError, match=r"no earlier output, found msls_test_predictions.c"):
             evaluate(*labelled)
         (out / "notes.txt").write_text("mine")
         evaluate(*labelled, overwrite=True)

@@ -14,8 +14,8 @@ from runs import ROOT
 
 from mixvpr_jax import storage
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.locks import require_folder
 from mixvpr_jax.storage import AppearedMeanwhile, as_path, atomic_folder, atomic_write
+from mixvpr_jax.writable import require_folder
 
 WRITER = """
 import sys, time

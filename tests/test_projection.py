@@ -226,7 +226,7 @@ def test_exports_of_strong_whitening(tmp_path):
 
 
 def test_pytorch_has_none():
-    with pytest.raises(InputError, match="found a projection to 6 values; convert the model that"):
+    with pytest.raises(InputError, match="found a projection to 6 values; convert what it was"):
         to_state_dict(projected(create_model(SMALL)))
 
 

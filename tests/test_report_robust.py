@@ -70,7 +70,8 @@ def test_a_subset_is_not_compared_with_published_figures(
 ) -> None:
     published = opened(report).locator(".recall tbody tr").nth(1)
     assert published.text_content() == "MixVPRtable 124.0+1.051.0−1.0––"
-    write_page(tmp_path / "report.html", replace(evaluated, is_subset=True))
+    figures = {**evaluated.figures, "is_subset": True}
+    write_page(tmp_path / "report.html", replace(evaluated, figures=figures))
     page = opened(tmp_path / "report.html")
     assert page.locator(".recall tbody tr").nth(1).text_content() == "MixVPRtable 124.051.0––"
     assert "missing" in page.locator(".warning").text_content()

@@ -164,8 +164,12 @@ class _SameKey(nnx.Rngs):
 
 def abstract_model(config: ModelConfig) -> VPRModel:
     """A model whose weights are shapes and dtypes; drawing them compiles for seconds."""
-    rngs = nnx.Rngs(0) if config.plugin else _SameKey()  # others may ask for more than `params`
-    return nnx.eval_shape(lambda: VPRModel(config, rngs=rngs))
+
+    def build() -> VPRModel:
+        # Plug-ins may ask for more than `params`.
+        return VPRModel(config, rngs=nnx.Rngs(0) if config.plugin else _SameKey())
+
+    return nnx.eval_shape(build)
 
 
 def empty_model(config: ModelConfig) -> VPRModel:
