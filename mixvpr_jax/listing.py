@@ -181,12 +181,12 @@ class _Folders:
     def find(self, path: AnyPath) -> AnyPath | None:
         """The image of this name, or else the first with the same stem in another format."""
         folder, by_stem = self._list(path.parent)
-        links, name = by_stem.get(plain(path.stem), {}), path.name
+        links, name = by_stem.get(composed(path.stem), {}), path.name
         if name not in links:
             others = [other for other in links if Path(other).suffix.lower() in IMAGE_SUFFIXES]
             if not others:
                 return None
-            name = min(others, key=lambda other: (plain(other) != plain(name), other))
+            name = min(others, key=lambda other: (composed(other) != composed(name), other))
         if links[name]:
             self._fence.require(folder / name)
         return folder / name
@@ -197,11 +197,13 @@ class _Folders:
             real, by_stem = folder, _ByStem()
             if not (links := links_in(real)) and not str(folder).isascii():
                 parent, beside = self._list(folder.parent)
-                names = beside.get(plain(folder.stem), {})
-                real = next((parent / n for n in names if plain(n) == plain(folder.name)), real)
+                names = beside.get(composed(folder.stem), {})
+                real = next(
+                    (parent / n for n in names if composed(n) == composed(folder.name)), real
+                )
                 links = links_in(real)
             for name, is_link in links.items():
-                by_stem.setdefault(plain(PurePosixPath(name).stem), {})[name] = is_link
+                by_stem.setdefault(composed(PurePosixPath(name).stem), {})[name] = is_link
             self._listed[folder] = real, by_stem
         return self._listed[folder]
 
@@ -210,8 +212,8 @@ _ByStem = dict[str, dict[str, bool]]
 """Stem → name → whether it is a link."""
 
 
-def plain(name: str) -> str:
-    """A name in the one form of Unicode: Macs take letters apart, which other systems then keep."""
+def composed(name: str) -> str:
+    """A name whose letters and accents are one character each (NFC); macOS may write two."""
     return unicodedata.normalize("NFC", name)
 
 

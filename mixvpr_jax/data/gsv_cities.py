@@ -12,7 +12,6 @@ import io
 import logging
 import operator
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from etils import epath
 from mixvpr_jax.checks import closest, nearest
 from mixvpr_jax.data.config import GSV_CITIES
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import composed
 from mixvpr_jax.storage import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
@@ -153,11 +153,6 @@ def named_by_table(rows: Iterable[Row]) -> list[str]:
 def in_bytes(name: str) -> bytes:
     """A name as it is on a disk, where it may be of any encoding."""
     return name.encode(errors="surrogateescape")
-
-
-def composed(text: str) -> str:
-    """Text in which a letter and its accent are one character (NFC); macOS may write two."""
-    return unicodedata.normalize("NFC", text)
 
 
 def read_places(

@@ -20,13 +20,12 @@ from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import (
     Places,
     Row,
-    composed,
     in_bytes,
     read_places,
     require_each_city,
 )
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.listing import Fence, links_in, names_in, sizes_in
+from mixvpr_jax.listing import Fence, composed, links_in, names_in, sizes_in
 from mixvpr_jax.storage import as_path
 
 NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"

@@ -27,7 +27,7 @@ from mixvpr_jax.datasets.names import (
 from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import Taken, read_exif
-from mixvpr_jax.listing import plain
+from mixvpr_jax.listing import composed
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
@@ -82,7 +82,7 @@ def _by_photo(table: dict[str, Taken], names: Sequence[str]) -> dict[str, Taken]
     """Rows by the photos' names, of which a Mac or Windows may have written another form."""
 
     def key(name: str) -> str:
-        return PurePosixPath(plain(name).replace("\\", "/")).as_posix()
+        return PurePosixPath(composed(name).replace("\\", "/")).as_posix()
 
     photos = {key(name): name for name in names}
     found = {photos.get(key(name), name): taken for name, taken in table.items()}

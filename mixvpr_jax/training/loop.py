@@ -21,10 +21,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.data.gsv_cities import composed, in_bytes
+from mixvpr_jax.data.gsv_cities import in_bytes
 from mixvpr_jax.data.loader import Batch, read_batches
 from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import TWICE_SECONDS, InputError, heeded
+from mixvpr_jax.listing import composed
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import empty_model
