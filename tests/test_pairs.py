@@ -69,10 +69,11 @@ def test_seconds_by_names(unit):
     assert {name for query, name in pairs if query == names[5]} == {*names} - near
 
 
-def test_numbers_of_frames_are_no_times():
-    """KITTI's names have ten digits."""
-    photos = Photos([f"{i:010d}.png" for i in range(12)], on_a_circle(12), None)
-    with pytest.raises(InputError, match=r"that are Unix times, .* found 0000000000.png"):
+@pytest.mark.parametrize("first", [0, 2019070500])
+def test_ten_digits_that_are_no_unix_times(first):
+    """KITTI's frames, and years with months, days and hours."""
+    photos = Photos([f"{first + i:010d}.png" for i in range(12)], on_a_circle(12), None)
+    with pytest.raises(InputError, match=rf"that are Unix times, .* found {first:010d}.png"):
         find_pairs(photos, photos, 11, "4s", None)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from utm import to_latlon
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import Taken
 from mixvpr_jax.places.positions import find_positions
 
@@ -110,13 +111,18 @@ def test_times_are_those_of_the_place(text, time, tmp_path):
         ("201904152359", datetime(2019, 4, 15, 23, 59)),
         ("20190415235958", datetime(2019, 4, 15, 23, 59, 58)),
         ("18930415", datetime(1893, 4, 15)),
-        ("2019041524", datetime(2033, 12, 24, 12, 52, 4)),  # no day has that hour
         ("1893041523", datetime(2029, 12, 27, 4, 52, 3)),
     ],
 )
 def test_times_in_digits(text, time, tmp_path):
     [taken] = taken_by(tmp_path, "lat,lon,time", f"48,0,{text}")
     assert taken.time == time
+
+
+@pytest.mark.parametrize("text", ["2019041524", "20190415120000.5", "2019041512000.5"])
+def test_digits_that_are_no_time(text, tmp_path):
+    with pytest.raises(InputError, match=f"expected a time, .* found {text}"):
+        taken_by(tmp_path, "lat,lon,time", f"48,0,{text}")
 
 
 @pytest.mark.parametrize(

@@ -202,11 +202,18 @@ def test_broken_files_are_named(out, name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"protocol": []}, {"recall": {"x": 1}}, {"recall": {"1": math.nan}}, {"num_turned": 3}],
+    [
+        {"protocol": []},
+        {"recall": {"x": 1}},
+        {"recall": {"1": math.nan}},
+        {"num_queries": math.inf},
+        {"num_turned": 3},
+    ],
 )
 def test_results_of_another_form(out, changes):
     results = json.loads((out / "results.json").read_text())
-    (out / "results.json").write_text(json.dumps(results | changes))
+    changed = json.dumps(results | changes).replace("Infinity", "1e400")
+    (out / "results.json").write_text(changed)
     with pytest.raises(InputError, match=r"results.json: expected what mixvpr eval writes"):
         write_report(out)
 

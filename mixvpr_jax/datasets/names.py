@@ -141,9 +141,10 @@ def by_value(name: str) -> list[object]:
 def unix_seconds(text: str) -> float | None:
     """A Unix time in s (perhaps with a fraction), ms, µs or ns; None for other numbers and text.
 
-    What begins with a zero counts frames.
+    What begins with a zero counts frames, and with 19 or 20 it tells the year, as in 2019070512:
+    as a Unix time it would be later than 2030.
     """
-    found = re.fullmatch(r"([1-9]\d*)(\.\d+)?", text, re.ASCII)
-    if found is None or (len(found[1]) not in UNITS):
+    found = re.fullmatch(r"(?!0|19|20)(\d+)(\.\d+)?", text, re.ASCII)
+    if found is None or len(found[1]) not in UNITS:
         return None
     return float(text) / 10 ** UNITS[len(found[1])]

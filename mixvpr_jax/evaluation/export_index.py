@@ -16,6 +16,7 @@ with starting(__name__):
     import numpy as np
     import tyro
 
+    from mixvpr_jax.evaluation.output import read_names
     from mixvpr_jax.evaluation.pairs import load_descriptors
     from mixvpr_jax.evaluation.search import check_descriptors, squared_distances
     from mixvpr_jax.storage import atomic_write
@@ -108,8 +109,11 @@ def export_index(
         raise InputError(
             f"{path}: expected descriptors [n, d], found {descriptors.dtype} {descriptors.shape}"
         )
-    if not images.is_file():
-        raise InputError(f"{images}: expected the list of the images, found no such file")
+    if (found := len(read_names(images))) != len(descriptors):
+        raise InputError(
+            f"{images}: expected the {len(descriptors):,} images of {path.name}, found {found:,}; "
+            "evaluate again"
+        )
     index = FaissIndex(descriptors, factory, metric).index
     import faiss
 

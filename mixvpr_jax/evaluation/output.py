@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -227,7 +228,7 @@ def read_output(folder: AnyPath) -> Output:
     """Reads results.json and predictions.csv; raises InputError unless an evaluation wrote them."""
     types = {"dataset": str, "recall": dict | None, "weights": str}
     with reaching(folder), _as_written(folder / "results.json") as path:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        results = _read_json(path)
         if not all(isinstance(results[name], kind) for name, kind in types.items()):
             raise malformed(path)
     with reaching(folder), _as_written(folder / "predictions.csv") as path:
@@ -261,7 +262,7 @@ def read_names(path: AnyPath) -> list[str]:
 def read_timing(path: AnyPath) -> dict[str, Any]:
     """What timing.json holds; nothing where there is no such file."""
     with _as_written(path):
-        return dict(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return _read_json(path) if path.exists() else {}
 
 
 def model_name(weights: str) -> str:
@@ -277,10 +278,6 @@ def malformed(path: AnyPath) -> InputError:
     )
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
 @contextmanager
 def _as_written(path: AnyPath) -> Iterator[AnyPath]:
     """Raises InputError for a file that is not there, or not as an evaluation writes it."""
@@ -292,6 +289,17 @@ def _as_written(path: AnyPath) -> Iterator[AnyPath]:
         ) from None
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, csv.Error):
         raise malformed(path) from None
+
+
+def _read_json(path: AnyPath) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    return dict(**json.loads(text, parse_constant=_finite, parse_float=_finite))
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):  # also of 1e400
+        raise ValueError(text)
+    return number
 
 
 def _read_csv(path: AnyPath) -> Iterator[dict[str, str]]:

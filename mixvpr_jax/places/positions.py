@@ -42,8 +42,7 @@ FIELDS = {
 }
 """The titles that columns of a table of positions may have; the first that is there counts."""
 DIGITS = re.compile(r"\d{6}(\d\d)?|(19|20)\d{8}|\d{12}(\d\d)?", re.ASCII)
-"""A time in digits, from the year on to any unit from months down to seconds. Ten digits are one of
-a year of photos: as a Unix time it would be later than 2030."""
+"""A time in digits, from the year on to any unit from months down to seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +235,7 @@ def _to_time(where: object, text: str) -> datetime | None:
             return datetime.strptime(text, form)
     if (seconds := unix_seconds(text)) is not None:
         return datetime.fromtimestamp(seconds, UTC)
-    if not text.isdecimal():
+    if re.search("[-:T]", text):  # of digits alone it would take one for the letter T
         with suppress(ValueError):
             return datetime.fromisoformat(text)
     raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")
