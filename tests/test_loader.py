@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,16 @@ def read(batches, start=0, num_workers=0, count=None, prefetch=2):
             break
     reader.close()
     return found
+
+
+def test_no_thread_outlives_its_reader(folder):
+    """Grain's keep a process that ends, where the batch that they wait for does not come."""
+    for _ in range(3):
+        read(make(folder), count=1)
+    deadline = time.monotonic() + 20
+    while any(thread.name.startswith("grain") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def assert_same(one, other):

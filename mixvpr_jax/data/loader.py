@@ -231,7 +231,7 @@ def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]
         try:
             yield from found
         finally:
-            batches.pool.terminate()
+            batches.pool.close()  # batches on the way are read to their end: grain waits for them
 
 
 def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> Generator[Batch]:
