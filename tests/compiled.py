@@ -22,16 +22,18 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tests run a program once or twice: what LLVM takes to optimise it, they do not get back.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# Most of the rest is XLA's newer way to write a fusion as loops, by way of MLIR; its older one
-# takes a third of the time. XLA ends a process that sets a flag unknown to it, hence the version.
-EMITTERS = "xla_cpu_use_fusion_emitters"
-_flags = os.environ.get("XLA_FLAGS", "")
-if (
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-    and version("jaxlib").startswith("0.10.")
-    and EMITTERS not in _flags
-):
-    os.environ["XLA_FLAGS"] = f"{_flags} --{EMITTERS}=false".strip()
+# XLA's newer way to write a fusion as loops, by way of MLIR, takes three times as long as its older
+# one, and 32 small modules of LLVM take longer than one. XLA ends a process that sets a flag
+# unknown to it, hence the version.
+QUICK = {
+    "xla_cpu_use_fusion_emitters": (False, True),
+    "xla_cpu_parallel_codegen_split_count": (1, 32),
+}
+"""Flag → its value here, and XLA's own."""
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += [f"--{name}={value}".lower() for name, (value, _) in QUICK.items()]
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
 
 # Processes share the package's compiled modules, also where the environment has Python keep none.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -71,7 +71,8 @@ def optimized(monkeypatch):
 
     def as_users(*arguments, **options):
         found = options_of(*arguments, **options)
-        found.env_option_overrides = [*found.env_option_overrides, (compiled.EMITTERS, True)]
+        usual = [(flag, value) for flag, (_, value) in compiled.QUICK.items()]
+        found.env_option_overrides = [*found.env_option_overrides, *usual]
         return found
 
     monkeypatch.setattr(compiler, "get_compile_options", as_users)

@@ -11,7 +11,7 @@ import pytest
 
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import GSV_CITIES, DataConfig
-from mixvpr_jax.data.gsv_cities import Places, read_places
+from mixvpr_jax.data.gsv_cities import Places
 from mixvpr_jax.data.sources import Sampler
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +133,9 @@ def real_size(tmp_path_factory):
         lines, names = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"], []
         for place in range(2696):
             latitude, longitude = rng.uniform(10, 60), rng.uniform(-100, 140)
-            for image, number in enumerate(rng.integers(0, 10**15, int(rng.integers(4, 14)))):
+            for image, number in enumerate(
+                rng.integers(0, 10**15, int(rng.integers(4, 14))).tolist()
+            ):
                 year, month, bearing = 2007 + number % 15, 1 + number % 12, number % 360
                 where = f"{latitude + 1e-6 * image:.7f}", f"{longitude:.7f}"
                 panorama = f"panorama{number:014d}"
@@ -174,12 +176,18 @@ found["step"] = max(
 )
 status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent, too
 found["megabytes"] = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+official = Sampler(source.places, config, 190223)
+steps = official.steps_per_epoch
+batches = [official.batch(step)[1][::4] for step in range(3 * steps, 4 * steps)]
+found["in one city"] = sum(len(set(source.places.city[labels])) == 1 for labels in batches) / steps
+found["places"] = sorted(label for labels in batches for label in labels.tolist())
+found["images"] = len(source.places.names)
 print(json.dumps(found))
 """
 
 
-def test_time_and_memory_of_the_real_size(real_size):
-    """From a folder of half a million files, whose listing is faked."""
+def test_the_real_size(real_size):
+    """Time, memory and the order, from a folder of half a million files, whose listing is faked."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of a process is read as Linux tells it")
     command = [sys.executable, "-c", MEASURED, str(real_size)]
@@ -190,19 +198,7 @@ def test_time_and_memory_of_the_real_size(real_size):
     assert found["epoch"] < 1
     assert found["step"] < 1
     assert found["megabytes"] < 400
-
-
-def test_the_real_size(real_size):
-    """Batches of the official order hold one city; every place once an epoch, from anywhere."""
-    places = read_places(real_size, GSV_CITIES, min_images=4)
-    assert len(places) == 23 * 2696
-    assert 520_000 < len(places.names) < 540_000
-    official = Sampler(places, DataConfig(), 190223)
-    steps = official.steps_per_epoch
-    single, seen = 0, []
-    for step in range(3 * steps, 4 * steps):
-        _, labels = official.batch(step)
-        single += len(np.unique(places.city[labels])) == 1
-        seen += labels[::4].tolist()
-    assert single / steps >= 0.95
-    assert sorted(seen) == list(range(len(places)))
+    # Batches of the official order hold one city; every place once an epoch, from anywhere.
+    assert found["in one city"] >= 0.95
+    assert found["places"] == list(range(23 * 2696))
+    assert 520_000 < found["images"] < 540_000
