@@ -16,7 +16,7 @@ from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import Dtype, GeMConfig, ModelConfig
-from mixvpr_jax.models.vpr import create_model, fold
+from mixvpr_jax.models.vpr import empty_model, fold
 from mixvpr_jax.released import RELEASED
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.recipes import list_recipes, load_recipe
@@ -37,7 +37,7 @@ def model_config(name: str, dtype: Dtype) -> ModelConfig:
 
 def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
     """Describes images of uint8, as `compile_encoder` does."""
-    graph, state = nnx.split(fold(create_model(config)))
+    graph, state = nnx.split(fold(empty_model(config)))
     given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.uint8)
     describe = jax.jit(lambda state, images: nnx.merge(graph, state)(normalized(images)))
     return describe.lower(*_placed((state, given), mesh))
@@ -45,7 +45,7 @@ def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
 
 def training(config: TrainConfig, mesh: Mesh, images: int) -> tuple[Any, TrainState]:
     """A step on a batch, which is padded to fit the devices, and the shapes of its state."""
-    model = create_model(config.model.architecture)
+    model = empty_model(config.model.architecture)
     optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
     step: Any = make_step(
         model,

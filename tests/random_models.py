@@ -3,14 +3,14 @@
 import numpy as np
 from flax import nnx
 
-from mixvpr_jax import create_model
 from mixvpr_jax.conversion import build_model
 from mixvpr_jax.models.layers import param_dtype
+from mixvpr_jax.models.vpr import abstract_model
 
 
 def shapes_of(config):
     """A model's names and the shapes of its arrays, which are not drawn for it."""
-    model = nnx.eval_shape(lambda: create_model(config))
+    model = abstract_model(config)
     leaves = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     return {".".join(map(str, path)): leaf.shape for path, leaf in leaves}
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixvpr_jax import ModelConfig, create_model
+from mixvpr_jax import ModelConfig
 from mixvpr_jax.conversion import build_model
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
+from mixvpr_jax.models.vpr import abstract_model
 
 TINY = {
     "plain": ViTShape(2, 24, 3),
@@ -28,7 +29,7 @@ def tiny(monkeypatch):
 def drawn(name, size, dtype="float64", aggregator=None, **options):
     """A tiny model whose every parameter is random, but for GeM's exponent."""
     config = ModelConfig(name, (), aggregator, size, dtype, **options)
-    shapes = nnx.state(nnx.eval_shape(lambda: create_model(config)), nnx.Param)
+    shapes = nnx.state(abstract_model(config), nnx.Param)
     rng, weights = np.random.default_rng(2), {}
     for path, leaf in nnx.to_flat_state(shapes):
         values = rng.normal(0.1, 0.3, leaf.shape) if path[-1] != "p" else np.full(leaf.shape, 3.0)

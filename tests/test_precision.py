@@ -16,7 +16,7 @@ from mixvpr_jax.evaluation.search import better
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.config import ConvAPConfig, CosPlaceConfig, MixVPRConfig, ModelConfig
-from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.models.vpr import abstract_model
 
 AGGREGATORS = [MixVPRConfig(8, 1, 1, 2), ConvAPConfig(8), CosPlaceConfig(8)]
 EXACT = ("f32", "HIGHEST")
@@ -50,7 +50,7 @@ def products(function, *arguments, **options):
 
 def gradient_of_model(config):
     """A program of the whole model, there and back, and what it takes."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    graph, state = nnx.split(abstract_model(config))
 
     def value(state, images):
         model = nnx.merge(graph, state)
@@ -72,7 +72,7 @@ def test_models_and_their_gradients(aggregator, dtype, ordinary_promotion):
 @pytest.mark.parametrize("aggregator", AGGREGATORS[:1], ids=lambda config: config.name)
 def test_tensorfloat32_is_of_models_that_ask_for_it(aggregator, ordinary_promotion):
     config = ModelConfig("resnet18", (3, 4), aggregator, (32, 32), "tensorfloat32")
-    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(config)))
+    graph, state = nnx.split(abstract_model(config))
     images = floats(2, *config.image_size, 3)
     found = products(lambda state, images: nnx.merge(graph, state)(images), state, images)
     assert found == {("f32", "HIGH")}

@@ -94,7 +94,8 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / jnp.maximum(count - 1, 1))
         for running, value in ((self.mean, mean), (self.var, unbiased)):
             blend = self.momentum * running[...] + (1 - self.momentum) * value
-            running[...] = lax.stop_gradient(jnp.where(images > 0, blend, running[...]))
+            moved = jnp.where(images > 0, blend, running[...])
+            running.set_value(lax.stop_gradient(moved))  # assignment costs a third of the tracing
         return mean, var
 
 

@@ -107,10 +107,11 @@ class Block(nnx.Module):
         self.shift = self.window // 2 if index % 2 and self.side > self.window else 0
         width, trained = shape.width * 2**stage, shape.trained_windows[stage]
         options = {"dtype": dtype, "rngs": rngs}
+        closed = {"epsilon": EPSILON, "scale": 0.0, "dtype": dtype}  # so that a block adds nothing
         self.attn = Attention(self.window, trained, width, shape.heads[stage], **options)
-        self.norm1 = _closed(Norm(width, epsilon=EPSILON, dtype=dtype))
+        self.norm1 = Norm(width, **closed)
         self.mlp = MLP(width, 4 * width, **options)
-        self.norm2 = _closed(Norm(width, epsilon=EPSILON, dtype=dtype))
+        self.norm2 = Norm(width, **closed)
 
     def __call__(self, x: Float[Array, "b s s c"]) -> Float[Array, "b s s c"]:
         x = x + self.norm1(self._attention(x))
@@ -146,12 +147,6 @@ def _joined(x: Array, window: int, side: int) -> Array:
     count, channels = side // window, x.shape[-1]
     x = x.reshape(-1, count, count, window, window, channels).swapaxes(2, 3)
     return x.reshape(-1, side, side, channels)
-
-
-def _closed(norm: Norm) -> Norm:
-    """A block's norms begin at zero, so that it adds nothing."""
-    norm.scale[...] = jnp.zeros_like(norm.scale[...])
-    return norm
 
 
 class Downsample(nnx.Module):

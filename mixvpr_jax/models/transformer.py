@@ -39,8 +39,10 @@ class PatchEmbedding(nnx.Module):
 class Norm(nnx.Module):
     """LayerNorm over a token's channels, in float32 or wider."""
 
-    def __init__(self, width: int, *, epsilon: float = 1e-6, dtype: Dtype) -> None:
-        self.scale = nnx.Param(jnp.ones(width, param_dtype(dtype)))
+    def __init__(
+        self, width: int, *, epsilon: float = 1e-6, scale: float = 1.0, dtype: Dtype
+    ) -> None:
+        self.scale = nnx.Param(jnp.full(width, scale, param_dtype(dtype)))
         self.bias = nnx.Param(jnp.zeros(width, param_dtype(dtype)))
         self.epsilon = epsilon
 
