@@ -117,5 +117,6 @@ class EfficientNet(nnx.Module):
 def _depthwise(channels: int, size: int, *, stride: int, dtype: Dtype, rngs: nnx.Rngs) -> Conv:
     options = {"stride": stride, "groups": channels}
     conv = Conv(channels, channels, size, **options, dtype=dtype, rngs=rngs)
-    conv.kernel[...] *= math.sqrt(channels)  # whose fan_out timm divides by the groups
+    # Whose fan_out timm divides by the groups.
+    conv.kernel.set_value(conv.kernel[...] * math.sqrt(channels))
     return conv
