@@ -28,9 +28,14 @@ PADDING = {"none": None, "some": [True, False, True], "nothing else": [False] * 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("valid", PADDING.values(), ids=PADDING)
 @pytest.mark.parametrize(
-    ("size", "narrow", "broad", "stride"), [(1, 4, 8, 2), (1, 8, 4, 1), (3, 4, 8, 2)]
+    ("size", "narrow", "broad", "stride", "platform"),
+    [
+        *((1, 4, 8, 2, platform) for platform in (None, "cpu", "tpu")),
+        (1, 8, 4, 1, None),
+        (3, 4, 8, 2, None),
+    ],
 )
-def test_folded_convolution(size, narrow, broad, stride, valid, training, double):
+def test_folded_convolution(size, narrow, broad, stride, platform, valid, training, double):
     rngs = nnx.Rngs(0)
     conv = Conv(narrow, broad, size, stride=stride, dtype="float64", rngs=rngs)
     norm = BatchNorm(broad, dtype="float64")
@@ -50,6 +55,7 @@ def test_folded_convolution(size, narrow, broad, stride, valid, training, double
         return norm(conv(x), valid)
 
     def folded(conv, norm, x):
+        conv.set_view(platform)
         return normalized_conv(conv, norm, x, valid)
 
     ours, expected = (

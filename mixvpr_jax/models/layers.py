@@ -110,13 +110,13 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(he_normal_fan_out(rngs.params(), shape, param_dtype(dtype)))
         self.stride = stride
         self.groups = groups
-        self.dtype = dtype
-        self.on_cpu = False  # a training step on CPUs, where other programs are fast
+        self.dtype: Dtype = dtype
+        self.platform: str | None = None  # of a training step, where other programs are fast
 
-    def set_view(self, on_cpu: bool | None = None) -> None:
+    def set_view(self, platform: str | None = None) -> None:
         """Sets the attribute of a view; called by `flax.nnx.view`."""
-        if on_cpu is not None:
-            self.on_cpu = on_cpu
+        if platform is not None:
+            self.platform = platform
 
     def __call__(
         self, x: Float[Array, "b h w c"], kernel: Float[Array, "s s c2 c3"] | None = None
@@ -126,7 +126,9 @@ class Conv(nnx.Module):
         size = kernel.shape[0]
         if size == 1:
             x = x[:, :: self.stride, :: self.stride]
-            product = _product_on_cpu if self.on_cpu else jnp.matmul
+            if self.platform == "tpu":  # a product would have its inputs copied to its own layout
+                return _convolution(x, kernel, stride=1, groups=1, dtype=self.dtype)
+            product = _product_on_cpu if self.platform == "cpu" else jnp.matmul
             return product(x, kernel[0, 0], precision=precision(self.dtype))
         options = {"stride": self.stride, "groups": self.groups, "dtype": self.dtype}
         by_xla = partial(_convolution, **options)

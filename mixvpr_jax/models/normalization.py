@@ -116,7 +116,7 @@ def normalized_conv(
         return y + norm.bias[...][None, None, None]
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
-    if not norm.use_running_average and (size > 1 or narrow > broad or conv.on_cpu):
+    if not norm.use_running_average and (size > 1 or narrow > broad or conv.platform == "cpu"):
         return norm(conv(x), valid)
 
     strided = x[:, ::step, ::step]

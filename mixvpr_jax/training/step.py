@@ -67,9 +67,9 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    platform = mesh.devices.flat[0].platform
     program = jax.shard_map(
-        make_device_step(model, optimizer, loss, miner, on_cpu=on_cpu, **options),
+        make_device_step(model, optimizer, loss, miner, platform=platform, **options),
         mesh=mesh,
         in_specs=(P(), P(AXIS), P(AXIS)),
         out_specs=(P(), P()),
@@ -88,13 +88,13 @@ def make_device_step(
     layers_to_freeze: int | None = None,
     grad_cache_chunks: int = 1,
     remat_blocks: bool = False,
-    on_cpu: bool = False,
+    platform: str | None = None,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Metrics]]:
     """The step as each device runs it on its own images, inside the axis `data`.
 
-    The options are those of `TrainConfig` and `OptimizerConfig`; `on_cpu` takes programs that are
-    faster there. Gradient caching (Gao et al., 2021) describes all images without gradient for one
-    loss, then each chunk for its gradient.
+    The options are those of `TrainConfig` and `OptimizerConfig`; `platform` (cpu, tpu, …) takes
+    what is fast there. Gradient caching (Gao et al., 2021) describes all images without gradient
+    for one loss, then each chunk for its gradient.
     """
     training = nnx.view(
         model,
@@ -102,7 +102,7 @@ def make_device_step(
         use_running_average=freeze_batch_stats,
         axis_name=None if batch_stats_per_device else AXIS,
         remat_blocks=remat_blocks,
-        on_cpu=on_cpu,
+        platform=platform,
     )
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
