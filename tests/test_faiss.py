@@ -167,6 +167,9 @@ def test_what_cannot_be_exported(evaluate, labelled, tmp_path):
         (out / "database_images.csv").write_text(some)
         with pytest.raises(InputError, match=r"database_images.csv: expected the \d+ images of"):
             export_index(out, file)
+    (out / "database_images.csv").unlink()
+    with pytest.raises(InputError, match=r"database_images.csv: expected the \d+ .*, found 0;"):
+        export_index(out, file)
     (out / "database_images.csv").write_text(listed)
     for content in (np.zeros(3, np.float32), np.zeros((3, 2), np.int32)):
         np.save(out / "database_descriptors.npy", content)

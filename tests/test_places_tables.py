@@ -110,6 +110,7 @@ def test_times_are_those_of_the_place(text, time, tmp_path):
         ("2019041523", datetime(2019, 4, 15, 23)),
         ("201904152359", datetime(2019, 4, 15, 23, 59)),
         ("20190415235958", datetime(2019, 4, 15, 23, 59, 58)),
+        ("20190415t235958", datetime(2019, 4, 15, 23, 59, 58)),
         ("18930415", datetime(1893, 4, 15)),
         ("1893041523", datetime(2029, 12, 27, 4, 52, 3)),
     ],
@@ -119,10 +120,12 @@ def test_times_in_digits(text, time, tmp_path):
     assert taken.time == time
 
 
-@pytest.mark.parametrize("text", ["2019041524", "20190415120000.5", "2019041512000.5"])
+@pytest.mark.parametrize(
+    "text", ["2019041524", "20190415120000.5", "2019041512000.5", "2019041512000,5"]
+)
 def test_digits_that_are_no_time(text, tmp_path):
     with pytest.raises(InputError, match=f"expected a time, .* found {text}"):
-        taken_by(tmp_path, "lat,lon,time", f"48,0,{text}")
+        taken_by(tmp_path, "lat,lon,time", f'48,0,"{text}"')
 
 
 @pytest.mark.parametrize(

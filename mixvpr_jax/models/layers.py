@@ -126,7 +126,7 @@ class Conv(nnx.Module):
         size = kernel.shape[0]
         if size == 1:
             x = x[:, :: self.stride, :: self.stride]
-            if self.platform == "tpu":  # a product would have its inputs copied to its own layout
+            if self.platform == "tpu":  # for products XLA copies maps: a tenth of the step's bytes
                 return _convolution(x, kernel, stride=1, groups=1, dtype=self.dtype)
             product = _product_on_cpu if self.platform == "cpu" else jnp.matmul
             return product(x, kernel[0, 0], precision=precision(self.dtype))

@@ -235,7 +235,7 @@ def _to_time(where: object, text: str) -> datetime | None:
             return datetime.strptime(text, form)
     if (seconds := unix_seconds(text)) is not None:
         return datetime.fromtimestamp(seconds, UTC)
-    if re.search("[-:T]", text):  # of digits alone it would take one for the letter T
+    if not re.fullmatch(r"[\d.,]+", text):  # of digits alone it would take one for the letter T
         with suppress(ValueError):
             return datetime.fromisoformat(text)
     raise InputError(f"{where}: expected a time, such as 2026-11-27T12:00:00, found {text}")
