@@ -43,8 +43,13 @@ def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
     return describe.lower(*_placed((state, given), mesh))
 
 
-def training(config: TrainConfig, mesh: Mesh, images: int) -> tuple[Any, TrainState]:
-    """A step on a batch, which is padded to fit the devices, and the shapes of its state."""
+def training(
+    config: TrainConfig, mesh: Mesh, images: int, **options: Any
+) -> tuple[Any, TrainState]:
+    """A step on a batch, which is padded to fit the devices, and the shapes of its state.
+
+    The options are those of `make_step`, beside the recipe's.
+    """
     model = empty_model(config.model.architecture)
     optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
     step: Any = make_step(
@@ -56,6 +61,7 @@ def training(config: TrainConfig, mesh: Mesh, images: int) -> tuple[Any, TrainSt
         layers_to_freeze=config.optimizer.layers_to_freeze,
         batch_stats_per_device=config.batch_stats_per_device,
         remat_blocks=config.remat_blocks,
+        **options,
     )
     state = jax.eval_shape(lambda: create_state(model, optimizer))
     images = -(-images // mesh.size) * mesh.size

@@ -134,7 +134,9 @@ def row(*cells: object) -> None:
 
 def compile_step(config: TrainConfig, count: int, each: int) -> tuple[Any, Step]:
     """The program on so many fake devices, which is never run, and what it should consist of."""
-    lowered, state = training(config, data_mesh(jax.devices()[:count]), count * each)
+    mesh = data_mesh(jax.devices()[:count])
+    # CPUs' own gradients are loops, whose operations XLA counts once.
+    lowered, state = training(config, mesh, count * each, platform=None)
     model = nnx.eval_shape(lambda: create_model(config.model.architecture))
     images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
     width = jax.eval_shape(model, images).shape[1]

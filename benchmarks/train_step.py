@@ -103,10 +103,10 @@ def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tupl
         "grad_cache_chunks": config.grad_cache_chunks,
         "remat_blocks": config.remat_blocks,
     }
-    step, counted = (
-        make_step(model, optimizer, *pair, data_mesh(devices[:1]), **options)
-        for devices in (jax.devices(), jax.devices("cpu"))
-    )
+    step = make_step(model, optimizer, *pair, data_mesh(jax.devices()[:1]), **options)
+    # CPUs' own gradients are loops, whose operations XLA counts once.
+    on_cpu = data_mesh(jax.devices("cpu")[:1])
+    counted = make_step(model, optimizer, *pair, on_cpu, platform=None, **options)
     state: Any = create_state(model, optimizer)
     flops = count_flops(counted, state, images, labels)
     placed = jax.device_put((images, labels))

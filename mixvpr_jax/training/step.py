@@ -67,9 +67,9 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
-    platform = mesh.devices.flat[0].platform
+    options = {"platform": mesh.devices.flat[0].platform, **options}
     program = jax.shard_map(
-        make_device_step(model, optimizer, loss, miner, platform=platform, **options),
+        make_device_step(model, optimizer, loss, miner, **options),
         mesh=mesh,
         in_specs=(P(), P(AXIS), P(AXIS)),
         out_specs=(P(), P()),
