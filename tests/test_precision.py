@@ -1,6 +1,6 @@
 """Products of float32 keep float32 on accelerators, which round factors unless told otherwise.
 
-No CPU shows the difference in a result, so the programs are looked at.
+No CPU shows the difference in a result, so the programs that GPUs get are looked at.
 """
 
 import re
@@ -32,9 +32,10 @@ def integers(*shape):
 
 def products(function, *arguments, **options):
     """Dtype and precision of the factors of each product in a program."""
-    lowered = (function if hasattr(function, "lower") else jax.jit(function)).lower(
+    traced = (function if hasattr(function, "trace") else jax.jit(function)).trace(
         *arguments, **options
     )
+    lowered = traced.lower(lowering_platforms=("cuda",))
     lines = re.findall(r"stablehlo\.(convolution|dot_general|dot)\b(.*)", lowered.as_text())
     assert lines
     return {
