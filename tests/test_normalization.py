@@ -32,7 +32,7 @@ PADDING = {"none": None, "some": [True, False, True], "nothing else": [False] * 
     [
         *((1, 4, 8, 2, platform) for platform in (None, "cpu", "tpu")),
         (1, 8, 4, 1, None),
-        (3, 4, 8, 2, None),
+        *((3, 4, 8, stride, platform) for stride in (1, 2) for platform in (None, "cpu")),
     ],
 )
 def test_folded_convolution(size, narrow, broad, stride, platform, valid, training, double):
