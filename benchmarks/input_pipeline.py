@@ -199,7 +199,7 @@ def against_step(batch: Batch, places: int, images_per_place: int) -> None:
     recipe, _ = load_recipe("resnet50_mixvpr_4096")
     config = replace(recipe, model=replace(recipe.model, dtype="bfloat16"))
     images, labels = random_batch(config, places, images_per_place)
-    run, _ = jax_run(config, images, labels)
+    run = jax_run(config, images, labels)
     prepare = make_prepare(AugmentationConfig(on="device"), SIZE, data_mesh())
     arrays = jax.device_put(batch[:3])
     jax.block_until_ready(prepare(*arrays))

@@ -6,8 +6,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +33,29 @@ def in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
         for contender, run in runs.items():
             times[contender].append(seconds(run))
     return times
+
+
+def apart(build: Callable[..., Run], *arguments: object) -> Run:
+    """`build(*arguments)` in a process of its own, as how one allocates memory would touch all."""
+    spawn = get_context("spawn")
+    here, there = spawn.Pipe()
+    spawn.Process(target=_serve, args=(there, build, arguments), daemon=True).start()
+    here.recv()
+
+    def run() -> None:
+        here.send(None)
+        here.recv()
+
+    return run
+
+
+def _serve(connection: Any, build: Callable[..., Run], arguments: tuple[object, ...]) -> None:
+    run = build(*arguments)
+    with suppress(EOFError):  # the end
+        while True:
+            connection.send(None)
+            connection.recv()
+            run()
 
 
 def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:

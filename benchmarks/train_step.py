@@ -1,7 +1,8 @@
 """A full training step against PyTorch, side by side in one run: python benchmarks/train_step.py.
 
 Forward, mining, loss, backward and update of a recipe: by default the official one, ResNet-50 with
-stages 1 and 2 frozen, MixVPR, MultiSimilarity, SGD. Each round times every contender once, in turn.
+stages 1 and 2 frozen, MixVPR, MultiSimilarity, SGD. Each round times every contender once, in turn;
+on a CPU each has its own process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from reference_dinov2 import TorchModel  # noqa: E402
 from reference_training import ReferenceTraining, official_model  # noqa: E402
-from timing import Run, count_flops, in_turn, machine, median_ratio, peak_flops  # noqa: E402
+from timing import Run, apart, count_flops, in_turn, machine, median_ratio, peak_flops  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
 from mixvpr_jax.losses import multi_similarity  # noqa: E402
@@ -30,9 +31,12 @@ from mixvpr_jax.losses.mining import multi_similarity_miner  # noqa: E402
 from mixvpr_jax.models.backbones import VITS  # noqa: E402
 from mixvpr_jax.models.config import ModelConfig  # noqa: E402
 from mixvpr_jax.models.vpr import create_model  # noqa: E402
+from mixvpr_jax.programs import keep_memory  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import create_state, make_optimizer, make_step  # noqa: E402
+
+PAIR = multi_similarity, multi_similarity_miner
 
 
 def main(
@@ -68,8 +72,10 @@ def main(
     peak = peak_flops(dtype)
     print(f"\nlargest matrix product: {peak / 1e9:,.0f} GFLOP/s ({dtype})\n")
     images, labels = batch(config, places, images_per_place)
-    ours, flops = jax_run(config, images, labels)
-    runs = {"mixvpr-jax": ours, **torch_runs(config, images, labels, compile)}
+    start = apart if jax.default_backend() == "cpu" else lambda build, *given: build(*given)
+    runs = {"mixvpr-jax": start(jax_run, config, images, labels)}
+    for layout in ("eager", "channels-last", *(["compiled"] if compile else [])):
+        runs[f"PyTorch {layout}"] = start(torch_run, config, images, labels, layout)
     for run in runs.values():
         run()
     times = in_turn(runs, rounds)
@@ -80,6 +86,7 @@ def main(
         typical, best = median(values), min(values)
         figures = f"{len(labels) / typical:.1f} | {typical * 1e3:.0f} ({best * 1e3:.0f})"
         print(f"| {places}x{images_per_place} | {contender} | {figures} | {ratio:.2f} |")
+    flops = count(config, images, labels)
     floor = flops / peak
     figures = f"{len(labels) / floor:.1f} | {floor * 1e3:.0f}"
     print(f"| {places}x{images_per_place} | floor ({flops / 1e9:.0f} GFLOP) | {figures} | |")
@@ -93,22 +100,13 @@ def batch(config: TrainConfig, places: int, images_per_place: int) -> tuple[np.n
     return np.random.default_rng(0).standard_normal(shape, np.float32), labels
 
 
-def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tuple[Run, float]:
-    """Our side, compiled, and its floating-point operations as XLA counts them."""
-    model = create_model(config.model.architecture)
-    optimizer = make_optimizer(config.optimizer, steps_per_epoch=520)
-    pair = multi_similarity, multi_similarity_miner
-    options = {
-        "layers_to_freeze": config.optimizer.layers_to_freeze,
-        "grad_cache_chunks": config.grad_cache_chunks,
-        "remat_blocks": config.remat_blocks,
-    }
-    step = make_step(model, optimizer, *pair, data_mesh(jax.devices()[:1]), **options)
-    # CPUs' own gradients are loops, whose operations XLA counts once.
-    on_cpu = data_mesh(jax.devices("cpu")[:1])
-    counted = make_step(model, optimizer, *pair, on_cpu, platform=None, **options)
+def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> Run:
+    """Our side, compiled, as `mixvpr train` runs it."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    keep_memory()
+    model, optimizer = create_model(config.model.architecture), optimizer_of(config)
+    step = make_step(model, optimizer, *PAIR, data_mesh(jax.devices()[:1]), **options(config))
     state: Any = create_state(model, optimizer)
-    flops = count_flops(counted, state, images, labels)
     placed = jax.device_put((images, labels))
     compiled = step.lower(state, *placed).compile()  # pyright: ignore[reportFunctionMemberAccess]
 
@@ -117,34 +115,52 @@ def jax_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> tupl
         state, metrics = compiled(state, *placed)
         jax.block_until_ready((state, metrics))
 
-    return run, flops
+    return run
 
 
-def torch_runs(
-    config: TrainConfig, images: np.ndarray, labels: np.ndarray, compile: bool
-) -> dict[str, Run]:
+def count(config: TrainConfig, images: np.ndarray, labels: np.ndarray) -> float:
+    """The floating-point operations of our step as XLA counts them, in the accelerators' form.
+
+    CPUs' own gradients are loops, whose operations XLA counts once.
+    """
+    model, optimizer = create_model(config.model.architecture), optimizer_of(config)
+    mesh = data_mesh(jax.devices("cpu")[:1])
+    step = make_step(model, optimizer, *PAIR, mesh, platform=None, **options(config))
+    return count_flops(step, create_state(model, optimizer), images, labels)
+
+
+def optimizer_of(config: TrainConfig) -> Any:
+    """The recipe's optimizer, with an epoch as long as the official one."""
+    return make_optimizer(config.optimizer, steps_per_epoch=520)
+
+
+def options(config: TrainConfig) -> dict[str, Any]:
+    """What else the step is made of."""
+    return {
+        "layers_to_freeze": config.optimizer.layers_to_freeze,
+        "grad_cache_chunks": config.grad_cache_chunks,
+        "remat_blocks": config.remat_blocks,
+    }
+
+
+def torch_run(config: TrainConfig, images: np.ndarray, labels: np.ndarray, layout: str) -> Run:
     """PyTorch's side; on a GPU the call lasts until the device is done."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     compute = None if config.model.dtype == "float32" else torch.bfloat16
-    layouts = {"eager": torch.contiguous_format, "channels-last": torch.channels_last}
-    layouts |= {"compiled": torch.channels_last} if compile else {}
-    runs: dict[str, Run] = {}
-    for label, layout in layouts.items():
-        place: dict[str, Any] = {"device": device, "memory_format": layout}
-        inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(**place)
-        target = torch.from_numpy(labels).to(device)
-        model = reference(config.model.architecture).to(**place)
-        training = ReferenceTraining(model, config.optimizer)
-        if label == "compiled":
-            training.model.compile()
+    of_memory = torch.contiguous_format if layout == "eager" else torch.channels_last
+    place: dict[str, Any] = {"device": device, "memory_format": of_memory}
+    inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(**place)
+    target = torch.from_numpy(labels).to(device)
+    training = ReferenceTraining(reference(config.model.architecture).to(**place), config.optimizer)
+    if layout == "compiled":
+        training.model.compile()
 
-        def run(training: Any = training, inputs: Any = inputs, target: Any = target) -> None:
-            training.step(inputs, target, config.optimizer.learning_rate, compute)
-            if inputs.is_cuda:
-                torch.cuda.synchronize()
+    def run() -> None:
+        training.step(inputs, target, config.optimizer.learning_rate, compute)
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
 
-        runs[f"PyTorch {label}"] = run
-    return runs
+    return run
 
 
 def reference(config: ModelConfig) -> Any:

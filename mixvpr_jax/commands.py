@@ -44,7 +44,7 @@ def evaluate(
         from mixvpr_jax.programs import keep_programs
 
     keep_programs()
-    with joined(processes, preemption=False):
+    with joined(processes, training=False):
         evaluate_and_tell(config)
 
 

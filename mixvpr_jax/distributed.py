@@ -119,7 +119,7 @@ def raise_on_all_processes() -> Iterator[None]:
 
 
 @contextmanager
-def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
+def joined(config: ProcessConfig, *, training: bool) -> Iterator[None]:
     """Connects to the other processes, if any, and disconnects at the end.
 
     If not all start within `START_SECONDS`, the process ends with one line and status 2. If one
@@ -128,20 +128,23 @@ def joined(config: ProcessConfig, *, preemption: bool) -> Iterator[None]:
 
     Args:
         config: The command line's settings.
-        preemption: Whether JAX handles SIGTERM, for `reached_preemption_sync_point`; otherwise it
-            ends the process.
+        training: Whether JAX handles SIGTERM, for `reached_preemption_sync_point` (otherwise it
+            ends the process), and a CPU's programs run in the thread that calls them, for
+            `programs.keep_memory`.
 
     Raises:
         InputError: The coordinator's port is taken, or JAX lacks the devices of JAX_PLATFORMS.
     """
-    jax.config.update("jax_enable_preemption_service", preemption)
+    jax.config.update("jax_enable_preemption_service", training)
+    if training:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     alone = not _initialize(config)
     if (line := platform_error()) is not None:
         raise InputError(line)
     if alone:
         yield
         return
-    if not preemption:  # replaces JAX's own handler
+    if not training:  # replaces JAX's own handler
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
         yield

@@ -241,7 +241,7 @@ from mixvpr_jax.processes import ProcessConfig, run_and_leave
 
 def main():
     address, process_id = sys.argv[1], int(sys.argv[2])
-    with distributed.joined(ProcessConfig(address, 2, process_id), preemption=True):
+    with distributed.joined(ProcessConfig(address, 2, process_id), training=True):
         pass
 
 distributed.START_SECONDS = 3
@@ -299,7 +299,7 @@ def test_one_task_of_a_cluster_joins_nobody(variables, asked, environment, monke
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **named: calls.append(named))
     environment(variables)
-    with distributed.joined(ALONE, preemption=False):
+    with distributed.joined(ALONE, training=False):
         assert bool(calls) == asked
     assert all(named["cluster_detection_method"] is None for named in calls)
 
@@ -316,7 +316,7 @@ def test_a_coordinator_is_enough(variables, method, environment, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **named: calls.append(named))
     environment(variables)
-    with distributed.joined(ProcessConfig("127.0.0.1:1", 2, 1), preemption=False):
+    with distributed.joined(ProcessConfig("127.0.0.1:1", 2, 1), training=False):
         assert [named["cluster_detection_method"] for named in calls] == [method]
 
 
@@ -335,14 +335,14 @@ def in_a_pod(environment, monkeypatch, **variables):
 
 def test_a_pod_alone(environment, monkeypatch, caplog, recwarn):
     in_a_pod(environment, monkeypatch)
-    with distributed.joined(ALONE, preemption=False):
+    with distributed.joined(ALONE, training=False):
         pass
     line = "Kubernetes tells of no other processes (Service token file does not exist.); running"
     assert caplog.messages == [f"{line} alone"]
 
     caplog.clear()
     monkeypatch.setitem(sys.modules, "kubernetes", None)  # as if not installed
-    with distributed.joined(ALONE, preemption=False):
+    with distributed.joined(ALONE, training=False):
         pass
     assert (caplog.messages, list(recwarn)) == ([], [])
 
@@ -352,7 +352,7 @@ def test_a_pod_of_several_does_not_go_on_alone(environment, monkeypatch):
     message = "Kubernetes: expected to learn of the job's other pods, found: Service token file"
     with (
         pytest.raises(InputError, match=message),
-        distributed.joined(ALONE, preemption=False),
+        distributed.joined(ALONE, training=False),
     ):
         pass
 
@@ -365,6 +365,6 @@ def test_errors_of_other_clusters_stay(environment, monkeypatch):
     environment({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     with (
         pytest.raises(RuntimeError, match="worker-0"),
-        distributed.joined(ALONE, preemption=False),
+        distributed.joined(ALONE, training=False),
     ):
         pass

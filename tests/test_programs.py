@@ -1,6 +1,7 @@
 """Compiled programs that commands keep: where, until when, and without a word where they cannot."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -77,3 +78,45 @@ def test_what_was_read_longest_ago_goes(tmp_path, limit, left):
     programs.evict(tmp_path, limit)
     found = sorted(file.name for file in (tmp_path / "processor").iterdir())
     assert found == [*(f"{name}-cache" for name in left), "thesis.txt"]
+
+
+FAULTS = """
+import ctypes, resource, statistics, sys
+import jax, jax.numpy as jnp
+from mixvpr_jax.distributed import joined
+from mixvpr_jax.processes import ALONE
+from mixvpr_jax.programs import keep_memory, trim_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # huge pages: one fault for 512 pages
+with joined(ALONE, training=True):
+    if sys.argv[1] == "kept":
+        keep_memory()
+    program = jax.jit(lambda x: jnp.sin(x @ x.T)[::3, ::3])
+    x = jnp.ones((3_163, 8))  # its square takes 9,769 pages of 4 KiB
+    print(statistics.median(faults() for _ in range(9)))
+    trim_memory()
+    print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose malloc is set")
+@pytest.mark.parametrize(("case", "least", "most"), [("kept", 0, 1_000), ("left", 9_000, 99_999)])
+def test_a_programs_memory_is_kept_from_one_call_to_the_next(case, least, most):
+    ended = subprocess.run(
+        [sys.executable, "-c", FAULTS, case],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    typical, after_trimming = map(float, ended.stdout.split())
+    assert least <= typical <= most
+    assert after_trimming > 9_000

@@ -58,10 +58,11 @@ def _command(recipe: TrainConfig, words: str) -> Callable[..., None]:
         with importing(), extra("train", "mixvpr train: expected its packages"):
             import mixvpr_jax.training.loop  # noqa: F401 (slow, and --help does without)
             from mixvpr_jax.distributed import joined
-            from mixvpr_jax.programs import keep_programs
+            from mixvpr_jax.programs import keep_memory, keep_programs
 
         keep_programs()
-        with joined(processes, preemption=True):
+        with joined(processes, training=True):
+            keep_memory()
             train_and_tell(config, workdir, profile_steps, f"mixvpr train {words}")
 
     return command

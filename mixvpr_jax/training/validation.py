@@ -25,6 +25,7 @@ from mixvpr_jax.evaluation.recall import leave_out_own_photos, recall_at_k, with
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
+from mixvpr_jax.programs import trim_memory
 from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.log import Entry, read_log, values_of
@@ -76,7 +77,9 @@ class Validation:
             placed = jax.device_put(full, self._images)
             return self._encode(*weights, placed)
 
-        return self.recalls(encode, on_progress)
+        metrics = self.recalls(encode, on_progress)
+        trim_memory()  # a step's temporaries may not fit any more beside what is left
+        return metrics
 
     def require_readable(self, *, besides: Container[str] = ()) -> None:
         """Decodes the images of all sets but some, to report broken ones before the first step.
