@@ -238,6 +238,9 @@ def test_files_of_others_are_not_replaced(folder):
     assert (folder / "m.onnx").read_bytes() == before
     export(folder, str(folder / "m.onnx"), "--dtype", "float16", "--overwrite")
     assert len((folder / "m.onnx").read_bytes()) < len(before)
+    line = r"the weights and the input of m.stablehlo, which m.json describes, found others"
+    with pytest.raises(InputError, match=line):
+        export(folder, str(folder / "m.onnx"), "--preprocess", "--overwrite")
     with pytest.raises(InputError, match=r"expected no config.json of another kind beside it"):
         export(folder, str(folder / "model" / "config.onnx"))
     assert from_pretrained(folder / "model")

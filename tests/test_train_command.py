@@ -151,6 +151,7 @@ def test_a_folder_that_cannot_be_made(town):
 def test_the_model_card_tells_the_command_without_paths(monkeypatch):
     told = []
     monkeypatch.setattr("mixvpr_jax.programs.keep_programs", lambda: None)
+    monkeypatch.setattr("mixvpr_jax.programs.keep_memory", lambda: None)
     monkeypatch.setattr("mixvpr_jax.distributed.joined", lambda *_, **__: nullcontext())
     monkeypatch.setattr(train_command, "train_and_tell", lambda *given: told.append(given[-1]))
     words = ["demo", "--workdir", "/home/me/runs/a b", "--data.root=/data/mine", "--epochs", "2"]

@@ -143,7 +143,8 @@ def patched():
         raise Parsed(config)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "joined", lambda processes, preemption: nullcontext())
+        patch.setattr(distributed, "joined", lambda processes, training: nullcontext())
+        patch.setattr("mixvpr_jax.programs.keep_memory", lambda: None)
         patch.setattr(train_command, "train_and_tell", train)
         patch.setattr(evaluation, "evaluate", evaluate)
         yield patch
