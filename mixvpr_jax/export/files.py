@@ -49,6 +49,11 @@ def export_model(
         InputError: An unknown ending, options that do not fit it, too large a difference.
     """
     _check(model, path, dtype, of_onnx=preprocess or opset is not None)
+    shared = {
+        "weights_sha256": weights_hash(get_weights(model)),
+        "input": _input(model, preprocess=preprocess),
+    }
+    _require_facts_free(path, shared)
     noise = np.random.default_rng(0).integers(0, 256, (2, *model.config.image_size, 3), np.uint8)
     images = normalize(noise)
     with atomic_write(path.with_suffix(".json")) as described, atomic_write(path) as program:
@@ -71,8 +76,7 @@ def export_model(
         facts = {
             "mixvpr_jax": __version__,
             "model": model.config.to_dict(),
-            "weights_sha256": weights_hash(get_weights(model)),
-            "input": _input(model, preprocess=preprocess),
+            **shared,
             "output": {"name": _output(model), "shape": ["batch", *expected.shape[1:]]},
             "dtype": dtype,
             "largest_difference": difference,
@@ -96,18 +100,38 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
         raise InputError(f"{path}: expected FILE.onnx with --preprocess or --opset")
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
+    require_free([path, path.with_suffix(".json")], overwrite=True)
+
+
+def _require_facts_free(path: AnyPath, expected: dict[str, Any]) -> None:
+    """Raises InputError if FILE.json is no program's, or of another one that it would misdescribe.
+
+    FILE.onnx and FILE.stablehlo share it where they hold the same weights and take the same input.
+    """
     facts = path.with_suffix(".json")
-    require_free([path, facts], overwrite=True)
+    (other,) = (path.with_suffix(suffix) for suffix in DTYPES if suffix != path.suffix)
     with reaching(facts):
-        own = not facts.exists() or b'"largest_difference"' in facts.read_bytes()
-    if not own:
+        text = facts.read_bytes() if facts.exists() else None
+        is_shared = other.exists()
+    if text is None:
+        return
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "largest_difference" not in found:
         raise InputError(f"{path}: expected no {facts.name} of another kind beside it; rename one")
+    if is_shared and any(found.get(key) != value for key, value in expected.items()):
+        raise InputError(
+            f"{path}: expected the weights and the input of {other.name}, which {facts.name} "
+            "describes, found others; choose another name"
+        )
 
 
 def _input(model: VPRModel, *, preprocess: bool) -> dict[str, Any]:
     """What the program takes; images of other sizes are resized to `image_size` before."""
     size = model.config.image_size
-    facts = {"name": "images", "layout": "NHWC, RGB", "image_size": size}
+    facts = {"name": "images", "layout": "NHWC, RGB", "image_size": list(size)}
     facts["interpolation"] = f"{model.config.interpolation}, antialiased"
     if preprocess:
         return facts | {"dtype": "uint8", "shape": ["batch", "height", "width", 3]}
