@@ -36,10 +36,11 @@ def in_turn(runs: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
 
 
 def apart(build: Callable[..., Run], *arguments: object) -> Run:
-    """`build(*arguments)` in a process of its own, as how one allocates memory would touch all."""
+    """Builds and runs in a process of its own: an allocator's settings hold for a whole process."""
     spawn = get_context("spawn")
     here, there = spawn.Pipe()
     spawn.Process(target=_serve, args=(there, build, arguments), daemon=True).start()
+    there.close()  # so that the end of that process is an error here
     here.recv()
 
     def run() -> None:

@@ -55,7 +55,7 @@ def keep_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Returns memory that is free to the kernel, as where small arrays took a part of a block."""
+    """Returns free memory to the kernel, such as the rest of a block that small arrays split."""
     _call_glibc("malloc_trim", 0)
 
 

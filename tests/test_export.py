@@ -241,6 +241,10 @@ def test_files_of_others_are_not_replaced(folder):
     line = r"the weights and the input of m.stablehlo, which m.json describes, found others"
     with pytest.raises(InputError, match=line):
         export(folder, str(folder / "m.onnx"), "--preprocess", "--overwrite")
+    others = create_model(from_pretrained(folder / "model")[0].config, seed=1)
+    others.eval()
+    with pytest.raises(InputError, match=line):
+        export_model(others, folder / "m.onnx", dtype="float32")
     with pytest.raises(InputError, match=r"expected no config.json of another kind beside it"):
         export(folder, str(folder / "model" / "config.onnx"))
     assert from_pretrained(folder / "model")

@@ -1,4 +1,4 @@
-"""Compiled programs that commands keep: where, until when, and without a word where they cannot."""
+"""Compiled programs that commands keep: where, until when, without a word if not; their memory."""
 
 import os
 import platform

@@ -124,7 +124,7 @@ def _require_facts_free(path: AnyPath, expected: dict[str, Any]) -> None:
     if is_shared and any(found.get(key) != value for key, value in expected.items()):
         raise InputError(
             f"{path}: expected the weights and the input of {other.name}, which {facts.name} "
-            "describes, found others; choose another name"
+            f"describes, found others; choose another name, or remove {other.name}"
         )
 
 

@@ -78,7 +78,7 @@ class Validation:
             return self._encode(*weights, placed)
 
         metrics = self.recalls(encode, on_progress)
-        trim_memory()  # a step's temporaries may not fit any more beside what is left
+        trim_memory()  # small arrays may have split the block that a step used
         return metrics
 
     def require_readable(self, *, besides: Container[str] = ()) -> None:
