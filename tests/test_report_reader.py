@@ -218,6 +218,13 @@ def test_results_of_another_form(out, changes):
         write_report(out)
 
 
+@pytest.mark.parametrize("taken", [3, [], {"search": 3}, {"search": {"median_ms": 1}}, {"a": None}])
+def test_times_of_another_form(out, taken):
+    (out / "timing.json").write_text(json.dumps({"query_ms": taken}))
+    with pytest.raises(InputError, match=r"timing.json: expected what mixvpr eval writes"):
+        write_report(out)
+
+
 @pytest.mark.parametrize(
     "arrays",
     [

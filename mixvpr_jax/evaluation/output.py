@@ -262,7 +262,13 @@ def read_names(path: AnyPath) -> list[str]:
 def read_timing(path: AnyPath) -> dict[str, Any]:
     """What timing.json holds; nothing where there is no such file."""
     with _as_written(path):
-        return _read_json(path) if path.exists() else {}
+        timing = _read_json(path) if path.exists() else {}
+        latency = dict(**timing.get("query_ms", {}))
+        times = {
+            stage: {name: float(taken[name]) for name in ("median_ms", "p95_ms")}
+            for stage, taken in latency.items()
+        }
+        return timing | {"query_ms": times}
 
 
 def model_name(weights: str) -> str:
