@@ -13,7 +13,7 @@ from mixvpr_jax.orientation import JPEG_START, entries, parts
 from mixvpr_jax.storage import AnyPath, reaching
 
 GPS, BASE = ExifTags.GPS, ExifTags.Base
-HEAD_BYTES = 2**20  # of a JPEG: EXIF comes first in it
+HEAD_BYTES = 2**20  # of a JPEG: EXIF comes in them, but behind a large preview
 MOST_BYTES = 64  # of a value: eight ratios, or a text
 
 Directory = dict[int, tuple[str, memoryview]]
@@ -42,8 +42,8 @@ def read_exif(path: AnyPath) -> Taken:
     """
     with reaching(path), path.open("rb") as file:
         data = file.read(HEAD_BYTES)
-        data += b"" if data.startswith(JPEG_START) else file.read()
-    block, _, _ = parts(data)
+        block = parts(data)[0] if data.startswith(JPEG_START) else b""
+        block = block or parts(data + file.read())[0]
     first = _directory(block)
     pointers = ExifTags.IFD.GPSInfo, ExifTags.IFD.Exif
     gps, camera = (

@@ -131,6 +131,14 @@ def test_pixels_do_not_matter(tmp_path):
     assert position_in(jpeg[: jpeg.index(b"\xff\xda")], tmp_path / "a") == (NORTH, EAST)
 
 
+@pytest.mark.parametrize("segments", [15, 16, 17, 40])
+def test_a_large_preview_costs_no_position(segments, tmp_path):
+    jpeg = gps_of(*PLACE)
+    for _ in range(segments):
+        jpeg = with_segment(jpeg, 0xFFE2, bytes(65533))
+    assert position_in(jpeg, tmp_path / "a") == (NORTH, EAST)
+
+
 @pytest.mark.parametrize("pointer", [0, 4, 2**31, 2**32 - 1])
 def test_pointers_to_no_directory(pointer, tmp_path):
     block = gps_block(*PLACE).replace(struct.pack("<HHII", 0x8825, 4, 1, 26), b"%b")
