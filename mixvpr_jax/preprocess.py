@@ -78,7 +78,7 @@ class Preprocess:
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
         elif hasattr(images, "__array__"):  # of NumPy, JAX, PyTorch …
-            array = np.asarray(images)
+            array = _as_array(images)
             are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
             images = list(array) if are_several else [array]  # O, U: of images, of paths
         elif not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | io.IOBase):
@@ -117,7 +117,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
                 kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
                 raise InputError(f"{path}: expected an image, found {kind}")
             data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
         raise InputError(f"{path}: expected an image, found no such file") from None
     except OSError as error:
         if error.errno not in OF_THE_FILE:
@@ -177,7 +177,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return load_image(image)
     if not isinstance(image, Image.Image):
-        image = _from_array(np.asarray(image))
+        image = _from_array(_as_array(image))
     if 0 in image.size:
         raise InputError(f"expected an image with pixels, found {image.width} x {image.height}")
     try:
@@ -235,6 +235,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = 255 - values
     values[stored == image.info.get("transparency", -1)] = 255
     return Image.fromarray(values.astype(np.uint8))
+
+
+def _as_array(image: object) -> np.ndarray:
+    try:
+        return np.asarray(image)
+    except Exception as error:  # tensors that need gradients or are not on a CPU, ragged lists
+        kind = type(image).__name__
+        raise InputError(f"expected an image, found {kind}: {text_of(error)}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -180,9 +180,11 @@ def test_pooling_takes_any_image_size(aggregator):
         (jnp.zeros((0, 48, 64, 3)), "images: expected at least one, found none"),
         (jnp.zeros((1, 3, 48, 64)), r"found \[1, 3, 48, 64\]"),
         (jnp.zeros((1, 48, 64, 3), jnp.uint8), "expected normalised floats, found uint8"),
+        ([np.zeros((48, 64, 3))], "expected an array, found list; use `preprocess`"),
+        ("street.jpg", "expected an array, found str; use `preprocess`"),
     ],
 )
 def test_what_is_no_batch_of_normalised_images_is_refused(model, images, message):
     # Without the tests' own type check, so that the message is the one that a user sees.
     with pytest.raises(InputError, match=message):
-        mixvpr_jax.models.vpr.check_images(model.config, images.shape, str(images.dtype))
+        mixvpr_jax.models.vpr.check_images(model.config, images)

@@ -83,6 +83,13 @@ def test_arrays_of_other_libraries(photo):
         assert np.array_equal(preprocess(foreign), expected)
 
 
+@pytest.mark.parametrize("options", [{"requires_grad": True}, {"device": "meta"}])
+def test_tensors_that_numpy_does_not_read(options):
+    for image in (tensor := torch.zeros((4, 4, 3), **options), [tensor]):
+        with pytest.raises(InputError, match="expected an image, found Tensor: "):
+            Preprocess((8, 8))(image)
+
+
 def test_paths_as_text_and_as_path_agree():
     preprocess = Preprocess((20, 20))
     assert np.array_equal(preprocess(str(STREET)), preprocess([STREET]))
@@ -336,6 +343,9 @@ def test_normalize_spans_the_usual_range():
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(3, np.uint8),
         3,
+        "a\0b.jpg",
+        "\ud800.jpg",
+        [np.zeros((4, 4)), np.zeros((4, 3))],
         Image.new("F", (4, 4)),
         Image.new("RGB", (4, 4)).crop((1, 1, 1, 3)),
         Image.open(io.BytesIO((GOLDEN / "street.jpg").read_bytes()[:2000])),

@@ -55,7 +55,7 @@ class EngineModel:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes descriptors; raises InputError for images that do not fit the model."""
         images = np.asarray(images)
-        check_images(self.config, images.shape, str(images.dtype))
+        check_images(self.config, images)
         if images.shape[1:3] != self.config.image_size:
             raise InputError(
                 f"engine {self.engine}: expected images of {self.config.image_size}, found "

@@ -114,7 +114,7 @@ class VPRModel(nnx.Module):
             InputError: Another layout, or a size whose feature map does not fit the aggregator;
                 the line names the sizes that do.
         """
-        check_images(self.config, np.shape(images), str(images.dtype))
+        check_images(self.config, images)
         features, *token = self.features(images, valid)
         return self.head(features, *token) if self.config.aggregator is not None else features
 
@@ -229,8 +229,12 @@ def require_evaluation(model: VPRModel) -> None:
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
 
 
-def check_images(config: ModelConfig, shape: tuple[Any, ...], dtype: str) -> None:
-    """Raises InputError unless images of this shape and dtype fit; a batch may be symbolic."""
+def check_images(config: ModelConfig, images: Any) -> None:
+    """Raises InputError unless images are an array that fits; its batch may be symbolic."""
+    if not hasattr(images, "dtype"):
+        found = type(images).__name__
+        raise InputError(f"images: expected an array, found {found}; use `preprocess`")
+    shape, dtype = images.shape, str(images.dtype)
     if len(shape) != 4 or shape[3] != 3:
         raise InputError(f"images: expected shape [batch, height, width, 3], found {list(shape)}")
     if isinstance(shape[0], int) and not shape[0]:
