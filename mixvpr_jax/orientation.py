@@ -49,7 +49,7 @@ CODES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i"
 CODES |= {11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 INTEGERS = "BHIbhiQq"
 
-JPEG_START, EXIF_START = b"\xff\xd8", b"Exif\0\0"
+JPEG_START, PNG_START, EXIF_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 
 
 def separate(data: bytes) -> tuple[int, bytes | bytearray]:
@@ -69,13 +69,28 @@ def parts(data: bytes) -> tuple[bytes, bytes, bytes | bytearray]:
     """
     if data.startswith(JPEG_START):
         return _parts_of_jpeg(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG_START):
         return _parts_of_png(data)
     if data.startswith((b"II", b"MM")):
         return _parts_of_tiff(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _parts_of_webp(data)
     return b"", b"", data
+
+
+def is_sound(data: bytes) -> bool:
+    """Whether the pixels of a PNG match their checksums, which Pillow does not look at.
+
+    It decodes zeros, which a power cut or an unfinished download leaves at a file's end.
+    """
+    if not data.startswith(PNG_START):
+        return True
+    view = memoryview(data)
+    return all(
+        zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end])
+        for kind, at, end in _chunks(data)
+        if kind == b"IDAT" and end <= len(data)
+    )
 
 
 def has_directory(data: bytes) -> bool:
@@ -200,11 +215,9 @@ def _parts_of_jpeg(data: bytes) -> tuple[bytes, bytes, bytearray]:
 def _parts_of_png(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Drops the chunks that pixels do not depend on."""
     said: dict[bytes, bytes] = {}
-    view, at = memoryview(data), 8
-    kept = [view[:at]]
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
+    view, end = memoryview(data), 8
+    kept = [view[:end]]
+    for kind, at, end in _chunks(data):
         if not kind[:1].islower() or kind in PNG_PIXELS:
             kept.append(view[at:end])
         elif kind == b"eXIf":
@@ -212,10 +225,18 @@ def _parts_of_png(data: bytes) -> tuple[bytes, bytes, bytes]:
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
             keyword, _, text = data[at + 8 : end - 4].partition(b"\0")
             said[keyword] = _text(kind, text)
-        at = end
-    kept.append(view[at:])
+    kept.append(view[end:])
     exif = said.get(b"exif") or _raw_profile(said.get(b"Raw profile type exif", b""))
     return exif, said.get(b"XML:com.adobe.xmp", b""), b"".join(kept)
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The kind of each chunk, and from where to where it goes, perhaps beyond the file's end."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        yield kind, at, at + 12 + length
+        at += 12 + length
 
 
 def _text(kind: bytes, text: bytes) -> bytes:

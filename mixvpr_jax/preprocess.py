@@ -20,6 +20,7 @@ from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
     has_directory,
+    is_sound,
     orientation_of,
     separate,
     upright,
@@ -134,6 +135,10 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
     """
     if not data:
         raise InputError(f"{name}: expected an image, found an empty file")
+    if not is_sound(data):
+        raise InputError(
+            f"{name}: expected a whole image, found a broken one (pixels unlike their checksum)"
+        )
     orientation, pixels = separate(data)
     try:
         with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:

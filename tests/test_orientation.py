@@ -164,6 +164,18 @@ def test_pixels_cut_short_are_still_refused(carrier):
         decode_image(content[: start + 40], "a")
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_zeros_in_place_of_pixels_are_refused_in_a_png(share):
+    """What a power cut, or a download that was given its room before, leaves behind."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    smooth = Image.fromarray(noise).resize((200, 150), Image.Resampling.BICUBIC)
+    content = encoded(smooth, "PNG")
+    cut = int(share * len(content))
+    with pytest.raises(InputError, match="x: expected a whole image, found a broken one"):
+        decode_image(content[:cut] + bytes(len(content) - cut), "x")
+    assert np.array_equal(np.asarray(decode_image(content + bytes(99), "x")), np.asarray(smooth))
+
+
 def test_exif_cut_short_behind_the_pixels_costs_no_png():
     content = carrying("PNG, after the pixels", photo(), block(1))
     check_upright(content[:-30], lossy=False)
