@@ -10,7 +10,7 @@ from browser import PHONE, count, listed, wait_until
 from report_pages import other_run
 
 from mixvpr_jax.report.page import write_page
-from mixvpr_jax.report.reader import ReportData
+from mixvpr_jax.report.reader import ReportData, figures_of
 
 COUNT_COLOURS = """() => {
   const { canvas } = atlas.large;
@@ -153,6 +153,25 @@ def test_matches_to_trust(opened: Any, evaluated: ReportData, tmp_path: Path) ->
     assert page.locator("#query-1 .apart").first.get_attribute("title") == "score 0.955"
     again = opened(tmp_path / "report.html", hash=page.evaluate("location.hash"))
     assert count(again) == "5 of 24 queries"
+
+
+def test_axes_of_percents_end_at_100(opened: Any, evaluated: ReportData, tmp_path: Path) -> None:
+    right, positives = np.ones((24, 20), bool), [np.arange(len(evaluated.database_paths))] * 24
+    all_right = replace(evaluated, right=right, positives=positives, figures=figures_of({}, {}))
+    write_page(tmp_path / "report.html", all_right)
+    figures = opened(tmp_path / "report.html").locator(".figure", has_text="Precision over recall")
+    axis = figures.locator("svg .upright").all_text_contents()
+    assert axis == ["100", "99", "98", "97", "96", "95"]
+
+
+def test_percents_as_the_command_prints_them(
+    opened: Any, evaluated: ReportData, tmp_path: Path
+) -> None:
+    recall = [(1, 81.25), (5, 81.35), (10, 83.75), (20, 100.0)]
+    write_page(tmp_path / "report.html", replace(evaluated, recall=recall))
+    cells = opened(tmp_path / "report.html").locator(".recall .ours td").all_text_contents()
+    for (_, percent), cell in zip(recall, cells, strict=True):
+        assert cell.startswith(f"{percent:.1f}%")
 
 
 def test_a_precision_that_no_score_reaches(

@@ -9,7 +9,8 @@ const isUsual = ([k]) => [1, 5, 10, 20].includes(k);
 const usualRecall = report.recall?.some(isUsual) ? report.recall.filter(isUsual) : report.recall;
 
 const recallAt = (recall, k) => recall?.find(([other]) => other === k)?.[1];
-const percentText = (percent) => percent?.toFixed(1) ?? "–";
+// As the command prints it: 81.25, a tie, is 81.2.
+const percentText = (percent) => (percent % 1 === 0.25 ? percent - 0.05 : percent)?.toFixed(1) ?? "–";
 const recallHeads = (recall) => recall.map(([k]) => `R@${k}`);
 
 function table(className, heads, rows) {
@@ -146,7 +147,7 @@ function drawn(tag, attributes, ...children) {
 function percentAxis(percents) {
   const [least, most] = [Math.min(...percents), Math.max(...percents)];
   const span = most - least > 20 ? 10 : 5;
-  const floor = Math.max(Math.floor(least / span) * span, 0);
+  const floor = clamp(Math.floor(least / span) * span, 0, 100 - span);
   const high = Math.max(Math.min(Math.ceil(most / span) * span, 100), floor + span);
   const step = [1, 2, 5, 10, 20, 25].find((step) => (high - floor) / step <= 5) ?? 50;
   const low = Math.max(high - Math.ceil((high - floor) / step) * step, 0);
