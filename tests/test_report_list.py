@@ -31,6 +31,7 @@ def test_search_looks_into_the_names_of_queries_and_neighbours(opened: Any, repo
         ("QUERIES 20.", [21]),
         ("onerror=alert", None),
         ("zürich 日本", None),
+        ("zu\u0308rich", None),
         ("no such name", []),
     ):
         page.fill("#search", text)

@@ -68,10 +68,13 @@ export const hasLabel = (name, text) => Boolean(labelOf(labelKey(name, text)));
 
 let searchable = null;
 
+// macOS may write a letter and its accent apart, which nobody types.
+const plain = (text) => text.normalize().toLowerCase();
+
 function picturesNamed(text) {
   searchable ??= pictures.file.map((_, picture) =>
-    `${picturePath(picture)}\n${pictureName(picture)}`.toLowerCase());
-  const sought = text.toLowerCase();
+    plain(`${picturePath(picture)}\n${pictureName(picture)}`));
+  const sought = plain(text);
   return Uint8Array.from(searchable, (names) => names.includes(sought));
 }
 
