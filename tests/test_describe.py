@@ -79,7 +79,7 @@ def test_a_file_as_hloc_reads_it(describe, folder, expected, tmp_path):
     assert left(tmp_path) == ["d.h5"]
 
 
-def test_a_photo_and_a_list(describe, folder, expected, tmp_path):
+def test_a_photo_and_a_list(describe, folder, expected, tmp_path, caplog):
     describe(folder / NAMES[1], "one.npy")
     assert np.abs(np.load(tmp_path / "one.npy") - expected[1:2]).max() <= 1e-6
     assert (tmp_path / "one.txt").read_text() == "@1@2@.png\n"
@@ -87,6 +87,20 @@ def test_a_photo_and_a_list(describe, folder, expected, tmp_path):
     describe(folder / "some.txt", "some.npy")
     assert np.abs(np.load(tmp_path / "some.npy") - expected[[2, 0]]).max() <= 1e-6
     assert (tmp_path / "some.txt").read_text().splitlines() == [NAMES[2], NAMES[0]]
+    assert "some.txt: 2 photos are listed by 3 names; each is described once" in caplog.text
+
+
+@pytest.mark.parametrize("output", ["d.npy", "d.h5"])
+def test_a_photo_that_is_listed_twice_is_described_once(describe, folder, tmp_path, output):
+    names = [NAMES[2], NAMES[0], NAMES[2], "a.png"]  # an image in another format counts
+    (tmp_path / "photos_images_paths.txt").write_text("\n".join(names))
+    describe(folder, output)
+    if output == "d.npy":
+        assert (tmp_path / "d.txt").read_text().splitlines() == [NAMES[2], NAMES[0]]
+    else:
+        with h5py.File(tmp_path / output) as groups:
+            assert all(f"{name}/global_descriptor" in groups for name in names[:3])
+            assert len(groups) == 2
 
 
 def test_the_working_folder_and_a_list_beside_it(describe, folder, tmp_path, monkeypatch):

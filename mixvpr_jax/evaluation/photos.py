@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
 from mixvpr_jax.writable import require_free, require_writable
+
+logger = logging.getLogger(__name__)
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -67,11 +70,11 @@ def files_of(output: AnyPath) -> list[AnyPath]:
 
 
 def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
-    """The folder that names are relative to, and the photos."""
+    """The folder that names are relative to, and the photos, each once."""
     with reaching(photos):
         is_folder, there = photos.is_dir(), photos.exists()
     if is_folder:
-        paths = list_images(photos)
+        paths = _once(list_images(photos), photos)
         inside = all(path.is_relative_to(photos) for path in paths)
         return photos if inside else resolved(photos), paths
     if not there:
@@ -80,9 +83,19 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
             f"such file{nearest(photos)}"
         )
     if photos.suffix.lower() == ".txt":
-        paths = read_list(photos, photos.parent, [photos.parent])
-        return photos.parent, tuple(dict.fromkeys(paths))
+        return photos.parent, _once(read_list(photos, photos.parent, [photos.parent]), photos)
     return photos.parent, (photos,)
+
+
+def _once(paths: tuple[AnyPath, ...], listed: AnyPath) -> tuple[AnyPath, ...]:
+    """Each photo where it is listed first; whoever counts lines is told."""
+    distinct = tuple(dict.fromkeys(paths))
+    if len(distinct) < len(paths):
+        logger.warning(
+            "note: %s: %d photos are listed by %d names; each is described once",
+            listed, len(distinct), len(paths),
+        )  # fmt: skip
+    return distinct
 
 
 def write_hloc(file: Path, names: list[str], descriptors: np.ndarray) -> None:
