@@ -142,9 +142,13 @@ def _objects(root: epath.Path) -> Iterator[epath.Path]:
     return (root / name for name in names if not any(map(_is_hidden, name.split("/")[:-1])))
 
 
+# Thumbnails of Synology disks; what was deleted on theirs, on QNAP's and under Windows.
+_OF_PROGRAMS = ("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN")
+
+
 def _is_hidden(folder: str) -> bool:
-    """Whether a folder is a program's own: hidden, or of a Synology disk, with thumbnails."""
-    return folder.startswith(".") or folder == "@eaDir"
+    """Whether a folder is a program's own."""
+    return folder.startswith(".") or folder in _OF_PROGRAMS
 
 
 def _suffix(path: PurePath) -> str:
