@@ -46,7 +46,10 @@ WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
 TiffImagePlugin.READ_LIBTIFF = features.check("libtiff")
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
-"""A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file."""
+"""A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file.
+
+Arrays are RGB; those of OpenCV and cv_bridge are BGR: give `array[..., ::-1]`.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Preprocess:
         """Resizes and normalises one image, several, or a batch.
 
         Args:
-            images: An image, an iterable of images of any sizes, or a uint8 array [b, h, w, 3].
+            images: An image, an iterable of images of any sizes, or a uint8 array [b, h, w, 3], in
+                RGB (OpenCV's are BGR).
 
         Returns:
             [b, height, width, 3] float32, normalised; a single image is a batch of one.
