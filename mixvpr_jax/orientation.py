@@ -1,4 +1,4 @@
-"""A photo's metadata, its orientation, and its file without metadata.
+"""A photo's metadata, its orientation, its file without metadata, and whether that is whole.
 
 Pillow refuses a whole photo for a fault in its EXIF, XMP or other metadata
 (python-pillow/Pillow#8965). So its tags are read one by one, malformed ones are ignored, and the
@@ -49,7 +49,8 @@ CODES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i"
 CODES |= {11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 INTEGERS = "BHIbhiQq"
 
-JPEG_START, PNG_START, EXIF_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START, EXIF_START = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 
 
 def separate(data: bytes) -> tuple[int, bytes | bytearray]:
@@ -79,10 +80,14 @@ def parts(data: bytes) -> tuple[bytes, bytes, bytes | bytearray]:
 
 
 def is_sound(data: bytes) -> bool:
-    """Whether the pixels of a PNG match their checksums, which Pillow does not look at.
+    """Whether a PNG's pixels match their checksums, and a JPEG's come to their end.
 
-    It decodes zeros, which a power cut or an unfinished download leaves at a file's end.
+    Pillow looks at neither, and decodes the zeros that a power cut or an unfinished download leaves
+    at a file's end.
     """
+    if data.startswith(JPEG_START):
+        scan = next((at for marker, at, _ in _segments(data) if marker == START_OF_SCAN), None)
+        return scan is None or data.find(JPEG_END, scan) >= 0
     if not data.startswith(PNG_START):
         return True
     view = memoryview(data)
@@ -190,15 +195,8 @@ def _parts_of_webp(data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _parts_of_jpeg(data: bytes) -> tuple[bytes, bytes, bytearray]:
     """Blanks the names of metadata segments, so that every reader skips them."""
-    exif, xmp, blank, at = bytearray(), b"", bytearray(data), 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == 0xFF or marker in STANDALONE:
-            at += 1 if marker == 0xFF else 2
-            continue
-        start, end = at + 4, at + 2 + max(2, data[at + 2] << 8 | data[at + 3])
-        if marker == START_OF_SCAN or end > len(data):
-            break
+    exif, xmp, blank = bytearray(), b"", bytearray(data)
+    for marker, start, end in _segments(data):
         if marker == APP_1 and data.startswith(EXIF_START, start):
             exif += data[start + 6 : end]
         elif marker == APP_1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\0", start):
@@ -208,8 +206,24 @@ def _parts_of_jpeg(data: bytes) -> tuple[bytes, bytes, bytearray]:
         if marker & 0xF0 == 0xE0 and not heeded:
             stop = min(start + 4, end)
             blank[start:stop] = bytes(stop - start)
-        at = end
     return bytes(exif), xmp, blank
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker of each segment, and from where to where its content goes, up to the pixels."""
+    at = 2
+    while (at := jpeg.find(b"\xff", at)) >= 0 and at + 4 <= len(jpeg):
+        marker = jpeg[at + 1]
+        if marker == 0xFF or marker in STANDALONE:
+            at += 1 if marker == 0xFF else 2
+            continue
+        start, end = at + 4, at + 2 + max(2, jpeg[at + 2] << 8 | jpeg[at + 3])
+        if end > len(jpeg):
+            return
+        yield marker, start, end
+        if marker == START_OF_SCAN:
+            return
+        at = end
 
 
 def _parts_of_png(data: bytes) -> tuple[bytes, bytes, bytes]:
