@@ -93,6 +93,14 @@ def to_whole_numbers(config: object, name: str, expected: str) -> None:
     object.__setattr__(config, name, tuple(whole))
 
 
+def to_size(config: object, name: str) -> None:
+    """Converts a field to a tuple of height and width in pixels, or raises InputError."""
+    to_whole_numbers(config, name, "(height, width)")
+    value = getattr(config, name)
+    if len(value) != 2 or min(value) < 1:
+        raise InputError(f"{name}: expected (height, width), found {value}")
+
+
 def checked_fields(
     cls: type, values: object, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

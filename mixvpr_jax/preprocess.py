@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from mixvpr_jax.checks import require_known
+from mixvpr_jax.checks import require_known, to_size
 from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
@@ -65,6 +65,7 @@ class Preprocess:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
+        to_size(self, "image_size")
         require_known("interpolation", self.interpolation, get_args(Interpolation))
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:

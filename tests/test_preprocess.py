@@ -64,6 +64,12 @@ def test_filters_that_are_none():
         Preprocess((8, 8), "cubic")
 
 
+@pytest.mark.parametrize("size", [320, (320,), (0, 320), (320.0, 320.0), "320", (3, 320, 320)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(InputError, match=r"image_size: expected \(height, width\), found"):
+        Preprocess(size)
+
+
 def test_all_kinds_of_input_agree(photo):
     preprocess = Preprocess((16, 24))
     array = np.asarray(photo)

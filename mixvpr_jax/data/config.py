@@ -12,6 +12,7 @@ from mixvpr_jax.checks import (
     require_not_negative,
     require_positive,
     to_plain_numbers,
+    to_size,
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
@@ -122,9 +123,7 @@ class DataConfig:
                 f"more, found {self.min_images_per_place}"
             )
         if self.image_size is not None:
-            to_whole_numbers(self, "image_size", "(height, width)")
-            if len(self.image_size) != 2 or min(self.image_size) < 1:
-                raise InputError(f"image_size: expected (height, width), found {self.image_size}")
+            to_size(self, "image_size")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
         if self.shuffle_cities and self.order == "shuffled":

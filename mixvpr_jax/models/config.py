@@ -12,6 +12,7 @@ from mixvpr_jax.checks import (
     require_known,
     require_positive,
     to_plain_numbers,
+    to_size,
     to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
@@ -181,7 +182,7 @@ class ModelConfig:
         require_known("dtype", self.dtype, get_args(Dtype))
         require_known("interpolation", self.interpolation, get_args(Interpolation))
         to_whole_numbers(self, "layers_to_crop", "(), (4,) or (3, 4)")
-        to_whole_numbers(self, "image_size", "(height, width)")
+        to_size(self, "image_size")
         crops = Shape.crops if self._is_plugged else BACKBONES[self.arch].crops
         if self.layers_to_crop not in crops:
             *others, last = map(str, crops)
@@ -189,8 +190,6 @@ class ModelConfig:
             raise InputError(
                 f"layers_to_crop: expected {expected} with {self.arch}, found {self.layers_to_crop}"
             )
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise InputError(f"image_size: expected (height, width), found {self.image_size}")
         self.check_size(*self.image_size)
         if not isinstance(self.aggregator, AggregatorConfig | None):
             known = ", ".join(f"{kind.__name__}(…)" for kind in AGGREGATORS.values())
