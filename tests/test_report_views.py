@@ -174,6 +174,19 @@ def test_percents_as_the_command_prints_them(
         assert cell.startswith(f"{percent:.1f}%")
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [((1, 5, 10, 15, 20, 50), (1, 5, 10, 20)), ((1, 3, 50), (1, 3, 50)), ((2, 20), (2, 20))],
+)
+def test_the_headline_shows_the_k_that_were_chosen(
+    opened: Any, evaluated: ReportData, tmp_path: Path, given: Any, shown: Any
+) -> None:
+    recall = [(k, 50.0) for k in given]
+    write_page(tmp_path / "report.html", replace(evaluated, recall=recall))
+    heads = opened(tmp_path / "report.html").locator(".recall thead th").all_text_contents()
+    assert heads == [f"R@{k}" for k in shown]
+
+
 def test_a_precision_that_no_score_reaches(
     opened: Any, evaluated: ReportData, tmp_path: Path
 ) -> None:
