@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from folders import write_images
 
 from mixvpr_jax import InputError
 from mixvpr_jax.datasets import read_folder_pair
+from mixvpr_jax.datasets.names import frames_near
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.evaluate import read_data
 from mixvpr_jax.evaluation.recall import leave_out_own_photos, without_left_out
@@ -126,15 +127,6 @@ def test_frames_are_counted_in_the_order_of_their_names_in_their_folder(tmp_path
         assert sorted(path.name for path in found) == sorted(f"frame{j}.jpg" for j in near)
 
 
-def test_frames_whose_names_are_times_are_in_the_order_of_time(tmp_path):
-    """Python writes 2.30 as 2.3, which is later than 2.25."""
-    names = [f"1305031102.{fraction}.png" for fraction in ("2", "25", "3", "35", "4")]
-    write_images(tmp_path / "rgb", names)
-    data = leave_out_own_photos(read_folder_pair(tmp_path / "rgb", tmp_path / "rgb"), frames=1)
-    near = [sorted(data.database[index].name for index in some) for some in data.left_out]
-    assert near == [sorted(names[max(at - 1, 0) : at + 2]) for at in range(5)]
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -178,16 +170,22 @@ def test_positions_alone_tell_no_neighbours(rest, tmp_path):
     [
         ["9.95", "10.0", "10.05", "10.1"],  # seconds of a simulation
         ["1.8", "1.9", "1.10", "1.11"],  # a sequence and its frames
+        ["1305031102.2", "1305031102.25", "1305031102.3"],  # as Python writes 2.30
+        ["frame_1305031102.2", "frame_1305031102.25", "frame_1305031102.3"],
+        ["left 9.5 s", "left 10.25 s", "left 10.3 s"],
+        ["0.1", "0.2", "0.30000000000000004", "0.4"],  # np.arange's
+        ["12", "12.25", "12.5", "13"],  # as JavaScript writes them
+        ["7_12", "7_12.25", "7_12.5"],
+        ["1403636579.63555555", "1403636579.113555555"],  # ROS's seconds and nanoseconds
+        ["cam0_1403636579.63555555", "cam0_1403636579.113555555", "cam0_1403636580.0"],
+        ["5.63000000", "5.196000000"],  # the same of a simulation
+        ["2026.9.28", "2026.10.3", "2026.10.12"],
     ],
 )
-def test_fractions_of_seconds_and_numbers_after_a_point(stems, tmp_path):
-    write_images(tmp_path / "day", [f"{stem}.png" for stem in stems])
-    data = leave_out_own_photos(read_folder_pair(tmp_path / "day", tmp_path / "day"), frames=1)
-    near = {
-        query.stem: {data.database[index].stem for index in some}
-        for query, some in zip(data.queries, data.left_out, strict=True)
-    }
-    assert near == {stem: {*stems[max(at - 1, 0) : at + 2]} for at, stem in enumerate(stems)}
+def test_fractions_of_seconds_and_numbers_after_a_point(stems):
+    near = frames_near([PurePath(f"{stem}.png") for stem in reversed(stems)], 1)
+    found = [{stems[~index] for index in some} for some in reversed(near)]
+    assert found == [{*stems[max(at - 1, 0) : at + 2]} for at in range(len(stems))]
 
 
 def test_queries_without_positives_count_as_missed(evaluate, sequence):

@@ -85,6 +85,15 @@ def test_fractions_of_seconds_by_names():
     assert {name for query, name in pairs if query == names[5]} == {*names[:1], *names[10:]}
 
 
+def test_nanoseconds_behind_seconds():
+    """As ROS's are joined by a point, without zeros between: 0.0, 0.063, 0.113 and 0.163 s."""
+    names = [f"1403636579.{ns}.png" for ns in (0, 63_555_550, 113_555_550, 163_555_550)]
+    photos = Photos(names, on_a_circle(4), None)
+    pairs = find_pairs(photos, photos, 3, "0.1s", None)
+    assert {name for query, name in pairs if query == names[2]} == {names[0]}
+    assert {name for query, name in pairs if query == names[0]} == {*names[2:]}
+
+
 def test_seconds_by_exif(tmp_path):
     start = datetime(2026, 11, 27, 23, 59, 58)
     names = [f"{i}.jpg" for i in range(8)]

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
-from typing import Any
 
 from mixvpr_jax.datasets.positions import BANDS, FARTHEST_M, fits_band
 from mixvpr_jax.errors import InputError
@@ -24,6 +23,8 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _OF_ZONE = r"0*([1-9]|[1-5]\d|60)\s*"
 _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII | re.IGNORECASE)
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}](?=@|$)", re.ASCII | re.IGNORECASE)
+_FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
+FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
 
 
@@ -122,20 +123,45 @@ def _frame(path: PurePath) -> tuple[str, str]:
     return _BEFORE_FRAME.sub("", "@".join(fields[ZONE:])).strip("@"), ""
 
 
-def _comparable(texts: Sequence[str]) -> list[Any]:
-    """What orders frames: seconds as Python writes them, where all are; else numbers by value."""
-    seconds = [unix_seconds(text) for text in texts]
-    if None not in seconds:
-        return seconds
-    if all(re.fullmatch(r"\d+\.(0|\d*[1-9])", text, re.ASCII) for text in texts):
-        return list(map(float, texts))
-    return list(map(by_value, texts))
+def _comparable(texts: Sequence[str]) -> list[list[object]]:
+    """What orders frames: numbers by value, also behind a point."""
+    return list(map(by_value, _with_equal_fractions(texts)))
+
+
+def _with_equal_fractions(texts: Sequence[str]) -> list[str]:
+    """Texts whose fractions have as many digits as the longest.
+
+    Python leaves out the zeros at the end of a fraction. Counts behind a point (a sequence and its
+    frame, ROS's seconds and nanoseconds) lack those at the beginning: then some of them end in a
+    zero, or the number has more digits than a float is written with.
+    """
+    found = [_FRACTION.fullmatch(text) for text in texts]
+    numbers = [one for one in found if one]
+    longest = max((len(one[3]) for one in numbers), default=0)
+    if all(len(one[3]) == longest for one in numbers):
+        return list(texts)
+    others = [one for one in numbers if one[3] != "0"]
+    no_float = any(
+        one[3][-1] == "0" or len((one[2] + one[3]).lstrip("0")) > FLOAT_DIGITS for one in others
+    )
+    are_counts = no_float and not any(one[3][0] == "0" for one in others)
+    size = -(-longest // 3) * 3  # of milliseconds, microseconds or nanoseconds
+    pad = str.rjust if are_counts else str.ljust
+    pairs = zip(texts, found, strict=True)
+    return [f"{m[1]}{m[2]}.{pad(m[3], size, '0')}{m[4]}" if m else text for text, m in pairs]
 
 
 def by_value(name: str) -> list[object]:
     """What names sort by: frame2 comes before frame10."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def unix_times(texts: Sequence[str]) -> list[float] | None:
+    """The seconds of names that are all Unix times; None where one is something else."""
+    found = [unix_seconds(text) for text in _with_equal_fractions(texts)]
+    seconds = [one for one in found if one is not None]
+    return seconds if len(seconds) == len(texts) else None
 
 
 def unix_seconds(text: str) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mixvpr_jax.checks import nearest
-from mixvpr_jax.datasets.names import frames_near, unix_seconds
+from mixvpr_jax.datasets.names import frames_near, unix_seconds, unix_times
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
@@ -110,13 +110,15 @@ def _require_same_photos(database: Photos, queries: Photos, own: list[list[int]]
 
 def _times(photos: Photos) -> np.ndarray:
     """[n] seconds, by the names where all of them are Unix times, else by EXIF."""
-    named = [unix_seconds(PurePosixPath(name).stem) for name in photos.names]
-    if None not in named:
+    stems = [PurePosixPath(name).stem for name in photos.names]
+    if (named := unix_times(stems)) is not None:
         return np.array(named, np.float64)
     if photos.folder is None:
+        pairs = zip(photos.names, stems, strict=True)
+        strange = next(name for name, stem in pairs if unix_seconds(stem) is None)
         raise InputError(
             "exclude_near: expected names that are Unix times, or photos whose EXIF data tell the "
-            f"time, found {photos.names[named.index(None)]}; give --photos FOLDER"
+            f"time, found {strange}; give --photos FOLDER"
         )
     taken = [read_exif(photos.folder / name).time for name in photos.names]
     known = [(time - datetime(1970, 1, 1)).total_seconds() for time in taken if time is not None]
