@@ -121,7 +121,11 @@ def test_times_in_digits(text, time, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["2019041524", "20190415120000.5", "2019041512000.5", "2019041512000,5"]
+    "text",
+    [
+        *("2019041524", "20190415120000.5", "2019041512000.5", "2019041512000,5"),
+        *("230507", "230507100203", "100203"),  # years of two digits, hours
+    ],
 )
 def test_digits_that_are_no_time(text, tmp_path):
     with pytest.raises(InputError, match=f"expected a time, .* found {text}"):

@@ -41,8 +41,8 @@ FIELDS = {
     "time": ("timestamp", "datetime", "date", "time"),  # beside a date, a time is one of a day
 }
 """The titles that columns of a table of positions may have; the first that is there counts."""
-DIGITS = re.compile(r"\d{6}(\d\d)?|(19|20)\d{8}|\d{12}(\d\d)?", re.ASCII)
-"""A time in digits, from the year on to any unit from months down to seconds."""
+DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCII)
+"""A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
 
 logger = logging.getLogger(__name__)
 
