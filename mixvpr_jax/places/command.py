@@ -175,10 +175,10 @@ def _write(
                 images[index] = f"Images/{city}/{_name(row)}"
                 _copy(paths[index], output / images[index])
         write_csv(output / "Dataframes" / f"{city}.csv", table)
-    told: list[Sequence[object]] = [("photo", "lat", "lon", "image")]
-    for index, path in enumerate(paths):
-        position = taken[index].position or ("", "")
-        told.append((relative(path, folder), *position, images.get(index, "")))
+    told: list[Sequence[object]] = [("photo", "lat", "lon", "heading", "time", "image")]
+    for index, (path, one) in enumerate(zip(paths, taken, strict=True)):
+        known = *(one.position or ("", "")), one.heading, one.time and one.time.isoformat()
+        told.append((relative(path, folder), *known, images.get(index, "")))
     write_csv(output / "photos.csv", told)
 
 
