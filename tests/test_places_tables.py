@@ -168,3 +168,14 @@ def test_names_in_other_forms(photos, rows, found, tmp_path):
     paths = [tmp_path / name for name in photos]
     taken = find_positions(tmp_path, paths, str(tmp_path / "t.csv"), None)
     assert [one.position and one.position[1] - 1 for one in taken] == found
+
+
+@pytest.mark.parametrize("title", ["yaw", "compass_angle", "ca"])
+def test_headings_by_another_title_are_told(title, tmp_path, caplog):
+    [taken] = taken_by(tmp_path, f"lat,lon,{title}", "48,11,90")
+    assert taken == Taken((48.0, 11.0), None, None)
+    assert f"no column is called heading or northdeg or bearing (not read: {title});" in caplog.text
+    caplog.clear()
+    taken_by(tmp_path, f"lat,lon,{title},heading", "48,11,90,180")
+    taken_by(tmp_path, "lat,lon", "48,11")
+    assert not caplog.text
