@@ -153,4 +153,19 @@ def test_links_that_lead_back_are_not_followed_forever(tmp_path):
     (tmp_path / "a" / "b" / "here").symlink_to(".")
     (tmp_path / "again").symlink_to(tmp_path / "a" / "b")
     found = [path.relative_to(tmp_path).as_posix() for path in read_folder(tmp_path).paths]
-    assert found == ["a/b/1.jpg", "again/1.jpg"]
+    assert found == ["a/b/1.jpg"]
+
+
+def test_a_folder_of_several_names_counts_once(tmp_path):
+    """`latest -> run2`, as robots leave it, would give each photo a copy of itself."""
+    for name in ("run1/1.jpg", "run2/2.jpg", "run2/cam/3.jpg"):
+        write_image(tmp_path / "runs" / name)
+    write_image(tmp_path / "disk" / "4.jpg")
+    for name, target in (("latest", "run2"), ("zoo", "run1"), ("cam", "run2/cam")):
+        (tmp_path / "runs" / name).symlink_to(target)
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).symlink_to(tmp_path / "disk")
+    (tmp_path / "data").symlink_to("runs")
+    for root in (tmp_path / "runs", tmp_path / "data"):
+        found = [path.relative_to(root).as_posix() for path in read_folder(root).paths]
+        assert found == ["a/4.jpg", "run1/1.jpg", "run2/2.jpg", "run2/cam/3.jpg"]

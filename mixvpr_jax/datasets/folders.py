@@ -120,20 +120,29 @@ def _found(root: AnyPath) -> tuple[AnyPath, ...]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files, by their names alone: one that cannot be read shall be reported."""
+    """All files, by their names alone: one that cannot be read shall be reported.
+
+    Links to folders are followed, but a folder of several names counts once.
+    """
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
 
+    real_root, found = os.path.realpath(root), dict[str, tuple[str, list[str]]]()
     ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
     for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        above = ways.pop(folder, frozenset()) | {os.path.realpath(folder)}
+        real = os.path.realpath(folder)
+        above = ways.pop(folder, frozenset()) | {real}
         below[:] = [
             name
-            for name in below
+            for name in sorted(below)
             if not _is_hidden(name) and os.path.realpath(Path(folder, name)) not in above
         ]
         ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
+        is_own_name = real == str(Path(real_root, Path(folder).relative_to(root)))
+        if real not in found or is_own_name:  # `latest -> run3` and run3 are one folder
+            found[real] = folder, names
+    for folder, names in found.values():
         yield from (Path(folder, name) for name in names)
 
 
