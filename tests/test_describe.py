@@ -87,7 +87,7 @@ def test_a_photo_and_a_list(describe, folder, expected, tmp_path, caplog):
     describe(folder / "some.txt", "some.npy")
     assert np.abs(np.load(tmp_path / "some.npy") - expected[[2, 0]]).max() <= 1e-6
     assert (tmp_path / "some.txt").read_text().splitlines() == [NAMES[2], NAMES[0]]
-    assert "some.txt: 2 photos are listed by 3 names; each is described once" in caplog.text
+    assert "some.txt: 2 images are listed by 3 names; each counts once" in caplog.text
 
 
 @pytest.mark.parametrize("output", ["d.npy", "d.h5"])

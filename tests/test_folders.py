@@ -102,6 +102,15 @@ def test_a_list_beside_a_folder_is_its_content(tmp_path, caplog, prefix, end):
     assert "3 images, as listed in" in caplog.messages[0]
 
 
+def test_a_list_that_names_images_twice(tmp_path, caplog):
+    """As two lists in one do; also one without the other format that it names."""
+    write_images(tmp_path / "db", ["a.jpg", "b.png"])
+    (tmp_path / "db_images_paths.txt").write_text("a.jpg\nb.jpg\n./a.jpg\nb.png\n")
+    assert names_of(read_folder(tmp_path / "db")) == ["a.jpg", "b.png"]
+    assert "2 images are listed by 4 names" in caplog.messages[0]
+    assert "2 images, as listed in" in caplog.messages[1]
+
+
 def test_a_list_gives_positions_as_names_do(tmp_path):
     names = [f"{place}/@{500_000 + 100 * place}.5@4180000@.jpg" for place in range(3)]
     for folder in ("db", "q"):

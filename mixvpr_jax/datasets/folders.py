@@ -74,7 +74,7 @@ def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
 def read_list(
     file: AnyPath, folder: AnyPath, bases: Sequence[AnyPath], otherwise: str = ""
 ) -> tuple[AnyPath, ...]:
-    """The images that a text file names, a line each.
+    """The images that a text file names, a line each, each of them once.
 
     Args:
         file: The list.
@@ -98,7 +98,11 @@ def read_list(
             f"the first {missing[0]}; fix the list{otherwise}",
             details=[f"missing: {path}" for path in missing],
         )
-    return located.paths
+    distinct = tuple(dict.fromkeys(located.paths))
+    if len(distinct) < len(names):  # whoever counts lines is told
+        listed = f"{len(distinct):,} images are listed by {len(names):,} names"
+        logger.warning("note: %s: %s; each counts once", file, listed)
+    return distinct
 
 
 def _found(root: AnyPath) -> tuple[AnyPath, ...]:

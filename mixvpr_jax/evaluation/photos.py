@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
 from mixvpr_jax.writable import require_free, require_writable
-
-logger = logging.getLogger(__name__)
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -74,7 +71,7 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
     with reaching(photos):
         is_folder, there = photos.is_dir(), photos.exists()
     if is_folder:
-        paths = _once(list_images(photos), photos)
+        paths = list_images(photos)
         inside = all(path.is_relative_to(photos) for path in paths)
         return photos if inside else resolved(photos), paths
     if not there:
@@ -83,19 +80,8 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
             f"such file{nearest(photos)}"
         )
     if photos.suffix.lower() == ".txt":
-        return photos.parent, _once(read_list(photos, photos.parent, [photos.parent]), photos)
+        return photos.parent, read_list(photos, photos.parent, [photos.parent])
     return photos.parent, (photos,)
-
-
-def _once(paths: tuple[AnyPath, ...], listed: AnyPath) -> tuple[AnyPath, ...]:
-    """Each photo where it is listed first; whoever counts lines is told."""
-    distinct = tuple(dict.fromkeys(paths))
-    if len(distinct) < len(paths):
-        logger.warning(
-            "note: %s: %d photos are listed by %d names; each is described once",
-            listed, len(distinct), len(paths),
-        )  # fmt: skip
-    return distinct
 
 
 def write_hloc(file: Path, names: list[str], descriptors: np.ndarray) -> None:
