@@ -181,6 +181,18 @@ def test_two_photos_of_one_name(loop):
     assert (loop / "p.txt").read_text() == (loop / "same.txt").read_text()
 
 
+@pytest.mark.parametrize("other", ["frame3.jpg", "drive/cam/frame3.jpg"])
+@pytest.mark.parametrize("options", [{}, {"exclude_near": "1"}])
+def test_a_photo_by_names_below_two_folders(other, options, loop):
+    """It would be paired with itself, and no folder holds both names."""
+    np.save(loop / "q.npy", on_a_circle(12)[3:5])
+    (loop / "q.txt").write_text(f"{other}\n{other.replace('3', '4')}\n")
+    with pytest.raises(InputError, match=f"same photos as {other} and cam/frame3.jpg; describe"):
+        write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"), **options)
+    np.save(loop / "q.npy", on_a_circle(12)[[3, 6]])  # a robot that starts at the same dock
+    write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"))
+
+
 def test_files_that_hold_no_descriptors(loop):
     for array in (np.float32(3), np.zeros((12, 2)), np.zeros((12, 2), "int32")):
         np.save(loop / "d.npy", array)

@@ -77,6 +77,7 @@ def _left_out(database: Photos, queries: Photos, exclude_near: str | None) -> li
             *([identity(folder / name) for name in names] for folder, names in folders)
         )
     _require_same_photos(database, queries, own)
+    _require_one_folder(database, queries, own)
     if exclude_near is None:
         return own
     parsed = re.fullmatch(r"(\d+)|(\d+\.?\d*)s", exclude_near, re.ASCII)
@@ -106,6 +107,33 @@ def _require_same_photos(database: Photos, queries: Photos, own: list[list[int]]
                 f"expected names that tell photos apart, found two {queries.names[row]} with "
                 "different descriptors; describe both folders from the one that holds them"
             )
+
+
+def _require_one_folder(database: Photos, queries: Photos, own: list[list[int]]) -> None:
+    """Raises InputError for queries that are database photos by names below another folder."""
+    if any(own):
+        return
+    last = ([PurePosixPath(name).name for name in side.names] for side in (queries, database))
+    alike = {
+        row: same
+        for row, some in enumerate(own_photos(*last))
+        if (same := [at for at in some if _end_alike(queries.names[row], database.names[at])])
+    }
+    cosines = (
+        _cosines(queries.descriptors[row], database.descriptors[same]).max()
+        for row, same in alike.items()
+    )
+    if alike and min(cosines) >= SAME:
+        row, same = next(iter(alike.items()))
+        raise InputError(
+            f"expected names below one folder, found the same photos as {queries.names[row]} and "
+            f"{database.names[same[0]]}; describe both from the folder that holds them"
+        )
+
+
+def _end_alike(name: str, other: str) -> bool:
+    """Whether a name is another's last folders and file."""
+    return f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")
 
 
 def _times(photos: Photos) -> np.ndarray:
