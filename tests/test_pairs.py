@@ -194,6 +194,10 @@ def test_a_photo_by_names_below_two_folders(other, options, loop):
 
 
 def test_files_that_hold_no_descriptors(loop):
+    np.save(loop / "q.npy", np.eye(12, 3, dtype="float32"))
+    (loop / "q.txt").write_text((loop / "d.txt").read_text())
+    with pytest.raises(InputError, match=r"of one model, found descriptors of 3 and of 2 values"):
+        write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"))
     for array in (np.float32(3), np.zeros((12, 2)), np.zeros((12, 2), "int32")):
         np.save(loop / "d.npy", array)
         with pytest.raises(InputError, match=r"d.npy: expected descriptors \[n, d\] in float32"):

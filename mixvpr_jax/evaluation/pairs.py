@@ -15,7 +15,7 @@ from mixvpr_jax.datasets.names import frames_near, unix_seconds, unix_times
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
-from mixvpr_jax.evaluation.search import Index
+from mixvpr_jax.evaluation.search import Index, require_one_size
 from mixvpr_jax.exif import read_exif
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 from mixvpr_jax.writable import require_free
@@ -48,6 +48,7 @@ def find_pairs(
                 f"expected names without spaces, at which hloc and COLMAP split a line, found "
                 f"{name!r}; rename it"
             )
+    require_one_size(queries.descriptors, database.descriptors)
     left_out = _left_out(database, queries, exclude_near)
     most = top + max(map(len, left_out), default=0)
     indices, _ = Index(database.descriptors).search(queries.descriptors, most)

@@ -112,11 +112,7 @@ class Index:
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused
             queries = np.asarray(queries, np.float32)
         check_descriptors("queries", queries)
-        if queries.shape[1] != self.database.shape[1]:
-            raise InputError(
-                f"expected queries and database of one model, found descriptors of "
-                f"{queries.shape[1]} and of {self.database.shape[1]} values"
-            )
+        require_one_size(queries, self.database)
         if k < 1:
             raise InputError(f"neighbours: expected at least 1, found {k}")
         return self._search(queries, min(k, len(self.database)), k + SPARE_CANDIDATES)
@@ -323,6 +319,15 @@ def check_descriptors(name: str, rows: np.ndarray) -> float:
             f"row {listed}{more}"
         )
     return largest
+
+
+def require_one_size(queries: np.ndarray, database: np.ndarray) -> None:
+    """Raises InputError for queries [q, d] and a database [n, d] of different lengths d."""
+    if queries.shape[1] != database.shape[1]:
+        raise InputError(
+            f"expected queries and database of one model, found descriptors of {queries.shape[1]} "
+            f"and of {database.shape[1]} values"
+        )
 
 
 def search_on_all_processes(
