@@ -66,9 +66,10 @@ def test_photos_that_cannot_be_read_are_told(tmp_path, caplog, ending):
 
 
 def test_folders_of_programs_are_not_searched(tmp_path):
-    """Such as those of thumbnails, which would be found in place of the photos."""
+    """Such as those of thumbnails or deleted photos, which would be found in place of others."""
     inner = [".thumbnails/a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/.git/c.jpg"]
-    inner += ["#recycle/a.jpg", "@Recycle/a.jpg", "$RECYCLE.BIN/S-1-5-21/$R1A2B3C.jpg"]
+    inner += ["#recycle/a.jpg", "b/$RECYCLE.BIN/S-1-5-21/$R1.jpg", "@Recycle/b/c.jpg"]
+    inner += ["#snapshot/GMT+01-2026.11.27/a.jpg", "lost+found/a.jpg"]
     write_images(tmp_path / ".photos", ["a.jpg", "b/c.jpg", "@b/c.jpg", *inner])
     assert names_of(read_folder(tmp_path / ".photos")) == ["@b/c.jpg", "a.jpg", "b/c.jpg"]
 

@@ -20,6 +20,12 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
+# Of Synology's and QNAP's disks, of Windows and of Linux.
+SYSTEM_FOLDERS = frozenset({
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",
+    "$recycle.bin", "system volume information", "lost+found",
+})  # fmt: skip
+
 logger = logging.getLogger(__name__)
 
 
@@ -155,13 +161,9 @@ def _objects(root: epath.Path) -> Iterator[epath.Path]:
     return (root / name for name in names if not any(map(_is_hidden, name.split("/")[:-1])))
 
 
-# Thumbnails of Synology disks; what was deleted on theirs, on QNAP's and under Windows.
-_OF_PROGRAMS = ("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN")
-
-
 def _is_hidden(folder: str) -> bool:
-    """Whether a folder is a program's own."""
-    return folder.startswith(".") or folder in _OF_PROGRAMS
+    """Whether a folder is a program's own, with thumbnails, say, or photos that were deleted."""
+    return folder.startswith(".") or folder.lower() in SYSTEM_FOLDERS
 
 
 def _suffix(path: PurePath) -> str:
