@@ -53,6 +53,20 @@ def test_queries_that_are_all_far_away_are_told(tmp_path, caplog, query):
     assert "no query has a database photo within 25 m, so recall is 0" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["@0@0@{}@.jpg", "@500.{}@4100.0@.jpg"])
+def test_positions_that_make_every_photo_a_positive_are_told(name, tmp_path, caplog):
+    """Placeholders, and kilometres."""
+    write_images(tmp_path / "database", [name.format(index) for index in range(4)])
+    write_images(tmp_path / "queries", [name.format(5)])
+    found = read_folder_pair(tmp_path / "database", tmp_path / "queries")
+    assert "every query has all 4 database photos within 25 m, so recall is 100" in caplog.text
+    assert listed(found.positives) == [[0, 1, 2, 3]]
+    caplog.clear()
+    write_images(tmp_path / "database", ["@600.0@4900.0@.jpg"])
+    read_folder_pair(tmp_path / "database", tmp_path / "queries")
+    assert not caplog.text
+
+
 def test_degrees_times_1e7_are_no_metres(tmp_path):
     write_images(tmp_path / "both", ["@481234567@115678901@.jpg"])
     with pytest.raises(InputError, match="expected metres on Earth"):

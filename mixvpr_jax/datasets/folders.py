@@ -221,12 +221,18 @@ def read_folder_pair(
             without[0], LABELS,
         )  # fmt: skip
     found = _evaluation_set(protocol, "two folders", pair)
-    if found.positives is not None and not any(map(len, found.positives)):
+    counts = set(map(len, found.positives or ()))
+    if counts == {0}:
         there, asked = (np.median(folder.utm, axis=0) for folder in pair if folder.utm is not None)
         logger.warning(
             "note: no query has a database photo within %g m, so recall is 0: expected east before "
             "north, in metres of one frame, found positions around %.1f, %.1f in %s and %.1f, %.1f "
             "in %s", radius_m, *there, database, *asked, queries,
+        )  # fmt: skip
+    if counts == {len(found.database)} and len(found.database) > 1:
+        logger.warning(
+            "note: every query has all %d database photos within %g m, so recall is 100 whatever "
+            "the model: expected positions in metres in the names", len(found.database), radius_m,
         )  # fmt: skip
     return found
 
