@@ -163,8 +163,9 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
     """
     relative = [inside(name, source) for name in names]
     folders = _Folders(Fence(bases, source))
-    sample = relative[:: max(len(relative) // _SAMPLE, 1)]
-    hits = [sum(folders.find(base / path) is not None for path in sample) for base in bases]
+    hits = folders.count(bases, relative[:: max(len(relative) // _SAMPLE, 1)])
+    if not any(hits) and is_local(bases[0]):  # a small part, perhaps; stores take long to say so
+        hits = folders.count(bases, relative)
     base = bases[int(np.argmax(hits))]
     found = [folders.find(base / path) for path in relative]
     paths = tuple(file or base / path for file, path in zip(found, relative, strict=True))
@@ -190,6 +191,21 @@ class _Folders:
         if links[name]:
             self._fence.require(folder / name)
         return folder / name
+
+    def count(self, bases: Sequence[AnyPath], paths: Sequence[PurePosixPath]) -> list[int]:
+        """How many of these images are below each folder."""
+        by_parent: dict[PurePosixPath, list[str]] = {}
+        for path in paths:
+            by_parent.setdefault(path.parent, []).append(path.name)
+        return [
+            sum(
+                self.find(base / parent / name) is not None
+                for parent, names in by_parent.items()
+                if self._list(base / parent)[1]
+                for name in names
+            )
+            for base in bases
+        ]
 
     def _list(self, folder: AnyPath) -> tuple[AnyPath, _ByStem]:
         """A folder by its name on the disk, and what lies in it."""

@@ -1,5 +1,6 @@
 """What a folder of images holds: endings, a list beside it, photos that cannot be read, labels."""
 
+import numpy as np
 import pytest
 from benchmark_trees import listed, write_image, write_images
 from PIL import Image
@@ -7,7 +8,7 @@ from PIL import Image
 from mixvpr_jax.datasets import BENCHMARKS, read_folder_pair
 from mixvpr_jax.datasets.folders import read_folder
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES
+from mixvpr_jax.listing import IMAGE_SUFFIXES, locate
 from mixvpr_jax.preprocess import FORMATS, load_image
 
 
@@ -118,6 +119,15 @@ def test_a_list_gives_positions_as_names_do(tmp_path):
         write_images(tmp_path / folder, names)
     (tmp_path / "db_images_paths.txt").write_text(f"{names[2]}\n{names[0]}")
     assert listed(read_folder_pair(tmp_path / "db", tmp_path / "q").positives) == [[1], [], [0]]
+
+
+def test_a_small_part_of_a_long_list_is_found(tmp_path):
+    """Where it lies shows by none of the names that decide for a whole benchmark."""
+    names = [f"{index:04d}.jpg" for index in range(1000)]
+    write_images(tmp_path / "images", names[1:4])
+    found = locate([tmp_path, tmp_path / "images"], names, tmp_path / "list")
+    assert np.flatnonzero(found.present).tolist() == [1, 2, 3]
+    assert found.paths[0] == tmp_path / "images" / names[0]
 
 
 @pytest.mark.parametrize(
