@@ -60,6 +60,17 @@ def test_a_sequence_searched_in_itself(loop, name, capsys):
     assert set(far["cam/frame5.jpg"]) == {"cam/frame3.jpg", "cam/frame7.jpg"}
 
 
+def test_names_of_any_encoding(loop):
+    """As old disks and archives hold them: Café.jpg in Latin-1."""
+    names = [b"cam/Caf\xe9.jpg", "cam/Café.jpg".encode(), b"a.jpg"]
+    with h5py.File(loop / "latin.h5", "w") as file:
+        for name, row in zip(names, on_a_circle(3), strict=True):
+            file.create_group(name)["global_descriptor"] = row
+    write_pairs(loop / "latin.h5", loop / "pairs.txt")
+    lines = (loop / "pairs.txt").read_bytes().splitlines()
+    assert {line.split()[0] for line in lines} == {*names} and len(lines) == 6
+
+
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
 def test_seconds_by_names(unit):
     names = [f"{1_700_000_000 * unit + 2 * i * unit}.png" for i in range(12)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -259,7 +260,8 @@ def _load_hloc(file: AnyPath) -> tuple[list[str], np.ndarray]:
 
     found: list[tuple[str, Sequence[float]]] = []
 
-    def visit(name: str, node: object) -> None:
+    def visit(name: str | bytes, node: object) -> None:
+        name = os.fsdecode(name)  # bytes of another encoding than UTF-8
         if name.endswith("/global_descriptor") and isinstance(node, h5py.Dataset):
             found.append((name.removesuffix("/global_descriptor"), node[()]))
 
