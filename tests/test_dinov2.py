@@ -184,6 +184,15 @@ def test_without_the_last_norm(tiny, tmp_path):
     assert converted.config == ModelConfig(
         "plain", (), None, (42, 70), interpolation="bicubic", final_norm=False
     )
+    # BoQ's training code up to March 2025 had an identity in its place.
+    without = {name: array for name, array in state.items() if ".dino.norm." not in name}
+    assert len(without) == len(state) - 2
+    found = convert_checkpoint(saved(without, tmp_path / "x.pth"), image_size=(42, 70)).model
+    assert found.config == converted.config
+    np.testing.assert_array_equal(describe(found, jnp.asarray(images)), features)
+    del state["backbone.dino.norm.bias"]
+    with pytest.raises(InputError, match="unfilled: backbone.model.norm.bias"):
+        convert_checkpoint(saved(state, tmp_path / "x.pth"), image_size=(42, 70))
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,19 @@ def _with_mask_token(state: Weights) -> Weights:
     return found
 
 
+def _with_norm(state: Weights) -> Weights:
+    """Fills the last LayerNorm, which is skipped, where an identity took its place.
+
+    BoQ's training code replaced it up to March 2025, and so do others.
+    """
+    norm = "backbone.dino.norm."
+    if any(name.startswith(norm) for name in state):
+        return state
+    width = state[f"backbone.dino.{_PATCHES}"].shape[0]
+    filled = np.ones(width, np.float32), np.zeros(width, np.float32)
+    return state | dict(zip((f"{norm}weight", f"{norm}bias"), filled, strict=True))
+
+
 # Layouts ------------------------------------------------------------------------------------------
 
 _MODEL = "backbone.model."
@@ -254,6 +267,7 @@ _UNNORMED = Layout(
     "bicubic",
     (322, 322),
     final_norm=False,
+    arranged=_with_norm,
 )
 _SWIN = Layout("Swin Transformer (MixVPR)", _MODEL + _EARLIER, _earlier_swin(_MODEL))
 
