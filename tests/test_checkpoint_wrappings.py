@@ -237,6 +237,17 @@ def test_values_left_aside_are_counted(path, state):
     assert "left aside" not in convert_checkpoint(saved(path, state)).summary()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("value", [np.zeros((3, 1_500_000), np.uint8), bytes(4_500_000)], ids=type)
+def test_values_left_aside_may_be_large(path, state, value, zipped):
+    """Such as the descriptors of a database: the second protocol writes them as text."""
+    few = {"conv1.weight": state["backbone.model.conv1.weight"]}
+    content = {"state_dict": few, "beside": value}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    read = read_file(path)["state_dict"]
+    assert np.array_equal(read["conv1.weight"], few["conv1.weight"])
+
+
 @pytest.mark.parametrize("kind", [dict, argparse.Namespace, types.SimpleNamespace])
 def test_settings_are_read_whatever_they_lie_in(path, state, kind):
     agg_config = collections.defaultdict(int, {"in_h": np.int64(2), "in_w": np.int32(8)})
