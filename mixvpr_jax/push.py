@@ -19,6 +19,7 @@ from mixvpr_jax.storage import as_path, is_local
 
 CARD = "README.md"
 _OPTIONS = re.compile(r"--(image-size|in-size|pool-size|key)\b")  # of the conversion alone
+_USUAL = {"interpolation": "bilinear", "projection": None, "final_norm": True}  # may be left out
 _CONVERT = "push has no such option: convert it first with mixvpr convert to-flax"
 
 
@@ -100,7 +101,6 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
 
 
 def _read_results(where: str, digest: str, config: dict[str, Any], weights: str) -> dict[str, Any]:
-    from mixvpr_jax.conversion.convert import unusual
     from mixvpr_jax.evaluation.output import read_output
 
     found = read_output(as_path(where)).results
@@ -111,11 +111,13 @@ def _read_results(where: str, digest: str, config: dict[str, Any], weights: str)
             f"{where}: expected results of {weights}, found those of other weights "
             f"({found['weights']}); evaluate these with mixvpr eval --weights {weights}"
         )
-    theirs = found.get("model")
-    if isinstance(theirs, dict) and (other := unusual(theirs)) != (ours := unusual(config)):
-        raise InputError(
-            f"{where}: expected results of {weights} with {ours or 'the usual settings'}, found "
-            f"those of the same weights with {other or 'the usual settings'}; evaluate again with "
-            f"mixvpr eval --weights {weights}"
-        )
+    if isinstance(theirs := found.get("model"), dict):
+        # The filter, the image size, ConvAP's cells …; rounding makes no other model.
+        theirs, ours = ({**_USUAL, **one, "dtype": None} for one in (theirs, config))
+        if other := {name: theirs.get(name) for name in ours if theirs.get(name) != ours[name]}:
+            raise InputError(
+                f"{where}: expected results of {weights} with { {n: ours[n] for n in other} }, "
+                f"found those of the same weights with {other}; evaluate again with "
+                f"mixvpr eval --weights {weights}"
+            )
     return found

@@ -197,6 +197,11 @@ def test_the_card_tells_recall_of_these_weights_alone(hub, model, folder, tmp_pa
     told = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert told == {"recall@1": 87.5, "recall@5": 95.0}
     assert card.data.model_name == "resnet18, MixVPR"
+    same, early = model.config.to_dict(), model.config.to_dict()
+    del early["interpolation"]
+    for known in (same, early, {**same, "dtype": "bfloat16"}):
+        (out / "results.json").write_text(json.dumps({**results, "model": known}))
+        push(str(folder), ADDRESS, results=(str(out),))
     for wrong in (b"caf\xe9", b"---\nlicense: [mit\n---\n", b"---\n- mit\n---\n"):
         (folder / "README.md").write_bytes(wrong)
         with pytest.raises(InputError, match="README.md: expected a model card in UTF-8 with YAML"):
@@ -204,10 +209,12 @@ def test_the_card_tells_recall_of_these_weights_alone(hub, model, folder, tmp_pa
     (out / "results.json").write_text(json.dumps({**results, "weights_sha256": "of others"}))
     with pytest.raises(InputError, match="out: expected results of .*, found those of other weigh"):
         push(str(folder), ADDRESS, results=(str(out),))
-    bicubic = {**model.config.to_dict(), "interpolation": "bicubic"}
-    (out / "results.json").write_text(json.dumps({**results, "model": bicubic}))
-    with pytest.raises(InputError, match="found those of the same weights with .*bicubic"):
-        push(str(folder), ADDRESS, results=(str(out),))
+    mixers = {**same["aggregator"], "mlp_ratio": 1.25}
+    for other in ({"interpolation": "bicubic"}, {"image_size": [33, 50]}, {"aggregator": mixers}):
+        (out / "results.json").write_text(json.dumps({**results, "model": {**same, **other}}))
+        with pytest.raises(InputError) as raised:
+            push(str(folder), ADDRESS, results=(str(out),))
+        assert f"found those of the same weights with {other}; evaluate" in str(raised.value)
     (out / "results.json").write_text(json.dumps({**results, "recall": None}))
     with pytest.raises(InputError, match="expected results with recall, found none"):
         push(str(folder), ADDRESS, results=(str(out),))
