@@ -251,6 +251,7 @@ def to_torch(
     with importing():
         from mixvpr_jax.conversion.convert import write_checkpoint
         from mixvpr_jax.conversion.formats import is_own
+        from mixvpr_jax.conversion.layouts import layout_of
         from mixvpr_jax.pretrained import from_pretrained
 
     path = _free(checkpoint, overwrite=overwrite)
@@ -259,9 +260,12 @@ def to_torch(
     model, _ = from_pretrained(weights)
     write_checkpoint(model, path, layout=layout, unfrozen_blocks=unfrozen_blocks)
     config = model.config
-    is_bicubic_there = config.aggregator_name == "BoQ" or not config.final_norm
-    if layout == "official" and config.interpolation == "bicubic" and not is_bicubic_there:
-        print("note: images of this model are resized bicubically, the official code's bilinearly")
+    theirs = layout_of(config, layout, unfrozen_blocks).interpolation
+    if theirs != config.interpolation:
+        print(
+            f"note: images of this model are resized with a {config.interpolation} filter, by the "
+            f"code that loads it with a {theirs} one; change that there"
+        )
     print(f"written: {checkpoint} ({config.arch}, {config.aggregator})")
 
 

@@ -11,11 +11,11 @@ import torch_or_skip as torch
 from checkpoints import CASE, CONFIG, same_weights, saved, tensors
 from recipe import GOLDEN, official_shapes, openvprlab_shapes, recipe_state
 
-from mixvpr_jax import commands, from_pretrained
+from mixvpr_jax import commands, create_model, from_pretrained, save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict, write_checkpoint
 from mixvpr_jax.conversion.key_table import to_flax, torch_name
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
+from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, ModelConfig
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,16 @@ def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, sta
     with pytest.raises(InputError, match="model.safetensors: expected another file than the weigh"):
         commands.to_torch(str(tmp_path / "model"), str(own), overwrite=True)
     assert same_weights(from_pretrained(tmp_path / "model")[0], state)
+
+
+@pytest.mark.parametrize("own", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("layout, theirs", [("official", "bilinear"), ("openvprlab", "bicubic")])
+def test_another_filter_of_the_code_that_loads_it_is_said(tmp_path, capsys, own, layout, theirs):
+    config = ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64), interpolation=own)
+    save_pretrained(create_model(config), tmp_path / "model")
+    commands.to_torch(str(tmp_path / "model"), str(tmp_path / "a.ckpt"), layout=layout)
+    line = f"note: images of this model are resized with a {own} filter, by the code that loads"
+    assert (line in capsys.readouterr().out) == (own != theirs)
 
 
 @pytest.mark.parametrize(
