@@ -13,6 +13,7 @@ from reference_heads import TorchBoQ, salad
 
 from mixvpr_jax import (
     BoQConfig,
+    GeMConfig,
     InputError,
     MixVPRConfig,
     ModelConfig,
@@ -263,6 +264,18 @@ def test_a_projection_that_megaloc_does_not_have():
         model = create_model(ModelConfig(arch, (), SALAD, **SIZE, projection=11, **options))
         with pytest.raises(InputError, match="found a projection to 11 values"):
             to_state_dict(model)
+
+
+@pytest.mark.parametrize("aggregator", [GeMConfig(), SALAD], ids=lambda each: each.name)
+def test_a_linear_layer_of_others(aggregator, tmp_path):
+    """Weights do not tell whether theirs comes before or after unit norm: refused."""
+    config = ModelConfig(*VIT, aggregator, **SIZE)
+    _, state = drawn(config)
+    state |= {"aggregator.linear.weight": torch.ones(11, config.descriptor_dim or 0)}
+    state |= {"aggregator.linear.bias": torch.ones(11)}
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="left over: aggregator.linear.bias, aggregator.linear.w"):
+        convert_checkpoint(tmp_path / "x.pth", image_size=(70, 42))
 
 
 @pytest.mark.parametrize("norm", [True, False, None])

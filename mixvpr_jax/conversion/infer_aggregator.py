@@ -76,6 +76,11 @@ def _boq(checkpoint: Checkpoint) -> tuple[BoQConfig, int]:
 
 
 def projection_of(checkpoint: Checkpoint) -> int | None:
-    """Outputs of the Linear layer after the aggregator, as in MegaLoc; None if there is none."""
+    """Outputs of the Linear layer after the aggregator, as in MegaLoc; None if there is none.
+
+    Others' is left over: whether what it takes was scaled to unit norm before, no weight tells.
+    """
     name = "aggregator.linear.weight"
-    return checkpoint.shape(name, 2)[0] if name in checkpoint.state else None
+    if not checkpoint.layout.projects or name not in checkpoint.state:
+        return None
+    return checkpoint.shape(name, 2)[0]

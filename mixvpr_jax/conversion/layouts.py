@@ -35,6 +35,7 @@ class Layout:
     image_size: tuple[int, int] = (320, 320)  # unless a checkpoint tells
     is_bare: bool = False  # a backbone alone
     final_norm: bool = True  # of a transformer's tokens
+    projects: bool = False  # by a Linear layer, what the aggregator scaled to unit norm
     arranged: Callable[[Weights], Weights] = dict  # before prefixes are replaced
     prefix: str = ".*"  # may precede the names, where the network is a part of something larger
 
@@ -253,6 +254,7 @@ _MEGALOC = Layout(
         "backbone.": _MODEL,
     },
     image_size=(322, 322),
+    projects=True,
     arranged=_with_mask_token,
 )
 _OFFICIAL = Layout("official (MixVPR, gsv-cities)", f"{_MODEL}conv1.weight")
