@@ -228,7 +228,9 @@ def _read(path: Path, key: str | None) -> _Content:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
         found = " ".join(str(error).split())[:200] or type(error).__name__
-        if not isinstance(error, Code):
+        if isinstance(error, Code):  # of a whole module, or of settings: OmegaConf's, functools'
+            found += "; if you trust it, save its state_dict alone with PyTorch"
+        else:
             found = f"a truncated or foreign file ({found})"
         raise InputError(f"{path}: expected a PyTorch checkpoint, found {found}") from error
 
