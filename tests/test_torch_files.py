@@ -155,6 +155,13 @@ def test_archives_that_are_none(path, entries, message):
     refused(path, message)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_called_so(path):
+    """PyTorch compresses the code in it."""
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), path)
+    refused(path, "a TorchScript archive; save the model's state_dict")
+
+
 def test_archives_that_grow(path):
     """A thousand times smaller outside than inside, or twice the same inside."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as changed:

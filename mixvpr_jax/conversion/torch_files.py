@@ -138,6 +138,8 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
 def _root(archive: zipfile.ZipFile, limit: int) -> str:
     entries = archive.infolist()
     names = {entry.filename for entry in entries}
+    if any(name.endswith("/constants.pkl") for name in names):  # some of it compressed
+        raise ValueError("a TorchScript archive; save the model's state_dict() instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("an archive that is compressed, as none of PyTorch is")
     if any(entry.compress_size != entry.file_size for entry in entries):
@@ -147,8 +149,6 @@ def _root(archive: zipfile.ZipFile, limit: int) -> str:
     roots = [name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl")]
     if len(roots) != 1:
         raise ValueError(f"an archive with {len(roots)} data.pkl")
-    if f"{roots[0]}constants.pkl" in names:
-        raise ValueError("a TorchScript archive; save the model's state_dict() instead")
     if f"{roots[0]}byteorder" in names and archive.read(f"{roots[0]}byteorder") != b"little":
         raise ValueError("numbers in the order of another machine")
     return roots[0]
