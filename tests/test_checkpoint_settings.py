@@ -192,6 +192,18 @@ def test_an_aggregator_by_another_name_is_said(path):
     )
 
 
+def test_the_filter_of_a_released_convap_is_said(path):
+    """Its README says so of the one of 4,096 values; no file does."""
+    for channels, cells, said in ((1024, (2, 2), True), (1024, (1, 1), False), (8, (2, 2), False)):
+        state = weights(ConvAPConfig(channels))
+        notes = convert_checkpoint(saved(path, state), pool_size=cells).checkpoint.notes
+        assert any("trained with a bicubic one" in note for note in notes) == said
+    conversion = convert_checkpoint(
+        saved(path, openvprlab(weights(ConvAPConfig(1024)))), pool_size=(2, 2)
+    )
+    assert "trained with a bicubic one" not in conversion.summary()
+
+
 HALVES = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 IMAGENETS = {"mean": [0.485, 0.456, 0.406], "std": (0.229, 0.224, 0.225)}
 

@@ -290,6 +290,20 @@ def test_salads_own_setting_of_the_last_norm(norm, tmp_path):
     assert ("LayerNorm" in converted.summary()) == (not norm)
 
 
+def test_the_size_of_salads_evaluation_is_said(tmp_path):
+    """Its code trains on 224x224, which the file tells, and evaluates with 322x322."""
+    _, state = drawn(ModelConfig(*VIT, SALAD, **SIZE))
+    for size, said in (((224, 224), True), ((322, 322), False)):
+        of_data = {"image_size": size}
+        content = {"state_dict": state, "datamodule_hyper_parameters": of_data}
+        torch.save(content, tmp_path / "x.ckpt")
+        converted = convert_checkpoint(tmp_path / "x.ckpt")
+        assert converted.model.config.image_size == size
+        assert ("SALAD's authors evaluate with 322x322" in converted.summary()) == said
+    given = convert_checkpoint(tmp_path / "x.ckpt", image_size=(70, 42))
+    assert "SALAD's authors evaluate" not in given.summary()
+
+
 def test_a_last_norm_that_nothing_tells(tmp_path):
     _, state = drawn(ModelConfig(*VIT, SALAD, **SIZE))
     torch.save(state, tmp_path / "x.pth")

@@ -20,10 +20,12 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS
 from mixvpr_jax.models.config import (
     AGGREGATORS,
+    ConvAPConfig,
     GeMConfig,
     MixVPRConfig,
     ModelConfig,
     OwnAggregatorConfig,
+    SALADConfig,
 )
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -64,6 +66,11 @@ def infer_config(
         checkpoint.notes.append(
             f"images are resized with a {layout.interpolation} filter, as in {layout.name}"
         )
+    elif aggregator == ConvAPConfig(1024):
+        checkpoint.notes.append(
+            "images are resized with a bilinear filter, as in gsv-cities' code; its released model "
+            "of 4,096 values was trained with a bicubic one (interpolation in config.json)"
+        )
     final_norm = layout.final_norm and not (arch in VITS and told.final_norm is False)
     if not final_norm:
         checkpoint.notes.append("the last LayerNorm is skipped, as in the checkpoint's own code")
@@ -88,6 +95,12 @@ def infer_config(
         map_size = None if image_size else told.map_size  # what is given has the last word
         where = "" if image_size else " in the hyper-parameters"
         _require_map(checkpoint, replace(config, image_size=size), where, in_size, map_size)
+        of_salad = isinstance(aggregator, SALADConfig) and layout.final_norm
+        if of_salad and not image_size and size != config.image_size:
+            checkpoint.notes.append(
+                f"images of {_by(size)}, as in training; SALAD's authors evaluate with "
+                f"{_by(config.image_size)} (--image-size H W)"
+            )
     return replace(config, image_size=size)
 
 
