@@ -266,7 +266,8 @@ def to_torch(
             f"note: images of this model are resized with a {config.interpolation} filter, by the "
             f"code that loads it with a {theirs} one; change that there"
         )
-    print(f"written: {checkpoint} ({config.arch}, {config.aggregator})")
+    height, width = config.image_size  # which the file does not hold
+    print(f"written: {checkpoint} ({config.arch}, {config.aggregator}, images of {height}x{width})")
 
 
 def _free(file: str, *, overwrite: bool) -> AnyPath:

@@ -281,12 +281,16 @@ def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, sta
 
 @pytest.mark.parametrize("own", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("layout, theirs", [("official", "bilinear"), ("openvprlab", "bicubic")])
-def test_another_filter_of_the_code_that_loads_it_is_said(tmp_path, capsys, own, layout, theirs):
-    config = ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64), interpolation=own)
+def test_what_the_file_cannot_tell_the_code_that_loads_it_is_said(
+    tmp_path, capsys, own, layout, theirs
+):
+    config = ModelConfig("resnet18", (3, 4), GeMConfig(), (48, 64), interpolation=own)
     save_pretrained(create_model(config), tmp_path / "model")
     commands.to_torch(str(tmp_path / "model"), str(tmp_path / "a.ckpt"), layout=layout)
     line = f"note: images of this model are resized with a {own} filter, by the code that loads"
-    assert (line in capsys.readouterr().out) == (own != theirs)
+    told = capsys.readouterr().out
+    assert (line in told) == (own != theirs)
+    assert "(resnet18, GeMConfig(p=3.0), images of 48x64)" in told
 
 
 @pytest.mark.parametrize(
