@@ -237,6 +237,38 @@ def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
     assert [path.name for path in (tmp_path / "gsv_cities").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.parametrize("changed", ["images", "order"])
+def test_what_a_killed_call_left_of_other_files_or_rows(folder, tmp_path, monkeypatch, changed):
+    """Files hold other rows then: an image that was fetched again has another size."""
+
+    def write(self, path, examples):
+        if "00002" in str(path):
+            raise RuntimeError("killed")
+        return of_tfds(self, path, examples)
+
+    root = shutil.copytree(folder, tmp_path / "folder")
+    first, *_, last = (root / name for name in names_of(root))
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 5 * first.stat().st_size)
+    of_tfds = tfds_builder.ExampleWriter.write
+    monkeypatch.setattr(tfds_builder.ExampleWriter, "write", write)
+    with pytest.raises(InputError, match="killed"):
+        prepare_gsv_cities(root, tmp_path / "out", cities=["Rome"])
+    assert len(list(tmp_path.glob("out/gsv_cities/.*.partial/*Rome*"))) == 2
+    if changed == "images":
+        end = first.read_bytes()[-50:]
+        first.write_bytes(first.read_bytes()[:-50])
+        last.write_bytes(last.read_bytes() + end)
+    else:
+        table = root / "Dataframes" / "Rome.csv"
+        header, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([header, *rows[4:], *rows[:4]]) + "\n")
+    monkeypatch.setattr(tfds_builder.ExampleWriter, "write", of_tfds)
+    assert prepare_gsv_cities(root, tmp_path / "out", cities=["Rome"]).num_images == 20
+    assert [path.name for path in (tmp_path / "out" / "gsv_cities").iterdir()] == ["1.0.0"]
+    _, (plain, stored) = open_both(root, tmp_path / "out", ["Rome"])
+    assert all(plain.read(image) == stored.read(image) for image in range(20))
+
+
 def test_too_little_space_is_said_before(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

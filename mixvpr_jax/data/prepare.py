@@ -88,7 +88,9 @@ def prepare_gsv_cities(
     stored = [read_city(source, index) for index in range(len(source.places.cities))]
     num_bytes = int(sum(city.sizes.sum() for city in stored))
     folder = output / NAME / VERSION
-    staging = folder.with_name(f".{VERSION}-{crc32(source.places.names.tobytes()):08x}.partial")
+    # What a killed call left serves while rows and sizes, which cut the files, are the same.
+    described = repr([(city.name, city.images, city.sizes.tolist()) for city in stored])
+    staging = folder.with_name(f".{VERSION}-{crc32(described.encode()):08x}.partial")
     _require_space(output, staging, num_bytes)
     num_images = len(source.places.names)
     with locked(output / NAME, "call that prepares"), named_when_full(output):
