@@ -184,6 +184,7 @@ def test_names_that_no_text_tells(tmp_path):
     header, *lines = table.read_text().splitlines()
     former = [line.rpartition(",")[0] for line in (header, *lines)]  # of an earlier version
     table.write_text("\n".join(former) + "\n")
+    (tmp_path / "out" / VERSION / "SHA256SUMS").unlink()  # of the later table
     assert open_both(tmp_path, tmp_path / "out", ("Rome",))[1][1].places.counts.tolist() == [3, 2]
 
 
@@ -353,6 +354,28 @@ def test_files_that_are_not_whole(prepared, tmp_path):
     (folder / "dataset_info.json").write_text("{}")
     with pytest.raises(InputError, match=r"dataset_info\.json: expected what tfds writes, found K"):
         open_source(config)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda rows: rows[4:],
+        lambda rows: rows[::-1],
+        lambda rows: [*rows[:4], *rows[4:8][::-1], *rows[8:]],
+    ],
+    ids=["left out", "sorted", "exchanged"],
+)
+def test_a_prepared_table_is_not_to_be_edited(folder, prepared, tmp_path, edit):
+    """Its rows number the records: others would give images to the wrong places."""
+    path = shutil.copytree(prepared[1].folder, tmp_path / VERSION) / "Dataframes" / "Rome.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *edit(rows)]) + "\n")
+    config = DataConfig(tmp_path, ("Rome", "Bangkok"), 2, 2, 2)
+    with pytest.raises(
+        InputError, match=r"expected Dataframes/Rome\.csv as it was prepared, found"
+    ):
+        open_source(config)
+    assert open_source(replace(config, cities=("Bangkok",)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
