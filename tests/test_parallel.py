@@ -112,6 +112,21 @@ def test_statistics_of_each_device():
     assert np.abs(found - expected["backbone.layer2.0.bn1.var"]).max() > 1e-4
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["global", "per device"])
+def test_a_batch_of_unreadable_images_moves_no_statistics(each):
+    with in_float64():
+        images, labels = batch(3, SMALL)
+        model, optimizer = start()
+        pair = LOSS_AND_MINER["multi_similarity"]
+        step = make_step(model, optimizer, *pair, data_mesh(), batch_stats_per_device=each)
+        state = create_state(model, optimizer)
+        before = jax.device_get(state.statistics)
+        state, metrics = step(state, np.zeros_like(images), np.full_like(labels, -1))
+        assert (metrics["loss"], metrics["images"]) == (0, 0)
+        for old, new in zip(*map(jax.tree.leaves, (before, state.statistics)), strict=True):
+            assert np.abs(old - new).max() <= 1e-12
+
+
 def test_the_step_reduces_what_it_should_and_no_more():
     with in_float64():
         model, optimizer = start()
