@@ -3,21 +3,26 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
 import time
 import types
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
-from runs import ON_DEVICE, command, finish, small_disk, start, town  # noqa: F401
+from runs import ON_DEVICE, command, finish, small_disk, start, tiny_config, town  # noqa: F401
 from shared import once
 
 from mixvpr_jax import InputError, distributed
 from mixvpr_jax.locks import locked
+from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.processes import ALONE, ProcessConfig
+from mixvpr_jax.training import start as start_of_run
+from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.log import read_log
 
 # Ours; JAX's; that of CPU devices, where the next operation overtakes the one that failed.
@@ -219,6 +224,57 @@ def test_another_run_is_in_the_folder(town, tmp_path):  # noqa: F811
         (line,) = errors_of(errors)
         assert line.startswith(f"error: {tmp_path}/run: expected no other run here, found one of ")
     assert not (tmp_path / "run").exists()
+
+
+def test_each_has_a_disk_of_its_own(town, tmp_path):  # noqa: F811
+    """One copy of the data lacks images, which --data.skip-missing leaves out."""
+    copy = shutil.copytree(town / "train", tmp_path / "copy")
+    for image in sorted((copy / "Images" / "Avalon").iterdir())[:2]:
+        image.unlink()
+    port, running = free_port(), []
+    for index, root in enumerate((town / "train", copy)):
+        arguments = command(town, tmp_path / "run", "--data.skip-missing", "--data.root", root)
+        together = ("--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process-id", index)
+        running.append(start([*arguments, *together], 1))
+    found = finish_all(running)
+    assert [status for status, _, _ in found] == [2, 2], found
+    line = r"error: process 1: expected what process 0 has, found others \(images: '\w+' there, .*"
+    for _, _, errors in found:
+        (told_line,) = errors_of(errors)
+        assert re.fullmatch(line, told_line)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"seed": 5}, r"\(seed: 190223 there, 5 here\)"),
+        (
+            {"optimizer": OptimizerConfig("adamw", 0.03, layers_to_freeze=None)},
+            r"\(.*learning_rate: 0.001 there, 0.03 here",
+        ),
+        ({"epochs": 4}, r"\(epochs: 3 there, 4 here\)"),
+        ({"checkpoint_every_steps": 4}, r"\(checkpoint_every_steps: 3 there, 4 here\)"),
+        ({"images": "5e7"}, r"\(images: 'a11' there, '5e7' here\)"),
+        ({"sets": "5e7"}, r"\(sets\.test: 'a11' there, '5e7' here\)"),
+        ({"model": 1}, r"\(weights: '\w{8}' there, '\w{8}' here\)"),
+    ],
+)
+def test_all_take_the_same(town, monkeypatch, changes, line):  # noqa: F811
+    config, texts = tiny_config(town), []
+
+    def check(images="a11", sets="a11", model=0, **changes):
+        described = create_model(config.model.architecture, seed=model)
+        own = replace(config, **changes), images, {"test": sets}, described
+        start_of_run.require_same_on_all_processes(*own)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(start_of_run, "gather_text", lambda text: texts.append(text) or texts)
+    check()
+    check(data=replace(config.data, root="/copy", num_workers=1))
+    with pytest.raises(InputError, match=f"process 1: .* found others {line}"):
+        check(**changes)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import time
-import zlib
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -21,11 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mixvpr_jax.data.gsv_cities import in_bytes
 from mixvpr_jax.data.loader import Batch, read_batches
 from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
 from mixvpr_jax.errors import TWICE_SECONDS, InputError, heeded
-from mixvpr_jax.listing import composed
 from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import empty_model
@@ -39,6 +36,7 @@ from mixvpr_jax.training.start import (
     check_workdir,
     initial_model,
     locked_workdir,
+    require_same_on_all_processes,
     write_config,
 )
 from mixvpr_jax.training.step import (
@@ -99,6 +97,9 @@ def train(
             check_workdir(config, folder)
             setup = Setup(config, folder)
         with raise_on_all_processes():
+            sets = setup.validation.checksums
+            require_same_on_all_processes(config, setup.images.checksums[0], sets, setup.model)
+        with raise_on_all_processes():
             if is_main_process():
                 write_config(config, folder / "config.json")
         run = Run(setup, stack, stop, require_lock)
@@ -141,11 +142,6 @@ class Setup:
         self.images = Images(config)
         self.steps_per_epoch = self.images.sampler.steps_per_epoch
         self.total_steps = len(self.images.batches)
-        names = self.images.source.places.names
-        joined = b"\n".join(names.tolist())
-        same = in_bytes(composed(joined.decode(errors="surrogateescape")))
-        texts = same, joined, names.tobytes()  # the latter two of earlier versions
-        self._checksums = [f"{zlib.crc32(text):08x}" for text in texts]
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
             logger.warning("note: stages are frozen at random weights; give --model.init")
         reached = last_step(workdir)
@@ -195,7 +191,8 @@ class Setup:
     def positions(self, step: int) -> list[dict[str, Any]]:
         """Where in the data a step begins, with each checksum of the image names."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return [{"epoch": epoch, "batch": batch, "images": found} for found in self._checksums]
+        checksums = self.images.checksums
+        return [{"epoch": epoch, "batch": batch, "images": found} for found in checksums]
 
 
 class Run:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
+from mixvpr_jax.conversion.convert import weights_hash
 from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
+from mixvpr_jax.data.gsv_cities import in_bytes
 from mixvpr_jax.data.loader import Batches
 from mixvpr_jax.data.sources import Sampler, open_source
-from mixvpr_jax.distributed import data_mesh, is_main_process
+from mixvpr_jax.distributed import data_mesh, gather_text, is_main_process
 from mixvpr_jax.errors import InputError
+from mixvpr_jax.listing import composed
 from mixvpr_jax.locks import locked
 from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
@@ -31,8 +36,20 @@ from mixvpr_jax.storage import (
     reaching,
 )
 from mixvpr_jax.training.checkpoint import Checkpoints
-from mixvpr_jax.training.config import StartConfig, TrainConfig, require_same_run
+from mixvpr_jax.training.config import (
+    MAY_CHANGE,
+    StartConfig,
+    TrainConfig,
+    differences,
+    require_same_run,
+)
 from mixvpr_jax.writable import require_writable
+
+# Fields that may differ between the processes of a run; what lies there may not.
+OF_A_PROCESS = {
+    *(name for name in MAY_CHANGE if name.startswith("data.")),
+    *("model.init", "validation.sets", "validation.data_dir", "validation.ground_truth"),
+}
 
 
 @contextmanager
@@ -57,6 +74,22 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
         raise InputError(f"{workdir}: expected config.json next to checkpoints, found none")
     if is_local(workdir):
         require_writable(checkpoints, "checkpoints")
+
+
+def require_same_on_all_processes(
+    config: TrainConfig, images: str, sets: Mapping[str, str], model: VPRModel
+) -> None:
+    """Raises InputError where process 0 has other options, images, validation sets or weights."""
+    if jax.process_count() == 1:
+        return
+    found = {"images": images, "sets": sets, "weights": weights_hash(get_weights(model))[:8]}
+    own = json.dumps({**config.to_dict(), **found})
+    lines = differences(json.loads(gather_text(own)[0]), json.loads(own))
+    if other := [line for line in lines if line.split(":")[0] not in OF_A_PROCESS]:
+        raise InputError(
+            f"process {jax.process_index()}: expected what process 0 has, found others "
+            f"({'; '.join(other)}); give every process the same options and the same data"
+        )
 
 
 def write_config(config: TrainConfig, path: AnyPath) -> None:
@@ -91,6 +124,14 @@ class Images:
             interpolation=interpolation,
         )
         self.place = make_input(data.augmentation, config.image_size, self.mesh, interpolation)
+
+    @cached_property
+    def checksums(self) -> list[str]:
+        """Checksums of the images' names: the present one, then those of earlier versions."""
+        names = self.source.places.names
+        joined = b"\n".join(names.tolist())
+        same = in_bytes(composed(joined.decode(errors="surrogateescape")))
+        return [f"{zlib.crc32(text):08x}" for text in (same, joined, names.tobytes())]
 
 
 def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
