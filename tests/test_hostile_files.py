@@ -147,10 +147,10 @@ def test_structs_that_list_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("hostile", "message"),
     [
-        ({"year": "9" * 400}, "line 2: expected numbers, found"),
-        ({"month": 2**63}, "line 2: expected numbers, found"),
-        ({"lat": "nan"}, "line 2: expected numbers, found"),
-        ({"lon": "181"}, "line 2: expected numbers, found"),
+        ({"year": "9" * 400}, "line 2: expected numbers, .*found"),
+        ({"month": 2**63}, "line 2: expected numbers, .*found"),
+        ({"lat": "nan"}, "line 2: expected numbers, .*found"),
+        ({"lon": "181"}, "line 2: expected numbers, .*found"),
         ({"northdeg": "9" * 5000}, "line 2: expected (numbers|an image's name)"),
         ({"panoid": "x" * 200_000}, "expected a table, found field larger than field limit"),
     ],

@@ -253,7 +253,10 @@ def read_rows(path: epath.Path) -> Iterator[Row]:
     try:
         header = next(filled, list[str]())
         if missing := [name for name in COLUMNS if name not in header]:
-            raise InputError(f"{path}: expected columns {', '.join(missing)}, found none such")
+            raise InputError(
+                f"{path}: expected columns {', '.join(missing)}, separated by commas, found "
+                f"{','.join(header)!r:.200}"
+            )
         cells_of = operator.itemgetter(*map(header.index, COLUMNS))
         image_at = header.index(IMAGE) if IMAGE in header else None
         for cells in filled:
@@ -261,7 +264,8 @@ def read_rows(path: epath.Path) -> Iterator[Row]:
                 row = Row.read(cells_of(cells), "" if image_at is None else cells[image_at])
             except (IndexError, ValueError):
                 raise InputError(
-                    f"{path}: line {reader.line_num}: expected numbers, found {cells!r:.300}"
+                    f"{path}: line {reader.line_num}: expected numbers, whole but for lat and lon, "
+                    f"found {cells!r:.300}"
                 ) from None
             if not NAME.fullmatch(row.name.encode()):
                 *_, city, _, _, panoid = row.cells
