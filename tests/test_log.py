@@ -49,6 +49,26 @@ def test_speed_is_of_real_images(tmp_path, monkeypatch):
     assert "images" not in entry
 
 
+@pytest.mark.parametrize(("there", "read"), [(True, [1, 2, 3]), (False, [1, 2])])
+def test_speed_is_of_each_step(there, read, tmp_path, monkeypatch):
+    """Also of the last one before a save; a CPU has computed a step when it is queued."""
+    now = 0.0
+    monkeypatch.setattr("mixvpr_jax.training.log._are_there", lambda _: there)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    log = Log(tmp_path, step=0, total_steps=3)
+    monitor = Monitor(log, rates=np.full(3, 0.1), log_every_steps=1)
+    metrics = {"loss": jnp.float32(1.25), "batch_accuracy": jnp.float32(0.5)}
+    for step in (1, 2, 3):
+        now += 2.0
+        monitor.add(step, {**metrics, "images": jnp.int32(16)})
+    assert [entry["step"] for entry in log.entries] == read
+    now += 2.0
+    monitor.drain()
+    log.close()
+    first, *others = (entry["images_per_second"] for entry in log.entries)
+    assert (first, *others) == (8 if there else 4, 8, 8)
+
+
 def test_a_log_holds_nothing_of_later_steps(tmp_path):
     """What was logged after the checkpoint will be done, and logged, again."""
     lines = [f'{{"step": {step}, "loss": 1.0}}\n' for step in (1, 2, 3, 3, 4)]

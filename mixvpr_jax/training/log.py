@@ -231,7 +231,10 @@ class Mirror:
 
 
 class Monitor:
-    """Logs each step's metrics once the next has started, which keeps the device busy."""
+    """Logs each step's metrics once the next has started, which keeps the device busy.
+
+    Those of a CPU, whose steps run in the thread that calls them, are there at once.
+    """
 
     def __init__(self, log: Log, rates: np.ndarray, log_every_steps: int) -> None:
         """Starts the clock; `rates` [total_steps] holds the learning rate of each step."""
@@ -244,9 +247,12 @@ class Monitor:
         self._images, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Queues a step's metrics and reads those before; InputError if they are not finite."""
+        """Queues a step's metrics and reads all that are there; InputError if they are not finite.
+
+        Those of the steps before are waited for.
+        """
         self._waiting.append((step, metrics))
-        self.drain(keep=1)
+        self.drain(keep=0 if _are_there(metrics) else 1)
 
     def drain(self, keep: int = 0) -> None:
         """Reads all queued metrics but the last `keep`."""
@@ -286,6 +292,11 @@ class Monitor:
             f"{self._rates[step - 1]:.3g}; no such state was saved: start again in a new folder "
             "with a lower --optimizer.learning-rate"
         )
+
+
+def _are_there(metrics: Metrics) -> bool:
+    arrays: list[Any] = list(metrics.values())  # JAX's type leaves `is_ready` out
+    return all(array.is_ready() for array in arrays)
 
 
 def steps_to_profile(text: str) -> range:
