@@ -82,6 +82,19 @@ def test_a_folder_around_the_data_or_beside_it(tmp_path, cities):
             open_source(DataConfig(root, cities))
 
 
+@pytest.mark.parametrize("cities", [(), ("Rome",)])
+@pytest.mark.parametrize("name", ["gsv [v2]", "*", "gsv?"])
+def test_a_folder_whose_name_could_be_a_pattern(tmp_path, name, cities):
+    write_city(tmp_path / "gsv 2", "Oslo")
+    root = write_city(tmp_path / name)
+    assert open_source(DataConfig(root, cities, 2, 2, 2)).places.cities == ("Rome",)
+    version = tmp_path / name / "prepared" / "0.9.0"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").write_text("{}")
+    with pytest.raises(InputError, match="expected version .* prepared data set, found 0.9.0"):
+        open_source(DataConfig(version.parent, cities, 2, 2, 2))
+
+
 def test_the_generated_town_is_read(town):
     places = read_places(town / "train", ["Avalon", "Brigadoon"])
     assert places.cities == ("Avalon", "Brigadoon")

@@ -23,7 +23,7 @@ from etils import epath
 from mixvpr_jax.checks import closest, nearest
 from mixvpr_jax.data.config import GSV_CITIES
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import composed
+from mixvpr_jax.listing import composed, links_in
 from mixvpr_jax.storage import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
@@ -214,7 +214,8 @@ def require_each_city(root: epath.PathLike, places: Places, min_images: int) -> 
 
 def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
     """The cities' tables; without cities all, in the official order, then by name."""
-    tables = {path.stem: path for path in (root / "Dataframes").glob("*.csv")}
+    folder = root / "Dataframes"  # no glob: epath takes a folder named [x] for a pattern
+    tables = {name[:-4]: folder / name for name in links_in(folder) if name.endswith(".csv")}
     tables = {city: path for city, path in tables.items() if not city.startswith(NO_TABLE)}
     if not tables:
         local = as_path(root)

@@ -216,7 +216,8 @@ def _refuse_other_versions(root: epath.Path) -> None:
     others = [root] if (root / INFO).exists() else []
     for folder in (root / NAME, root):
         if not others and not (root / "Dataframes").exists():
-            others = [info.parent for info in folder.glob(f"*/{INFO}")]
+            beside = [folder / name for name in names_in(folder, "directory")]
+            others = [other for other in beside if (other / INFO).exists()]
     if others:
         raise InputError(
             f"{others[0].parent}: expected version {VERSION} of the prepared data set, found "
