@@ -117,6 +117,17 @@ def test_a_learning_rate_that_explodes(town, tmp_path):
     assert all(step < broken for step in saved)
 
 
+@pytest.mark.parametrize("name", ["run [2]", "milestones=[5,10]/run", "out\\run"])
+def test_a_folder_from_which_no_checkpoint_is_restored(town, tmp_path, name, monkeypatch):
+    with pytest.raises(InputError, match=r"expected a path without \[, \] and backslashes.* found"):
+        train(tiny_config(town), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(InputError, match="choose another --workdir"):
+        train(tiny_config(town), "run")
+
+
 def test_folders_that_cannot_be_written(town, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder for the run, found a file"):

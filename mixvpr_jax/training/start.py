@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -55,6 +56,13 @@ OF_A_PROCESS = {
 @contextmanager
 def locked_workdir(workdir: AnyPath) -> Iterator[Callable[[], None]]:
     """Locks a workdir in process 0; yields `FolderLock.require`, to call before each save."""
+    path = workdir.absolute() if isinstance(workdir, Path) else workdir
+    if found := re.search(r"\[.*\]|\\", path.as_posix()):
+        raise InputError(
+            f"{workdir}: expected a path without [, ] and backslashes, which Orbax takes for a "
+            f"pattern so that no checkpoint could be restored, found {found[0]}; choose another "
+            "--workdir"
+        )
     require_writable(workdir, "the run")
     if not is_main_process():
         yield lambda: None
