@@ -23,14 +23,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # XLA's newer way to write a fusion as loops, by way of MLIR, takes three times as long as its older
-# one, and 32 small modules of LLVM take longer than one. XLA ends a process that sets a flag
-# unknown to it, hence the version.
-QUICK = {
-    "xla_cpu_use_fusion_emitters": (False, True),
-    "xla_cpu_parallel_codegen_split_count": (1, 32),
-}
+# one, and 32 small modules of LLVM take longer than one. Later versions have the newer way alone;
+# XLA ends a process that sets a flag unknown to it.
+QUICK = {}
 """Flag → its value here, and XLA's own."""
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and version("jaxlib").startswith("0.10."):
+if version("jaxlib").startswith("0.10."):
+    QUICK = {
+        "xla_cpu_use_fusion_emitters": (False, True),
+        "xla_cpu_parallel_codegen_split_count": (1, 32),
+    }
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{name}={value}".lower() for name, (value, _) in QUICK.items()]
     os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,7 @@ def test_work_grows_by_the_rows_of_the_pair_matrix_alone():
         assert abs(rest[devices] - rest[1]) <= 1e-4 * rest[1]
 
 
+@pytest.mark.skipif(not version("jaxlib").startswith("0.10."), reason="figures of jaxlib 0.10")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_is_what_its_figures_say(name):
     """After a change that is meant and explained: `python tests/golden/programs.py`."""

@@ -182,7 +182,8 @@ def test_saliency_and_a_single_compilation():
     model = create_model(ModelConfig("tiny", (), SALAD, (70, 42)))
     pair = np.random.default_rng(0).standard_normal((2, 70, 42, 3)).astype(np.float32)
     maps = np.asarray(compile_saliency(model)(pair))
-    assert maps.shape == (2, 5, 3) and maps.max() == 1 and (maps > 0).all()
+    assert maps.shape == (2, 5, 3) and (maps > 0).all()
+    assert abs(maps.max() - 1) < 1e-7  # later versions of XLA multiply by a reciprocal
 
 
 # Weights ------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def write_checkpoint(
         # By way of memory: torch.save reports a full disk as a RuntimeError of its own.
         buffer = io.BytesIO()
         torch.save({name: torch.tensor(array) for name, array in state.items()}, buffer)
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(buffer.getvalue())
 
 
 def get_weights(model: VPRModel) -> dict[str, np.ndarray]:

@@ -113,7 +113,7 @@ def _scanned(stream: io.BytesIO, find: Find) -> bytes:
     over, would take forever. Operations that make a tuple or repeat a value count for its weight,
     so nesting is bounded, too: n tuples, one within the other, count for n²/2.
     """
-    content, start = stream.getbuffer(), stream.tell()
+    content, start = memoryview(stream.getvalue()), stream.tell()
     begin, pieces = start, list[memoryview]()
     stack, marks, memo, count = list[int](), list[int](), dict[int, int](), 0
     for operation, argument, place in _operations(stream):

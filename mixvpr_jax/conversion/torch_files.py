@@ -244,7 +244,7 @@ class _Names:
 
     def load(self, stream: io.BytesIO) -> Any:
         # Older protocols write bytes, such as those of NumPy's arrays, as text.
-        self._most = max(self._most, stream.getbuffer().nbytes)
+        self._most = max(self._most, len(stream.getvalue()))
         return load(stream, self._find, self._persistent)
 
     def _find(self, name: str) -> Any:

@@ -226,12 +226,13 @@ def _within(batches: Generator[Batch], seconds: float) -> Generator[Batch]:
 
 def _by_threads(batches: Batches, start: int, prefetch: int) -> Generator[Batch]:
     batches = replace(batches, threads=min(num_processors(), MAX_WORKERS))
+    pool = batches.pool  # made here: grain's threads would make one each
     reads = grain.ReadOptions(num_threads=min(prefetch, 2), prefetch_buffer_size=prefetch)
     with closing(iter(grain.MapDataset.source(batches)[start:].to_iter_dataset(reads))) as found:
         try:
             yield from found
         finally:
-            batches.pool.close()  # batches on the way are read to their end: grain waits for them
+            pool.close()  # batches on the way are read to their end: grain waits for them
 
 
 def _by_processes(batches: Batches, start: int, workers: int, prefetch: int) -> Generator[Batch]:

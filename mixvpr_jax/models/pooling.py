@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
@@ -28,6 +29,9 @@ class GeMPool(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
         p = self.p[...]
+        if x.dtype != p.dtype:
+            # JAX 0.11 and 0.12 for CPUs fuse this with a ResNet-18's last stage, which gives NaN.
+            x = lax.optimization_barrier(x)
         x = jnp.maximum(x.astype(p.dtype), self.epsilon)
         return (x ** p[None, None, None]).mean((1, 2)) ** (1 / p[None])
 
