@@ -175,8 +175,8 @@ def _sum_if_trained(group: str, leaf: Array) -> Array:
 def _average_over_devices(statistics: Any, labels: Int[Array, " b"]) -> Any:
     """batch_stats averaged over the devices that have any images; if none has, over all."""
     some = (labels >= 0).any()
-    weight = some | (lax.pmax(some.astype(jnp.int32), AXIS) == 0)
-    count = lax.psum(weight.astype(jnp.int32), AXIS)
+    count = lax.psum(some.astype(jnp.int32), AXIS)
+    weight, count = some | (count == 0), jnp.where(count == 0, lax.axis_size(AXIS), count)
     return jax.tree.map(
         lambda value: lax.psum(jnp.where(weight, value, 0), AXIS) / count.astype(value.dtype),
         statistics,
