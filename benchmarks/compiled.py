@@ -160,7 +160,7 @@ def in_environment(
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:  # the compiler's own fault, or ours
         failed = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        return {"target": target, "name": _name(program, size), "failed": failed[0][:300]}
+        return {"target": target, "name": _name(program, size), "failed": failed[0][:160]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
