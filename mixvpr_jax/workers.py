@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
+# What workers share is left to Python's resource tracker, as commands end by `os._exit`.
+QUIET = "ignore:resource_tracker:UserWarning"
 MAX_WORKERS = 8  # on sixteen cores, eight decode more images a second than fourteen
 
 
@@ -33,6 +36,8 @@ def out_of_reach_of_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    if QUIET not in sys.warnoptions:  # which the tracker's process takes over
+        sys.warnoptions.append(QUIET)
     resource_tracker.ensure_running()  # its start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -103,6 +103,7 @@ def ask_to_stop(process, workdir, step, number):
     process.send_signal(number)
     status, output, errors = finish(process)
     assert status == 0, errors
+    assert "leaked" not in errors  # what a worker shares is removed without a word
     assert "; run the same command to resume" in output
     stopped = int(output.split("stopped at step ")[1].split()[0])
     assert stopped >= step
