@@ -182,7 +182,9 @@ def _sums_of_product(
     scatter = gram - sums[:, None] * sums[None] / divisor
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     first = exact(sums, kernel) - count * origin
-    return first, (exact(scatter, kernel) * kernel).sum(0) + first**2 / divisor
+    # A barrier, as libtpu's compiler for v6e fails where it fuses this product with what follows.
+    product = lax.optimization_barrier(exact(scatter, kernel))
+    return first, (product * kernel).sum(0) + first**2 / divisor
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
