@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import tyro
 from flax import nnx
 
@@ -29,7 +28,6 @@ from hlo import collective_bytes, collective_counts, collectives  # noqa: E402
 from programs import training  # noqa: E402
 
 from mixvpr_jax.distributed import data_mesh  # noqa: E402
-from mixvpr_jax.models.vpr import create_model  # noqa: E402
 from mixvpr_jax.training.config import TrainConfig  # noqa: E402
 from mixvpr_jax.training.recipes import load_recipe  # noqa: E402
 from mixvpr_jax.training.step import parameter_groups  # noqa: E402
@@ -137,9 +135,8 @@ def compile_step(config: TrainConfig, count: int, each: int) -> tuple[Any, Step]
     mesh = data_mesh(jax.devices()[:count])
     # CPUs' own gradients are loops, whose operations XLA counts once.
     lowered, state = training(config, mesh, count * each, platform=None)
-    model = nnx.eval_shape(lambda: create_model(config.model.architecture))
-    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
-    width = jax.eval_shape(model, images).shape[1]
+    width = config.model.architecture.descriptor_dim
+    assert width is not None, "the model has no aggregator"
     return lowered.compile({"xla_backend_optimization_level": 0}), planned(config, state, width)
 
 
