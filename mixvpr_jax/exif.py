@@ -13,7 +13,7 @@ from mixvpr_jax.orientation import JPEG_START, entries, parts
 from mixvpr_jax.storage import AnyPath, reaching
 
 GPS, BASE = ExifTags.GPS, ExifTags.Base
-HEAD_BYTES = 2**20  # of a JPEG: EXIF comes in them, but behind a large preview
+HEAD_BYTES = 2**20  # of a JPEG: they hold its EXIF, unless a large preview comes first
 MOST_BYTES = 64  # of a value: eight ratios, or a text
 
 Directory = dict[int, tuple[str, memoryview]]
