@@ -80,10 +80,10 @@ def parts(data: bytes) -> tuple[bytes, bytes, bytes | bytearray]:
 
 
 def is_sound(data: bytes) -> bool:
-    """Whether a PNG's pixels match their checksums, and a JPEG's come to their end.
+    """Whether a PNG's pixel data match their checksums, and a JPEG's have an end marker.
 
-    Pillow looks at neither, and decodes the zeros that a power cut or an unfinished download leaves
-    at a file's end.
+    Pillow checks neither, and decodes the zeros that a power cut or an unfinished download leaves
+    at the end of a file.
     """
     if data.startswith(JPEG_START):
         scan = next((at for marker, at, _ in _segments(data) if marker == START_OF_SCAN), None)

@@ -142,7 +142,8 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
         raise InputError(f"{name}: expected an image, found an empty file")
     if not is_sound(data):
         raise InputError(
-            f"{name}: expected a whole image, found a broken one (other data in place of pixels)"
+            f"{name}: expected a whole image, found a broken one (its pixel data end early or fail "
+            "their checksum)"
         )
     orientation, pixels = separate(data)
     try:

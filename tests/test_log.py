@@ -53,7 +53,7 @@ def test_speed_is_of_real_images(tmp_path, monkeypatch):
 def test_speed_is_of_each_step(there, read, tmp_path, monkeypatch):
     """Also of the last one before a save; a CPU has computed a step when it is queued."""
     now = 0.0
-    monkeypatch.setattr("mixvpr_jax.training.log._are_there", lambda _: there)
+    monkeypatch.setattr("mixvpr_jax.training.log._are_ready", lambda _: there)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     log = Log(tmp_path, step=0, total_steps=3)
     monitor = Monitor(log, rates=np.full(3, 0.1), log_every_steps=1)

@@ -80,7 +80,7 @@ def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
 def read_list(
     file: AnyPath, folder: AnyPath, bases: Sequence[AnyPath], otherwise: str = ""
 ) -> tuple[AnyPath, ...]:
-    """The images that a text file names, a line each, each of them once.
+    """The images that a text file names, a line each; a repeated one counts once.
 
     Args:
         file: The list.
@@ -132,7 +132,7 @@ def _found(root: AnyPath) -> tuple[AnyPath, ...]:
 def _files(root: Path) -> Iterator[Path]:
     """All files, by their names alone: one that cannot be read shall be reported.
 
-    Links to folders are followed, but a folder of several names counts once.
+    Links to folders are followed, but a folder that several links reach counts once.
     """
 
     def refuse(error: OSError) -> None:
@@ -162,7 +162,7 @@ def _objects(root: epath.Path) -> Iterator[epath.Path]:
 
 
 def _is_hidden(folder: str) -> bool:
-    """Whether a folder is a program's own, with thumbnails, say, or photos that were deleted."""
+    """Whether to skip a folder: hidden, or the system's (thumbnails, deleted photos)."""
     return folder.startswith(".") or folder.lower() in SYSTEM_FOLDERS
 
 

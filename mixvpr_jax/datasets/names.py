@@ -129,11 +129,11 @@ def _comparable(texts: Sequence[str]) -> list[list[object]]:
 
 
 def _with_equal_fractions(texts: Sequence[str]) -> list[str]:
-    """Texts whose fractions have as many digits as the longest.
+    """Pads the digits after each text's point to one length, so that they compare as integers.
 
-    Python leaves out the zeros at the end of a fraction. Counts behind a point (a sequence and its
-    frame, ROS's seconds and nanoseconds) lack those at the beginning: then some of them end in a
-    zero, or the number has more digits than a float is written with.
+    Fractions are padded on the right, since Python drops their trailing zeros. Counts (a sequence
+    and its frame, ROS's seconds and nanoseconds) are padded on the left; they are recognised by a
+    trailing zero, or by more digits than a float has.
     """
     found = [_FRACTION.fullmatch(text) for text in texts]
     numbers = [one for one in found if one]

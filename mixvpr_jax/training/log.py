@@ -233,7 +233,7 @@ class Mirror:
 class Monitor:
     """Logs each step's metrics once the next has started, which keeps the device busy.
 
-    Those of a CPU, whose steps run in the thread that calls them, are there at once.
+    On a CPU, where a step runs in the thread that calls it, they are ready at once.
     """
 
     def __init__(self, log: Log, rates: np.ndarray, log_every_steps: int) -> None:
@@ -247,12 +247,13 @@ class Monitor:
         self._images, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Queues a step's metrics and reads all that are there; InputError if they are not finite.
+        """Queues a step's metrics, and reads the earlier steps' and, if ready, its own.
 
-        Those of the steps before are waited for.
+        Raises:
+            InputError: They are not finite.
         """
         self._waiting.append((step, metrics))
-        self.drain(keep=0 if _are_there(metrics) else 1)
+        self.drain(keep=0 if _are_ready(metrics) else 1)
 
     def drain(self, keep: int = 0) -> None:
         """Reads all queued metrics but the last `keep`."""
@@ -294,7 +295,7 @@ class Monitor:
         )
 
 
-def _are_there(metrics: Metrics) -> bool:
+def _are_ready(metrics: Metrics) -> bool:
     arrays: list[Any] = list(metrics.values())  # JAX's type leaves `is_ready` out
     return all(array.is_ready() for array in arrays)
 
