@@ -36,7 +36,7 @@ def golden_error(arch, dtype):
     golden = np.load(GOLDEN / f"trunk_{arch}.npz")
     values = json.loads(str(golden["config"]))
     size = values["image_size"]
-    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(dtype == "float64"):
         state = without_unused(recipe_state(official_shapes()[arch], dtype))
         config = ModelConfig(arch, (), None, (size, size), dtype)
         model = build_model(config, to_flax({PREFIX + n: a for n, a in state.items()}))

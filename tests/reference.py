@@ -63,6 +63,6 @@ def numpy_state(model: TorchModel) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def in_float64():
-    """JAX in float64, in which Flax's LayerNorm needs ordinary promotion."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    """JAX in float64."""
+    with jax.enable_x64(True):
         yield

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import compiled  # noqa: F401 - keeps programs for the processes of `start`
-import jax
 import numpy as np
 import pytest
 from shared import once
@@ -59,21 +58,13 @@ def finished(town, tmp_path_factory):
     """A run to its end, on eight devices: its folder and its outcome."""
 
     def run(folder):
-        with jax.numpy_dtype_promotion("standard"):
-            return train(tiny_config(town), folder / "run")
+        return train(tiny_config(town), folder / "run")
 
     outcome = once(tmp_path_factory, "finished", run)
     # A copy, as tests give the same command again.
     workdir = tmp_path_factory.mktemp("finished") / "run"
     shutil.copytree(outcome.model.parent, workdir)
     return workdir, replace(outcome, model=as_path(workdir) / "model")
-
-
-@pytest.fixture
-def ordinary_promotion():
-    """Libraries between the loop and the step mix types."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def tiny_config(town, **changes):

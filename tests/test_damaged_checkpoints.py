@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from runs import assert_weights, measure_instead, ordinary_promotion, tiny_config, town  # noqa: F401
+from runs import assert_weights, measure_instead, tiny_config, town  # noqa: F401
 
 from mixvpr_jax import InputError
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
@@ -272,7 +272,6 @@ def test_nothing_was_saved(tmp_path):
         assert checkpoints.restore_last(state_of(0)) is None
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_a_run_that_cannot_read_its_best_checkpoint_goes_on_later(
     town,  # noqa: F811
     tmp_path,
@@ -295,7 +294,6 @@ def test_a_run_that_cannot_read_its_best_checkpoint_goes_on_later(
         assert_weights(outcome.model, checkpoints.weights(4))
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_a_run_whose_last_checkpoint_is_damaged_ends_as_ever(town, tmp_path, caplog):  # noqa: F811
     config = tiny_config(town, epochs=2)
     train(config, tmp_path / "whole")

@@ -61,7 +61,7 @@ def test_the_authors_feature_maps(arch, dtype, tolerance, parity):
     + [("registers", (518, 518)), ("plain", (42, 560)), ("registers", (42, 560))],
 )
 def test_a_second_writing(name, size, tiny):
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(True):
         model = drawn(name, size)
         state = {
             key.removeprefix(PREFIX): torch.from_numpy(np.array(array))

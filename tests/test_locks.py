@@ -193,6 +193,6 @@ def test_the_same_command_twice(town, tmp_path):
     assert not (tmp_path / "run" / "damaged_checkpoints").exists()
 
 
-def test_a_run_in_a_store_takes_its_lock(town, bucket, ordinary_promotion):
+def test_a_run_in_a_store_takes_its_lock(town, bucket):
     with locked(bucket / "run", "run"), pytest.raises(InputError, match=IN_USE):
         train(tiny_config(town), bucket / "run")

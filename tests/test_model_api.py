@@ -139,8 +139,7 @@ def test_bfloat16_keeps_float32_parameters_and_descriptors(aggregator, photos):
     config = ModelConfig("resnet18", (4,), aggregator, (64, 64), "bfloat16")
     model = create_model(config)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
-    with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes types
-        descriptors = describe(model, mixvpr_jax.Preprocess((64, 64))(photos))
+    descriptors = describe(model, mixvpr_jax.Preprocess((64, 64))(photos))
     assert descriptors.dtype == jnp.float32
     assert np.allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-6)
 

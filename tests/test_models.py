@@ -64,9 +64,7 @@ def test_official_descriptors(dtype, case, compiled, parity, request):
     # In float64, the last bits are no matter: LLVM's time pays for large images alone.
     if dtype == "float32" or case.startswith("resnet50"):
         request.getfixturevalue("optimized")
-    # Flax's LayerNorm widens float64 "to at least float32", which strict promotion refuses.
-    promotion = "standard" if dtype == "float64" else "strict"
-    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
+    with jax.enable_x64(dtype == "float64"):
         golden, model, images = golden_model(case, dtype)
         call = nnx.jit(describe) if compiled else describe
         descriptors, features = call(model, images)

@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from fsspec.registry import _registry
@@ -85,8 +84,7 @@ def test_a_run_is_killed_stopped_and_ends_as_on_a_disk(town, bucket, store, tmp_
 @pytest.fixture(scope="module")
 def objects_of_run(town, store):
     """The objects of a run in the store, with checkpoints 4 and 8."""
-    with jax.numpy_dtype_promotion("standard"):
-        train(tiny_config(town, epochs=2), f"gs://{BUCKET}/run")
+    train(tiny_config(town, epochs=2), f"gs://{BUCKET}/run")
     names = list(store.storage.objects[BUCKET])
     objects = [
         (name, store.storage.get_file(BUCKET, name), store.storage.get_file_obj(BUCKET, name))
@@ -97,7 +95,7 @@ def objects_of_run(town, store):
 
 
 @pytest.fixture
-def trained(objects_of_run, bucket, store, ordinary_promotion):
+def trained(objects_of_run, bucket, store):
     """A run in the store, see `objects_of_run`."""
     for name, data, kept in objects_of_run:
         store.storage.create_file(BUCKET, name, data, dict(kept))
@@ -312,7 +310,7 @@ def test_results_that_may_not_be_written(town, bucket, store, tmp_path):
         evaluate(config)
 
 
-def test_a_benchmark_and_validation_in_a_store(town, trained, bucket, ordinary_promotion):
+def test_a_benchmark_and_validation_in_a_store(town, trained, bucket):
     """A benchmark's folder is found below the one that is given, and its counts are held."""
     put(town / "test" / "database", bucket / "data" / "Tokyo247" / "images" / "test" / "database")
     put(town / "test" / "queries", bucket / "data" / "Tokyo247" / "images" / "test" / "queries")

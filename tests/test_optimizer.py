@@ -13,7 +13,13 @@ from mixvpr_jax import InputError
 from mixvpr_jax.training.config import OptimizerConfig
 from mixvpr_jax.training.step import learning_rate_schedule, make_optimizer
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
+
+@pytest.fixture(autouse=True)
+def ordinary_promotion():
+    """AdamW of optax mixes types, and steps are NumPy's int64 here."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 

@@ -145,7 +145,6 @@ def test_other_code_bases_and_runtimes(page, photos, tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_it_is_trained(page, town, tmp_path):
     mean = page["MeanConfig"](8)
     model = StartConfig("resnet18", (3, 4), mean, (32, 40))

@@ -63,7 +63,7 @@ def gradient_of_model(config):
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda config: config.name)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_models_and_their_gradients(aggregator, dtype, ordinary_promotion):
+def test_models_and_their_gradients(aggregator, dtype):
     """In bfloat16, statistics of convolutions are products of float32 all the same."""
     config = ModelConfig("resnet18", (3, 4), aggregator, (32, 32), dtype)
     expected = {EXACT} if dtype == "float32" else {EXACT, ("bf16", "DEFAULT")}
@@ -71,7 +71,7 @@ def test_models_and_their_gradients(aggregator, dtype, ordinary_promotion):
 
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS[:1], ids=lambda config: config.name)
-def test_tensorfloat32_is_of_models_that_ask_for_it(aggregator, ordinary_promotion):
+def test_tensorfloat32_is_of_models_that_ask_for_it(aggregator):
     config = ModelConfig("resnet18", (3, 4), aggregator, (32, 32), "tensorfloat32")
     graph, state = nnx.split(abstract_model(config))
     images = floats(2, *config.image_size, 3)

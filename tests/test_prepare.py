@@ -158,7 +158,6 @@ def test_names_by_the_number(tmp_path):
     assert found == [10] * 6 + [-1]
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_names_that_no_text_tells(tmp_path):
     """Blank headings, ids of 100,000 and more, accents: a run resumes on the prepared copy."""
     accent = unicodedata.normalize("NFD", "é")

@@ -1,14 +1,13 @@
 """Traces of some steps."""
 
 import pytest
-from runs import ordinary_promotion, tiny_config, town  # noqa: F401
+from runs import tiny_config, town  # noqa: F401
 
 from mixvpr_jax import InputError
 from mixvpr_jax.training.log import steps_to_profile
 from mixvpr_jax.training.loop import train
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_steps_are_traced(town, tmp_path, monkeypatch):  # noqa: F811
     traced = []
     monkeypatch.setattr("jax.profiler.start_trace", lambda folder: traced.append(folder))
@@ -19,7 +18,6 @@ def test_steps_are_traced(town, tmp_path, monkeypatch):  # noqa: F811
     assert traced == [tmp_path / "run", "end"]
 
 
-@pytest.mark.usefixtures("ordinary_promotion")
 def test_a_trace_is_a_file_that_tensorboard_knows(town, tmp_path):  # noqa: F811
     train(tiny_config(town, epochs=1), tmp_path / "run", profiled=range(3, 100))
     traces = list((tmp_path / "run" / "plugins" / "profile").glob("*/*.xplane.pb"))

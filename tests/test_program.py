@@ -30,8 +30,6 @@ from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
 from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
-
 MODEL = ModelConfig("resnet18", (3, 4), MixVPRConfig(64, 1, 1, 16), (32, 32))
 WIDTH = 1024  # of a descriptor
 EACH = 2  # images a device
@@ -52,18 +50,17 @@ ELEMENTWISE = 150
 @cache
 def compiled(num_devices, name):
     """The step's program, and the state that it takes."""
-    with jax.numpy_dtype_promotion("standard"):
-        model = create_model(MODEL)
-        optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
-        mesh = data_mesh(jax.devices()[:num_devices])
-        pair = LOSS_AND_MINER["multi_similarity"]
-        # CPUs' own gradients are loops, whose operations XLA counts once.
-        step = make_step(model, optimizer, *pair, mesh, platform=None, **OPTIONS[name])
-        state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
-        count = EACH * num_devices
-        images = jax.ShapeDtypeStruct((count, *MODEL.image_size, 3), jnp.uint8)
-        labels = jax.ShapeDtypeStruct((count,), jnp.int32)
-        return step.lower(state, images, labels).compile(QUICKLY), state
+    model = create_model(MODEL)
+    optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
+    mesh = data_mesh(jax.devices()[:num_devices])
+    pair = LOSS_AND_MINER["multi_similarity"]
+    # CPUs' own gradients are loops, whose operations XLA counts once.
+    step = make_step(model, optimizer, *pair, mesh, platform=None, **OPTIONS[name])
+    state = jax.device_put(create_state(model, optimizer), NamedSharding(mesh, P()))
+    count = EACH * num_devices
+    images = jax.ShapeDtypeStruct((count, *MODEL.image_size, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((count,), jnp.int32)
+    return step.lower(state, images, labels).compile(QUICKLY), state
 
 
 def expected_sums(state, name):

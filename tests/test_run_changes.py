@@ -13,8 +13,6 @@ from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import ADDED_SINCE, MAY_CHANGE, RENAMED, ValidationConfig
 from mixvpr_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
-
 METRICS = ("test/recall@1", "test/recall@5", "test/recall@10")
 # Of each step; each metric has another best one.
 RECALLS = {4: (90.0, 10.0, 50.0), 8: (80.0, 30.0, 60.0), 12: (70.0, 20.0, 70.0)}

@@ -30,8 +30,6 @@ from mixvpr_jax.training.config import (
 )
 from mixvpr_jax.training.loop import Setup, train
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
-
 
 def test_the_folder_of_another_configuration(finished, town):
     config = tiny_config(town)

@@ -20,8 +20,6 @@ from mixvpr_jax.training.config import StartConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.start import initial_model
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
-
 
 def of_run(town, init, **changes):
     return replace(tiny_config(town).model, init=str(init), **changes)

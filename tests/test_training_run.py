@@ -21,8 +21,6 @@ from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("ordinary_promotion")
-
 
 def test_what_a_run_leaves_behind(finished, town):
     workdir, outcome = finished
@@ -118,8 +116,7 @@ def test_a_run_outside_the_main_thread(town, tmp_path):
     config = tiny_config(town, validation=ValidationConfig(), epochs=1)
 
     def run():
-        with jax.numpy_dtype_promotion("standard"):
-            return train(config, tmp_path / "run")
+        return train(config, tmp_path / "run")
 
     before = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as pool:
@@ -148,8 +145,7 @@ def test_two_sets_smaller_than_a_batch(finished, town, tmp_path):
 @pytest.mark.usefixtures("optimized")
 def test_bytes_are_normalised_on_the_device_as_on_the_host():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
-    with jax.numpy_dtype_promotion("strict"):
-        on_device = np.asarray(jax.jit(normalized_to_rounding)(images))
+    on_device = np.asarray(jax.jit(normalized_to_rounding)(images))
     assert np.abs(on_device - normalize(images)).max() <= 5e-7
 
 

@@ -122,7 +122,8 @@ def make_device_step(
             statistics = _average_over_devices(statistics, labels)
         groups = parameter_groups(gradient, layers_to_freeze)
         gradient = jax.tree.map(_sum_if_trained, groups, gradient)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's AdamW mixes types
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["parameter_norm"] = optax.tree.norm(params)
@@ -243,7 +244,11 @@ def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> opt
     def schedule(step: Any) -> jax.Array:
         exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
         risen = jnp.minimum((exact + 1) / max(config.warmup_steps, 1), 1)
-        rate = config.learning_rate * risen * config.factor ** jnp.sum(step >= starts)
+        rate = (
+            config.learning_rate
+            * risen
+            * config.factor ** jnp.sum(step >= starts, dtype=exact.dtype)
+        )
         if config.linear_decay_steps:
             passed = jnp.minimum(exact / config.linear_decay_steps, 1)
             rate *= 1 + (config.linear_decay_factor - 1) * passed
