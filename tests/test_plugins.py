@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from runs import ARCH, tiny_config
@@ -15,6 +16,7 @@ from tiny_backbone import TinyBackbone
 
 from mixvpr_jax import (
     Aggregator,
+    Backbone,
     GeMConfig,
     InputError,
     ModelConfig,
@@ -22,6 +24,7 @@ from mixvpr_jax import (
     create_model,
     from_pretrained,
     register_aggregator,
+    register_backbone,
     save_pretrained,
     to_linen,
 )
@@ -30,12 +33,15 @@ from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import compile_encoder
 from mixvpr_jax.evaluation.describer import Describer
 from mixvpr_jax.export.files import export_model
+from mixvpr_jax.losses import multi_similarity
 from mixvpr_jax.models import plugins
 from mixvpr_jax.models.normalization import BatchNorm
+from mixvpr_jax.models.vpr import require_evaluation
 from mixvpr_jax.training.command import parse
 from mixvpr_jax.training.config import StartConfig, TrainConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.recipes import load_recipe
+from mixvpr_jax.training.step import make_device_step
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plug_ins.md").read_text()
 MODULE, USE, RECIPE, BACKBONE, USE_BACKBONE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -117,6 +123,45 @@ def test_layers_of_a_plug_in_are_left_as_they_are(photos):
     assert np.allclose(compile_encoder(model)(images), model(images), atol=1e-6)
 
 
+def of_layer(layer):
+    return create_model(ModelConfig("resnet18", (3, 4), OfLayer(layer), (48, 64)))
+
+
+@pytest.mark.parametrize("layer", ["norm", "off", "attention"])
+def test_layers_of_flax_are_in_evaluation_mode(layer, photos, tmp_path):
+    save_pretrained(of_layer(layer), tmp_path / "model")
+    model, preprocess = from_pretrained(tmp_path / "model")
+    images = preprocess(photos)
+    together = model(images)
+    assert np.allclose(together[:1], model(images[:1]), atol=1e-6)
+    assert np.allclose(compile_encoder(model)(images), together, atol=1e-6)
+
+
+def test_a_backbone_of_flax_is_in_evaluation_mode(photos):
+    model = create_model(ModelConfig("test_plugins:Norm", (), GeMConfig(), (48, 64)))
+    images = Preprocess((48, 64))(photos)
+    assert np.allclose(model(images)[:1], model(images[:1]), atol=1e-6)
+    with pytest.raises(InputError, match=r"model: expected evaluation mode, found training mode"):
+        model.train()
+        require_evaluation(model)
+
+
+@pytest.mark.parametrize(
+    "layer, found", [("dropout", "RngCount"), ("buffer", "Variable"), ("array", "ndarray")]
+)
+def test_state_that_would_not_be_saved_is_refused(layer, found):
+    line = f"OfLayer: expected state of nnx.Param and nnx.BatchStat alone, .* found {found} layer"
+    with pytest.raises(InputError, match=line):
+        of_layer(layer)
+
+
+@pytest.mark.parametrize("layer, found", [("norm", "BatchNorm"), ("off", "Dropout")])
+def test_layers_that_do_not_train_on_several_devices_are_refused(layer, found):
+    line = rf"aggregator.module.layer: expected layers that .*, found flax.nnx.{found}"
+    with pytest.raises(InputError, match=line):
+        make_device_step(of_layer(layer), optax.sgd(0.1), multi_similarity, None)
+
+
 def test_what_a_file_names_is_never_imported(page, monkeypatch):
     forget(monkeypatch)
     line = f"config.json: aggregator: expected the plug-in {NAME} .* set MIXVPR_PLUGINS=my_vpr "
@@ -184,6 +229,42 @@ class NormalisedMean(nnx.Module):
 class Normalised(Aggregator):
     def build(self, channels, size, *, dtype, rngs):
         return NormalisedMean(channels)
+
+
+class Layered(nnx.Module):
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, features):
+        return self.layer(features).mean((1, 2))
+
+
+LAYERS = {
+    "norm": lambda rngs: nnx.BatchNorm(128, rngs=rngs),
+    "off": lambda rngs: nnx.Dropout(0.5),
+    "attention": lambda rngs: nnx.MultiHeadAttention(
+        2, 128, dropout_rate=0.5, decode=False, keep_rngs=False, rngs=rngs
+    ),
+    "dropout": lambda rngs: nnx.Dropout(0.5, rngs=rngs),
+    "buffer": lambda rngs: nnx.Variable(jnp.ones(3)),
+    "array": lambda rngs: np.ones(3),
+}
+
+
+@register_aggregator
+class OfLayer(Aggregator):
+    layer: str = "norm"
+
+    def build(self, channels, size, *, dtype, rngs):
+        return Layered(LAYERS[self.layer](rngs))
+
+
+@register_backbone
+class Norm(Backbone):
+    channels, stride = 3, 1
+
+    def build(self, *, dtype, rngs):
+        return nnx.BatchNorm(3, rngs=rngs)
 
 
 @register_aggregator

@@ -41,7 +41,7 @@ class Aggregator:
         from flax import nnx
 
         def describe() -> Any:
-            module = self.build(channels, size, dtype="float32", rngs=nnx.Rngs(0))
+            module = built(self, channels, size, dtype="float32", rngs=nnx.Rngs(0))
             return module(jnp.zeros((1, *size, channels)))
 
         shape = jax.eval_shape(describe).shape
@@ -69,6 +69,27 @@ class Backbone:
         Height and width are those of the image divided by the stride, rounded up.
         """
         raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+def built(plugin: Aggregator | Backbone, *given: Any, dtype: Any, rngs: Any) -> Any:
+    """What a plug-in's `build` gives, in evaluation mode.
+
+    Raises:
+        InputError: Its state is not all of `nnx.Param` and `nnx.BatchStat`: nothing else is saved.
+    """
+    from flax import nnx
+
+    module = plugin.build(*given, dtype=dtype, rngs=rngs)
+    if isinstance(module, nnx.Module):
+        module.eval()
+        others = nnx.to_flat_state(nnx.split(module, (nnx.Param, nnx.BatchStat), ...)[2])
+        if found := {f"{type(x).__name__} {'.'.join(map(str, path))}" for path, x in others}:
+            raise InputError(
+                f"{import_path(type(plugin))}: expected state of nnx.Param and nnx.BatchStat "
+                f"alone, as nothing else is saved, found {', '.join(sorted(found))}; leave out "
+                "dropout and caches, and compute constant arrays in __call__"
+            )
+    return module
 
 
 _KNOWN: dict[str, type[Aggregator | Backbone]] = {}

@@ -28,8 +28,8 @@ from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.efficientnet import EfficientNet
 from mixvpr_jax.models.layers import array_dtype, cast_in_place, l2_normalize, linear, param_dtype
 from mixvpr_jax.models.mixvpr import MixVPR
-from mixvpr_jax.models.normalization import BatchNorm, fold_in_place
-from mixvpr_jax.models.plugins import Aggregator, Backbone, find_plugin
+from mixvpr_jax.models.normalization import fold_in_place
+from mixvpr_jax.models.plugins import Aggregator, Backbone, built, find_plugin
 from mixvpr_jax.models.pooling import ConvAP, CosPlace, GeM
 from mixvpr_jax.models.resnet import ResNet
 from mixvpr_jax.models.salad import SALAD
@@ -42,7 +42,7 @@ class PluggedIn(nnx.Module):
     def __init__(self, config: ModelConfig, plugin: Aggregator, *, rngs: nnx.Rngs) -> None:
         given = config.feature_channels, config.feature_size
         plugin.descriptor_dim(*given)  # or InputError
-        self.module = plugin.build(*given, dtype=config.dtype, rngs=rngs)
+        self.module = built(plugin, *given, dtype=config.dtype, rngs=rngs)
         self.wide = param_dtype(config.dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
@@ -53,7 +53,7 @@ class PluggedInBackbone(nnx.Module):
     """A backbone of others: normalised images [b, h, w, 3] → feature map [b, h2, w2, c]."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.module = find_plugin(config.arch, Backbone)().build(dtype=config.dtype, rngs=rngs)
+        self.module = built(find_plugin(config.arch, Backbone)(), dtype=config.dtype, rngs=rngs)
         found = jax.eval_shape(self.module, jnp.zeros((1, *config.image_size, 3))).shape
         if found != (expected := (1, *config.feature_size, config.feature_channels)):
             raise InputError(
@@ -145,7 +145,7 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     """
     if not isinstance(config, ModelConfig):
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
-    return VPRModel(config, rngs=nnx.Rngs(params=seed))
+    return VPRModel(config, rngs=nnx.Rngs(seed))
 
 
 class _SameKey(nnx.Rngs):
@@ -223,9 +223,9 @@ def to_linen(
 
 
 def require_evaluation(model: VPRModel) -> None:
-    """Raises InputError if a BatchNorm of ours normalises by the batch."""
-    norms = (module for _, module in nnx.iter_modules(model) if isinstance(module, BatchNorm))
-    if any(not norm.use_running_average for norm in norms):
+    """Raises InputError if a BatchNorm normalises by the batch."""
+    modules = (module for _, module in nnx.iter_modules(model))
+    if any(getattr(module, "use_running_average", None) is False for module in modules):
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
 
 

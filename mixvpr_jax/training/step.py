@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Num
 
 from mixvpr_jax.distributed import AXIS
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.describe import normalized_to_rounding
 from mixvpr_jax.losses import Loss
 from mixvpr_jax.losses.mining import Miner, mined_anchors
@@ -104,6 +105,14 @@ def make_device_step(
         remat_blocks=remat_blocks,
         platform=platform,
     )
+    for path, module in nnx.iter_modules(training):
+        untracked = isinstance(module, nnx.BatchNorm) and not freeze_batch_stats
+        if untracked or isinstance(module, nnx.Dropout):
+            raise InputError(
+                f"{'.'.join(map(str, path))}: expected layers that train on several devices, such "
+                "as mixvpr_jax.models.normalization.BatchNorm, and no dropout, found flax.nnx."
+                f"{type(module).__name__}"
+            )
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
     objective = partial(_objective, loss, miner)
