@@ -157,6 +157,32 @@ def test_averages_of_lightnings_callbacks(path, state, name, kind):
     assert same_weights(convert_checkpoint(path, key=key).model, averaged)
 
 
+@pytest.mark.parametrize(
+    ("place", "beside"),
+    [
+        ("callbacks", {"callbacks": {"EMA": {"ema_weights": [torch.ones(3, 2)]}}}),
+        ("ema", {"ema": {"decay": 0.99, "shadow_params": (torch.ones(3),)}}),
+        ("aggregator", {"aggregator": {"p": torch.ones(1)}}),
+    ],
+)
+def test_tensors_that_no_name_tells_are_said(path, state, place, beside):
+    content = {"model": {"net": state}} | beside
+    assert f"note: tensors left aside in {place}\n" in summary_of(path, content)
+    content = {"model": {"net": state} | beside}
+    assert f"note: tensors left aside in model.{place}\n" in summary_of(path, content)
+
+
+def test_what_training_keeps_is_not_said(path, state):
+    moments = {"state": {0: {"exp_avg": torch.ones(3)}}}
+    best = {"best_model_score": torch.tensor(0.9)}
+    kept = {"optimizer_states": [moments], "rng_state": torch.ones(3), "callbacks": best}
+    assert "tensors left aside" not in summary_of(path, {"state_dict": state} | kept)
+
+
+def summary_of(path, content):
+    return convert_checkpoint(saved(path, content)).summary()
+
+
 def test_the_same_dictionary_twice_is_one_set(path, state):
     assert same_weights(
         convert_checkpoint(saved(path, {"model": state, "net": state})).model, state

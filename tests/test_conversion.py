@@ -83,7 +83,10 @@ def test_stages_left_in_the_file_are_cut(path, state):
     dropped = conversion.checkpoint.dropped
     assert all(".layer4." in name for name in dropped["cut stages"])
     assert len(dropped["cut stages"]) == 25  # 5 convolutions, 5 norms of 4
-    assert dropped["ImageNet classifier"] == ["backbone.model.fc.weight", "backbone.model.fc.bias"]
+    assert dropped["ImageNet classifier"] == [
+        "backbone.model.fc.weight",
+        "backbone.model.fc.bias",
+    ]
     assert same_weights(conversion.model, state)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ DROPPED = {
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
 }
 _OWN = b'{"__metadata__":{"format":"mixvpr_jax"}'  # as the header of a model's weights begins
+_OF_TRAINING = re.compile("optim|sched|scaler|rng|random")  # what holds tensors of no network
 _DEPTH = 3  # dictionaries in which weights may lie within that of the file
 _Keys = tuple[str, ...]  # lead to a dictionary within that of the file
 _Entries = Mapping[Any, Any]
@@ -107,7 +108,7 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
     others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
     if not tensors:
         raise InputError(f"expected a state_dict of tensors, found keys {few(entries)}")
-    if deeper := [f"{n} ({type(v).__name__})" for n, v in others.items() if _holds_tensors(v)]:
+    if deeper := [f"{n} ({type(v).__name__})" for n, v in others.items() if list(_shapes(v))]:
         raise InputError(f"expected tensors alone in a state_dict, found {', '.join(deeper)}")
     layout, state = official_names(tensors)
     kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
@@ -116,9 +117,12 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
     notes = checkpoint.notes
     if keys and keys != ("state_dict",):
         notes.append(f"weights taken from {_joined(keys)}")
-    for other in _places(whole) if key is None else ():
+    places = _places(whole)
+    for other in places if key is None else ():
         if other != keys:
             notes.append(f"{_joined(other)} left aside, {_joined(keys)} taken (--key says which)")
+    if tensors_aside := _tensors_beside(whole, keys, places):
+        notes.append(f"tensors left aside in {few(tensors_aside)}")
     if aside:
         notes.append(f"{sum(aside.values()):,} values beside the weights left aside ({few(aside)})")
     if others:
@@ -137,17 +141,29 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
-def _holds_tensors(value: Any) -> bool:
-    """Whether there is a tensor in a value, however deep: it would be lost unseen."""
+def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    """Those of the tensors in a value, however deep."""
     seen, waiting = set[int](), [value]
     while waiting:
         value = waiting.pop()
         if isinstance(value, TensorRecord | np.ndarray):
-            return True
+            yield value.shape
         if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             waiting.extend(value.values() if isinstance(value, Mapping) else value)
-    return False
+
+
+def _tensors_beside(whole: _Entries, keys: _Keys, known: Iterable[_Keys]) -> list[str]:
+    """Where tensors lie that may be weights: averaged ones in a list, an aggregator's own."""
+    found = []
+    for depth, key in enumerate(keys):
+        for name, value in whole.items():
+            place = (*keys[:depth], text(name))
+            is_known = name == key or any(other[: depth + 1] == place for other in known)
+            if not is_known and not _OF_TRAINING.search(text(name)) and any(_shapes(value)):
+                found.append(_joined(place))
+        whole = whole[key]
+    return found
 
 
 # Where the weights lie ----------------------------------------------------------------------------
