@@ -83,7 +83,7 @@ def test_stages_left_in_the_file_are_cut(path, state):
     dropped = conversion.checkpoint.dropped
     assert all(".layer4." in name for name in dropped["cut stages"])
     assert len(dropped["cut stages"]) == 25  # 5 convolutions, 5 norms of 4
-    assert dropped["ImageNet classifier"] == [
+    assert dropped["head behind the backbone"] == [
         "backbone.model.fc.weight",
         "backbone.model.fc.bias",
     ]
@@ -177,7 +177,7 @@ def test_torchvision_backbone(path):
     backbone = TorchvisionResNet("resnext50_32x4d", 4, full=True).state_dict()
     conversion = convert_checkpoint(saved(path, backbone))
     assert conversion.model.config == ModelConfig("resnext50_32x4d", (), None)
-    assert conversion.checkpoint.dropped["ImageNet classifier"] == [
+    assert conversion.checkpoint.dropped["head behind the backbone"] == [
         "backbone.model.fc.weight",
         "backbone.model.fc.bias",
     ]

@@ -172,7 +172,7 @@ def test_timms_weights_both_ways(prefix, tmp_path):
         (320, 320),
     )
     assert "backbone: efficientnet_b0\n" in converted.summary()
-    assert "dropped: 2 ImageNet classifier" in converted.summary()
+    assert "dropped: 2 head behind the backbone" in converted.summary()
     back = to_torch(get_weights(converted.model))
     assert {name: array.shape for name, array in back.items()} == {
         PREFIX + name: array.shape for name, array in state.items()

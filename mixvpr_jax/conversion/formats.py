@@ -33,7 +33,7 @@ from mixvpr_jax.storage import AnyPath
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
     "counters of averaged weights": r"n_averaged",
-    "ImageNet classifier": r"backbone\.model\.(fc|classifier|head|head\.fc)\.(weight|bias)",
+    "head behind the backbone": r"backbone\.model\.(fc|classifier|head|head\.fc)\.(weight|bias)",
     "tables that are computed": r"backbone\.model\.layers\.\d+\.blocks\.\d+\."
     r"(attn_mask|attn\.(relative_coords_table|relative_position_index|k_bias))",
     "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
