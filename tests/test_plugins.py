@@ -217,6 +217,15 @@ def test_classes_that_cannot_be_saved_are_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_setting_called_as_config_json_calls_the_plug_in_is_refused():
+    class Named(Aggregator):
+        name: str = "GeM"
+
+    Named.__qualname__ = "Named"
+    with pytest.raises(InputError, match="Named: expected a setting by another name than `name`"):
+        inspect.unwrap(register_aggregator)(Named)
+
+
 class NormalisedMean(nnx.Module):
     def __init__(self, channels):
         self.bn = BatchNorm(channels, dtype="float32")

@@ -7,7 +7,7 @@ file names: a module must be imported already, or be named by the user in MIXVPR
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, TypeVar, dataclass_transform
 
@@ -107,6 +107,8 @@ def register_aggregator(cls: type[T]) -> type[T]:
     """
     _require(cls, Aggregator)
     known = dataclass(frozen=True)(cls)
+    if any(field.name == "name" for field in fields(known)):
+        raise InputError(f"{import_path(cls)}: expected a setting by another name than `name`")
     _KNOWN[import_path(known)] = known
     return known
 
