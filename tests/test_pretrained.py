@@ -120,6 +120,11 @@ def test_wrong_configurations_are_named(model, tmp_path, change, message):
     [
         ("config.json", None, "expected the model's configuration"),
         ("config.json", b"{", "config.json: "),
+        (
+            "config.json",
+            b'{"model_type": "dinov2", "image_size": 518}',
+            "another program's; convert",
+        ),
         ("model.safetensors", None, "expected the model's weights"),
         ("model.safetensors", b"\0" * 20, "expected a whole safetensors file"),
         ("model.safetensors", b"", "expected a whole safetensors file"),

@@ -322,10 +322,16 @@ class ModelConfig:
         Raises:
             InputError: Unknown, missing or ill-typed fields; the line names them.
         """
-        if isinstance(values, Mapping) and {"model", "optimizer"} <= values.keys():
+        found = values.keys() if isinstance(values, Mapping) else ()
+        if {"model", "optimizer"} <= set(found):
             raise InputError(
                 "expected a model's configuration, found a training run's; give the folder "
                 "`model` of the run"
+            )
+        if found and not {"arch", "aggregator"} & set(found):
+            raise InputError(
+                "expected a model's configuration of mixvpr-jax, found another program's; convert "
+                "its weights with mixvpr convert to-flax"
             )
         values = checked_fields(cls, values, {"interpolation": "bilinear", **ADDED_SINCE})
         if isinstance(values["aggregator"], Mapping):
