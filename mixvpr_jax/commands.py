@@ -15,7 +15,7 @@ import tyro
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
-from mixvpr_jax.storage import AnyPath, as_path, atomic_write
+from mixvpr_jax.storage import as_path, atomic_write
 from mixvpr_jax.writable import require_free
 
 Word = tyro.conf.Positional
@@ -184,7 +184,8 @@ def export(
         from mixvpr_jax.export.files import export_model
         from mixvpr_jax.pretrained import from_pretrained
 
-    path = _free(output, overwrite=overwrite)
+    path = as_path(output)
+    require_free([path], overwrite=overwrite)
     model, _ = from_pretrained(weights, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     facts = export_model(model, path, dtype=dtype, opset=opset, preprocess=preprocess)
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
@@ -252,9 +253,11 @@ def to_torch(
         from mixvpr_jax.conversion.convert import write_checkpoint
         from mixvpr_jax.conversion.formats import is_own
         from mixvpr_jax.conversion.layouts import layout_of
+        from mixvpr_jax.models.backbones import VITS
         from mixvpr_jax.pretrained import from_pretrained
 
-    path = _free(checkpoint, overwrite=overwrite)
+    path = as_path(checkpoint)
+    require_free([path], overwrite=overwrite)
     if path.exists() and is_own(path):
         raise InputError(f"{path}: expected another file than the weights of a model's folder")
     model, _ = from_pretrained(weights)
@@ -266,15 +269,10 @@ def to_torch(
             f"note: images of this model are resized with a {config.interpolation} filter, by the "
             f"code that loads it with a {theirs} one; change that there"
         )
+    if config.arch in VITS and config.final_norm and config.projection is None:
+        print("note: tokens pass DINOv2's last LayerNorm: SALAD's code needs norm_layer=True")
     height, width = config.image_size  # which the file does not hold
     print(f"written: {checkpoint} ({config.arch}, {config.aggregator}, images of {height}x{width})")
-
-
-def _free(file: str, *, overwrite: bool) -> AnyPath:
-    """The path of a file to write, which may be written."""
-    path = as_path(file)
-    require_free([path], overwrite=overwrite)
-    return path
 
 
 CONVERT: dict[str, Callable[..., None]] = {"to-flax": to_flax, "to-torch": to_torch}

@@ -26,7 +26,9 @@ from mixvpr_jax import (
     MixVPRConfig,
     ModelConfig,
     SALADConfig,
+    commands,
     create_model,
+    save_pretrained,
 )
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights, to_state_dict
 from mixvpr_jax.conversion.key_table import to_torch
@@ -166,6 +168,15 @@ def test_weights_of_other_libraries(name, prefix, written, tiny, tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_the_last_norm_is_said_where_a_file_cannot_tell_it(final_norm, tiny, tmp_path, capsys):
+    model = drawn("plain", (28, 42), "float32", GeMConfig(), final_norm=final_norm)
+    save_pretrained(model, tmp_path / "model")
+    commands.to_torch(str(tmp_path / "model"), str(tmp_path / "a.safetensors"))
+    line = "note: tokens pass DINOv2's last LayerNorm: SALAD's code needs norm_layer=True"
+    assert (line in capsys.readouterr().out) == final_norm
 
 
 def test_without_the_last_norm(tiny, tmp_path):
