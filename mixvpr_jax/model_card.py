@@ -64,6 +64,14 @@ _CITATIONS = {
   year = {2024},
 }""",
 }
+_COMPARED = ("MixVPR", "ConvAP", "CosPlace", "GeM")  # with the official code's descriptors
+_PARITY = """
+## Parity
+
+From the same weights, mixvpr-jax and the official PyTorch code compute descriptors that differ by
+less than 1e-5 in float32 (docs/parity.md of mixvpr-jax).
+
+"""
 
 
 def model_card(
@@ -91,6 +99,7 @@ def model_card(
             f"\n## Training\n\nTrained by `mixvpr train` (mixvpr-jax {__version__}, {versions}) "
             f"with these settings:\n\n```json\n{settings}\n```\n"
         )
+    compared = aggregator in _COMPARED and config.projection is None
     citation = _CITATIONS.get(aggregator)
     cited = f"\n## Citation\n\n```bibtex\n{citation}\n```\n" if citation else ""
     return f"""---
@@ -124,7 +133,7 @@ ImageNet's mean and standard deviation.
 
 A near descriptor is no proof of a place: check the neighbours where it matters. Recall is known for
 the data on which it was measured, and falls with other cameras, seasons, light and regions.
-{_parity(config)}
+{_PARITY if compared else ""}
 ## Licence
 
 The code of mixvpr-jax is Apache-2.0; that says nothing about these weights. They are under the
@@ -171,19 +180,6 @@ def with_recall(card: str, results: Iterable[Mapping[str, Any]]) -> str:
     title = written.text.strip().partition("\n")[0].removeprefix("# ")
     written.data = ModelCardData(**metadata, model_name=title, eval_results=entries)
     return str(written)
-
-
-def _parity(config: ModelConfig) -> str:
-    official = ("MixVPR", "ConvAP", "CosPlace", "GeM")  # whose own code's descriptors were compared
-    if config.aggregator_name not in official or config.projection is not None:
-        return ""
-    return """
-## Parity
-
-From the same weights, mixvpr-jax and the official PyTorch code compute descriptors that differ by
-less than 1e-5 in float32 (docs/parity.md of mixvpr-jax).
-
-"""
 
 
 def _without_paths(value: Any) -> Any:

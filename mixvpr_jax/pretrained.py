@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -111,19 +111,15 @@ def require_own_folder(folder: AnyPath) -> None:
     require_folder(folder, "the model")
     with reaching(folder):
         there = [name for name in (*FILES, "README.md") if (folder / name).exists()]
-        if there and not _holds_own_model(folder):
-            raise InputError(
-                f"{folder}: expected a new folder or a model of mixvpr-jax to replace, found "
-                f"others' files ({', '.join(there)}); choose another folder"
-            )
-
-
-def _holds_own_model(folder: AnyPath) -> bool:
-    try:
-        _read_config(folder / "config.json")
-        return is_own(folder / "model.safetensors")
-    except (InputError, FileNotFoundError):
-        return False
+        with suppress(InputError, FileNotFoundError):
+            _read_config(folder / "config.json")
+            if is_own(folder / "model.safetensors"):
+                return
+    if there:
+        raise InputError(
+            f"{folder}: expected a new folder or a model of mixvpr-jax to replace, found "
+            f"others' files ({', '.join(there)}); choose another folder"
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import BoQConfig, Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, conv_with_bias, l2_normalize, linear, param_dtype
+from mixvpr_jax.models.layers import Sequence, l2_normalize, like_torch, linear, param_dtype
 from mixvpr_jax.models.transformer import MultiHeadAttention, Norm
 
 EPSILON = 1e-5  # of LayerNorm
@@ -64,7 +64,8 @@ class BoQ(nnx.Module):
 
     def __init__(self, config: ModelConfig, boq: BoQConfig, *, rngs: nnx.Rngs) -> None:
         width, options = boq.proj_channels, {"dtype": config.dtype, "rngs": rngs}
-        self.proj_c = conv_with_bias(config.feature_channels, width, 3, **options)
+        begun = like_torch(9 * config.feature_channels, config.dtype, rngs)
+        self.proj_c = nnx.Conv(config.feature_channels, width, (3, 3), padding=1, **begun)
         self.norm_input = Norm(width, epsilon=EPSILON, dtype=config.dtype)
         self.boqs = Sequence(
             BoQBlock(width, boq.num_queries, **options) for _ in range(boq.num_layers)

@@ -16,8 +16,6 @@ from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-# The default of torch.nn.Linear and Conv2d: uniform within 1/sqrt(fan_in).
-torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def param_dtype(dtype: str) -> Dtype:
@@ -37,43 +35,27 @@ def precision(dtype: str) -> lax.Precision:
 
 
 def linear(
-    in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, **options: object
+    in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, **options: Any
 ) -> nnx.Linear:
     """A Linear layer with the initialisation of torch.nn.Linear."""
-    options = {"bias_init": _uniform_within(in_features**-0.5), **options}
-    return nnx.Linear(in_features, out_features, **_common(dtype, rngs, options))
+    return nnx.Linear(in_features, out_features, **like_torch(in_features, dtype, rngs) | options)
 
 
-def conv_with_bias(
-    in_channels: int, out_channels: int, size: int, *, dtype: Dtype, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """An NHWC convolution with a bias that keeps the map's size, initialised as torch.nn.Conv2d."""
-    options = {"bias_init": _uniform_within((in_channels * size * size) ** -0.5)}
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (size, size),
-        padding=size // 2,
-        **_common(dtype, rngs, options),
-    )
+def like_torch(fan_in: int, dtype: Dtype, rngs: nnx.Rngs) -> dict[str, Any]:
+    """Options of Flax's layers that compute in a dtype and begin as torch.nn.Linear and Conv2d."""
+    bound = fan_in**-0.5
 
+    def within(key: Array, shape: tuple[int, ...], kind: str) -> Array:
+        return jax.random.uniform(key, shape, kind, -bound, bound)
 
-def _common(dtype: Dtype, rngs: nnx.Rngs, options: dict[str, Any]) -> dict[str, Any]:
     return {
-        "kernel_init": torch_uniform,
+        "kernel_init": nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        "bias_init": within,
         "dtype": array_dtype(dtype),
         "param_dtype": param_dtype(dtype),
         "precision": precision(dtype),
         "rngs": rngs,
-        **options,
     }
-
-
-def _uniform_within(bound: float) -> Any:
-    def initialise(key: Array, shape: tuple[int, ...], kind: str) -> Array:
-        return jax.random.uniform(key, shape, kind, -bound, bound)
-
-    return initialise
 
 
 def cast_in_place(module: nnx.Module) -> None:

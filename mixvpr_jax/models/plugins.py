@@ -82,8 +82,9 @@ def built(plugin: Aggregator | Backbone, *given: Any, dtype: Any, rngs: Any) -> 
     module = plugin.build(*given, dtype=dtype, rngs=rngs)
     if isinstance(module, nnx.Module):
         module.eval()
-        others = nnx.to_flat_state(nnx.split(module, (nnx.Param, nnx.BatchStat), ...)[2])
-        if found := {f"{type(x).__name__} {'.'.join(map(str, path))}" for path, x in others}:
+        _, _, others = nnx.split(module, (nnx.Param, nnx.BatchStat), ...)
+        leaves = nnx.to_flat_state(others)
+        if found := {f"{type(x).__name__} {'.'.join(map(str, path))}" for path, x in leaves}:
             raise InputError(
                 f"{import_path(type(plugin))}: expected state of nnx.Param and nnx.BatchStat "
                 f"alone, as nothing else is saved, found {', '.join(sorted(found))}; leave out "
