@@ -145,7 +145,8 @@ EXPECTED = [[f"p{place}v{view}.jpg" for view in range(4)] for place in range(3)]
 
 def test_of_exif(streets, tmp_path):
     made = make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
-    assert (made.num_photos, made.num_known, made.num_used, made.num_cities) == (14, 12, 12, 1)
+    assert (len(made.taken), [len(place.photos) for place in made.places]) == (14, [4, 4, 4])
+    assert made.num_cities == 1
     assert same_places(tmp_path / "data") == EXPECTED
     rows = read_csv(tmp_path / "data" / "Dataframes" / "My-streets.csv")
     assert [row["northdeg"] for row in rows[:4]] == ["355", "358", "1", "4"]
@@ -225,10 +226,31 @@ def test_of_a_table(columns, streets, tmp_path):
     table.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
     config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table), name="Sydney")
     made = make_places(streets, config)
-    assert made.num_known == 12
+    assert "12 of 14 photos have a position, 12 of them a heading, 9 a time" in made.known()
     assert same_places(tmp_path / "data") == EXPECTED
     rows = read_csv(tmp_path / "data" / "Dataframes" / "Sydney.csv")
     assert {row["northdeg"] for row in rows} == {"355"}
+
+
+@pytest.mark.parametrize("source", ["exif", "names", "table"])
+def test_photos_without_headings_or_times_are_told(source, tmp_path, caplog):
+    """As of GoPro's EXIF, and of Pittsburgh's names, whose views go round."""
+    folder, lines = tmp_path / "photos", ["image,lat,lon"]
+    folder.mkdir()
+    for index in range(8):
+        position = at(500005.0 + 100 * (index // 4) + index % 4, 5000005.0).position
+        named = f"@{500005 + 100 * (index // 4) + index % 4}@5000005@32@T@@@{index}@@@@@@@@.jpg"
+        name = named if source == "names" else f"{index}.jpg"
+        (folder / name).write_bytes(jpeg_taken(position if source == "exif" else None))
+        lines.append(f"{name},{position[0]},{position[1]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    table = str(tmp_path / "t.csv") if source == "table" else None
+    made = make_places(folder, PlacesConfig(output=str(tmp_path / "data"), positions=table))
+    assert made.known() == "8 of 8 photos have a position, 0 of them a heading, 0 a time"
+    assert "photos: no photo has a heading; photos that look different ways may" in caplog.text
+    config = PlacesConfig(output=str(tmp_path / "other"), positions=table, min_days=2)
+    with pytest.raises(InputError, match=r"found none such \(8 of 8 .* 0 a time\); change"):
+        make_places(folder, config)
 
 
 def test_a_place_at_the_date_line_is_read_for_training(streets, tmp_path):
@@ -310,7 +332,10 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
             "line 1: expected comma-separated values",
         ),
         ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
-        ("name,lat,lon\np0v0.jpg,1,1", "expected 2 places of 4 photos .* with 1 of 14 photos"),
+        (
+            "name,lat,lon\np0v0.jpg,1,1",
+            "expected 2 places of 4 photos .* .1 of 14 photos have a position",
+        ),
     ],
 )
 def test_a_wrong_table(lines, message, streets, tmp_path):

@@ -170,12 +170,20 @@ def test_names_in_other_forms(photos, rows, found, tmp_path):
     assert [one.position and one.position[1] - 1 for one in taken] == found
 
 
-@pytest.mark.parametrize("title", ["yaw", "compass_angle", "ca"])
-def test_headings_by_another_title_are_told(title, tmp_path, caplog):
-    [taken] = taken_by(tmp_path, f"lat,lon,{title}", "48,11,90")
-    assert taken == Taken((48.0, 11.0), None, None)
-    assert f"no column is called heading or northdeg or bearing (not read: {title});" in caplog.text
+@pytest.mark.parametrize(
+    ("title", "missing", "known"),
+    [
+        *((title, "heading", "time") for title in ("yaw", "compass_angle", "ca")),
+        *((title, "time", "heading") for title in ("captured_at", "GPSTime")),
+    ],
+)
+def test_headings_and_times_by_another_title_are_told(title, missing, known, tmp_path, caplog):
+    value = {"time": "2026-01-02", "heading": "180"}[known]
+    [taken] = taken_by(tmp_path, f"lat,lon,{title},{known}", f"48,11,90,{value}")
+    assert getattr(taken, missing) is None
+    assert f"no {missing}, as no column is called " in caplog.text
+    assert f"(not read: {title.lower()})" in caplog.text and f"no {known}" not in caplog.text
     caplog.clear()
-    taken_by(tmp_path, f"lat,lon,{title},heading", "48,11,90,180")
+    taken_by(tmp_path, f"lat,lon,{title},time,heading", "48,11,90,2026-01-02,180")
     taken_by(tmp_path, "lat,lon", "48,11")
     assert not caplog.text

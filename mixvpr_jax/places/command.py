@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import shutil
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 UNKNOWN = -1  # a heading
 NO_TEXT = ("na", "nan", "null", "none", "true", "false")  # nor are numbers
 PHOTOS = "A folder of photos, searched at any depth."
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +76,10 @@ def places(
     """
     made = make_places(as_path(photos), config)
     listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
+    used = sum(len(place.photos) for place in made.places)
     print(
-        f"{made.num_known:,} of {made.num_photos:,} photos have a position: {listed} lists them",
-        f"{len(made.places):,} places of {made.num_used:,} photos; cities: {made.num_cities}",
+        f"{made.known()}: {listed} lists them",
+        f"{len(made.places):,} places of {used:,} photos; cities: {made.num_cities}",
         f"train on them: mixvpr train finetune --data.root {root} --workdir RUN",
         sep="\n",
     )
@@ -83,16 +87,20 @@ def places(
 
 @dataclass(frozen=True)
 class Made:
-    """The places of a folder, and how many of its photos have a position."""
+    """The places of a folder, and what is known of its photos."""
 
     places: Sequence[Place]
-    num_photos: int
-    num_known: int
+    taken: Sequence[Taken]
 
-    @property
-    def num_used(self) -> int:
-        """The photos of all places."""
-        return sum(len(place.photos) for place in self.places)
+    def known(self) -> str:
+        """How many photos have a position, and of these a heading and a time."""
+        placed = [one for one in self.taken if one.position is not None]
+        headings = sum(one.heading is not None for one in placed)
+        times = sum(one.time is not None for one in placed)
+        return (
+            f"{len(placed):,} of {len(self.taken):,} photos have a position, {headings:,} of them "
+            f"a heading, {times:,} a time"
+        )
 
     @property
     def num_cities(self) -> int:
@@ -131,18 +139,21 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
             f"--positions FILE.csv), found none among {len(paths):,}"
         )
     options = ("radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
-    found = group(
-        [taken[index] for index in known], **{name: getattr(config, name) for name in options}
-    )
+    placed = [taken[index] for index in known]
+    if all(one.heading is None for one in placed):
+        logger.warning(
+            "note: %s: no photo has a heading; photos that look different ways may share a place",
+            photos,
+        )
+    found = group(placed, **{name: getattr(config, name) for name in options})
+    places = [Place(p.city, p.place_id, tuple(known[i] for i in p.photos)) for p in found]
+    made = Made(places, taken)
     if len(found) < MIN_PLACES:
         raise InputError(
             f"{photos}: expected {MIN_PLACES} places of {config.min_images} photos or more that "
-            f"lie {config.apart_m:g} m apart, found none such, with {len(known):,} of "
-            f"{len(paths):,} photos that have a position; change --radius-m, "
-            "--apart-m, --heading-degrees, --min-images or --min-days"
+            f"lie {config.apart_m:g} m apart, found none such ({made.known()}); change "
+            "--radius-m, --apart-m, --heading-degrees, --min-images or --min-days"
         )
-    places = [Place(p.city, p.place_id, tuple(known[i] for i in p.photos)) for p in found]
-    made = Made(places, len(paths), len(known))
     name = config.name or re.sub(r"[^A-Za-z0-9-]+", "-", photos.resolve().name).strip("-")
     cities = [_as_text(f"{name or 'Places'}{number or ''}") for number in range(made.num_cities)]
     with atomic_folder(output) as temporary:
@@ -159,7 +170,7 @@ def _write(
     places: Sequence[Place],
 ) -> None:
     """Writes a table a city, the photos, and which image each photo became."""
-    from mixvpr_jax.data.gsv_cities import COLUMNS
+    from mixvpr_jax.data.gsv_cities import COLUMNS, Row
     from mixvpr_jax.listing import write_csv
     from mixvpr_jax.places.positions import relative
 
@@ -172,7 +183,7 @@ def _write(
             for index in place.photos:
                 row = _row(place.place_id, taken[index], city, _as_text(f"{index:06d}"))
                 table.append(row)
-                images[index] = f"Images/{city}/{_name(row)}"
+                images[index] = Row.read(tuple(map(str, row)), image="").name
                 _copy(paths[index], output / images[index])
         write_csv(output / "Dataframes" / f"{city}.csv", table)
     told: list[Sequence[object]] = [("photo", "lat", "lon", "heading", "time", "image")]
@@ -198,13 +209,6 @@ def _as_text(cell: str) -> str:
     except ValueError:
         return f"p{cell}" if cell.strip("-").lower() in NO_TEXT else cell
     return f"p{cell}"
-
-
-def _name(row: tuple[object, ...]) -> str:
-    """An image's name by its row."""
-    place_id, year, month, heading, city, *others = row
-    where = "_".join(map(str, others))
-    return f"{city}_{place_id:07d}_{year:04d}_{month:02d}_{heading:03d}_{where}.jpg"
 
 
 def _copy(source: AnyPath, target: Path) -> None:

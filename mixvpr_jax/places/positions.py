@@ -160,12 +160,12 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
             f"{', '.join(titles) or 'none'}"
         )
     others = [title for title in titles if title and title not in columns.values()]
-    if others and "heading" not in columns:
-        logger.warning(
-            "note: %s: no headings, as no column is called %s (not read: %s); photos that look "
-            "different ways may share a place",
-            *(file, " or ".join(FIELDS["heading"]), ", ".join(others)),
-        )
+    for field in ("heading", "time"):
+        if others and field not in columns:
+            logger.warning(
+                "note: %s: no %s, as no column is called %s (not read: %s)",
+                *(file, field, " or ".join(FIELDS[field]), ", ".join(others)),
+            )
     found: dict[str, Taken] = {}
     for row in rows:
         where, beyond = f"{file}: line {rows.line_num}", row.pop(None, [])
