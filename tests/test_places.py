@@ -319,7 +319,7 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
         ("name,lat,lon,time\np0v0.jpg,1,2,noon", "line 2: expected a time, .* found noon"),
         ("name,lat,lon,time\np0v0.jpg,1,2,123", "line 2: expected a time, .* found 123"),
         ("name,lat,lon\n,1,2", "line 2: expected each photo once, found no name"),
-        ("name,lat,lon\nq.jpg,1,2", "expected names relative to .* found q.jpg"),
+        ("name,lat,lon\nq.jpg,48,2", "expected names relative to .* found q.jpg"),
         ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
         ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),
         ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
@@ -331,9 +331,14 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
             'name,lat,lon\n"p0v0.jpg,1,2\np0v1.jpg,1,2',
             "line 1: expected comma-separated values",
         ),
+        (  # of Applanix, as in Boreas' gps_post_process.csv
+            "name,latitude,longitude\np0v0.jpg,0.764,-1.387\np0v1.jpg,,\np0v2.jpg,0.7639,-1.3868",
+            r"table.csv: expected .* degrees, found what look like radians \(0.764, -1.387\)",
+        ),
+        ("name,lat,lon\np0v0.jpg,0.097,-0.003", "look like radians"),  # Accra
         ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
         (
-            "name,lat,lon\np0v0.jpg,1,1",
+            "name,lat,lon\np0v0.jpg,48,1",
             "expected 2 places of 4 photos .* .1 of 14 photos have a position",
         ),
     ],

@@ -65,6 +65,9 @@ def test_headings_of_a_table(headings, found, tmp_path):
         ("nan,NaN", None),
         ("0,1e-4", (0.0, 1e-4)),
         ("1e-4,0", (1e-4, 0.0)),
+        ("0.004,-0.008", (0.004, -0.008)),  # of CARLA
+        ("1.5,3.2", (1.5, 3.2)),
+        ("-1.6,0.5", (-1.6, 0.5)),
     ],
 )
 def test_no_position_and_others_near_it(row, position, tmp_path):
@@ -187,3 +190,21 @@ def test_headings_and_times_by_another_title_are_told(title, missing, known, tmp
     taken_by(tmp_path, f"lat,lon,{title},time,heading", "48,11,90,2026-01-02,180")
     taken_by(tmp_path, "lat,lon", "48,11")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headings", "told"),
+    [
+        (["0.01", "3.1", "6.28"], True),  # as in Boreas' camera_poses.csv
+        (["-3.14", "-1", "0.5"], True),
+        (["-1", "0.5", "1.6"], True),  # of which the first is none, or a radian west of north
+        (["0.5", "1.4"], False),
+        (["0", "3", "6"], False),
+        (["-1", "-1", ""], False),
+        (["0.5", "6.3"], False),
+        (["-3.2", "0"], False),
+    ],
+)
+def test_headings_that_may_be_radians_are_told(headings, told, tmp_path, caplog):
+    taken_by(tmp_path, "lat,lon,heading", *(f"48,11,{heading}" for heading in headings))
+    assert ("convert them if they are radians" in caplog.text) is told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ FIELDS = {
 """The titles that columns of a table of positions may have; the first that is there counts."""
 DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCII)
 """A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
+ORIGIN_RADIANS = 0.05  # there is no land so near to latitude and longitude 0
 
 logger = logging.getLogger(__name__)
 
@@ -184,18 +186,35 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
         heading = _to_heading(where, cells.get("heading", ""))
         time, position = _to_time(where, cells.get("time", "")), _position(where, cells, zone)
         found[name] = Taken(position, heading, _local(time, position))
-    return _with_headings(found)
+    if in_degrees:
+        _refuse_radians(file, [one.position for one in found.values() if one.position is not None])
+    return _with_headings(file, found)
 
 
-def _with_headings(found: Mapping[str, Taken]) -> dict[str, Taken]:
+def _refuse_radians(file: AnyPath, positions: Sequence[tuple[float, float]]) -> None:
+    """Refuses what would be degrees of the ocean, but for those around a simulator's origin."""
+    farthest = [max(map(abs, each)) for each in zip(*positions, strict=True)] or [math.inf] * 2
+    if farthest[0] <= math.pi / 2 and farthest[1] <= math.pi and max(farthest) > ORIGIN_RADIANS:
+        raise InputError(
+            f"{file}: expected latitude and longitude in degrees, found what look like radians "
+            "({:g}, {:g}); convert them, and headings, too".format(*positions[0])
+        )
+
+
+def _with_headings(file: AnyPath, found: Mapping[str, Taken]) -> dict[str, Taken]:
     """With headings from 0 to 360; if none but -1 is below 0, as in our own output, it is none."""
-    below = {one.heading for one in found.values() if one.heading is not None and one.heading < 0}
-    unknown = -1.0 if below == {-1.0} else None
-
-    def turned(heading: float | None) -> float | None:
-        return None if heading is None or heading == unknown else heading % 360
-
-    return {name: replace(one, heading=turned(one.heading)) for name, one in found.items()}
+    given = {one.heading for one in found.values() if one.heading is not None}
+    if {heading for heading in given if heading < 0} == {-1.0}:
+        given.remove(-1.0)
+    low, high = min(given, default=0.0), max(given, default=0.0)
+    if -math.pi <= low < high - 1 and high <= math.tau and not all(map(float.is_integer, given)):
+        logger.warning(
+            "note: %s: headings from %g to %g are taken for degrees from north, clockwise; convert "
+            "them if they are radians",
+            *(file, low, high),
+        )
+    turned: dict[float | None, float] = {heading: heading % 360 for heading in given}
+    return {name: replace(one, heading=turned.get(one.heading)) for name, one in found.items()}
 
 
 def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[float, float] | None:
