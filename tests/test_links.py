@@ -169,3 +169,37 @@ def test_a_folder_of_several_names_counts_once(tmp_path):
     for root in (tmp_path / "runs", tmp_path / "data"):
         found = [path.relative_to(root).as_posix() for path in read_folder(root).paths]
         assert found == ["a/4.jpg", "run1/1.jpg", "run2/2.jpg", "run2/cam/3.jpg"]
+
+
+def test_a_link_to_an_image_of_the_folder_is_no_other_image(tmp_path):
+    """`latest.jpg -> 2.jpg`; but DVC and git-annex store equal images once."""
+    root, store = tmp_path / "run", tmp_path / "store"
+    for name in ("1.jpg", "cam/2.jpg", ".annex/abc.jpg", "blobs/abc"):
+        write_image(root / name)
+    write_image(store / "abc.jpg")
+    links = {
+        "latest.jpg": "cam/2.jpg",
+        "cam/best.jpg": "../latest.jpg",
+        "a.jpg": store / "abc.jpg",
+        "b.jpg": store / "abc.jpg",
+        "cam/c.jpg": "../.annex/abc.jpg",
+        "cam/d.jpg": "../blobs/abc",
+        "gone.jpg": "no.jpg",
+        "loop.jpg": "loop.jpg",
+    }
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    (tmp_path / "link").symlink_to("run")
+    left = [
+        "1.jpg",
+        "a.jpg",
+        "b.jpg",
+        "cam/2.jpg",
+        "cam/c.jpg",
+        "cam/d.jpg",
+        "gone.jpg",
+        "loop.jpg",
+    ]
+    for folder in (root, tmp_path / "link"):
+        paths = read_folder(folder).paths
+        assert [path.relative_to(folder).as_posix() for path in paths] == left

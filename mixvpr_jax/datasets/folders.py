@@ -17,7 +17,14 @@ from mixvpr_jax.datasets.names import position_of, zone_of
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Located, files_below, locate
+from mixvpr_jax.listing import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    Located,
+    files_below,
+    links_in,
+    locate,
+)
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 # Of Synology's and QNAP's disks, of Windows and of Linux.
@@ -132,13 +139,14 @@ def _found(root: AnyPath) -> tuple[AnyPath, ...]:
 def _files(root: Path) -> Iterator[Path]:
     """All files, by their names alone: one that cannot be read shall be reported.
 
-    Links to folders are followed, but a folder that several links reach counts once.
+    Links to folders are followed, but a folder that several links reach counts once; a link to an
+    image that is found by its own name does not count.
     """
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
 
-    real_root, found = os.path.realpath(root), dict[str, tuple[str, list[str]]]()
+    real_root, found = os.path.realpath(root), dict[str, tuple[str, dict[str, bool]]]()
     ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
     for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
@@ -151,9 +159,18 @@ def _files(root: Path) -> Iterator[Path]:
         ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
         is_own_name = real == str(Path(real_root, Path(folder).relative_to(root)))
         if real not in found or is_own_name:  # `latest -> run3` and run3 are one folder
-            found[real] = folder, names
-    for folder, names in found.values():
-        yield from (Path(folder, name) for name in names)
+            there = links_in(Path(folder))
+            found[real] = folder, {name: there.get(name, False) for name in names}
+
+    def is_found(file: Path) -> bool:
+        _, links = found.get(str(file.parent), ("", {}))
+        return links.get(file.name) is False and _suffix(file) in IMAGE_SUFFIXES
+
+    for folder, links in found.values():
+        for name, is_link in links.items():
+            path = Path(folder, name)
+            if not (is_link and is_found(Path(os.path.realpath(path)))):
+                yield path
 
 
 def _objects(root: epath.Path) -> Iterator[epath.Path]:
