@@ -207,6 +207,14 @@ def test_missing_images(folder, tmp_path):
     assert all(plain.read(image) == stored.read(image) for image in range(34))
 
 
+def test_paths_below_the_home(folder, tmp_path, monkeypatch):
+    """No shell replaces the ~ of `--output=~/out`."""
+    (tmp_path / "folder").symlink_to(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = prepare_gsv_cities("~/folder", "~/out", cities=("Zurich",))
+    assert made.folder == tmp_path / "out" / VERSION and made.num_places == 2
+
+
 def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
     """Nothing that could be taken for a data set; what was whole is not written again."""
     written = []

@@ -136,9 +136,11 @@ def test_a_recipe_in_a_folder_with_spaces(town, tmp_path, monkeypatch, capsys, j
         "config = TrainConfig(StartConfig(image_size=(320, 320)), data)\n"
     )
     named = [f"--config={recipe}"] if joined else ["--config", str(recipe)]
-    monkeypatch.setattr(sys, "argv", ["show", *named, "--output", str(tmp_path / "my out")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["show", *named, "--output=~/my out"])
     show_module.main()
-    assert capsys.readouterr().out.startswith("7 places, 35 images in 1 cities; look at ")
+    sheet = tmp_path / "my out" / "contact_sheet.jpg"
+    assert f"7 places, 35 images in 1 cities; look at {sheet} and " in capsys.readouterr().out
 
 
 def test_a_step_that_is_none(town, tmp_path):

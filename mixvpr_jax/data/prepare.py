@@ -39,7 +39,7 @@ with starting(__name__):
     )
     from mixvpr_jax.listing import sizes_in
     from mixvpr_jax.locks import locked
-    from mixvpr_jax.storage import named_when_full
+    from mixvpr_jax.storage import as_path, named_when_full
 
 SHARD_BYTES = 256 * 2**20
 NO_BEARING = -1  # of a row whose northdeg is blank
@@ -59,7 +59,7 @@ class Prepared:
 
 def prepare_gsv_cities(
     data_dir: str | Path,
-    output: Path,
+    output: str | Path,
     *,
     cities: Sequence[str] = (),
     skip_missing: bool = False,
@@ -80,10 +80,11 @@ def prepare_gsv_cities(
     """
     if "://" in str(output) or ":/" in str(output):
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
+    output = Path(as_path(output))
     _refuse_prepared(output)
     import_tfds()
     source, num_skipped = open_folder(
-        epath.Path(data_dir), cities, min_images=1, skip_missing=skip_missing
+        epath.Path(as_path(data_dir)), cities, min_images=1, skip_missing=skip_missing
     )
     stored = [read_city(source, index) for index in range(len(source.places.cities))]
     num_bytes = int(sum(city.sizes.sum() for city in stored))
@@ -205,7 +206,7 @@ def read_city(source: FolderSource, index: int) -> City:
 def command(
     dataset: tyro.conf.Positional[Literal["gsv_cities"]],
     data_dir: str,
-    output: Path,
+    output: str,
     cities: tuple[str, ...] = (),
     skip_missing: bool = False,
 ) -> None:

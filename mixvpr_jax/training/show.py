@@ -25,7 +25,7 @@ with starting(__name__), extra("train", "show: expected its packages"):
     from mixvpr_jax.data.config import DataConfig
     from mixvpr_jax.data.gsv_cities import Places
     from mixvpr_jax.data.sources import Sampler
-    from mixvpr_jax.storage import atomic_folder
+    from mixvpr_jax.storage import AnyPath, as_path, atomic_folder
     from mixvpr_jax.training.config import TrainConfig
     from mixvpr_jax.training.recipes import load_recipe
     from mixvpr_jax.training.start import Images
@@ -35,7 +35,7 @@ SHEET_WIDTH, THUMBNAIL, MARGIN, CAPTION = 1680, 96, 8, 14  # pixels
 logger = logging.getLogger(__name__)
 
 
-def show(config: TrainConfig, output: Path, step: int = 0) -> dict[str, Any]:
+def show(config: TrainConfig, output: AnyPath, step: int = 0) -> dict[str, Any]:
     """Draws a step's batch as training sees it, and statistics of the data set.
 
     Returns the content of statistics.json; raises InputError for wrong data, or no such step.
@@ -121,7 +121,7 @@ def main() -> None:
     named = "--config" in words[:-1]  # its values are the defaults of the other options
     recipe = load_recipe(words[words.index("--config") + 1])[0] if named else TrainConfig()
 
-    def command(config: str, output: Path, step: int = 0, data: DataConfig = recipe.data) -> None:
+    def command(config: str, output: str, step: int = 0, data: DataConfig = recipe.data) -> None:
         """Draws a batch as training sees it, place by place, and statistics of the data set.
 
         Args:
@@ -131,10 +131,11 @@ def main() -> None:
             data: Training images.
         """
         del config
-        found = show(replace(recipe, data=data), output, step)
+        folder = as_path(output)
+        found = show(replace(recipe, data=data), folder, step)
         sys.stdout.write(
             f"{found['places']:,} places, {found['images']:,} images in {len(found['cities'])} "
-            f"cities; look at {output / 'contact_sheet.jpg'} and {output / 'statistics.png'}\n"
+            f"cities; look at {folder / 'contact_sheet.jpg'} and {folder / 'statistics.png'}\n"
         )
 
     tyro.cli(command, prog="python -m mixvpr_jax.training.show")
