@@ -1,5 +1,7 @@
 """Traces of some steps."""
 
+from dataclasses import replace
+
 import pytest
 from runs import tiny_config, town  # noqa: F401
 
@@ -8,13 +10,21 @@ from mixvpr_jax.training.log import steps_to_profile
 from mixvpr_jax.training.loop import train
 
 
-def test_steps_are_traced(town, tmp_path, monkeypatch):  # noqa: F811
+def test_steps_are_traced(town, tmp_path, monkeypatch, caplog):  # noqa: F811
     traced = []
     monkeypatch.setattr("jax.profiler.start_trace", lambda folder: traced.append(folder))
     monkeypatch.setattr("jax.profiler.stop_trace", lambda: traced.append("end"))
     config = tiny_config(town, epochs=1)
     outcome = train(config, tmp_path / "run", profiled=range(2, 4))
     assert outcome.step == 4
+    assert traced == [tmp_path / "run", "end"]
+    assert "profile_steps" not in caplog.text
+    longer = replace(config, epochs=2)
+    for steps, taken in ((range(2, 5), 4), (range(9, 11), 8)):
+        caplog.clear()
+        assert train(longer, tmp_path / "run", profiled=steps).step == 8
+        told = f"after {taken}, up to 8, found {steps[0]} to {steps[-1]}; nothing is traced"
+        assert told in caplog.text
     assert traced == [tmp_path / "run", "end"]
 
 

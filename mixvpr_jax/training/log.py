@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shutil
@@ -24,6 +25,8 @@ from mixvpr_jax.distributed import is_main_process
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, OutOfReach, atomic_write, put_file, reaching
 from mixvpr_jax.training.step import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -312,9 +315,15 @@ def steps_to_profile(text: str) -> range:
 class Profiler:
     """Traces steps; each process writes what its own devices and threads did."""
 
-    def __init__(self, folder: AnyPath, steps: range) -> None:
-        """Traces `steps`, perhaps none, into plugins/profile/… of `folder`."""
-        self._folder, self._steps, self._mirror = folder, steps, None
+    def __init__(self, folder: AnyPath, steps: range, left: range) -> None:
+        """Traces `steps`, perhaps none, of those `left`, into plugins/profile/… of `folder`."""
+        self._folder, self._mirror = folder, None
+        self._steps = range(max(steps.start, left.start), min(steps.stop, left.stop))
+        if steps and not self._steps:
+            logger.warning(
+                "note: profile_steps: expected steps after %d, up to %d, found %d to %d; nothing "
+                "is traced", left.start - 1, left.stop - 1, steps[0], steps[-1],
+            )  # fmt: skip
 
     def before(self, step: int) -> None:
         """Starts the trace if this is its first step."""

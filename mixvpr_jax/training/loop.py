@@ -103,7 +103,8 @@ def train(
             if is_main_process():
                 write_config(config, folder / "config.json")
         run = Run(setup, stack, stop, require_lock)
-        profiler = stack.enter_context(closing(Profiler(folder, profiled)))
+        left = range(run.step + 1, setup.total_steps + 1)
+        profiler = stack.enter_context(closing(Profiler(folder, profiled, left)))
         try:
             run.validate_if_due()
             with closing(setup.batches(run.step)) as batches:
