@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import tyro
@@ -15,7 +16,7 @@ import tyro
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
-from mixvpr_jax.storage import as_path, atomic_write
+from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 from mixvpr_jax.writable import require_free
 
 Word = tyro.conf.Positional
@@ -30,6 +31,7 @@ SOURCE = (
     "which are searched in themselves unless --queries names others."
 )
 PAIRS = "File to write, a pair of names a line."
+photos_argument = partial(tyro.conf.arg, metavar="PHOTOS", help_behavior_hint="(required)")
 Checkpoint = Annotated[str, Word, tyro.conf.arg(metavar="CKPT")]
 
 
@@ -63,7 +65,7 @@ def evaluate_and_tell(config: EvaluationConfig) -> None:
 
 
 def describe(
-    photos: Annotated[str, Word, tyro.conf.arg(metavar="PHOTOS", help=PHOTOS)],
+    photos: Annotated[tuple[str, ...], Word, photos_argument(help=PHOTOS)],
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE", help=DESCRIPTORS)],
     config: Annotated[DescribeConfig, tyro.conf.arg(name="")],
 ) -> None:
@@ -76,7 +78,7 @@ def describe(
         from mixvpr_jax.programs import keep_programs
 
     keep_programs()
-    found = describe_photos(as_path(photos), as_path(output), config)
+    found = describe_photos(_only(photos), as_path(output), config)
     count, size = found.descriptors.shape
     what = f"{count} descriptors of {size} values, {found.descriptors.dtype}"
     lines = lines_of(found.reasons, found.num_turned)
@@ -84,7 +86,7 @@ def describe(
 
 
 def pca(
-    photos: Annotated[str, Word, tyro.conf.arg(metavar="PHOTOS", help=FOLDER)],
+    photos: Annotated[tuple[str, ...], Word, photos_argument(help=FOLDER)],
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="DIR", help=MODEL)],
     size: Annotated[int, tyro.conf.arg(help=SIZE)],
     config: Annotated[DescribeConfig, tyro.conf.arg(name="")],
@@ -99,12 +101,23 @@ def pca(
         from mixvpr_jax.programs import keep_programs
 
     keep_programs()
-    found, projection = learn_model(as_path(photos), as_path(output), size, config, whiten=whiten)
+    found, projection = learn_model(_only(photos), as_path(output), size, config, whiten=whiten)
     count, length = found.descriptors.shape
     what = f"{count:,} descriptors of {length} values to {size}"
     kept = f"{projection.explained:.1%} of the variance"
     lines = lines_of(found.reasons, found.num_turned)
     print(*lines, f"{what}, {kept}: {shlex.quote(str(as_path(output)))}", sep="\n")
+
+
+def _only(photos: Sequence[str]) -> AnyPath:
+    """The only path of PHOTOS; a shell gives many for a pattern."""
+    if len(photos) != 1:
+        found = ", ".join([*photos[:2], "…"][: len(photos)])
+        raise InputError(
+            f"PHOTOS: expected one folder, or one list, found {len(photos):,} names ({found}); "
+            "give their folder, or list them: printf '%s\\n' *.jpg > photos.txt"
+        )
+    return as_path(photos[0])
 
 
 def lines_of(unreadable: Sequence[str], num_turned: int) -> list[str]:

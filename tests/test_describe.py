@@ -206,6 +206,28 @@ def test_refused(describe, folder, tmp_path, photos, output, message):
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "photos", "found"),
+    [
+        ("describe", ["a.jpg", "b.jpg"], r"2 names \(a.jpg, b.jpg\)"),
+        ("describe", ["a.jpg", "b.jpg", "c.jpg"], r"3 names \(a.jpg, b.jpg, …\)"),
+        ("pca", ["a.jpg", "b.jpg"], "2 names"),
+        ("describe", [], "0 names"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_pattern_that_a_shell_replaces(command, photos, found, first, tmp_path):
+    options = [
+        "--weights",
+        "none",
+        "-o",
+        str(tmp_path / "d.npy"),
+        *["--size", "4"] * (command == "pca"),
+    ]
+    with pytest.raises(InputError, match=f"one folder, or one list, found {found}.*> photos.txt"):
+        parse(command, [*photos, *options] if first else [*options, *photos], f"mixvpr {command}")
+
+
 @pytest.mark.parametrize("to_name", [os.path.abspath, os.path.relpath])
 def test_the_users_list_stays_however_it_is_written(tmp_path, monkeypatch, to_name):
     (tmp_path / "x.txt").write_text("a.jpg")
