@@ -21,15 +21,6 @@ IMAGE_SUFFIXES = frozenset({
     ".bmp", ".dib", ".gif", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp", ".mpo", ".jps", ".insp",
 })  # fmt: skip
-# Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
-UNREAD_SUFFIXES = frozenset({
-    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
-    ".jpm", ".jxr", ".jls", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
-    ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
-    ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr", ".fff",
-    ".heics", ".avifs", ".qoi", ".jng", ".btf", ".psd", ".tga", ".pcx", ".exr", ".hdr",
-    ".pfm", ".ras", ".sgi", ".fits", ".dcm",
-})  # fmt: skip
 
 # No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -10,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +241,8 @@ def _check_shards(root: epath.Path, places: Places) -> None:
     sizes = sizes_in(root)
     listed = (root / CHECKSUMS).read_text(encoding="utf-8") if CHECKSUMS in sizes else None
     for index, city in enumerate(places.cities):
+        table = f"Dataframes/{city}.csv"
+        line = f"{sha256((root / table).read_bytes()).hexdigest()}  {table}\n"
         num_rows = int(places.row[places.images_of(index)].max()) + 1
         if num_rows > records.get(city, 0):
             found = f"{records.get(city, 0):,} in {path.name}"
@@ -253,22 +255,15 @@ def _check_shards(root: epath.Path, places: Places) -> None:
             wrong = f"{count} files of {city}, found no {', '.join(missing)}"
         elif there != num_bytes[city]:
             wrong = f"{num_bytes[city]:,} bytes of {city}, found {there:,}"
-        elif listed is not None and _checksum_line(root, f"Dataframes/{city}.csv") not in listed:
-            wrong = (  # a record's number is its row
-                f"Dataframes/{city}.csv as it was prepared, found another (leave out rows before "
-                "preparing)"
-            )
+        elif listed is not None and line not in listed:
+            # A record's number is its row.
+            wrong = f"{table} as it was prepared, found another (leave out rows before preparing)"
         else:
             continue
         raise InputError(
             f"{root}: expected {wrong}; copy it again (in it, sha256sum --check {CHECKSUMS} "
             "names the broken files)"
         )
-
-
-def _checksum_line(root: epath.Path, name: str) -> str:
-    """The line of a file in CHECKSUMS."""
-    return f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n"
 
 
 def import_tfds() -> Any:

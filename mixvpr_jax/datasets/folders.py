@@ -17,16 +17,18 @@ from mixvpr_jax.datasets.names import position_of, zone_of
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import (
-    IMAGE_SUFFIXES,
-    UNREAD_SUFFIXES,
-    Located,
-    files_below,
-    links_in,
-    locate,
-)
+from mixvpr_jax.listing import IMAGE_SUFFIXES, Located, files_below, links_in, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
+# Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
+UNREAD_SUFFIXES = frozenset({
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
+    ".jpm", ".jxr", ".jls", ".dng", ".raw", ".cr2", ".cr3", ".crw", ".nef", ".nrw",
+    ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
+    ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr", ".fff",
+    ".heics", ".avifs", ".qoi", ".jng", ".btf", ".psd", ".tga", ".pcx", ".exr", ".hdr",
+    ".pfm", ".ras", ".sgi", ".fits", ".dcm",
+})  # fmt: skip
 # Of Synology's and QNAP's disks, of Windows and of Linux.
 SYSTEM_FOLDERS = frozenset({
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",

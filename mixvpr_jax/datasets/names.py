@@ -101,7 +101,8 @@ def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
 def _in_order(paths: Sequence[PurePath]) -> list[int]:
     """The indices of frames, first to last."""
     times, others = zip(*map(_frame, paths), strict=True)
-    keys = list(zip(_comparable(times), map(by_value, others), strict=True))
+    times = _with_equal_fractions(times)
+    keys = list(zip(map(by_value, times), map(by_value, others), strict=True))
     order = sorted(range(len(paths)), key=keys.__getitem__)
     for one, other in pairwise(order):
         if paths[one].name.startswith("@") and keys[one] == keys[other]:
@@ -121,11 +122,6 @@ def _frame(path: PurePath) -> tuple[str, str]:
     if len(fields) >= NUM_FIELDS:
         return fields[TIME], "@".join(fields[field] for field in (KEY, TILE, NOTE))
     return _BEFORE_FRAME.sub("", "@".join(fields[ZONE:])).strip("@"), ""
-
-
-def _comparable(texts: Sequence[str]) -> list[list[object]]:
-    """What orders frames: numbers by value, also behind a point."""
-    return list(map(by_value, _with_equal_fractions(texts)))
 
 
 def _with_equal_fractions(texts: Sequence[str]) -> list[str]:

@@ -117,7 +117,7 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
     """
     with importing():
         from mixvpr_jax.datasets.folders import list_images
-        from mixvpr_jax.places.grouping import MIN_PLACES, Place, group
+        from mixvpr_jax.places.grouping import MIN_PLACES, group
         from mixvpr_jax.places.positions import find_positions
 
     output = as_path(config.output)
@@ -132,23 +132,20 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
         )
     paths = list_images(photos)
     taken = find_positions(photos, paths, config.positions, config.zone)
-    known = [index for index, one in enumerate(taken) if one.position is not None]
-    if not known:
+    if all(one.position is None for one in taken):
         raise InputError(
             f"{photos}: expected photos with a position (EXIF, @utm_east@utm_north@ names, or "
             f"--positions FILE.csv), found none among {len(paths):,}"
         )
-    options = ("radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
-    placed = [taken[index] for index in known]
-    if all(one.heading is None for one in placed):
+    if all(one.heading is None for one in taken):
         logger.warning(
             "note: %s: no photo has a heading; photos that look different ways may share a place",
             photos,
         )
-    found = group(placed, **{name: getattr(config, name) for name in options})
-    places = [Place(p.city, p.place_id, tuple(known[i] for i in p.photos)) for p in found]
+    options = ("radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
+    places = group(taken, **{name: getattr(config, name) for name in options})
     made = Made(places, taken)
-    if len(found) < MIN_PLACES:
+    if len(places) < MIN_PLACES:
         raise InputError(
             f"{photos}: expected {MIN_PLACES} places of {config.min_images} photos or more that "
             f"lie {config.apart_m:g} m apart, found none such ({made.known()}); change "

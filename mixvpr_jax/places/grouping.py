@@ -39,18 +39,20 @@ def group(
     min_images: int,
     min_days: int,
 ) -> list[Place]:
-    """The places of photos that all have a position, by city and number.
+    """The places of those photos that have a position, by city and number.
 
     Distances are chords through the Earth, so that neither zones nor the date line matter. The
     options are those of `PlacesConfig`.
     """
+    known = np.flatnonzero([one.position is not None for one in taken])
+    taken = [taken[index] for index in known.tolist()]
     points = earth_centred(np.array([one.position for one in taken], np.float64))
     headings = np.array([np.nan if one.heading is None else one.heading for one in taken])
     days = [None if one.time is None else one.time.date() for one in taken]
 
     def enough(photos: np.ndarray) -> bool:
-        known = {days[photo] for photo in photos.tolist()} - {None}
-        return len(photos) >= min_images and len(known) >= (min_days if min_days > 1 else 0)
+        there = {days[photo] for photo in photos.tolist()} - {None}
+        return len(photos) >= min_images and len(there) >= (min_days if min_days > 1 else 0)
 
     found = [
         (centre, photos)
@@ -67,7 +69,7 @@ def group(
     places = []
     for city, (_, photos) in zip(cities, found, strict=True):
         if city in numbers:
-            places.append(Place(numbers[city], next_id[city], tuple(photos.tolist())))
+            places.append(Place(numbers[city], next_id[city], tuple(known[photos].tolist())))
             next_id[city] += 1
     return places
 
