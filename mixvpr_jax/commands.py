@@ -40,28 +40,19 @@ def evaluate(
     processes: Annotated[ProcessConfig, tyro.conf.arg(name="")] = ALONE,
 ) -> None:
     """Finds each query's place in a database of photos and reports recall@k."""
-    with importing():
-        import mixvpr_jax.evaluation.evaluate  # noqa: F401 (before processes join)
-        from mixvpr_jax.distributed import joined
+    with importing():  # before processes join
+        from mixvpr_jax.distributed import is_main_process, joined
+        from mixvpr_jax.evaluation import evaluate as evaluation
         from mixvpr_jax.programs import keep_programs
+        from mixvpr_jax.report import write_report
 
     keep_programs()
     with joined(processes, training=False):
-        evaluate_and_tell(config)
-
-
-def evaluate_and_tell(config: EvaluationConfig) -> None:
-    """Evaluates, and prints what came of it."""
-    from mixvpr_jax.distributed import is_main_process
-    from mixvpr_jax.evaluation import evaluate as evaluation
-    from mixvpr_jax.report import write_report
-
-    found = evaluation.evaluate(config, write_report)
-    if not is_main_process():
-        return
-    lines = lines_of(found.unreadable, sum(found.num_turned))
-    lines += [*found.data.describe(), found.headline()]
-    print("\n".join(lines), f"report: {shlex.quote(str(config.output / 'report.html'))}", sep="\n")
+        found = evaluation.evaluate(config, write_report)
+        if is_main_process():
+            lines = lines_of(found.unreadable, sum(found.num_turned))
+            lines += [*found.data.describe(), found.headline()]
+            print(*lines, f"report: {shlex.quote(str(config.output / 'report.html'))}", sep="\n")
 
 
 def describe(
@@ -112,10 +103,9 @@ def pca(
 def _only(photos: Sequence[str]) -> AnyPath:
     """The only path of PHOTOS; a shell gives many for a pattern."""
     if len(photos) != 1:
-        found = ", ".join([*photos[:2], "…"][: len(photos)])
         raise InputError(
-            f"PHOTOS: expected one folder, or one list, found {len(photos):,} names ({found}); "
-            "give their folder, or list them: printf '%s\\n' *.jpg > photos.txt"
+            f"PHOTOS: expected one folder, or one list, found {len(photos):,} names; give their "
+            "folder, or list them: printf '%s\\n' *.jpg > photos.txt"
         )
     return as_path(photos[0])
 

@@ -140,14 +140,10 @@ class Located:
 
 
 def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> Located:
-    """Finds the images of a list below whichever base folder holds most of them.
+    """Finds the images of a list below whichever base folder, likeliest first, holds most of them.
 
-    An image in another format counts: Tokyo 24/7 lists .jpg but contains .png.
-
-    Args:
-        bases: Folders that the names may be relative to, the likeliest first.
-        names: Relative paths.
-        source: The file that lists them, for the error line.
+    An image in another format counts: Tokyo 24/7 lists .jpg but contains .png. Errors name
+    `source`, the file that lists them.
 
     Raises:
         InputError: A name or a link leads out of the folder.

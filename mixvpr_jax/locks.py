@@ -162,12 +162,9 @@ class FolderLock:
 def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
     """Locks a folder for this process, creating it if need be; removes it again if still empty.
 
-    Args:
-        folder: The folder to lock.
-        what: What the owner is, for the error line: "run".
-
     Raises:
-        InputError: Another process holds the lock, or the folder is not writable.
+        InputError: Another process (a `what`, such as "run") holds the lock, or the folder is not
+            writable.
     """
     created, text = [], json.dumps(_self())
     if isinstance(folder, Path):

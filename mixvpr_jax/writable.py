@@ -14,9 +14,7 @@ from mixvpr_jax.storage import AnyPath, reaching, resolved
 def require_folder(folder: AnyPath, use: str) -> None:
     """Raises InputError if a folder to write is a file, or lies behind a link that leads nowhere.
 
-    Args:
-        folder: The folder, which need not exist.
-        use: What is to lie in it, for the error line: "the model".
+    The line says what is to lie in it: `use`, such as "the model".
     """
     for path in (folder, *folder.parents) if isinstance(folder, Path) else ():
         if path.is_symlink() and not path.exists():
@@ -53,10 +51,7 @@ def require_free(
 ) -> None:
     """Raises InputError where files of one folder cannot be written, or may not be.
 
-    Args:
-        files: What is to be written.
-        overwrite: Whether earlier files may be replaced.
-        sources: What is read, which may not be.
+    Earlier files may be replaced if `overwrite`, but never `sources`, which are read.
     """
     folder, read = files[0].parent, set(map(resolved, sources))
     with reaching(folder):

@@ -209,8 +209,8 @@ def test_refused(describe, folder, tmp_path, photos, output, message):
 @pytest.mark.parametrize(
     ("command", "photos", "found"),
     [
-        ("describe", ["a.jpg", "b.jpg"], r"2 names \(a.jpg, b.jpg\)"),
-        ("describe", ["a.jpg", "b.jpg", "c.jpg"], r"3 names \(a.jpg, b.jpg, …\)"),
+        ("describe", ["a.jpg", "b.jpg"], "2 names"),
+        ("describe", ["a.jpg", "b.jpg", "c.jpg"], "3 names"),
         ("pca", ["a.jpg", "b.jpg"], "2 names"),
         ("describe", [], "0 names"),
     ],

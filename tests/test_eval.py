@@ -18,10 +18,8 @@ from runs import small_disk
 from shared import once
 
 from mixvpr_jax import from_pretrained, save_pretrained, storage
-from mixvpr_jax.commands import evaluate_and_tell
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.datasets.folders import read_folder
-from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.describe import compile_encoder, describe_images
 from mixvpr_jax.evaluation.output import OUTPUTS
 
@@ -183,16 +181,15 @@ def test_command_prints_recall(weights, labelled, tmp_path):
     assert "R@1: 66.7, R@5: 66.7, R@10: 66.7, R@20: 66.7" in done.stdout.splitlines()
 
 
-def test_what_the_command_prints(weights, labelled, tmp_path, capsys):
+def test_what_the_command_prints(weights, labelled, tmp_path):
     query = max(labelled[1].iterdir())
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
     with Image.open(query) as image:
         image.save(query, exif=exif)
     out = tmp_path / "results (my model's)"
-    how = {"database": labelled[0], "queries": labelled[0].parent, "latency_queries": 0}
-    evaluate_and_tell(EvaluationConfig(str(weights), out, **how))
-    lines = capsys.readouterr().out.splitlines()
+    folders = ["--database", labelled[0], "--queries", labelled[0].parent, "--output", out]
+    lines = command("--weights", weights, *folders, "--latency-queries", "0").stdout.splitlines()
     assert "1 images were turned upright by their EXIF orientation" in lines[0]
     assert "3 of 6 queries are files of the database: each is left out" in lines[-3]
     assert shlex.split(lines[-1]) == ["report:", str(out / "report.html")]  # can be pasted

@@ -144,9 +144,9 @@ EXPECTED = [[f"p{place}v{view}.jpg" for view in range(4)] for place in range(3)]
 
 
 def test_of_exif(streets, tmp_path):
-    made = make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
-    assert (len(made.taken), [len(place.photos) for place in made.places]) == (14, [4, 4, 4])
-    assert made.num_cities == 1
+    made, known = make_places(streets, PlacesConfig(output=str(tmp_path / "data")))
+    assert [(place.city, len(place.photos)) for place in made] == [(0, 4)] * 3
+    assert known == "12 of 14 photos have a position, 12 of them a heading, 12 a time"
     assert same_places(tmp_path / "data") == EXPECTED
     rows = read_csv(tmp_path / "data" / "Dataframes" / "My-streets.csv")
     assert [row["northdeg"] for row in rows[:4]] == ["355", "358", "1", "4"]
@@ -225,8 +225,8 @@ def test_of_a_table(columns, streets, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
     config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table), name="Sydney")
-    made = make_places(streets, config)
-    assert "12 of 14 photos have a position, 12 of them a heading, 9 a time" in made.known()
+    _, known = make_places(streets, config)
+    assert known == "12 of 14 photos have a position, 12 of them a heading, 9 a time"
     assert same_places(tmp_path / "data") == EXPECTED
     rows = read_csv(tmp_path / "data" / "Dataframes" / "Sydney.csv")
     assert {row["northdeg"] for row in rows} == {"355"}
@@ -245,8 +245,8 @@ def test_photos_without_headings_or_times_are_told(source, tmp_path, caplog):
         lines.append(f"{name},{position[0]},{position[1]}")
     (tmp_path / "t.csv").write_text("\n".join(lines))
     table = str(tmp_path / "t.csv") if source == "table" else None
-    made = make_places(folder, PlacesConfig(output=str(tmp_path / "data"), positions=table))
-    assert made.known() == "8 of 8 photos have a position, 0 of them a heading, 0 a time"
+    _, known = make_places(folder, PlacesConfig(output=str(tmp_path / "data"), positions=table))
+    assert known == "8 of 8 photos have a position, 0 of them a heading, 0 a time"
     assert "photos: no photo has a heading; photos that look different ways may" in caplog.text
     config = PlacesConfig(output=str(tmp_path / "other"), positions=table, min_days=2)
     with pytest.raises(InputError, match=r"found none such \(8 of 8 .* 0 a time\); change"):

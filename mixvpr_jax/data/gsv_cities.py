@@ -230,13 +230,12 @@ def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
     if len({composed(city).casefold() for city in cities}) < len(cities):
         raise InputError(f"cities: expected each once, found {', '.join(cities)}")
     spelled = {composed(city): path for city, path in tables.items()}
-    found = [tables.get(city) or spelled.get(composed(city)) for city in cities]
-    for city, path in zip(cities, found, strict=True):
-        if path is None:
+    for city in cities:
+        if composed(city) not in spelled:
             raise InputError(
                 f"{root / 'Dataframes' / city}.csv: no such city{closest(city, sorted(tables))}"
             )
-    return [path for path in found if path is not None]
+    return [tables.get(city) or spelled[composed(city)] for city in cities]
 
 
 def read_rows(path: epath.Path) -> Iterator[Row]:

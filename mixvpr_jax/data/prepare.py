@@ -67,12 +67,8 @@ def prepare_gsv_cities(
 ) -> Prepared:
     """Stores GSV-Cities as ArrayRecord, with its tables; resumes an interrupted call.
 
-    Args:
-        data_dir: GSV-Cities' folder, or its address in an object store.
-        output: A folder on this machine; the data set goes into `gsv_cities/VERSION` there.
-        cities: Which cities; none means each that has a table.
-        skip_missing: Whether to leave out images that are in a table but not on disk.
-        progress: Whether to show a bar.
+    The data set goes into `gsv_cities/VERSION` of `output`, a folder on this machine. The options
+    are those of `command`; `progress` shows a bar.
 
     Raises:
         InputError: As `open_source` raises it; the data set exists, space is short, or

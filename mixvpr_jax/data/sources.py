@@ -213,12 +213,9 @@ def find_prepared(root: epath.Path) -> epath.Path | None:
 
 
 def _refuse_other_versions(root: epath.Path) -> None:
-    others = [root] if (root / INFO).exists() else []
-    for folder in (root / NAME, root):
-        if not others and not (root / "Dataframes").exists():
-            beside = [folder / name for name in names_in(folder, "directory")]
-            others = [other for other in beside if (other / INFO).exists()]
-    if others:
+    folders = () if (root / "Dataframes").exists() else (root / NAME, root)
+    beside = (folder / name for folder in folders for name in names_in(folder, "directory"))
+    if others := [folder for folder in (root, *beside) if (folder / INFO).exists()]:
         raise InputError(
             f"{others[0].parent}: expected version {VERSION} of the prepared data set, found "
             f"{', '.join(sorted(other.name for other in others))}; prepare it again "

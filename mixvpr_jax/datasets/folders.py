@@ -17,7 +17,7 @@ from mixvpr_jax.datasets.names import position_of, zone_of
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, Located, files_below, links_in, locate
+from mixvpr_jax.listing import IMAGE_SUFFIXES, Located, files_below, locate
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 # Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
@@ -89,13 +89,9 @@ def _listed(root: AnyPath) -> tuple[AnyPath, ...] | None:
 def read_list(
     file: AnyPath, folder: AnyPath, bases: Sequence[AnyPath], otherwise: str = ""
 ) -> tuple[AnyPath, ...]:
-    """The images that a text file names, a line each; a repeated one counts once.
+    """The images in a folder that a text file names, a line each; a repeated one counts once.
 
-    Args:
-        file: The list.
-        folder: Where they must lie.
-        bases: What the names may be relative to.
-        otherwise: What to do but fix it, for the error.
+    The names may be relative to `bases`; errors end with what to do `otherwise` than fix the list.
     """
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
@@ -144,35 +140,36 @@ def _files(root: Path) -> Iterator[Path]:
     Links to folders are followed, but a folder that several links reach counts once; a link to an
     image that is found by its own name does not count.
     """
+    real_root, found = os.path.realpath(root), dict[str, dict[str, os.DirEntry[str]]]()
 
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: expected a folder of images, {error.strerror}")
-
-    real_root, found = os.path.realpath(root), dict[str, tuple[str, dict[str, bool]]]()
-    ways: dict[str, frozenset[str]] = {}  # each folder and those it lies in, as they really are
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        above = ways.pop(folder, frozenset()) | {real}
-        below[:] = [
+    def visit(folder: Path, above: frozenset[str]) -> None:
+        if (real := os.path.realpath(folder)) in above:
+            return
+        try:
+            with os.scandir(folder) as entries:
+                inside = {entry.name: entry for entry in entries}
+        except OSError as error:
+            raise InputError(f"{folder}: expected a folder of images, {error.strerror}") from None
+        below = {
             name
-            for name in sorted(below)
-            if not _is_hidden(name) and os.path.realpath(Path(folder, name)) not in above
-        ]
-        ways |= {os.path.join(folder, name): above for name in below}  # noqa: PTH118 - as os.walk
-        is_own_name = real == str(Path(real_root, Path(folder).relative_to(root)))
+            for name, entry in inside.items()
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))  # noqa: PTH112 - no error of a loop
+        }
+        is_own_name = real == str(Path(real_root, folder.relative_to(root)))
         if real not in found or is_own_name:  # `latest -> run3` and run3 are one folder
-            there = links_in(Path(folder))
-            found[real] = folder, {name: there.get(name, False) for name in names}
+            found[real] = {name: inside[name] for name in inside.keys() - below}
+        for name in sorted(below):
+            if not _is_hidden(name):
+                visit(folder / name, above | {real})
 
     def is_found(file: Path) -> bool:
-        _, links = found.get(str(file.parent), ("", {}))
-        return links.get(file.name) is False and _suffix(file) in IMAGE_SUFFIXES
+        entry = found.get(str(file.parent), {}).get(file.name)
+        return entry is not None and not entry.is_symlink() and _suffix(file) in IMAGE_SUFFIXES
 
-    for folder, links in found.values():
-        for name, is_link in links.items():
-            path = Path(folder, name)
-            if not (is_link and is_found(Path(os.path.realpath(path)))):
-                yield path
+    visit(root, frozenset())
+    for entry in (entry for files in found.values() for entry in files.values()):
+        if not (entry.is_symlink() and is_found(Path(os.path.realpath(entry)))):
+            yield Path(entry)
 
 
 def _objects(root: epath.Path) -> Iterator[epath.Path]:
@@ -217,10 +214,7 @@ def read_folder_pair(
 ) -> EvaluationSet:
     """Any two folders of images; ground truth where the names of both hold positions.
 
-    Args:
-        database: Folder of the images that are searched, at any depth.
-        queries: Folder of the images that are looked for.
-        radius_m: How near a positive is, in metres, inclusive.
+    A positive lies within `radius_m` metres of its query, inclusive.
 
     Raises:
         InputError: A folder without images, or positions in some of its names only.

@@ -74,42 +74,21 @@ def places(
     Photos near one another that look the same way make a place. They become hard links where they
     lie on the disk of the output, and copies elsewhere.
     """
-    made = make_places(as_path(photos), config)
+    made, known = make_places(as_path(photos), config)
     listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
-    used = sum(len(place.photos) for place in made.places)
+    used, num_cities = sum(len(place.photos) for place in made), len({place.city for place in made})
     print(
-        f"{made.known()}: {listed} lists them",
-        f"{len(made.places):,} places of {used:,} photos; cities: {made.num_cities}",
+        f"{known}: {listed} lists them",
+        f"{len(made):,} places of {used:,} photos; cities: {num_cities}",
         f"train on them: mixvpr train finetune --data.root {root} --workdir RUN",
         sep="\n",
     )
 
 
-@dataclass(frozen=True)
-class Made:
-    """The places of a folder, and what is known of its photos."""
-
-    places: Sequence[Place]
-    taken: Sequence[Taken]
-
-    def known(self) -> str:
-        """How many photos have a position, and of these a heading and a time."""
-        placed = [one for one in self.taken if one.position is not None]
-        headings = sum(one.heading is not None for one in placed)
-        times = sum(one.time is not None for one in placed)
-        return (
-            f"{len(placed):,} of {len(self.taken):,} photos have a position, {headings:,} of them "
-            f"a heading, {times:,} a time"
-        )
-
-    @property
-    def num_cities(self) -> int:
-        """Cities are numbered from 0."""
-        return 1 + max(place.city for place in self.places)
-
-
-def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
+def make_places(photos: AnyPath, config: PlacesConfig) -> tuple[Sequence[Place], str]:
     """Makes training data of a folder of photos.
+
+    Returns the places, and how many photos have a position, a heading and a time, in words.
 
     Raises:
         InputError: No photo with a position, a position out of range, no two places; an output
@@ -144,18 +123,28 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> Made:
         )
     options = ("radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
     places = group(taken, **{name: getattr(config, name) for name in options})
-    made = Made(places, taken)
+    known, num_cities = _known(taken), len({place.city for place in places})
     if len(places) < MIN_PLACES:
         raise InputError(
             f"{photos}: expected {MIN_PLACES} places of {config.min_images} photos or more that "
-            f"lie {config.apart_m:g} m apart, found none such ({made.known()}); change "
+            f"lie {config.apart_m:g} m apart, found none such ({known}); change "
             "--radius-m, --apart-m, --heading-degrees, --min-images or --min-days"
         )
     name = config.name or re.sub(r"[^A-Za-z0-9-]+", "-", photos.resolve().name).strip("-")
-    cities = [_as_text(f"{name or 'Places'}{number or ''}") for number in range(made.num_cities)]
+    cities = [_as_text(f"{name or 'Places'}{number or ''}") for number in range(num_cities)]
     with atomic_folder(output) as temporary:
         _write(temporary, cities, photos, paths, taken, places)
-    return made
+    return places, known
+
+
+def _known(taken: Sequence[Taken]) -> str:
+    placed = [one for one in taken if one.position is not None]
+    headings = sum(one.heading is not None for one in placed)
+    times = sum(one.time is not None for one in placed)
+    return (
+        f"{len(placed):,} of {len(taken):,} photos have a position, {headings:,} of them a "
+        f"heading, {times:,} a time"
+    )
 
 
 def _write(

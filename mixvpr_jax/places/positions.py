@@ -65,8 +65,7 @@ def find_positions(
             f"{table_file}: expected names relative to {folder}, such as "
             f"{min(names)}, found {next(iter(table), 'no row')}"
         )
-    known = set(names)
-    if strange := [name for name in table if name not in known]:
+    if strange := sorted(table.keys() - set(names)):
         logger.warning(
             "note: %s: %d rows name no photo of %s, the first %s",
             *(table_file, len(strange), folder, strange[0]),
