@@ -322,8 +322,9 @@ class Profiler:
         if steps and not self._steps:
             logger.warning(
                 "note: profile_steps: expected steps after %d, up to %d, found %d to %d; nothing "
-                "is traced", left.start - 1, left.stop - 1, steps[0], steps[-1],
-            )  # fmt: skip
+                "is traced",
+                *(left.start - 1, left.stop - 1, steps[0], steps[-1]),
+            )
 
     def before(self, step: int) -> None:
         """Starts the trace if this is its first step."""

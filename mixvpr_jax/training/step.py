@@ -253,11 +253,8 @@ def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> opt
     def schedule(step: Any) -> jax.Array:
         exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
         risen = jnp.minimum((exact + 1) / max(config.warmup_steps, 1), 1)
-        rate = (
-            config.learning_rate
-            * risen
-            * config.factor ** jnp.sum(step >= starts, dtype=exact.dtype)
-        )
+        fallen = jnp.sum(step >= starts, dtype=exact.dtype)
+        rate = config.learning_rate * risen * config.factor**fallen
         if config.linear_decay_steps:
             passed = jnp.minimum(exact / config.linear_decay_steps, 1)
             rate *= 1 + (config.linear_decay_factor - 1) * passed
