@@ -179,7 +179,7 @@ def export(
         weights: Model folder (also gs://), a released name, or hf://organisation/repository.
         output: FILE.onnx, or FILE.stablehlo for jax.export; FILE.json is written as well.
         dtype: Of weights and products: float16 for ONNX, bfloat16 for StableHLO.
-        opset: ONNX's operators, 17 to 23; if not given 17, or 18 with --preprocess.
+        opset: ONNX's operators, 17 to 23; 17 if not given.
         preprocess: The ONNX graph takes uint8 images of any size, and resizes and normalises them.
         overwrite: Replace an earlier file.
     """

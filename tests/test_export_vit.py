@@ -92,9 +92,9 @@ def test_preprocessing_in_the_graph(aggregator, tiny):
     model = drawn("registers", SIZE, "float32", aggregator, projection=6)
     photos = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
     expected = np.asarray(model(Preprocess(SIZE)(photos)))
-    found = run(to_onnx(model, opset=18, preprocess=True), photos)
+    found = run(to_onnx(model, preprocess=True), photos)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    larger = run(to_onnx(model, opset=18, preprocess=True), photos.repeat(2, 1).repeat(3, 2))
+    larger = run(to_onnx(model, preprocess=True), photos.repeat(2, 1).repeat(3, 2))
     assert larger.shape == (2, 6)
 
 

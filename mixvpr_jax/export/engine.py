@@ -50,7 +50,7 @@ class EngineModel:
             if engine == "onnxruntime":
                 self._run = onnxruntime_run(file)
             else:
-                self._run = _openvino_run(file, engine)
+                self._run = openvino_run(file, engine)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes descriptors; raises InputError for images that do not fit the model."""
@@ -74,7 +74,8 @@ def onnxruntime_run(file: Path) -> Run:
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _openvino_run(file: Path, engine: Engine) -> Run:
+def openvino_run(file: Path, engine: Engine = "openvino") -> Run:
+    """The same by OpenVINO."""
     # It would report its import over the network, from a fork that JAX's threads do not survive.
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     with extra("openvino", f"engine {engine}: expected OpenVINO"):

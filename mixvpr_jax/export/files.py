@@ -15,7 +15,7 @@ from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
 from mixvpr_jax.models.vpr import VPRModel, require_evaluation
-from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
+from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.version import __version__
 from mixvpr_jax.writable import require_free
@@ -39,7 +39,7 @@ def export_model(
         model: In evaluation mode.
         path: FILE.onnx, or FILE.stablehlo, which `jax.export.deserialize` reads.
         dtype: ONNX: float32 or float16. StableHLO computes as the model does.
-        opset: ONNX's operators; 17 if not given, or 18 to resize.
+        opset: ONNX's operators; 17 if not given.
         preprocess: Whether an ONNX graph resizes and normalises uint8 images.
 
     Returns:
@@ -54,12 +54,14 @@ def export_model(
         "input": _input(model, preprocess=preprocess),
     }
     _require_facts_free(path, shared)
-    noise = np.random.default_rng(0).integers(0, 256, (2, *model.config.image_size, 3), np.uint8)
-    images = normalize(noise)
+    (height, width), filter_of = model.config.image_size, model.config.interpolation
+    # To a half, Pillow resizes without rounding, whatever the order of axes.
+    shape = 2, height, 2 * width if preprocess else width, 3
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images = Preprocess((height, width), filter_of)(noise)
     with atomic_write(path.with_suffix(".json")) as described, atomic_write(path) as program:
         if path.suffix == ".onnx":
-            opset = opset or (18 if preprocess else 17)
-            options = {"dtype": dtype, "opset": opset, "preprocess": preprocess}
+            options = {"dtype": dtype, "opset": (opset := opset or 17), "preprocess": preprocess}
             found = _onnx(model, program, noise if preprocess else images, **options)
             how = {"opset": opset, "onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
         else:

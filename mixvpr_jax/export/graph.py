@@ -15,14 +15,18 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.export.aggregators import AGGREGATORS
 from mixvpr_jax.export.backbones import BACKBONES
 from mixvpr_jax.export.nodes import NCHW, Graph, wide
-from mixvpr_jax.models.config import ModelConfig
+from mixvpr_jax.models.config import Interpolation, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Precision = Literal["float32", "float16"]
 OPSETS = range(17, 24)  # LayerNormalization came with 17
-ANTIALIAS = 18  # with which Resize can smooth
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9}  # of onnx when an opset was new; 10 for later ones
+# Pillow's, of a distance in pixels: sums of polynomials, which are 0 from the first number on.
+FILTERS: Mapping[Interpolation, Mapping[float, tuple[float, ...]]] = {
+    "bilinear": {1.0: (-1.0, 1.0)},
+    "bicubic": {2.0: (-0.5, 2.5, -4.0, 2.0), 1.0: (2.0, -5.0, 4.0, -1.0)},
+}
 LARGEST = 2_000_000_000  # bytes of weights in a file; a protocol buffer holds 2 GiB
 
 
@@ -49,13 +53,15 @@ def to_onnx(
     _check_known("backbone", BACKBONES, model.backbone, config.arch)
     if config.aggregator is not None:
         _check_known("aggregator", AGGREGATORS, model.aggregator, config.aggregator_name)
-    first = ANTIALIAS if preprocess else OPSETS[0]
-    if opset not in range(first, OPSETS[-1] + 1):
-        raise InputError(f"opset: expected {first} to {OPSETS[-1]}, found {opset}")
+    if opset not in OPSETS:
+        raise InputError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
     require_evaluation(model)
     proto = _empty(config, opset, preprocess=preprocess)
     graph, output = Graph(proto.graph, np.dtype(dtype)), proto.graph.output[0].name
-    x = _resized(graph, config) if preprocess else graph.transpose("images", *NCHW)
+    if preprocess:
+        x = _resized(Graph(proto.graph, np.dtype(np.float32)), config)
+    else:
+        x = graph.transpose("images", *NCHW)
     features = BACKBONES[type(model.backbone)](graph, model.backbone, graph.cast(x, dtype), config)
     if config.aggregator is None:
         features.channels_last(graph, output)
@@ -111,16 +117,35 @@ def _empty(config: ModelConfig, opset: int, *, preprocess: bool) -> onnx.ModelPr
 
 
 def _resized(graph: Graph, config: ModelConfig) -> str:
-    """uint8 [batch, height, width, 3] of any size → normalised [batch, 3, h, w]."""
+    """uint8 [batch, height, width, 3] of any size → normalised [batch, 3, h, w].
+
+    Products resize as Pillow does: OpenVINO and TensorRT know no Resize that smooths, and OpenVINO
+    does not say so.
+    """
     x = graph.add("Cast", graph.transpose("images", *NCHW), to=TensorProto.FLOAT)
-    mode = "cubic" if config.interpolation == "bicubic" else "linear"
-    options: dict[str, Any] = {"cubic_coeff_a": -0.5} if mode == "cubic" else {}  # as Pillow's
-    x = graph.add(
-        "Resize", x, "", "", config.image_size, mode=mode, antialias=1, axes=[2, 3],
-        coordinate_transformation_mode="half_pixel", **options,
-    )  # fmt: skip
-    low, high = (graph.weight(value, np.float32) for value in (0, 255))
-    x = graph.add("Clip", graph.add("Round", x), low, high)
+    rows, columns = (_shares(graph, axis, config) for axis in (0, 1))
+    x = _rounded(graph, graph.add("MatMul", x, graph.transpose(columns, 1, 0)))
+    x = _rounded(graph, graph.add("MatMul", rows, x))
     mean, std = (value.reshape(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    x = graph.add("Sub", graph.add("Div", x, high), graph.weight(mean, np.float32))
-    return graph.add("Div", x, graph.weight(std, np.float32))
+    return graph.add("Div", graph.add("Sub", graph.add("Div", x, 255.0), mean), std)
+
+
+def _shares(graph: Graph, axis: int, config: ModelConfig) -> str:
+    """What each of an axis' n pixels adds to each of the model's m, [m, n]."""
+    size = config.image_size[axis]
+    length = graph.add("Gather", graph.add("Shape", "images"), 1 + axis)
+    # In units of which centres of pixels are whole numbers.
+    theirs = graph.add("Mul", graph.add("Range", 1, graph.add("Mul", length, 2), 2), size)
+    ours = graph.add("Mul", 2 * np.arange(size)[:, None] + 1, length)
+    apart, pixel = graph.add("Abs", graph.add("Sub", theirs, ours)), graph.add("Max", length, size)
+    apart, pixel = (graph.add("Cast", each, to=TensorProto.FLOAT) for each in (apart, pixel))
+    x = graph.add("Div", apart, graph.add("Mul", pixel, 2.0))
+    parts = FILTERS[config.interpolation].items()
+    x = graph.add(
+        "Sum", *(graph.polynomial(graph.add("Min", x, end), *each) for end, each in parts)
+    )
+    return graph.add("Div", x, graph.add("ReduceSum", x, [1]))
+
+
+def _rounded(graph: Graph, x: str) -> str:
+    return graph.add("Clip", graph.add("Floor", graph.add("Add", x, 0.5)), 0.0, 255.0)
