@@ -187,6 +187,9 @@ def test_thresholds_of_results_hold_for_the_predictions_that_are_written(evaluat
     [
         ([0.5, np.nan], [True, True], 2, "scores: expected finite numbers, found nan"),
         ([0.5], [True, True], 2, "expected one value for each score, found shapes"),
+        ([0.9, 0.5], ["1", "0"], 2, "right: expected True or False, found '1'"),  # of csv.reader
+        ([0.9, 0.5], [1.0, np.nan], 2, "right: expected True or False, found nan"),
+        ([0.9, 0.5], [3.5, 80.0], 2, r"right: expected True or False, found 3\.5"),  # metres
         ([0.5], [True], 0, "num_with_positives: expected from 1, the right matches, to 1"),
         ([0.5], [True], 2, "found 2"),
     ],

@@ -135,9 +135,13 @@ def precision_recall(
         num_with_positives: How many queries have a positive at all.
 
     Raises:
-        InputError: Shapes differ, a score is not finite, or more matches are right than can be.
+        InputError: Shapes differ, a score is not finite, `right` holds something else than True,
+            False, 1 and 0, or more matches are right than can be.
     """
-    scores, right = np.asarray(scores, np.float64), np.asarray(right, bool)
+    scores, given = np.asarray(scores, np.float64), np.ravel(right).tolist()
+    if strange := [one for one in given if one not in (0, 1)]:  # "0" and NaN would count as right
+        raise InputError(f"right: expected True or False, found {strange[0]!r:.40}")
+    right = np.asarray(right, bool)
     if scores.ndim != 1 or scores.shape != right.shape:
         raise InputError(
             f"right: expected one value for each score, found shapes {scores.shape} of the scores "
