@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -27,6 +28,7 @@ FORMAT, VERSION = "mixvpr_jax.PlaceMap", 1  # of files
 BLOCK = 1024  # frames by which the map grows
 ROWS_AT_ONCE = 256  # in float64
 UNIT_TOLERANCE = 1e-2  # float16 moves a descriptor's length by less
+LOCK = threading.RLock()  # of all maps, which can be copied so: `add` moves what others read
 SETTINGS = ("skip_recent", "sequence_length", "threshold")
 
 
@@ -67,7 +69,7 @@ class PlaceMap:
     j - 2i to j of the same drive, which allows any speed up to twice the map's, and stops.
 
     Scores are those of float64 arithmetic, and equal ones are ordered by frame. A frame of d values
-    takes 4 d bytes of memory; a query reads all of them once.
+    takes 4 d bytes of memory; a query reads all of them once. Calls from several threads are safe.
 
     Attributes:
         skip_recent: How many last frames of this drive are no matches, nor are the sequence's own.
@@ -123,21 +125,23 @@ class PlaceMap:
         Raises:
             InputError: A descriptor of another size or length, NaN or infinity.
         """
-        row, at = self._checked(descriptor), len(self)
-        if at == len(self._rows):
-            if not self._rows.flags.owndata:  # but the file's that was loaded
-                self._rows = self._rows.copy()
-            # Without a copy: malloc moves the pages of so large an array.
-            self._rows.resize((at + BLOCK, len(row)), refcheck=False)
-        self._rows[at] = row
-        self.labels.append(str(label))
-        return at
+        with LOCK:
+            row, at = self._checked(descriptor), len(self)
+            if at == len(self._rows):
+                if not self._rows.flags.owndata:  # but the file's that was loaded
+                    self._rows = self._rows.copy()
+                # Without a copy: malloc moves the pages of so large an array.
+                self._rows.resize((at + BLOCK, len(row)), refcheck=False)
+            self._rows[at] = row
+            self.labels.append(str(label))
+            return at
 
     def start_drive(self) -> None:
         """Tells that the next frame, or query, does not continue the last ones."""
-        self._queries = []
-        if self._drives[-1] != len(self):
-            self._drives.append(len(self))
+        with LOCK:
+            self._queries = []
+            if self._drives[-1] != len(self):
+                self._drives.append(len(self))
 
     def locate(self, descriptor: np.ndarray | Array, k: int = 1) -> list[Match]:
         """The k best matches of a query, which continues the sequence of those before.
@@ -151,40 +155,44 @@ class PlaceMap:
         """
         if k < 1:
             raise InputError(f"k: expected at least 1, found {k}")
-        query = _Query(self._checked(descriptor), len(self))
-        self._queries = [query, *self._queries][: self.sequence_length]
-        own = self._queries[-1].known - 1 if self.skip_recent else len(self)  # the sequence's first
-        old = min(len(self) - self.skip_recent, own)
-        if not (count := max(old, self._drives[-1])):  # earlier drives are old
-            return []
-        for one in self._queries:  # frames may have been added since it was asked
-            rows = self._rows[len(one.similarities) : len(self)]
-            one.similarities = np.concatenate([one.similarities, rows @ one.descriptor])
-        scores = self._mean_of_best([one.similarities[:count] for one in self._queries])
-        least = np.partition(scores, -min(k, count))[-min(k, count)]
-        slack = rounding_of_scores(query.descriptor[None], 1.0)[0]  # more than twice a mean's
-        near = np.flatnonzero(scores >= least - slack)
-        exact = self._in_float64(near, count)
-        scores = self._mean_of_best(exact)
-        whole = len(self._queries) == self.sequence_length
-        return [
-            Match(
-                frame,
-                self.labels[frame],
-                float(exact[0][frame]),
-                score := float(scores[frame]),
-                None if self.threshold is None else whole and score >= self.threshold,
-            )
-            for frame in near[np.lexsort((near, -scores[near]))][:k].tolist()
-        ]
+        with LOCK:
+            query = _Query(self._checked(descriptor), len(self))
+            self._queries = [query, *self._queries][: self.sequence_length]
+            # The sequence's first frame.
+            own = self._queries[-1].known - 1 if self.skip_recent else len(self)
+            old = min(len(self) - self.skip_recent, own)
+            if not (count := max(old, self._drives[-1])):  # earlier drives are old
+                return []
+            for one in self._queries:  # frames may have been added since it was asked
+                rows = self._rows[len(one.similarities) : len(self)]
+                one.similarities = np.concatenate([one.similarities, rows @ one.descriptor])
+            scores = self._mean_of_best([one.similarities[:count] for one in self._queries])
+            least = np.partition(scores, -min(k, count))[-min(k, count)]
+            slack = rounding_of_scores(query.descriptor[None], 1.0)[0]  # more than twice a mean's
+            near = np.flatnonzero(scores >= least - slack)
+            exact = self._in_float64(near, count)
+            scores = self._mean_of_best(exact)
+            whole = len(self._queries) == self.sequence_length
+            return [
+                Match(
+                    frame,
+                    self.labels[frame],
+                    float(exact[0][frame]),
+                    score := float(scores[frame]),
+                    None if self.threshold is None else whole and score >= self.threshold,
+                )
+                for frame in near[np.lexsort((near, -scores[near]))][:k].tolist()
+            ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
-        known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
-        rows, drives = self._rows[: len(self)], np.array(self._drives, np.int64)
-        arrays = {"descriptors": rows, "drives": drives}
+        known = {"version": VERSION, "model": self._model} | self._settings()
         try:  # `save_file` would hide the file from everybody but its owner
-            content = safetensors.numpy.save(arrays, {FORMAT: json.dumps(known)})
+            with LOCK:
+                drives = np.array(self._drives, np.int64)
+                arrays = {"descriptors": self._rows[: len(self)], "drives": drives}
+                text = json.dumps(known | {"labels": self.labels})
+                content = safetensors.numpy.save(arrays, {FORMAT: text})
         except safetensors.SafetensorError as error:  # the header is too large
             raise InputError(
                 f"{path}: expected labels of 100 MB at most, found: {error}; give shorter ones"

@@ -1,6 +1,7 @@
 """The robot's map is an exhaustive search at every moment, and its files are refused when wrong."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,25 @@ def test_a_sequence_does_not_match_its_own_frames(skip, length):
         found = ours.locate(row)
         if at >= 20 + length:
             assert found[0].frame == at - 20
+
+
+def test_threads_that_locate_while_another_adds(tmp_path, monkeypatch):
+    """The map grows in place: whoever read it then read the memory of others, or none."""
+    monkeypatch.setattr(place_map, "BLOCK", 64)
+    rows, ours = drawn(64, 1024), PlaceMap()
+    for row in rows:
+        ours.add(row)
+
+    def read(at):
+        ours.save(tmp_path / f"{at}.safetensors")
+        return [ours.locate(rows[at])[0].frame for _ in range(50)]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(read, (5, 40))
+        for _ in range(50):
+            for row in rows:
+                ours.add(row)
+        assert list(found) == [[5] * 50, [40] * 50]
 
 
 def test_recent_frames_of_this_drive_are_skipped():
