@@ -23,6 +23,7 @@ from mixvpr_jax.evaluation.search import check_descriptors, rounding_of_scores
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy, reaching
+from mixvpr_jax.writable import require_free
 
 FORMAT, VERSION = "mixvpr_jax.PlaceMap", 1  # of files
 BLOCK = 1024  # frames by which the map grows
@@ -151,8 +152,10 @@ class PlaceMap:
             k: How many; fewer are given where fewer frames are old enough.
 
         Raises:
-            InputError: A descriptor that does not fit, or k below 1.
+            InputError: A descriptor that does not fit, k below 1, or a setting that was changed to
+                a value outside its range.
         """
+        self._settings()
         if k < 1:
             raise InputError(f"k: expected at least 1, found {k}")
         with LOCK:
@@ -179,13 +182,14 @@ class PlaceMap:
                     self.labels[frame],
                     float(exact[0][frame]),
                     score := float(scores[frame]),
-                    None if self.threshold is None else whole and score >= self.threshold,
+                    None if self.threshold is None else bool(whole and score >= self.threshold),
                 )
                 for frame in near[np.lexsort((near, -scores[near]))][:k].tolist()
             ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
+        require_free([as_path(path)], overwrite=True)
         known = {"version": VERSION, "model": self._model} | self._settings()
         try:  # `save_file` would hide the file from everybody but its owner
             with LOCK:

@@ -257,6 +257,18 @@ def test_descriptors_that_do_not_fit(descriptor, line):
 def test_settings_out_of_range(values, line):
     with pytest.raises(InputError, match=line):
         PlaceMap(**values)
+    ours = PlaceMap()
+    for name, value in values.items():
+        setattr(ours, name, value)
+    with pytest.raises(InputError, match=line):
+        ours.locate(np.eye(3)[0])
+
+
+def test_a_threshold_in_float32():
+    ours = PlaceMap(threshold=np.float32(0.5))
+    ours.add(np.eye(3)[0])
+    assert ours.locate(np.eye(3)[0])[0].accepted is True
+    assert ours.locate(np.eye(3)[1])[0].accepted is False
 
 
 def test_a_map_of_another_model(tmp_path):
@@ -361,6 +373,8 @@ def test_labels_beyond_what_a_file_holds(saved):
     ):
         ours.save(saved)
     assert saved.read_bytes() == before
+    with pytest.raises(InputError, match="expected a file to write, found a folder"):
+        ours.save(saved.parent)
 
 
 def test_nothing_is_left_of_a_map_that_cannot_be_written(saved, monkeypatch):
