@@ -16,11 +16,11 @@ import safetensors.numpy
 from jaxtyping import Array
 
 from mixvpr_jax.conversion import get_weights, weights_hash
-from mixvpr_jax.conversion.convert import unusual
 from mixvpr_jax.conversion.formats import read_safetensors
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.search import check_descriptors, rounding_of_scores
 from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax.models.config import ConvAPConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.storage import as_path, atomic_write, local_copy, reaching
 from mixvpr_jax.writable import require_free
@@ -318,10 +318,17 @@ def _check_unit(rows: np.ndarray) -> None:
 
 def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     """What models have in common whose descriptors may be compared."""
-    is_engine = isinstance(model, EngineModel)
+    config, is_engine = model.config, isinstance(model, EngineModel)
     weights = model.weights_hash if is_engine else weights_hash(get_weights(model))
-    known = {"weights_sha256": weights, "image_size": list(model.config.image_size)}
-    return known | unusual(model.config.to_dict())
+    known = {"weights_sha256": weights, "image_size": list(config.image_size)}
+    # What else changes the descriptors of the same weights; earlier files do not say the usual.
+    others: dict[str, tuple[Any, Any]] = {
+        "interpolation": (config.interpolation, "bilinear"),
+        "final_norm": (config.final_norm, True),
+    }
+    if isinstance(cells := config.aggregator, ConvAPConfig):
+        others["cells"] = [cells.s1, cells.s2], [2, 2]
+    return known | {name: found for name, (found, usual) in others.items() if found != usual}
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:

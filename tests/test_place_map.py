@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import SMALL
 
-from mixvpr_jax import Index, InputError, PlaceMap, create_model, place_map
+from mixvpr_jax import ConvAPConfig, Index, InputError, PlaceMap, create_model, place_map
 from mixvpr_jax.export.engine import EngineModel
 
 
@@ -312,14 +312,24 @@ def test_files_that_are_no_maps(saved):
         PlaceMap.load(saved)
 
 
-def test_a_map_of_the_same_weights_that_resizes_otherwise(tmp_path):
-    """Its descriptors differ, too."""
-    file, model = tmp_path / "m.safetensors", create_model(SMALL, seed=0)
+CONVAP = replace(SMALL, aggregator=ConvAPConfig(4, 1, 4))
+
+
+@pytest.mark.parametrize(
+    "config, change, line",
+    [
+        (SMALL, {"interpolation": "bicubic"}, "bicubic"),
+        (CONVAP, {"aggregator": ConvAPConfig(4, 4, 1)}, r"\[4, 1\].* found .*\[1, 4\]"),
+        (CONVAP, {"aggregator": ConvAPConfig(4)}, r"found .*\[1, 4\]"),
+    ],
+)
+def test_a_map_of_the_same_weights_with_other_descriptors(tmp_path, config, change, line):
+    file, model = tmp_path / "m.safetensors", create_model(config, seed=0)
     ours = PlaceMap(model)
     ours.add(drawn(1, 16))
     ours.save(file)
-    other = create_model(replace(SMALL, interpolation="bicubic"), seed=0)
-    with pytest.raises(InputError, match="expected a map of the model .*bicubic.* found one of"):
+    other = create_model(replace(config, **change), seed=0)
+    with pytest.raises(InputError, match=f"expected a map of the model .*{line}"):
         PlaceMap.load(file, other)
     assert len(PlaceMap.load(file, model)) == 1
 

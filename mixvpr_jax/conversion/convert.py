@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import numpy as np
@@ -165,18 +165,6 @@ def weights_hash(weights: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.view(np.uint8).data)
     return digest.hexdigest()
-
-
-# What changes the descriptors of the same weights; files of earlier versions do not say the usual.
-_USUAL = {"interpolation": "bilinear", "final_norm": True}
-
-
-def unusual(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The filter and norm of a configuration, as `to_dict` gives it, where they are not the usual.
-
-    With `weights_hash` they identify a model: the same weights give other descriptors with others.
-    """
-    return {n: config[n] for n, usual in _USUAL.items() if config.get(n, usual) != usual}
 
 
 def build_model(
