@@ -318,8 +318,9 @@ def _check_unit(rows: np.ndarray) -> None:
 
 def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     """What models have in common whose descriptors may be compared."""
-    config, is_engine = model.config, isinstance(model, EngineModel)
+    is_engine = isinstance(model, EngineModel)
     weights = model.weights_hash if is_engine else weights_hash(get_weights(model))
+    config = model.config
     known = {"weights_sha256": weights, "image_size": list(config.image_size)}
     # What else changes the descriptors of the same weights; earlier files do not say the usual.
     others: dict[str, tuple[Any, Any]] = {

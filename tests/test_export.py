@@ -140,6 +140,39 @@ def test_engines_compute_what_jax_does(tmp_path, small, engine):
         model(IMAGES[:, :, 1:])
 
 
+WRONG = """
+import sys
+from pathlib import Path
+from mixvpr_jax import *
+from mixvpr_jax.export.files import export_model
+both = from_pretrained(sys.argv[1])
+by_engine, _ = from_pretrained(sys.argv[1], engine="onnxruntime")
+for model, kind in ((by_engine, "EngineModel"), (both, "tuple"), (sys.argv[1], "str")):
+    calls = [
+        lambda: save_pretrained(model, sys.argv[2] + "/out"),
+        lambda: to_linen(model),
+        lambda: export_model(model, Path(sys.argv[2], "m.onnx"), dtype="float32"),
+        lambda: PlaceMap(model),
+    ]
+    for call in calls[: 3 if kind == "EngineModel" else 4]:
+        try:
+            call()
+        except InputError as error:
+            assert str(error).startswith("model: expected a VPRModel, as "), error
+            assert str(error).endswith(f"found {kind}"), error
+        else:
+            raise AssertionError(kind)
+"""
+
+
+def test_what_takes_a_jax_model_says_so(tmp_path, small):
+    """In a process of its own, whose calls are not checked for types."""
+    save_pretrained(small, tmp_path / "model")
+    command = [sys.executable, "-c", WRONG, str(tmp_path / "model"), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=120, cwd=ROOT)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
 def test_an_engine_that_is_none(tmp_path, small):
     save_pretrained(small, tmp_path / "model")
     for name in ("openvino-bf16", "onnx", "tensorrt"):

@@ -22,7 +22,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.swin import Swin
-from mixvpr_jax.models.vpr import VPRModel, abstract_model
+from mixvpr_jax.models.vpr import VPRModel, abstract_model, require_model
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
 
@@ -153,6 +153,7 @@ def write_checkpoint(
 
 def get_weights(model: VPRModel) -> dict[str, np.ndarray]:
     """Parameters and batch_stats of a model by name (`backbone.conv1.kernel`, …)."""
+    require_model(model)
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     return {_dotted(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 

@@ -217,13 +217,24 @@ def to_linen(
         built.train() if train else built.eval()
         return built
 
+    require_model(model)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     variables = {name: nnx.to_pure_dict(nnx.state(model, kind)) for name, kind in kinds.items()}
     return nnx.bridge.to_linen(build, model.config), variables
 
 
+def require_model(model: object) -> None:
+    """Raises InputError for anything but a VPRModel, such as one that an engine runs."""
+    if not isinstance(model, VPRModel):
+        raise InputError(
+            "model: expected a VPRModel, as from_pretrained(…) without an engine and create_model "
+            f"give it, found {type(model).__name__}"
+        )
+
+
 def require_evaluation(model: VPRModel) -> None:
     """Raises InputError if a BatchNorm normalises by the batch."""
+    require_model(model)
     modules = (module for _, module in nnx.iter_modules(model))
     if any(getattr(module, "use_running_average", None) is False for module in modules):
         raise InputError("model: expected evaluation mode, found training mode; call model.eval()")
