@@ -261,6 +261,8 @@ def to_torch(
 
     path = as_path(checkpoint)
     require_free([path], overwrite=overwrite)
+    if path.suffix in (".json", ".md", ".onnx", ".stablehlo"):  # also config.json of the model
+        raise InputError(f"{path}: expected a checkpoint's name, such as FILE.ckpt, found another")
     if path.exists() and is_own(path):
         raise InputError(f"{path}: expected another file than the weights of a model's folder")
     model, _ = from_pretrained(weights)

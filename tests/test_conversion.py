@@ -279,6 +279,9 @@ def test_an_earlier_file_is_replaced_where_that_is_asked_for(tmp_path, path, sta
     own = tmp_path / "model" / "model.safetensors"
     with pytest.raises(InputError, match="model.safetensors: expected another file than the weigh"):
         commands.to_torch(str(tmp_path / "model"), str(own), overwrite=True)
+    for other in ("model/config.json", "model/README.md", "m.onnx"):
+        with pytest.raises(InputError, match=f"{other}: expected a checkpoint's name, such as"):
+            commands.to_torch(str(tmp_path / "model"), str(tmp_path / other), overwrite=True)
     assert same_weights(from_pretrained(tmp_path / "model")[0], state)
 
 
