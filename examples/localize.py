@@ -39,7 +39,7 @@ def localize(
     model, preprocess = from_pretrained(weights, engine=engine)
     index = Index(np.load(descriptors))
     listed = descriptors.with_suffix(".txt").read_bytes()
-    names = listed.decode("utf-8", "surrogateescape").splitlines()  # whatever bytes they hold
+    names = listed.decode("utf-8-sig", "surrogateescape").splitlines()  # whatever bytes they hold
     [rows], [distances] = index.search(np.asarray(model(preprocess([photo]))), k)
     for row, distance in zip(rows, distances, strict=True):
         position = read_exif(photos / names[row]).position

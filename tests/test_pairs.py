@@ -54,6 +54,10 @@ def test_a_sequence_searched_in_itself(loop, name, capsys):
     assert "24 pairs of 12 queries" in capsys.readouterr().out
 
     write_pairs(loop / name, loop / "far.txt", top=2, exclude_near="1")
+    (loop / "d.txt").write_text((loop / "d.txt").read_text(), "utf-8-sig", newline="\r\n")
+    write_pairs(loop / name, loop / "windows.txt", top=2)  # as its editors save the names
+    assert (loop / "windows.txt").read_bytes() == (loop / "pairs.txt").read_bytes()
+
     far = read_as_hloc(loop / "far.txt")
     # Frame 11 looks like frame 0, but was seen last.
     assert far["cam/frame0.jpg"][0] == "cam/frame11.jpg"

@@ -238,7 +238,7 @@ def _read_list(file: AnyPath) -> list[str]:
     with reaching(file):
         if not file.is_file():
             raise InputError(f"{file}: expected the names of the descriptors, found no such file")
-        return file.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+        return file.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
 
 
 def load_descriptors(file: AnyPath) -> np.ndarray:
