@@ -55,15 +55,7 @@ __all__ = [
 
 # Loaded on first use: a command handles Ctrl-C before it spends seconds on importing JAX.
 _MODULES = {
-    "models.config": (
-        "BoQConfig",
-        "ConvAPConfig",
-        "CosPlaceConfig",
-        "GeMConfig",
-        "MixVPRConfig",
-        "ModelConfig",
-        "SALADConfig",
-    ),
+    "models.config": tuple(name for name in __all__ if name.endswith("Config")),
     "errors": ("InputError",),
     "evaluation.search": ("Index",),
     "models.plugins": ("Aggregator", "Backbone", "register_aggregator", "register_backbone"),

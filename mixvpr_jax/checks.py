@@ -50,10 +50,10 @@ def is_finite(number: float) -> bool:
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raises InputError unless each of these fields is finite and above 0."""
+    """Raises InputError unless each of these fields is finite and above 0, or None."""
     for name in names:
         value = getattr(config, name)
-        if not (is_finite(value) and value > 0):
+        if value is not None and not (is_finite(value) and value > 0):
             raise InputError(f"{name}: expected a number above 0, found {value!r:.40}")
 
 

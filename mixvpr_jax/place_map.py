@@ -8,12 +8,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Array
+from scipy.ndimage import maximum_filter1d
 
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.conversion.formats import read_safetensors
@@ -161,9 +161,8 @@ class PlaceMap:
         with LOCK:
             query = _Query(self._checked(descriptor), len(self))
             self._queries = [query, *self._queries][: self.sequence_length]
-            # The sequence's first frame.
             own = self._queries[-1].known - 1 if self.skip_recent else len(self)
-            old = min(len(self) - self.skip_recent, own)
+            old = min(len(self) - self.skip_recent, own)  # own: the sequence's first frame
             if not (count := max(old, self._drives[-1])):  # earlier drives are old
                 return []
             for one in self._queries:  # frames may have been added since it was asked
@@ -190,13 +189,12 @@ class PlaceMap:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
         require_free([as_path(path)], overwrite=True)
-        known = {"version": VERSION, "model": self._model} | self._settings()
+        known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
         try:  # `save_file` would hide the file from everybody but its owner
             with LOCK:
                 drives = np.array(self._drives, np.int64)
                 arrays = {"descriptors": self._rows[: len(self)], "drives": drives}
-                text = json.dumps(known | {"labels": self.labels})
-                content = safetensors.numpy.save(arrays, {FORMAT: text})
+                content = safetensors.numpy.save(arrays, {FORMAT: json.dumps(known)})
         except safetensors.SafetensorError as error:  # the header is too large
             raise InputError(
                 f"{path}: expected labels of 100 MB at most, found: {error}; give shorter ones"
@@ -222,14 +220,25 @@ class PlaceMap:
             if not file.is_file():
                 raise InputError(f"{file}: expected a map that was saved, found no such file")
         with local_copy(file) as copy:
-            arrays, known = read_safetensors(copy), _read_metadata(copy)
+            arrays = read_safetensors(copy)
+            with safetensors.safe_open(copy, "numpy") as opened:
+                text = (opened.metadata() or {}).get(FORMAT)
+        if text is None:
+            raise InputError(
+                f"{file}: expected a map that was saved, found another safetensors file"
+            )
         try:
+            known = dict(**json.loads(text))
+            if known["version"] > VERSION:
+                raise InputError(f"version {known['version']}; update mixvpr-jax")
             found = cls(**{name: known[name] for name in SETTINGS})
             found.labels = list(map(str, known["labels"]))
             found._take(arrays["descriptors"], arrays["drives"])
             theirs = known["model"]
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file}: expected a map as it was saved, found: {error}") from None
+        except (InputError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{file}: expected a map of version {VERSION} as it was saved, found: {error}"
+            ) from None
         ours = theirs if model is None else _identity(model)
         if theirs not in (None, ours):
             raise InputError(
@@ -290,10 +299,9 @@ class PlaceMap:
         for age, found in enumerate(similarities):
             for start, end in zip(self._drives, ends, strict=True):
                 own = found[start : min(end, count)]
-                best = own.copy()
-                for back in range(1, min(2 * age + 1, len(own))):
-                    np.maximum(best[back:], own[:-back], out=best[back:])
-                total[start : min(end, count)] += best
+                # The best of 2 * age + 1 frames, of which it is the last.
+                window = {"size": 2 * age + 1, "origin": age, "mode": "constant", "cval": -np.inf}
+                total[start : min(end, count)] += maximum_filter1d(own, **window)
         return total / len(similarities)
 
     def _in_float64(self, frames: np.ndarray, count: int) -> np.ndarray:
@@ -330,21 +338,3 @@ def _identity(model: VPRModel | EngineModel) -> dict[str, Any]:
     if isinstance(cells := config.aggregator, ConvAPConfig):
         others["cells"] = [cells.s1, cells.s2], [2, 2]
     return known | {name: found for name, (found, usual) in others.items() if found != usual}
-
-
-def _read_metadata(file: Path) -> dict[str, Any]:
-    """What a file says besides its arrays; raises InputError for one of a newer version."""
-    with safetensors.safe_open(file, "numpy") as opened:
-        text = (opened.metadata() or {}).get(FORMAT)
-    if text is None:
-        raise InputError(f"{file}: expected a map that was saved, found another safetensors file")
-    try:
-        known = dict(**json.loads(text))
-        if known["version"] > VERSION:
-            raise InputError(
-                f"{file}: expected a map of version {VERSION}, found one of version "
-                f"{known['version']}; update mixvpr-jax"
-            )
-        return known
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected a map as it was saved, found: {error}") from None

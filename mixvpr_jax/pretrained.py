@@ -92,12 +92,11 @@ def save_pretrained(
         origin: A sentence for README.md on where the weights come from.
         training: Settings for README.md of the run that trained them.
     """
-    weights, target = get_weights(model), as_path(folder)
-    card = model_card(model.config, origin=origin, training=training)
+    weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
+    card, target = model_card(model.config, origin=origin, training=training), as_path(folder)
     require_folder(target, "the model")
     with atomic_folder(target) as temporary:
-        content = safetensors.numpy.save(weights, metadata={"format": "mixvpr_jax"})
-        (temporary / "model.safetensors").write_bytes(content)
+        (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")

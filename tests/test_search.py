@@ -12,7 +12,7 @@ from mixvpr_jax import InputError
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.evaluation import search
-from mixvpr_jax.evaluation.recall import recall_at_k
+from mixvpr_jax.evaluation.recall import hits_by_rank, recall_of
 from mixvpr_jax.evaluation.search import Index, better
 
 
@@ -68,7 +68,7 @@ def test_official_neighbours_and_recall():
     assert any(len(found) == 0 for found in positives)
     ks = golden["k_values"].tolist()
     hundred, _ = Index(golden["database"]).search(golden["queries"], max(ks))
-    recall = recall_at_k(hundred, positives, ks)
+    recall = recall_of(hits_by_rank(hundred, positives), ks)
     official = golden["recall"] * (100 if golden["recall"].max() <= 1 else 1)
     assert np.allclose(list(recall.values()), official)
 
@@ -110,12 +110,13 @@ def test_near_duplicates_are_found_in_order(noise):
 def test_recall_on_a_hand_made_case():
     predictions = np.array([[3, 1, 2], [0, 1, 2], [5, 4, 0], [2, 1, 0]])
     positives = [np.array([3]), np.array([2, 7]), np.array([], int), np.array([9])]
-    assert recall_at_k(predictions, positives, [1, 2, 3, 10]) == {1: 25, 2: 25, 3: 50, 10: 50}
+    hits = hits_by_rank(predictions, positives)
+    assert recall_of(hits, [1, 2, 3, 10]) == {1: 25, 2: 25, 3: 50, 10: 50}
 
 
 def test_recall_needs_a_row_a_query():
     with pytest.raises(ValueError, match="2 rows of predictions, 1 queries"):
-        recall_at_k(np.zeros((2, 1), int), [np.array([0])], [1])
+        hits_by_rank(np.zeros((2, 1), int), [np.array([0])])
 
 
 def test_positives_are_within_the_radius_inclusive():

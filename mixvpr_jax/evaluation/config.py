@@ -47,8 +47,7 @@ class DescribeConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None:
-            require_positive(self, "batch_size")
+        require_positive(self, "batch_size")
         require_known("storage", self.storage, get_args(Storage))
         require_known("engine", self.engine, get_args(Engine))
         require_not_negative(self, "num_workers", "cache_gigabytes")
@@ -112,8 +111,7 @@ class EvaluationConfig(DescribeConfig):
     def __post_init__(self) -> None:
         to_paths(self, "output", "data_dir", "ground_truth", "database", "queries", "compare")
         super().__post_init__()
-        positive = ("positive_radius_m", "faiss_nprobe", "search_megabytes")
-        require_positive(self, *(name for name in positive if getattr(self, name) is not None))
+        require_positive(self, "positive_radius_m", "faiss_nprobe", "search_megabytes")
         require_known("index", self.index, get_args(Index))
         counts = ("latency_queries", "saliency_queries", "exclude_neighbours")
         require_not_negative(self, *counts)

@@ -183,7 +183,14 @@ def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos
     if is_folder:
         return _read_evaluation(source, folder)
     if source.suffix == ".npy":
-        names, descriptors = _read_list(source.with_suffix(".txt")), load_descriptors(source)
+        txt = source.with_suffix(".txt")
+        with reaching(txt):
+            if not txt.is_file():
+                raise InputError(
+                    f"{txt}: expected the names of the descriptors, found no such file"
+                )
+            names = txt.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+        descriptors = load_descriptors(source)
     elif source.suffix == ".h5":
         names, descriptors = _load_hloc(source)
     else:
@@ -232,13 +239,6 @@ def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, P
             _named(output, names, load_descriptors(output / f"{side}_descriptors.npy"), root)
         )
     return found[0], found[1]
-
-
-def _read_list(file: AnyPath) -> list[str]:
-    with reaching(file):
-        if not file.is_file():
-            raise InputError(f"{file}: expected the names of the descriptors, found no such file")
-        return file.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
 
 
 def load_descriptors(file: AnyPath) -> np.ndarray:

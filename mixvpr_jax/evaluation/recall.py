@@ -63,29 +63,14 @@ def hits_by_rank(predictions: np.ndarray, positives: Sequence[np.ndarray]) -> np
     """Which predictions [q, m] are right, by each query's positives (perhaps none): [q, m] bool."""
     if len(predictions) != len(positives) or not len(positives):
         raise ValueError(f"{len(predictions)} rows of predictions, {len(positives)} queries")
-    pairs = zip(predictions, positives, strict=True)
-    return np.stack([np.isin(row, found) for row, found in pairs])
-
-
-def recall_at_k(
-    predictions: np.ndarray, positives: Sequence[np.ndarray], ks: Sequence[int]
-) -> dict[int, float]:
-    """The share of queries with a positive among their first k predictions.
-
-    Args:
-        predictions: [q, m] database indices, nearest first; where m < k, all m count.
-        positives: For each query the indices of its positives. A query without any counts as
-            missed, as in the official evaluation.
-        ks: The values of k.
-
-    Returns:
-        k → percent of all queries.
-    """
-    return recall_of(hits_by_rank(predictions, positives), ks)
+    return np.stack([np.isin(*pair) for pair in zip(predictions, positives, strict=True)])
 
 
 def recall_of(hits: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
-    """The same of `hits_by_rank`."""
+    """The percentage of queries with a hit among their first k predictions, or all m, for each k.
+
+    A query without positives counts as missed, as in the official evaluation.
+    """
     return {k: 100 * float(hits[:, :k].any(1).mean()) for k in ks}
 
 

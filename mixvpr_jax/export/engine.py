@@ -47,10 +47,8 @@ class EngineModel:
             file = Path(folder, "model.onnx")
             with named_when_full(file):
                 save(to_onnx(model), file)
-            if engine == "onnxruntime":
-                self._run = onnxruntime_run(file)
-            else:
-                self._run = openvino_run(file, engine)
+            is_onnx = engine == "onnxruntime"
+            self._run = onnxruntime_run(file) if is_onnx else openvino_run(file, engine)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes descriptors; raises InputError for images that do not fit the model."""

@@ -75,11 +75,12 @@ def export_model(
                 f"{path}: expected the model's descriptors within {most:.2g}, found "
                 f"{difference:.2g}; nothing was written"
             )
+        output = "features" if model.config.aggregator is None else "descriptors"
         facts = {
             "mixvpr_jax": __version__,
             "model": model.config.to_dict(),
             **shared,
-            "output": {"name": _output(model), "shape": ["batch", *expected.shape[1:]]},
+            "output": {"name": output, "shape": ["batch", *expected.shape[1:]]},
             "dtype": dtype,
             "largest_difference": difference,
         } | how
@@ -140,10 +141,6 @@ def _input(model: VPRModel, *, preprocess: bool) -> dict[str, Any]:
     mean, std = (value.astype(float).round(3).tolist() for value in (IMAGENET_MEAN, IMAGENET_STD))
     normalised = {"normalised": "(pixel / 255 - mean) / std", "mean": mean, "std": std}
     return facts | {"dtype": "float32", "shape": ["batch", *size, 3]} | normalised
-
-
-def _output(model: VPRModel) -> str:
-    return "features" if model.config.aggregator is None else "descriptors"
 
 
 def _onnx(model: VPRModel, file: Path, images: np.ndarray, **options: Any) -> np.ndarray:

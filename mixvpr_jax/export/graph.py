@@ -140,10 +140,13 @@ def _shares(graph: Graph, axis: int, config: ModelConfig) -> str:
     apart, pixel = graph.add("Abs", graph.add("Sub", theirs, ours)), graph.add("Max", length, size)
     apart, pixel = (graph.add("Cast", each, to=TensorProto.FLOAT) for each in (apart, pixel))
     x = graph.add("Div", apart, graph.add("Mul", pixel, 2.0))
-    parts = FILTERS[config.interpolation].items()
-    x = graph.add(
-        "Sum", *(graph.polynomial(graph.add("Min", x, end), *each) for end, each in parts)
-    )
+    parts: list[Any] = []
+    for end, (first, *others) in FILTERS[config.interpolation].items():
+        part, nearer = first, graph.add("Min", x, end)
+        for each in others:
+            part = graph.add("Add", graph.add("Mul", part, nearer), each)
+        parts.append(part)
+    x = graph.add("Sum", *parts)
     return graph.add("Div", x, graph.add("ReduceSum", x, [1]))
 
 

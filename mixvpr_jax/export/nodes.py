@@ -105,13 +105,6 @@ class Graph:
         erf = self.add("Erf", self.add("Div", x, 2**0.5))
         return self.add("Mul", self.add("Mul", x, self.add("Add", erf, 1.0)), 0.5)
 
-    def polynomial(self, x: str, highest: float, *others: float) -> str:
-        """By Horner's rule."""
-        y = self.weight(highest)
-        for each in others:
-            y = self.add("Add", self.add("Mul", y, x), each)
-        return y
-
     def part(self, x: str, axis: int, start: int, end: int) -> str:
         """A slice along an axis."""
         return self.add("Slice", x, [start], [end], [axis])

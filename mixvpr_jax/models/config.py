@@ -196,12 +196,12 @@ class ModelConfig:
             raise InputError(
                 f"aggregator: expected {known} or None, found {self.aggregator!r:.100}"
             )
-        if isinstance(self.aggregator, SALADConfig) and self.arch not in VITS:
-            raise InputError(
-                f"aggregator: expected a backbone with a class token for SALAD, found {self.arch}; "
-                f"there are {', '.join(VITS)}"
-            )
         if isinstance(self.aggregator, SALADConfig):
+            if self.arch not in VITS:
+                raise InputError(
+                    "aggregator: expected a backbone with a class token for SALAD, found "
+                    f"{self.arch}; there are {', '.join(VITS)}"
+                )
             positions, clusters = math.prod(self.feature_size), self.aggregator.num_clusters
             if positions <= clusters:
                 raise InputError(

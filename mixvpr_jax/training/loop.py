@@ -172,11 +172,6 @@ class Setup:
             remat_blocks=config.remat_blocks,
         )
 
-    def first_state(self) -> TrainState:
-        """The state before the first step, replicated on all devices."""
-        replicated = NamedSharding(self.images.mesh, P())
-        return jax.device_put(create_state(self.model, self.optimizer), replicated)
-
     def batches(self, start: int = 0) -> Generator[Batch]:
         """This process's share of each batch from `start`."""
         data = self.config.data
@@ -206,7 +201,9 @@ class Run:
         self.setup, self.stop, self.require_lock = setup, stop, require_lock
         checkpoints = Checkpoints(setup.workdir / "checkpoints", self._best_steps)
         self.checkpoints = stack.enter_context(closing(checkpoints))
-        self.step, self.state = 0, setup.first_state()
+        replicated = NamedSharding(setup.images.mesh, P())
+        first = create_state(setup.model, setup.optimizer)
+        self.step, self.state = 0, jax.device_put(first, replicated)
         if (found := self.checkpoints.restore_last(self.state)) is not None:
             self.step, self.state, position = found
             if position not in setup.positions(self.step):

@@ -21,7 +21,12 @@ from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.config import data_folder
 from mixvpr_jax.evaluation.describe import Encoder, describe_images, normalized
-from mixvpr_jax.evaluation.recall import leave_out_own_photos, recall_at_k, without_left_out
+from mixvpr_jax.evaluation.recall import (
+    hits_by_rank,
+    leave_out_own_photos,
+    recall_of,
+    without_left_out,
+)
 from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
@@ -120,8 +125,8 @@ class Validation:
             found = search_on_all_processes(Index(database).search, queries, most)
             found, _ = without_left_out(found, data.left_out, max(RECALL_VALUES))
             assert data.positives is not None
-            for k, percent in recall_at_k(found, data.positives, RECALL_VALUES).items():
-                metrics[f"{name}/recall@{k}"] = percent
+            recall = recall_of(hits_by_rank(found, data.positives), RECALL_VALUES)
+            metrics |= {f"{name}/recall@{k}": percent for k, percent in recall.items()}
         return metrics
 
     @property
