@@ -92,10 +92,11 @@ def save_pretrained(
         origin: A sentence for README.md on where the weights come from.
         training: Settings for README.md of the run that trained them.
     """
-    weights = safetensors.numpy.save(get_weights(model), metadata={"format": "mixvpr_jax"})
+    arrays = get_weights(model)
     card, target = model_card(model.config, origin=origin, training=training), as_path(folder)
     require_folder(target, "the model")
     with atomic_folder(target) as temporary:
+        weights = safetensors.numpy.save(arrays, metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
         config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
