@@ -8,7 +8,7 @@ With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is
                 a label as in `labels` for each of its thresholds
     labels      [{name, values [label], of [q] indices into values}]
     pictures    {mime, folders [str], folder [index], file [name], name [readable, "" for file],
-                width, height, chars [length of its text], blocks [its first picture, each],
+                width, height, base64 ["" where there is none],
                 problems [of a photo that cannot be read]}
     database    {count, shown [database index], picture [index into pictures]}
     queries     {picture [q], near [q, m] database indices, distance [q, m], metres [q, m],
@@ -108,9 +108,9 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
 
 
 def picture_columns(
-    paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail], texts: Sequence[str]
+    paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail]
 ) -> dict[str, Any]:
-    """Names and sizes of the photos; `texts` are the thumbnails as they stand in the page."""
+    """`pictures`: the photos of a page, and what they are called."""
     folders, folder = _numbered(str(path.parent) for path in paths)
     names = ((path.name, readable_name(path)) for path in paths)
     return {
@@ -121,7 +121,7 @@ def picture_columns(
         "name": ["" if readable == name else readable for name, readable in names],
         "width": [one.width for one in thumbnails],
         "height": [one.height for one in thumbnails],
-        "chars": [len(text) for text in texts],
+        "base64": [base64.b64encode(one.data).decode("ascii") for one in thumbnails],
         "problems": [one.problem for one in thumbnails if one.problem],
     }
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,6 @@ from mixvpr_jax.storage import AnyPath, as_path, atomic_write
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("data", "view", "list", "photos", "figures", "map", "main")
 """Modules, in this order: each finds the values that it needs at once."""
-
-BLOCK_CHARS = 1 << 20
-"""A browser shows the first block's pictures while it still reads the others."""
 
 
 def write_report(folder: AnyPath, compare: AnyPath | None = None) -> None:
@@ -63,28 +60,19 @@ def write_page(
 
 def _read_thumbnails(path: AnyPath) -> dict[str, Thumbnail]:
     """The pictures of an earlier report by their photos' paths; none where it cannot be read."""
-    found: dict[str, Thumbnail] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-        parts = dict(re.findall(r'<script type="[^"]*" id="([^"]*)">([^<]*)</script>', text))
-        pictures = json.loads(parts["report-data"])["pictures"]
-        starts = {start: block for block, start in enumerate(pictures["blocks"])}
-        if pictures["mime"] != MIME:
-            return {}
-        names = ("folder", "file", "width", "height", "chars")
-        columns = (pictures[name] for name in names)
-        block, at = "", 0
-        for index, (folder, file, width, height, chars) in enumerate(zip(*columns, strict=True)):
-            if index in starts:
-                block, at = parts[f"pictures-{starts[index]}"], 0
-            data = base64.b64decode(block[at : at + chars], validate=True)
-            at += chars
-            if data:
-                name = str(as_path(pictures["folders"][folder]) / file)
-                found[name] = Thumbnail(int(width), int(height), data)
-    except (OSError, InputError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        (data,) = re.findall(r'id="report-data">([^<]*)<', path.read_text(encoding="utf-8"))
+        pictures = json.loads(data)["pictures"]
+        columns = (pictures[name] for name in ("folder", "file", "width", "height", "base64"))
+        return {
+            str(as_path(pictures["folders"][folder]) / file): Thumbnail(
+                int(width), int(height), base64.b64decode(text, validate=True)
+            )
+            for folder, file, width, height, text in zip(*columns, strict=True)
+            if text and pictures["mime"] == MIME
+        }
+    except (OSError, InputError, ValueError, KeyError, TypeError, IndexError):
         return {}
-    return found
 
 
 def assemble(
@@ -97,10 +85,6 @@ def assemble(
         paths: The photos.
         thumbnails: Their pictures.
     """
-    texts = [base64.b64encode(one.data).decode("ascii") for one in thumbnails]
-    blocks = list(_blocks(texts))
-    pictures = picture_columns(paths, thumbnails, texts)
-    pictures["blocks"] = [start for start, _ in blocks]
     style = _read("page.css")
     script = '"use strict";\n' + "\n".join(map(_bundled, SCRIPTS))
     parts = {
@@ -108,23 +92,9 @@ def assemble(
         "SCRIPT-HASH": _hash(script),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": _script_safe_json({**value, "pictures": pictures}),
-        "PICTURES": "\n".join(
-            f'<script type="text/plain" id="pictures-{number}">{text}</script>'
-            for number, (_, text) in enumerate(blocks)
-        ),
+        "DATA": _script_safe_json({**value, "pictures": picture_columns(paths, thumbnails)}),
     }
     return _fill(_read("page.html"), parts).encode("utf-8")
-
-
-def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The texts one after the other in pieces of about `BLOCK_CHARS`, with their first's index."""
-    start, chars = 0, 0
-    for index, text in enumerate(texts):
-        chars += len(text)
-        if chars >= BLOCK_CHARS or index + 1 == len(texts):
-            yield start, "".join(texts[start : index + 1])
-            start, chars = index + 1, 0
 
 
 def _read(name: str) -> str:

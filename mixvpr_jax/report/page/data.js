@@ -19,7 +19,7 @@ export const HAS = {
   queries: QUERIES > 0,
 };
 
-export const grouped = (number) => number.toLocaleString("en");
+export const grouped = new Intl.NumberFormat("en").format;
 export const plural = (number, noun, nouns) => `${grouped(number)} ${number === 1 ? noun : nouns}`;
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 export const joined = (...texts) => texts.filter(Boolean).join(" · ");
@@ -39,40 +39,13 @@ export function oncePerFrame(run) {
   };
 }
 
-/* Pictures: texts one after the other, in blocks that may still be on their way. */
-
-const blockTexts = []; // of each block that has arrived, the texts of its pictures
-
-function pictureText(picture) {
-  const block = pictures.blocks.findLastIndex((first) => first <= picture);
-  blockTexts[block] ??= readBlock(block);
-  return blockTexts[block]?.[picture - pictures.blocks[block]];
-}
-
-function readBlock(block) {
-  const script = byId(`pictures-${block}`);
-  // A block is whole once something follows it.
-  const isWhole = script && (script.nextElementSibling || document.readyState !== "loading");
-  if (!isWhole) return undefined;
-  const text = script.textContent;
-  let end = 0;
-  return pictures.chars.slice(...pictures.blocks.slice(block, block + 2))
-    .map((chars) => text.slice(end, (end += chars)));
-}
+/* Pictures */
 
 export function showPicture(image, picture) {
-  const text = pictureText(picture);
+  const text = pictures.base64[picture];
   image.dataset.picture = picture;
-  image.classList.toggle("awaited", text === undefined);
-  image.classList.toggle("gone", text === "");
   if (text) image.src = `data:${pictures.mime};base64,${text}`;
-  else image.removeAttribute("src");
-}
-
-export function showAwaited() {
-  for (const image of document.querySelectorAll("img.awaited")) {
-    showPicture(image, image.dataset.picture);
-  }
+  else image.removeAttribute("src"); // which shows its words
 }
 
 export const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];

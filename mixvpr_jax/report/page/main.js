@@ -1,10 +1,8 @@
 /* What keys and buttons do, and the page from the top. */
 
-import { HAS, byId, showAwaited } from "./data.js";
+import { HAS, byId } from "./data.js";
 import { renderConfidence, renderHeadline, renderRecall, renderTables } from "./figures.js";
-import {
-  bindList, focusPhoto, focusedPhoto, list, measureRow, setUpColumns, stepFocus, turnPage,
-} from "./list.js";
+import { focusPhoto, focusedPhoto, list, setUpList, stepFocus, turnPage } from "./list.js";
 import { atlas, leaveForList, openMap, pan, setUpMap, stepSelected, zoom } from "./map.js";
 import { bindPhotos, leaveForMap, stepMatch, stepQuery, toggleHeat } from "./photos.js";
 import { choose, goToHash, reverse, saveListed, setUpBar, setView, view } from "./view.js";
@@ -98,21 +96,13 @@ renderRecall();
 renderConfidence();
 setUpMap();
 renderTables();
-setUpColumns();
+setUpList();
 setUpBar();
-bindList();
 bindPhotos();
 document.addEventListener("keydown", keyPressed);
 document.addEventListener("click", clicked);
 
-measureRow();
+addEventListener("hashchange", goToHash);
+
 setView({});
 goToHash();
-
-// Pictures come after this script, block by block.
-const arrivals = new MutationObserver(showAwaited);
-arrivals.observe(document.body, { childList: true });
-document.addEventListener("DOMContentLoaded", () => {
-  arrivals.disconnect();
-  showAwaited();
-});

@@ -6,7 +6,7 @@ import {
   report, showPicture, verdictOf,
 } from "./data.js";
 import { figure } from "./figures.js";
-import { goTo, list } from "./list.js";
+import { goTo, list, queryBeside } from "./list.js";
 import { countText } from "./view.js";
 
 const metresOf = (decimetres) => (decimetres === null ? NaN : decimetres / 10);
@@ -232,8 +232,7 @@ export function leaveForList() {
 
 export function stepSelected(by) {
   if (!list.listed.length) return;
-  const position = list.position[atlas.selected] ?? -1;
-  const query = list.listed[clamp(position + by, 0, list.listed.length - 1)];
+  const query = queryBeside(atlas.selected, by);
   fitQuery(atlas.large, query);
   select(query);
 }

@@ -5,7 +5,7 @@ import {
   missedMatches, outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures,
   plural, queries, report, scoreText, showPicture, verdictOf,
 } from "./data.js";
-import { focusPhoto, list, setCurrent } from "./list.js";
+import { focusPhoto, list, queryBeside, setCurrent } from "./list.js";
 import { openMap } from "./map.js";
 
 const fromTemplate = (id) => byId(id).content.firstElementChild.cloneNode(true);
@@ -147,7 +147,7 @@ function showHeat(row, query) {
 export function toggleHeat() {
   heatShown = !heatShown;
   for (const id of ["show-heat", "larger-heat"]) byId(id).setAttribute("aria-pressed", heatShown);
-  for (const [query, row] of list.rows) showHeat(row, query);
+  for (const row of list.box.children) showHeat(row, row.dataset.query);
   if (larger.dialog.open) showHeat(larger.dialog, larger.query);
 }
 
@@ -189,8 +189,7 @@ export const stepMatch = (by) => showLarger(larger.query, larger.place + by);
 
 // To the same match of the next query that is listed.
 export function stepQuery(by) {
-  const position = clamp(list.position[larger.query] + by, 0, list.listed.length - 1);
-  showLarger(list.listed[position], larger.place);
+  showLarger(queryBeside(larger.query, by), larger.place);
 }
 
 export function leaveForMap() {
