@@ -162,9 +162,8 @@ def test_coordinates_become_metres_and_a_map(tmp_path: Path) -> None:
     )
     assert report.value["queries"]["metres"] == [100, 5, 0, 100, None, 5, 0.3, 99.7, None]
     assert report.value["map"] == {
-        "origin": [500000, 4000000],
-        "database": [[30, 0, 1000, None], [40, 0, 0, -40000000]],
-        "queries": [[0, 0, 3], [0, 0, 0]],
+        "database": [[3, 0, 100, None], [4, 0, 0, -4000000]],
+        "queries": [[0, 0, 0.3], [0, 0, 0]],
     }
 
 

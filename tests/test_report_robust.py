@@ -62,7 +62,7 @@ def test_without_ground_truth_or_coordinates(
     for key in ("1", "6", "m", "h", "j", "Enter"):
         page.keyboard.press(key)
     assert page.locator("#larger").is_visible()
-    assert page.locator(".badge").count() == 0
+    assert page.locator(".photo:is([data-verdict=right], [data-verdict=wrong])").count() == 0
 
 
 def test_a_subset_is_not_compared_with_published_figures(

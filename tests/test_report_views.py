@@ -113,8 +113,8 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
     headline = page.locator(".recall tbody tr").nth(1).text_content()
     assert "ConvAP" in headline
     assert "−25.0" in headline
-    assert page.locator("#query-1 .others .match").count() == 5
-    assert page.locator("#query-1 .others .distance").all_text_contents() == ["0.625"] * 5
+    assert page.locator("#query-1 .other .match").count() == 5
+    assert page.locator("#query-1 .other .distance").all_text_contents() == ["0.625"] * 5
     for key, first, step in (("8", 1, 4), ("7", 2, 4), ("9", 3, 1)):
         page.keyboard.press(key)
         assert listed(page)[:2] == [first, first + step]

@@ -15,7 +15,7 @@ With m neighbours shown of k; lists [q, m] are flat, row by row; null is what is
                 positives [q] their number, first [q] rank of the first right one of k or 0,
                 right [q, m] a string of "0" and "1"}
     best        the nearest true positives: {index [q], distance [q], rank [q], metres [q]}
-    map         {origin [east, north] metres, database [[east], [north]] decimetres, queries}
+    map         {database [[east], [north]] metres from the westmost and southmost one, queries}
     saliency    {query: [h, w, base64 of its cells' bytes, base64 of its first match's]}
     other       {title, recall, curve, confidence, m, near [q, m], distance, metres, right}
 """
@@ -230,14 +230,9 @@ def _map(data: ReportData) -> dict[str, Any] | None:
         return None
     origin = np.floor(known.min(0))
     return {
-        "origin": origin.tolist(),
-        "database": [_decimetres(axis) for axis in (data.database_utm - origin).T],
-        "queries": [_decimetres(axis) for axis in (data.query_utm - origin).T],
+        "database": [_numbers(axis, 1) for axis in (data.database_utm - origin).T],
+        "queries": [_numbers(axis, 1) for axis in (data.query_utm - origin).T],
     }
-
-
-def _decimetres(metres: np.ndarray) -> list[int | None]:
-    return [None if value is None else int(value) for value in _numbers(10 * metres, 0)]
 
 
 def _saliency(maps: Sequence[np.ndarray]) -> list[Any]:

@@ -11,6 +11,7 @@ const hasTruth = queries.right !== null;
 export const HAS = {
   truth: hasTruth,
   "no-truth": !hasTruth,
+  other: Boolean(report.other),
   duels: Boolean(hasTruth && report.other?.right && QUERIES),
   missed: Boolean(hasTruth && report.best),
   metres: queries.metres !== null,
@@ -28,15 +29,6 @@ export function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;
-}
-
-// However often it is asked for in a frame, it runs once.
-export function oncePerFrame(run) {
-  let awaited = 0;
-  return () => {
-    cancelAnimationFrame(awaited);
-    awaited = requestAnimationFrame(run);
-  };
 }
 
 /* Pictures */

@@ -4,10 +4,12 @@ import { HAS, byId } from "./data.js";
 import { renderConfidence, renderHeadline, renderRecall, renderTables } from "./figures.js";
 import { focusPhoto, focusedPhoto, list, setUpList, stepFocus, turnPage } from "./list.js";
 import { atlas, leaveForList, openMap, pan, setUpMap, stepSelected, zoom } from "./map.js";
-import { bindPhotos, leaveForMap, stepMatch, stepQuery, toggleHeat } from "./photos.js";
+import { leaveForMap, setUpPhotos, stepMatch, stepQuery, toggleHeat } from "./photos.js";
 import { choose, goToHash, reverse, saveListed, setUpBar, setView, view } from "./view.js";
 
-for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !HAS[part.dataset.needs];
+for (const root of [document, byId("query-template").content]) {
+  for (const part of root.querySelectorAll("[data-needs]")) part.hidden = !HAS[part.dataset.needs];
+}
 
 /* Tab goes from query to query, the arrows from photo to photo; "?" tells the other keys. */
 
@@ -22,7 +24,7 @@ const ACTIONS = {
     "End": () => focusPhoto(list.listed.at(-1), 0),
     "/": () => byId("search").focus(),
     "m show-map preview": () => openMap(focusedPhoto()?.query),
-    "h show-heat": () => HAS.heat && toggleHeat(),
+    "h show-heat": toggleHeat,
     "? show-help": () => byId("help").showModal(),
     "Escape": () => view.search && choose({ search: "" }),
     "label": () => choose({ label: "" }),
@@ -36,7 +38,7 @@ const ACTIONS = {
     "ArrowRight next": () => stepMatch(1),
     "ArrowDown j": () => stepQuery(1),
     "ArrowUp k": () => stepQuery(-1),
-    "h larger-heat": () => HAS.heat && toggleHeat(),
+    "h larger-heat": toggleHeat,
     "m larger-map": leaveForMap,
   }),
   atlas: named({
@@ -98,7 +100,7 @@ setUpMap();
 renderTables();
 setUpList();
 setUpBar();
-bindPhotos();
+setUpPhotos();
 document.addEventListener("keydown", keyPressed);
 document.addEventListener("click", clicked);
 

@@ -2,23 +2,28 @@
 
 import {
   QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, metresText,
-  missedMatches, nearMatches, oncePerFrame, outcomeText, outcomes, pictureOfDatabase, queries,
-  report, showPicture, verdictOf,
+  missedMatches, nearMatches, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
+  verdictOf,
 } from "./data.js";
 import { figure } from "./figures.js";
 import { goTo, list, queryBeside } from "./list.js";
 import { countText } from "./view.js";
 
-const metresOf = (decimetres) => (decimetres === null ? NaN : decimetres / 10);
-const pointsOf = ([east, north]) => east.map((x, index) => [metresOf(x), metresOf(north[index])]);
+const pointsOf = ([east, north]) => east.map((x, at) => [x ?? NaN, north[at] ?? NaN]);
 export const places = report.map && {
   database: pointsOf(report.map.database), queries: pointsOf(report.map.queries),
 };
+
+// What a canvas shows: its middle in metres, and pixels per metre. `size` is that of its dots.
+function mapOn(canvas, size) {
+  const scaleBar = element("span", { className: "scale-bar" });
+  return { canvas, scaleBar, size, context: canvas.getContext("2d"), east: 0, north: 0, scale: 1 };
+}
+
 export const atlas = {
   dialog: byId("atlas"),
-  // A map is a canvas, what it shows (its middle in metres, pixels per metre), and its sizes.
-  large: { canvas: byId("atlas-canvas"), east: 0, north: 0, scale: 1, square: 3, line: 1, radius: 3.5 },
-  small: { canvas: element("canvas"), east: 0, north: 0, scale: 1, square: 2, line: 0.75, radius: 2 },
+  large: mapOn(byId("atlas-canvas"), 1),
+  small: mapOn(element("canvas"), 0.6),
   selected: -1, // a query
   pointers: new Map(), // those that press, and where
   moved: 0, // pixels since the first of them pressed
@@ -71,58 +76,37 @@ function colour(name) {
   return getComputedStyle(byId("atlas-canvas")).color;
 }
 
+// Of queries by their outcomes, in the order in which they are drawn.
+const COLOURS = { "": "--quiet", none: "--quiet", right: "--right", later: "--wrong", lost: "--wrong" };
+
 function drawMap(map) {
-  const { clientWidth: width, clientHeight: height } = map.canvas;
-  if (!width || !height) return;
-  const ratio = devicePixelRatio || 1;
-  map.canvas.width = Math.round(width * ratio);
-  map.canvas.height = Math.round(height * ratio);
-  const context = map.canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  drawDatabase(context, map);
-  drawErrors(context, map);
-  drawQueries(context, map);
-  if (map === atlas.large && atlas.selected >= 0) drawSelected(context, map, atlas.selected);
-  drawScaleBar(context, map);
+  const { canvas, context, size } = map;
+  canvas.width = Math.round(canvas.clientWidth * devicePixelRatio);
+  canvas.height = Math.round(canvas.clientHeight * devicePixelRatio);
+  context.scale(devicePixelRatio, devicePixelRatio);
+  drawDots(map, places.database, "--map-database", (x, y) =>
+    context.fillRect(x - 1.5 * size, y - 1.5 * size, 3 * size, 3 * size));
+  drawErrors(map);
+  for (const [outcome, name] of Object.entries(COLOURS)) {
+    const chosen = list.listed.filter((query) => outcomes[query] === outcome);
+    drawDots(map, chosen.map(placeOf), name, (x, y) => drawDisc(context, x, y, 3.5 * size));
+  }
+  if (map === atlas.large && atlas.selected >= 0) drawSelected(map, atlas.selected);
+  showScale(map);
 }
 
-// One dot for all that fall on the same pixels: a hundred thousand photos are drawn at once.
-function visibleDots(map, points, draw) {
-  const cell = 1.5;
+// One dot for all that fall on the same pixel: a hundred thousand photos are drawn at once.
+function drawDots(map, points, name, draw) {
   const { clientWidth: width, clientHeight: height } = map.canvas;
-  const columns = Math.ceil(width / cell) + 1;
-  const taken = new Uint8Array(columns * (Math.ceil(height / cell) + 1));
+  const taken = new Uint8Array(width * height);
+  map.context.fillStyle = colour(name);
   for (const point of points) {
     const [x, y] = pixelsOf(map, point);
     if (!(x >= 0 && x < width && y >= 0 && y < height)) continue;
-    const at = Math.floor(y / cell) * columns + Math.floor(x / cell);
-    if (!taken[at]) draw(x, y);
-    taken[at] = 1;
+    const pixel = Math.floor(y) * width + Math.floor(x);
+    if (!taken[pixel]) draw(x, y);
+    taken[pixel] = 1;
   }
-}
-
-function drawDatabase(context, map) {
-  context.fillStyle = colour("--map-database");
-  const size = map.square;
-  visibleDots(map, places.database, (x, y) => context.fillRect(x - size / 2, y - size / 2, size, size));
-}
-
-function drawLine(context, from, to) {
-  context.moveTo(...from);
-  context.lineTo(...to);
-}
-
-function drawErrors(context, map) {
-  context.beginPath();
-  for (const query of list.listed.filter(isWrong)) {
-    const taken = takenFor(query);
-    if (taken) drawLine(context, pixelsOf(map, placeOf(query)), pixelsOf(map, taken));
-  }
-  context.strokeStyle = colour("--wrong-frame");
-  context.lineWidth = map.line;
-  context.globalAlpha = 0.45;
-  context.stroke();
-  context.globalAlpha = 1;
 }
 
 function drawDisc(context, x, y, radius) {
@@ -131,19 +115,27 @@ function drawDisc(context, x, y, radius) {
   context.fill();
 }
 
-function queryColour(outcome) {
-  return colour({ right: "--right", later: "--wrong", lost: "--wrong" }[outcome] ?? "--quiet");
+function drawLine(context, from, to) {
+  context.moveTo(...from);
+  context.lineTo(...to);
 }
 
-function drawQueries(context, map) {
-  for (const outcome of ["", "none", "right", "later", "lost"]) {
-    const chosen = list.listed.filter((query) => outcomes[query] === outcome);
-    context.fillStyle = queryColour(outcome);
-    visibleDots(map, chosen.map(placeOf), (x, y) => drawDisc(context, x, y, map.radius));
+function drawErrors(map) {
+  const { context } = map;
+  context.beginPath();
+  for (const query of list.listed.filter(isWrong)) {
+    const taken = takenFor(query);
+    if (taken) drawLine(context, pixelsOf(map, placeOf(query)), pixelsOf(map, taken));
   }
+  context.strokeStyle = colour("--wrong-frame");
+  context.lineWidth = map.size;
+  context.globalAlpha = 0.45;
+  context.stroke();
+  context.globalAlpha = 1;
 }
 
-function drawSelected(context, map, query) {
+function drawSelected(map, query) {
+  const { context } = map;
   const from = pixelsOf(map, placeOf(query));
   for (const match of [...nearMatches(query), ...missedMatches(query)].reverse()) {
     const [x, y] = pixelsOf(map, places.database[match.database]);
@@ -158,39 +150,31 @@ function drawSelected(context, map, query) {
     context.fillRect(x - 4, y - 4, 8, 8);
     context.strokeRect(x - 4, y - 4, 8, 8);
   }
-  context.fillStyle = queryColour(outcomes[query]);
+  context.fillStyle = colour(COLOURS[outcomes[query]]);
   drawDisc(context, ...from, 7);
   context.strokeStyle = colour("--raised");
   context.lineWidth = 2.5;
   context.stroke();
 }
 
-function drawScaleBar(context, map) {
-  const room = Math.min(140, map.canvas.clientWidth / 3) / map.scale;
+function showScale({ canvas, scale, scaleBar }) {
+  const room = Math.min(140, canvas.clientWidth / 3) / scale;
   const power = 10 ** Math.floor(Math.log10(room));
   const metres = power * ([5, 2, 1].find((times) => times * power <= room) ?? 1);
-  const [right, bottom] = [map.canvas.clientWidth - 14, map.canvas.clientHeight - 14];
-  const left = right - metres * map.scale;
-  context.strokeStyle = context.fillStyle = colour("--ink");
-  context.lineWidth = 1;
-  context.stroke(new Path2D(`M${left} ${bottom - 4}V${bottom}H${right}V${bottom - 4}`));
-  context.font = `12px ${getComputedStyle(document.body).fontFamily}`;
-  context.textAlign = "right";
-  context.lineWidth = 3;
-  context.strokeStyle = colour("--map-paper");
-  const text = metres >= 1000 ? `${grouped(metres / 1000)} km` : `${metres} m`;
-  context.strokeText(text, right, bottom - 8);
-  context.fillText(text, right, bottom - 8);
+  scaleBar.style.width = `${metres * scale}px`;
+  scaleBar.textContent = metres >= 1000 ? `${grouped(metres / 1000)} km` : `${metres} m`;
 }
 
-// After the list, which is what is waited for.
-const drawAfterFrame = oncePerFrame(() => setTimeout(() => {
-  if (!atlas.dialog.open) fitListed(atlas.small);
-  drawMap(atlas.dialog.open ? atlas.large : atlas.small);
-}));
+let awaited = 0;
 
 export function drawMapsSoon() {
-  if (report.map) drawAfterFrame();
+  if (!report.map) return;
+  cancelAnimationFrame(awaited);
+  // After the list, which is what is waited for.
+  awaited = requestAnimationFrame(() => setTimeout(() => {
+    if (!atlas.dialog.open) fitListed(atlas.small);
+    drawMap(atlas.dialog.open ? atlas.large : atlas.small);
+  }));
 }
 
 /* The large map, which is moved, asked and left for the list */
@@ -231,8 +215,8 @@ export function leaveForList() {
 }
 
 export function stepSelected(by) {
-  if (!list.listed.length) return;
   const query = queryBeside(atlas.selected, by);
+  if (query === undefined) return;
   fitQuery(atlas.large, query);
   select(query);
 }
@@ -303,17 +287,19 @@ function wheelTurned(event) {
 
 export function setUpMap() {
   if (!report.map) return;
-  const { canvas } = atlas.large;
-  const open = element("button", { id: "preview", className: "preview" }, atlas.small.canvas);
-  open.setAttribute("aria-label", "Open the map");
+  const { large, small } = atlas;
+  const open = element("button", {
+    id: "preview", className: "preview sheet", ariaLabel: "Open the map",
+  }, small.canvas, small.scaleBar);
   figure("Map", open);
-  Object.assign(canvas, {
+  large.canvas.after(large.scaleBar);
+  Object.assign(large.canvas, {
     onpointerdown: pointerDown, onpointermove: pointerMoved, onpointerup: pointerUp,
     onpointercancel: pointerUp, onwheel: wheelTurned,
   });
   const resized = new ResizeObserver(drawMapsSoon);
-  resized.observe(canvas);
-  resized.observe(atlas.small.canvas);
+  resized.observe(large.canvas);
+  resized.observe(small.canvas);
   atlas.dialog.addEventListener("close", drawMapsSoon);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMapsSoon);
 }

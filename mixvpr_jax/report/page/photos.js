@@ -1,9 +1,9 @@
 /* A query and its matches: as a row of the list, larger side by side, and where the model looks. */
 
 import {
-  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText,
-  missedMatches, outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures,
-  plural, queries, report, scoreText, showPicture, verdictOf,
+  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText, missedMatches,
+  outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures, plural, queries,
+  report, scoreText, showPicture, verdictOf,
 } from "./data.js";
 import { focusPhoto, list, queryBeside, setCurrent } from "./list.js";
 import { openMap } from "./map.js";
@@ -13,58 +13,44 @@ const fromTemplate = (id) => byId(id).content.firstElementChild.cloneNode(true);
 // The middle of a long name gives way; its end, which tells files apart, stays.
 function setName(target, picture) {
   const letters = Array.from(pictureName(picture));
-  const cut = letters.length - (letters.length > 14 ? 9 : 0);
-  const parts = [letters.slice(0, cut), letters.slice(cut)];
+  const parts = [letters.slice(0, -9), letters.slice(-9)];
   target.title = picturePath(picture);
   target.replaceChildren(...parts.map((part) => element("span", {}, part.join(""))));
 }
 
-function setPhoto(photo, picture, words) {
+function setPhoto(photo, picture, ...words) {
   const image = photo.querySelector("img");
-  image.alt = `${words}, ${pictureName(picture)}`;
+  image.alt = [...words, pictureName(picture)].filter(Boolean).join(", ");
   showPicture(image, picture);
 }
 
 const runText = ({ group }) => (group === "other" ? ` of ${report.other.title}` : "");
 
 function setMatchPhoto(photo, match) {
-  const isMissed = match.group === "missed";
-  const words = isMissed ? `Nearest true positive, rank ${grouped(match.rank)}` : `Match ${match.rank}`;
-  setPhoto(photo, pictureOfDatabase[match.database], words + runText(match));
+  const { group, rank, database } = match;
+  const words = group === "missed" ? `Nearest true positive, rank ${grouped(rank)}` : `Match ${rank}`;
   const verdict = verdictOf(match);
-  photo.querySelector(".badge")?.remove();
-  photo.dataset.verdict = verdict;
-  photo.dataset.group = match.group;
-  if (verdict) photo.append(fromTemplate(`${verdict}-badge`));
+  setPhoto(photo, pictureOfDatabase[database], words + runText(match), verdict);
+  Object.assign(photo.dataset, { verdict, group });
 }
 
 /* A row; its columns: 0 is the query, then its matches in the order of the keys. */
 
 function matchItem(match, column) {
   const item = fromTemplate("match-template");
+  const part = (name) => item.querySelector(`.${name}`);
   item.style.setProperty("--place", match.place);
-  const photo = item.querySelector(".photo");
-  photo.dataset.column = column;
-  setMatchPhoto(photo, match);
-  item.querySelector(".rank").append(grouped(match.rank));
-  const apart = item.querySelector(".apart");
-  apart.title = scoreText(match.distance);
-  const texts = { distance: distanceText(match.distance), metres: metresText(match.metres) };
-  for (const [className, text] of Object.entries(texts)) {
-    if (text) apart.append(element("span", { className }, text));
-  }
-  setName(item.querySelector(".name"), pictureOfDatabase[match.database]);
+  part("photo").dataset.column = column;
+  setMatchPhoto(part("photo"), match);
+  part("rank").append(grouped(match.rank));
+  part("apart").title = scoreText(match.distance);
+  part("distance").textContent = distanceText(match.distance);
+  part("metres").textContent = metresText(match.metres);
+  setName(part("name"), pictureOfDatabase[match.database]);
   return item;
 }
 
-function missedCell(match, column) {
-  const cell = element("div", { className: "match" }, ...matchItem(match, column).children);
-  cell.querySelector(".rank").prepend(element("span", { className: "wordy" }, "rank "));
-  return cell;
-}
-
 function fillOutcome(outcome, query) {
-  outcome.hidden = !HAS.truth;
   outcome.textContent = outcomeText(query);
   outcome.dataset.outcome = outcomes[query];
   for (const { rank } of missedMatches(query)) {
@@ -77,28 +63,17 @@ function fillOutcome(outcome, query) {
 
 export function queryRow(query) {
   const row = fromTemplate("query-template");
-  const [number, photo] = [`number-${query + 1}`, row.querySelector(".photo")];
-  row.id = `query-${query + 1}`;
+  const part = (name) => row.querySelector(`.${name}`);
+  const name = `Query ${grouped(query + 1)}`;
+  Object.assign(row, { id: `query-${query + 1}`, ariaLabel: name });
   row.dataset.query = query;
-  row.setAttribute("aria-labelledby", number);
-  photo.dataset.column = 0;
-  setPhoto(photo, queries.picture[query], `Query ${query + 1}`);
-  Object.assign(row.querySelector(".number"), {
-    id: number, textContent: `Query ${grouped(query + 1)}`, href: `#${row.id}`,
-  });
-  row.querySelector(".pin").hidden = !HAS.map;
-  setName(row.querySelector(".name"), queries.picture[query]);
-  fillOutcome(row.querySelector(".outcome"), query);
-  const boxes = { near: ".neighbours", missed: ".missed", other: ".others" };
-  allMatches(query).forEach((match, at) => {
-    const item = match.group === "missed" ? missedCell(match, at + 1) : matchItem(match, at + 1);
-    row.querySelector(boxes[match.group]).append(item);
-  });
-  if (report.other) {
-    row.querySelector(".versus").textContent = report.other.title;
-    row.querySelector(".others").setAttribute("aria-label", `Nearest by ${report.other.title}`);
-    for (const part of row.querySelectorAll(".versus, .others")) part.hidden = false;
-  }
+  part("photo").dataset.column = 0;
+  setPhoto(part("photo"), queries.picture[query], name);
+  Object.assign(part("number"), { textContent: name, href: `#${row.id}` });
+  setName(part("name"), queries.picture[query]);
+  fillOutcome(part("outcome"), query);
+  allMatches(query).forEach((match, at) => part(match.group).append(matchItem(match, at + 1)));
+  if (report.other) part("other").ariaLabel = part("versus").textContent = report.other.title;
   showHeat(row, query);
   return row;
 }
@@ -124,8 +99,8 @@ function heatCells(query, which) {
 }
 
 function setHeat(photo, query, which) {
-  photo.querySelector(".heat")?.remove();
-  if (!heatShown || !report.saliency[query]) return;
+  photo?.querySelector(".heat")?.remove();
+  if (!photo || !heatShown || !report.saliency[query]) return;
   const image = photo.querySelector("img");
   const { picture } = image.dataset;
   // Of the photo's shape, so that both are fitted into the frame alike.
@@ -138,15 +113,15 @@ function setHeat(photo, query, which) {
 }
 
 // On a query's photo and on its first match.
-function showHeat(row, query) {
-  setHeat(row.querySelector(".photo"), query, 0);
-  const first = row.querySelector('[data-column="1"]');
-  if (first) setHeat(first, query, 1);
+function showHeat(box, query) {
+  setHeat(box.querySelector('[data-column="0"]'), query, 0);
+  setHeat(box.querySelector('[data-column="1"]'), query, 1);
 }
 
 export function toggleHeat() {
+  if (!HAS.heat) return;
   heatShown = !heatShown;
-  for (const id of ["show-heat", "larger-heat"]) byId(id).setAttribute("aria-pressed", heatShown);
+  for (const id of ["show-heat", "larger-heat"]) byId(id).ariaPressed = heatShown;
   for (const row of list.box.children) showHeat(row, row.dataset.query);
   if (larger.dialog.open) showHeat(larger.dialog, larger.query);
 }
@@ -155,7 +130,7 @@ export function toggleHeat() {
 
 const larger = { dialog: byId("larger"), query: 0, place: 0 };
 
-function setPane(pane, picture, head, ...texts) {
+function fillPane(pane, picture, head, ...texts) {
   pane.querySelector(".caption").replaceChildren(
     element("strong", {}, head), element("span", {}, joined(...texts)));
   pane.querySelector(".path").textContent = picturePath(picture);
@@ -170,13 +145,13 @@ function showLarger(query, place) {
     ? "nearest true positive"
     : `match ${match.rank}${runText(match) || ` of ${report.m}`}`;
   byId("larger-title").textContent = `Query ${grouped(query + 1)}, ${which}`;
-  setPhoto(left.querySelector(".photo"), queries.picture[query], `Query ${query + 1}`);
+  setPhoto(left.querySelector(".photo"), queries.picture[query], `Query ${grouped(query + 1)}`);
   setMatchPhoto(right.querySelector(".photo"), match);
   right.querySelector(".photo").dataset.column = larger.place + 1;
   const labels = report.labels.map(({ name, values, of }) => `${name}: ${values[of[query]]}`);
-  setPane(left, queries.picture[query], "Query", outcomeText(query), ...labels);
+  fillPane(left, queries.picture[query], "Query", outcomeText(query), ...labels);
   const distance = match.distance === null ? "" : `distance ${distanceText(match.distance)}`;
-  setPane(right, pictureOfDatabase[match.database], `Rank ${grouped(match.rank)}`,
+  fillPane(right, pictureOfDatabase[match.database], `Rank ${grouped(match.rank)}`,
     distance, scoreText(match.distance), metresText(match.metres));
   byId("previous").disabled = larger.place === 0;
   byId("next").disabled = larger.place === matches.length - 1;
@@ -188,16 +163,14 @@ function showLarger(query, place) {
 export const stepMatch = (by) => showLarger(larger.query, larger.place + by);
 
 // To the same match of the next query that is listed.
-export function stepQuery(by) {
-  showLarger(queryBeside(larger.query, by), larger.place);
-}
+export const stepQuery = (by) => showLarger(queryBeside(larger.query, by), larger.place);
 
 export function leaveForMap() {
   larger.dialog.close();
   openMap(larger.query);
 }
 
-export function bindPhotos() {
+export function setUpPhotos() {
   // Where the keys led is where the list goes on.
   larger.dialog.addEventListener("close", () => focusPhoto(larger.query, larger.place + 1));
   list.box.addEventListener("click", ({ target }) => {
