@@ -11,6 +11,9 @@ const hasTruth = queries.right !== null;
 export const HAS = {
   truth: hasTruth,
   "no-truth": !hasTruth,
+  recall: Boolean(report.recall),
+  "no-recall": hasTruth && !report.recall,
+  subset: report.recall && report.is_subset,
   other: Boolean(report.other),
   duels: Boolean(hasTruth && report.other?.right && QUERIES),
   missed: Boolean(hasTruth && report.best),
@@ -18,6 +21,8 @@ export const HAS = {
   map: report.map !== null,
   heat: Object.keys(report.saliency).length > 0,
   queries: QUERIES > 0,
+  "no-queries": QUERIES === 0,
+  problems: pictures.problems.length > 0,
 };
 
 export const grouped = new Intl.NumberFormat("en").format;
@@ -127,6 +132,6 @@ export function scoreText(distance) {
 
 export function metresText(metres) {
   if (metres === null) return "";
-  if (metres < 10) return `${metres.toFixed(1)} m`;
+  if (metres < 100) return `${metres.toFixed(1)} m`;
   return metres < 10000 ? `${grouped(Math.round(metres))} m` : `${grouped(Math.round(metres / 1000))} km`;
 }

@@ -9,13 +9,13 @@ import { choose, hasLabel, labelKey } from "./view.js";
 const usual = report.recall?.filter(([k]) => [1, 5, 10, 20].includes(k));
 const usualRecall = usual?.length === 4 ? usual : report.recall;
 
-const recallAt = (recall, k) => recall?.find(([other]) => other === k)?.[1];
+const recallAt = (recall, k) => recall.find(([other]) => other === k)?.[1];
 // As the command prints it: 81.25, a tie, is 81.2.
 const percentText = (percent) => (percent % 1 === 0.25 ? percent - 0.05 : percent)?.toFixed(1) ?? "–";
-const recallHeads = (recall) => recall.map(([k]) => `R@${k}`);
+const span = (className, text, title = "") => element("span", { className, title }, text);
 
 function table(className, heads, rows) {
-  const cells = heads.map((text) => element(text ? "th" : "td", text ? { scope: "col" } : {}, text));
+  const cells = heads.map((text) => element(text ? "th" : "td", {}, text));
   return element("table", { className },
     element("thead", {}, element("tr", {}, ...cells)), element("tbody", {}, ...rows));
 }
@@ -26,16 +26,10 @@ function tableRow(className, head, cells) {
     ...cells.map((cell) => element("td", {}, ...[cell].flat())));
 }
 
-const source = (text) => element("span", { className: "source" }, text);
-
 function oursCell([k, percent]) {
-  const parts = [percentText(percent), element("span", { className: "percent" }, "%")];
-  for (const [, low, high] of report.intervals.filter(([other]) => other === k)) {
-    const text = `${low.toFixed(1)} – ${high.toFixed(1)}`;
-    const title = "95 % interval over queries (Wilson's)";
-    parts.push(element("span", { className: "interval", title }, text));
-  }
-  return parts;
+  const intervals = report.intervals.filter(([other]) => other === k).map(([, ...ends]) =>
+    span("interval", ends.map(percentText).join(" – "), "95 % interval over queries (Wilson's)"));
+  return [percentText(percent), span("percent", "%"), ...intervals];
 }
 
 function comparedRow(label, recall, from, comparable) {
@@ -44,32 +38,19 @@ function comparedRow(label, recall, from, comparable) {
     if (theirs === undefined || !comparable) return percentText(theirs);
     const by = Number((ours - theirs).toFixed(1));
     const text = `${by > 0 ? "+" : by < 0 ? "−" : "±"}${Math.abs(by).toFixed(1)}`;
-    const title = "this run, compared with that one";
-    return [percentText(theirs), element("span", { className: "difference", title }, text)];
+    return [percentText(theirs), span("difference", text, "this run, compared with that one")];
   });
-  return tableRow(comparable ? "" : "dimmed", [label, source(from)], cells);
+  return tableRow(comparable ? "" : "dimmed", [label, span("source", from)], cells);
 }
 
 function recallTable() {
   const { intervals, other, published } = report;
-  const head = intervals.length ? ["This run", source("95 % intervals")] : "This run";
-  return table("recall", ["", ...recallHeads(usualRecall)], [
+  const head = intervals.length ? ["This run", span("source", "95 % intervals")] : "This run";
+  return table("recall", ["", ...usualRecall.map(([k]) => `R@${k}`)], [
     tableRow("ours", head, usualRecall.map(oursCell)),
-    ...(other ? [comparedRow(other.title, other.recall, "the other run", true)] : []),
-    ...published.map(([label, recall, from]) => comparedRow(label, recall, from, !report.is_subset)),
+    ...(other ? [comparedRow(other.title, other.recall ?? [], "the other run", true)] : []),
+    ...published.map(([label, recall, from]) => comparedRow(label, recall, from, !HAS.subset)),
   ]);
-}
-
-function outcomeParts() {
-  if (report.recall) {
-    const warning = "Images of the protocol are missing here: these figures compare with no published ones.";
-    return [recallTable(), ...(report.is_subset ? [element("p", { className: "warning" }, warning)] : [])];
-  }
-  const why = HAS.truth
-    ? "Recall was not computed for this evaluation."
-    : "There is no ground truth for these photos, and hence no recall. " +
-      "Below are the nearest database photos of each query, neither right nor wrong.";
-  return [element("p", { className: "sentence" }, why)];
 }
 
 export function renderHeadline() {
@@ -77,12 +58,10 @@ export function renderHeadline() {
   // Names of models may break after what joins their parts.
   const parts = report.title.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]);
   document.querySelector("h1").append(...parts);
-  byId("outcome").append(...outcomeParts());
+  if (HAS.recall) byId("outcome").prepend(recallTable());
   const facts = report.facts.map(([name, value]) => tableRow("", name, [value]));
   document.querySelector(".facts tbody").append(...facts);
   const { problems } = pictures;
-  if (!problems.length) return;
-  byId("note").hidden = false;
   byId("note").textContent =
     `${plural(problems.length, "photo", "photos")} could not be read and left a blank: ${problems[0]}`;
 }
@@ -95,10 +74,9 @@ export function figure(title, ...parts) {
   return made;
 }
 
-const addReadout = (made, text = "") =>
-  made.querySelector("h2").appendChild(element("span", { className: "readout" }, text));
+const addReadout = (made, text) => made.querySelector("h2").appendChild(span("readout", text));
 
-export const keyItem = (className, text) => element("span", {}, element("i", { className }), text);
+const keyItem = (className, text) => element("span", {}, element("i", { className }), text);
 
 // A text that leads to the queries of a label.
 function labelLink(label, text, title) {
@@ -107,11 +85,12 @@ function labelLink(label, text, title) {
 
 function conditionTable([condition, rows]) {
   const first = usualRecall.slice(0, 3);
-  return table("small", [condition, "queries", ...recallHeads(first)], rows.map(([label, count, recall]) => {
+  const heads = first.map(([k]) => `R@${k}`);
+  return table("small", [condition, "queries", ...heads], rows.map(([label, count, recall]) => {
     const title = `List the queries of ${condition}: ${label}`;
     const head = hasLabel(condition, label) ? labelLink(labelKey(condition, label), label, title) : label;
     const percents = first.map(([k]) => percentText(recallAt(recall, k)));
-    return tableRow("", head, [element("span", { className: "quiet" }, grouped(count)), ...percents]);
+    return tableRow("", head, [span("quiet", grouped(count)), ...percents]);
   }));
 }
 
@@ -122,7 +101,7 @@ function milliseconds(time) {
 
 export function renderTables() {
   const { conditions, latency, device } = report;
-  if (conditions.length && report.recall) {
+  if (conditions.length && HAS.recall) {
     const tables = element("div", { className: "scrolled", tabIndex: 0 }, ...conditions.map(conditionTable));
     figure("Recall by condition", tables);
   }
@@ -144,15 +123,12 @@ function drawn(tag, attributes, ...children) {
   return made;
 }
 
-// From where to where an axis of percents goes that holds these, and in which steps.
+// From where to where an axis of percents goes that holds these, in at most five steps.
 function percentAxis(percents) {
   const [least, most] = [Math.min(...percents), Math.max(...percents)];
-  const span = most - least > 20 ? 10 : 5;
-  const floor = clamp(Math.floor(least / span) * span, 0, 100 - span);
-  const high = Math.max(Math.min(Math.ceil(most / span) * span, 100), floor + span);
-  const step = [1, 2, 5, 10, 20, 25].find((step) => (high - floor) / step <= 5) ?? 50;
-  const low = Math.max(high - Math.ceil((high - floor) / step) * step, 0);
-  return { low, high, step };
+  const step = [1, 2, 5, 10, 20].find((step) => Math.ceil(most / step) - Math.floor(least / step) <= 5);
+  const high = Math.max(Math.ceil(most / step) * step, 5);
+  return { low: Math.min(Math.floor(least / step) * step, high - 5), high, step };
 }
 
 // `ticks` are [share, text]; `runs` [class, name, points], ours first; `whiskers` [share, low, high];
@@ -188,7 +164,7 @@ function curveFigure(title, label, { ticks, runs, whiskers, rings, read }) {
   }, ...parts, dot);
   const key = element("p", { className: "key" }, ...runs.map(([name, text]) => keyItem(name, text)));
   const made = figure(title, picture, key);
-  const readout = addReadout(made);
+  const readout = addReadout(made, "");
   picture.onpointermove = ({ clientX }) => {
     const { left, width } = picture.getBoundingClientRect();
     const pixel = ((clientX - left) / width) * CURVE.width;
@@ -211,17 +187,16 @@ export function renderRecall() {
   const { curve, intervals, other } = report;
   const last = curve.length;
   if (last < 2) return;
-  const published = report.is_subset ? [] : report.published; // what compares with this run
+  const published = HAS.subset ? [] : report.published; // what compares with this run
   const shareOf = (n) => (n - 1) / (last - 1);
   const isInside = ([k]) => k <= last;
   const points = (percents) => percents.slice(0, last).map((percent, at) => [shareOf(at + 1), percent]);
   const runs = [["ours", intervals.length ? "this run, 95 % intervals" : "this run", points(curve)]];
   if (other?.curve.length) runs.push(["other", other.title, points(other.curve)]);
-  const ticks = [1, 5, 10, 15, 20, 25, 50, 75, 100].filter((n) => n <= last);
-  const few = ticks.length > 7 ? ticks.filter((n) => n === 1 || n % 25 === 0) : ticks;
+  const usualTicks = last < 50 ? [1, 5, 10, 15, 20, 25] : [1, 25, 50, 75, 100];
   const label = `Recall rises from ${percentText(curve[0])} % at 1 to ${percentText(curve[last - 1])} % at ${last}`;
   const made = curveFigure("Recall@N", label, {
-    ticks: few.map((n) => [shareOf(n), n]),
+    ticks: usualTicks.filter((n) => n <= last).map((n) => [shareOf(n), n]),
     runs,
     whiskers: intervals.filter(isInside).map(([k, ...ends]) => [shareOf(k), ...ends]),
     rings: published.flatMap(([name, recall]) => recall.filter(isInside).map(

@@ -1,6 +1,6 @@
 /* The list: a hundred rows a page, and the photo that has the focus. */
 
-import { HAS, QUERIES, byId, clamp, grouped, pictures, queries, report } from "./data.js";
+import { HAS, byId, clamp, grouped, pictures, queries, report } from "./data.js";
 import { queryRow } from "./photos.js";
 import { listEverything, rememberView, view } from "./view.js";
 
@@ -108,7 +108,6 @@ export function setUpList() {
   style.setProperty("--near", Math.max(report.m, report.other?.m ?? 0, 1));
   document.body.classList.toggle("with-missed", HAS.missed);
   document.body.classList.toggle("with-other", Boolean(report.other));
-  if (!QUERIES) byId("none-left").textContent = "The evaluation has no queries.";
   // Rows stop below the bar, and the one that has the focus stays in sight in every width.
   new ResizeObserver(() => {
     style.setProperty("--bar", `${byId("bar").offsetHeight}px`);

@@ -1,8 +1,8 @@
 /* Which queries are listed, in which order. */
 
 import {
-  HAS, QUERIES, byId, duels, element, grouped, nearMatches, otherMatches, outcomes,
-  pictureName, pictureOfDatabase, picturePath, pictures, plural, queries, report,
+  HAS, QUERIES, allMatches, byId, duels, element, grouped, nearMatches, otherMatches, outcomes,
+  pictureName, pictureOfDatabase, picturePath, plural, queries, report,
 } from "./data.js";
 import { goTo, list, showListed } from "./list.js";
 import { drawMapsSoon } from "./map.js";
@@ -15,18 +15,18 @@ export const view = { ...OPENED };
 /* Choices: a value, a text, a title, and whether there is any, by the digits from the first on. */
 
 const OUTCOMES = [
-  ["all", "All", "Every query", true],
-  ["right", "Right at 1", "The nearest photo is a true positive", true],
+  ["all", "All", "Every query", HAS.truth],
+  ["right", "Right at 1", "The nearest photo is a true positive", HAS.truth],
   ["later", `Right in ${report.k}`,
-    `The nearest photo is wrong, a true positive is among the ${report.k} nearest`, report.k > 1],
-  ["lost", "Lost", `No true positive is among the ${report.k} nearest`, true],
+    `The nearest photo is wrong, a true positive is among the ${report.k} nearest`, HAS.truth && report.k > 1],
+  ["lost", "Lost", `No true positive is among the ${report.k} nearest`, HAS.truth],
   ["none", "No positives", "The database has no true positive", outcomes.includes("none")],
 ];
 const DUELS = [
-  ["ours", "We win", `Right at 1 here, wrong with ${report.other?.title}`, true],
-  ["theirs", "Other wins", `Right at 1 with ${report.other?.title}, wrong here`, true],
-  ["both", "Both right", "Both are right at 1", true],
-  ["neither", "Neither", "Neither is right at 1", true],
+  ["ours", "We win", `Right at 1 here, wrong with ${report.other?.title}`, HAS.duels],
+  ["theirs", "Other wins", `Right at 1 with ${report.other?.title}, wrong here`, HAS.duels],
+  ["both", "Both right", "Both are right at 1", HAS.duels],
+  ["neither", "Neither", "Neither is right at 1", HAS.duels],
 ];
 
 /* Orders: a name, what is compared, whether the largest comes first, and whether there is any. */
@@ -64,38 +64,31 @@ export const labelKey = (name, text) => `${name}:${text}`;
 const labelOf = (key) => labels.find(({ name, text }) => labelKey(name, text) === key);
 export const hasLabel = (name, text) => Boolean(labelOf(labelKey(name, text)));
 
-/* Search, in the names and paths of the query and of the neighbours that are shown */
-
-let searchable = null;
+/* Search, in the names and paths of the photos of a row */
 
 // macOS may write a letter and its accent apart, which nobody types.
 const plain = (text) => text.normalize().toLowerCase();
+let searchable = null; // a text a query
 
-function picturesNamed(text) {
-  searchable ??= pictures.file.map((_, picture) =>
-    plain(`${picturePath(picture)}\n${pictureName(picture)}`));
-  const sought = plain(text);
-  return Uint8Array.from(searchable, (names) => names.includes(sought));
-}
-
-function hasName(named, query) {
-  if (named[queries.picture[query]]) return true;
-  const near = queries.near.slice(query * report.m, (query + 1) * report.m);
-  return near.some((database) => named[pictureOfDatabase[database]]);
+function namesIn(query) {
+  const shown = allMatches(query).map(({ database }) => pictureOfDatabase[database]);
+  const names = [queries.picture[query], ...shown].map(
+    (picture) => `${picturePath(picture)}\n${pictureName(picture)}`);
+  return plain(names.join("\n"));
 }
 
 /* Each group counts what the others leave. */
 
 function selection() {
-  const sought = view.search.trim();
-  const named = sought ? picturesNamed(sought) : null;
+  const sought = plain(view.search.trim());
+  if (sought) searchable ??= queries.picture.map((_, query) => namesIn(query));
   const label = labelOf(view.label);
   const counts = {};
   const count = (value) => (counts[value] = (counts[value] ?? 0) + 1);
   const listed = [];
   for (let query = 0; query < QUERIES; query++) {
     if (label && label.of[query] !== label.value) continue;
-    if (named && !hasName(named, query)) continue;
+    if (sought && !searchable[query].includes(sought)) continue;
     const outcomeFits = view.outcome === "all" || view.outcome === outcomes[query];
     const duelFits = view.run === "any" || view.run === duels[query];
     if (duelFits) ["all", outcomes[query]].forEach(count);
@@ -131,8 +124,8 @@ export function rememberView() {
 // Anyone may have written an address: what is not known in it is as if it were not there.
 const isOneOf = (choices) => (text) => choices.some(([value, , , known]) => known && value === text);
 const KNOWN = {
-  outcome: isOneOf(HAS.truth ? OUTCOMES : []),
-  run: isOneOf(HAS.duels ? DUELS : []),
+  outcome: isOneOf(OUTCOMES),
+  run: isOneOf(DUELS),
   label: labelOf,
   search: () => true,
   sort: (text) => Object.hasOwn(SORTS, text) && SORTS[text][3],
@@ -159,7 +152,7 @@ export function countText() {
 function renderChoice(group, chosen, counts) {
   for (const button of byId(group).children) {
     const { value } = button.dataset;
-    button.setAttribute("aria-pressed", value === chosen);
+    button.ariaPressed = value === chosen;
     button.querySelector("span").textContent = grouped(counts[value] ?? 0);
   }
 }
@@ -171,14 +164,11 @@ function renderBar(counts) {
   renderChoice("duels", view.run, counts);
   const label = labelOf(view.label);
   byId("label").hidden = !label;
-  if (label) {
-    byId("label").textContent = `${label.name}: ${label.text} ×`;
-    byId("label").setAttribute("aria-label", `List other than ${label.name}: ${label.text} again`);
-  }
+  byId("label").textContent = label ? `${label.name}: ${label.text} ×` : "";
   byId("reverse").textContent = isLargestFirst() ? "↓" : "↑";
-  byId("reverse").setAttribute("aria-pressed", Boolean(view.reversed));
+  byId("reverse").ariaPressed = Boolean(view.reversed);
   byId("sort").value = view.sort;
-  byId("none-left").hidden = list.listed.length > 0;
+  byId("none-left").hidden = list.listed.length > 0 || !HAS.queries;
 }
 
 export const reverse = () => choose({ reversed: view.reversed ? "" : "1" });
@@ -196,7 +186,7 @@ function addChoices(group, choices, firstKey, pick) {
 
 export function setUpBar() {
   addChoices("outcomes", OUTCOMES, 1, (outcome) => choose({ outcome }));
-  if (HAS.duels) addChoices("duels", DUELS, 6, (run) => choose({ run: view.run === run ? "any" : run }));
+  addChoices("duels", DUELS, 6, (run) => choose({ run: view.run === run ? "any" : run }));
   for (const [value, [text, , , known]] of Object.entries(SORTS)) {
     if (known) byId("sort").append(element("option", { value }, text));
   }
