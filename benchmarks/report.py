@@ -25,7 +25,7 @@ TIME_CLICKS = """async () => {
   const times = [];
   for (const name of ["lost", "right", "later", "none", "all"]) {
     const start = performance.now();
-    document.querySelector(`#outcomes [data-value=${name}]`).click();
+    document.querySelector(`#outcomes [value=${name}]`).click();
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     times.push(performance.now() - start);
   }

@@ -20,7 +20,7 @@ COUNT_CHANGES = """async () => {
   const changes = {};
   for (const name of ["lost", "right", "later", "none", "all"]) {
     nodes = 0;
-    document.querySelector(`#outcomes [data-value=${name}]`).click();
+    document.querySelector(`#outcomes [value=${name}]`).click();
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     changes[name] = nodes;
   }
@@ -81,7 +81,7 @@ def test_a_page_holds_a_hundred_rows(opened: Any, ten_thousand: Path) -> None:
     assert focused(page) == (10_000, 0)
     assert page.locator("#pages").text_content() == "9,901 – 10,000 of 10,000"
     assert page.locator("#page-after").is_disabled()
-    page.click("#outcomes [data-value=lost]")
+    page.click("#outcomes [value=lost]")
     assert page.locator("#pages").text_content() == "1 – 100 of 2,500"
 
 

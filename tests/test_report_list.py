@@ -15,13 +15,13 @@ def test_filters_list_what_they_say(opened: Any, report: Path) -> None:
     page = opened(report)
     expected = {"right": 1, "later": 2, "lost": 3, "none": 4}
     for name, first in expected.items():
-        button = page.locator(f"#outcomes [data-value={name}]")
+        button = page.locator(f"#outcomes [value={name}]")
         assert button.locator("span").text_content() == "6"
         button.click()
         assert listed(page) == list(range(first, 25, 4))[: len(listed(page))]
         assert count(page) == "6 of 24 queries"
         assert button.get_attribute("aria-pressed") == "true"
-    page.locator("#outcomes [data-value=all]").click()
+    page.locator("#outcomes [value=all]").click()
     assert count(page) == "24 queries"
 
 
@@ -47,7 +47,7 @@ def test_conditions_narrow_the_list(opened: Any, report: Path) -> None:
     page = opened(report)
     page.get_by_role("button", name="night", exact=True).click()
     assert listed(page)[:3] == [1, 3, 5]
-    assert page.locator("#outcomes [data-value=all] span").text_content() == "12"
+    assert page.locator("#outcomes [value=all] span").text_content() == "12"
     page.locator("#label").click()
     assert count(page) == "24 queries"
 
@@ -71,7 +71,7 @@ def test_orders(opened: Any, report: Path, evaluated: ReportData) -> None:
 
 def test_a_view_can_be_sent(opened: Any, report: Path, ten_thousand: Path) -> None:
     page = opened(report)
-    page.click("#outcomes [data-value=later]")
+    page.click("#outcomes [value=later]")
     page.get_by_role("button", name="day", exact=True).click()
     page.fill("#search", "queries")
     page.select_option("#sort", "distance")
@@ -101,7 +101,7 @@ def test_the_list_is_saved_as_it_is_shown(
     opened: Any, comparison: Path, evaluated: ReportData
 ) -> None:
     page = opened(comparison)
-    page.click("#outcomes [data-value=later]")
+    page.click("#outcomes [value=later]")
     page.select_option("#sort", "distance")
     with page.expect_download() as download:
         page.click("#save")

@@ -7,16 +7,18 @@ export const { pictures, queries } = report;
 export const QUERIES = queries.picture.length;
 
 // What there is; parts of the page that need one of these are hidden where it is missing.
-const hasTruth = queries.right !== null;
+const [hasTruth, hasRecall] = [queries.right !== null, report.recall !== null];
 export const HAS = {
   truth: hasTruth,
   "no-truth": !hasTruth,
-  recall: Boolean(report.recall),
-  "no-recall": hasTruth && !report.recall,
-  subset: report.recall && report.is_subset,
-  other: Boolean(report.other),
-  duels: Boolean(hasTruth && report.other?.right && QUERIES),
+  recall: hasRecall,
+  "no-recall": hasTruth && !hasRecall,
+  subset: hasRecall && report.is_subset,
+  later: report.k > 1,
+  none: Boolean(hasTruth && queries.positives?.includes(0)),
   missed: Boolean(hasTruth && report.best),
+  other: report.other !== null,
+  duels: Boolean(hasTruth && report.other?.right && QUERIES),
   metres: queries.metres !== null,
   map: report.map !== null,
   heat: Object.keys(report.saliency).length > 0,
@@ -79,7 +81,7 @@ export function outcomeText(query) {
   }[outcomes[query]];
 }
 
-/* Matches: {group, place, rank, database, distance, metres, right}; null is what is not known. */
+/* Matches: {group, place, rank, database, distance, metres, verdict}; null or "" is what is not known. */
 
 export const pictureOfDatabase = new Int32Array(report.database.count).fill(-1);
 report.database.shown.forEach((index, at) => {
@@ -96,7 +98,7 @@ function matchesIn(group, columns, width, query) {
       database: columns.near[at],
       distance: columns.distance[at],
       metres: columns.metres?.[at] ?? null,
-      right: columns.right ? columns.right[at] === "1" : null,
+      verdict: { 1: "right", 0: "wrong" }[columns.right?.[at]] ?? "",
     };
   });
 }
@@ -111,9 +113,15 @@ export function otherMatches(query) {
 export function missedMatches(query) {
   const { best } = report;
   if (!best || !isWrong(query) || best.index[query] < 0) return [];
-  const [database, distance] = [best.index[query], best.distance[query]];
-  const [rank, metres] = [best.rank[query], best.metres?.[query] ?? null];
-  return [{ group: "missed", place: 0, rank, database, distance, metres, right: true }];
+  return [{
+    group: "missed",
+    place: 0,
+    rank: best.rank[query],
+    database: best.index[query],
+    distance: best.distance[query],
+    metres: best.metres?.[query] ?? null,
+    verdict: "right",
+  }];
 }
 
 // In the order of the columns and of the keys.
@@ -121,14 +129,11 @@ export function allMatches(query) {
   return [...nearMatches(query), ...missedMatches(query), ...otherMatches(query)];
 }
 
-export const verdictOf = ({ right }) => (right === null ? "" : right ? "right" : "wrong");
-
-export const distanceText = (distance) => (distance === null ? "" : distance.toFixed(3));
+export const distanceText = (distance) => distance?.toFixed(3) ?? "";
 
 // The cosine similarity of descriptors of length 1 at that distance.
-export function scoreText(distance) {
-  return distance === null ? "" : `score ${(1 - distance ** 2 / 2).toFixed(3)}`;
-}
+export const scoreText = (distance) =>
+  distance === null ? "" : `score ${(1 - distance ** 2 / 2).toFixed(3)}`;
 
 export function metresText(metres) {
   if (metres === null) return "";

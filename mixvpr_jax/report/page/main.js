@@ -8,7 +8,9 @@ import { leaveForMap, setUpPhotos, stepMatch, stepQuery, toggleHeat } from "./ph
 import { choose, goToHash, reverse, saveListed, setUpBar, setView, view } from "./view.js";
 
 for (const root of [document, byId("query-template").content]) {
-  for (const part of root.querySelectorAll("[data-needs]")) part.hidden = !HAS[part.dataset.needs];
+  for (const part of root.querySelectorAll("[data-needs]")) {
+    part.hidden = part.disabled = !HAS[part.dataset.needs]; // Safari shows hidden options
+  }
 }
 
 /* Tab goes from query to query, the arrows from photo to photo; "?" tells the other keys. */
@@ -79,7 +81,7 @@ function keyPressed(event) {
     if (key !== "Escape" || target.id !== "search") return;
     target.blur();
   }
-  const choices = isOpen ? [] : [...document.querySelectorAll(".choice:not([hidden]) button")];
+  const choices = isOpen ? [] : [...document.querySelectorAll(".choice:not([hidden]) button:not([hidden])")];
   const choice = choices.find((button) => button.dataset.key === key);
   const action = choice ? () => choice.click() : actionOf(key);
   if (!action || (!isOpen && SCROLLS.test(key) && !focusedPhoto())) return;

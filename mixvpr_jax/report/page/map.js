@@ -2,8 +2,7 @@
 
 import {
   QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, metresText,
-  missedMatches, nearMatches, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
-  verdictOf,
+  nearMatches, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
 } from "./data.js";
 import { figure } from "./figures.js";
 import { goTo, list, queryBeside } from "./list.js";
@@ -137,24 +136,19 @@ function drawErrors(map) {
 function drawSelected(map, query) {
   const { context } = map;
   const from = pixelsOf(map, placeOf(query));
-  for (const match of [...nearMatches(query), ...missedMatches(query)].reverse()) {
-    const [x, y] = pixelsOf(map, places.database[match.database]);
-    context.strokeStyle = match.right === null ? colour("--ink") : colour(match.right ? "--right" : "--wrong");
-    context.setLineDash(match.group === "missed" ? [4, 3] : []);
-    context.lineWidth = match.place === 0 ? 2 : 1;
+  for (const { group, place, database, verdict } of allMatches(query).reverse()) {
+    if (group === "other") continue;
+    const [x, y] = pixelsOf(map, places.database[database]);
+    context.strokeStyle = context.fillStyle = colour(verdict ? `--${verdict}` : "--ink");
+    context.setLineDash(group === "missed" ? [4, 3] : []);
+    context.lineWidth = place === 0 ? 2 : 1;
     context.beginPath();
     drawLine(context, from, [x, y]);
     context.stroke();
-    context.setLineDash([]);
-    context.fillStyle = colour("--raised");
     context.fillRect(x - 4, y - 4, 8, 8);
-    context.strokeRect(x - 4, y - 4, 8, 8);
   }
   context.fillStyle = colour(COLOURS[outcomes[query]]);
   drawDisc(context, ...from, 7);
-  context.strokeStyle = colour("--raised");
-  context.lineWidth = 2.5;
-  context.stroke();
 }
 
 function showScale({ canvas, scale, scaleBar }) {
@@ -202,7 +196,7 @@ function renderCard(query) {
   byId("card-match").hidden = !first;
   if (first) {
     showPicture(byId("card-match"), pictureOfDatabase[first.database]);
-    byId("card-match").dataset.verdict = verdictOf(first);
+    byId("card-match").dataset.verdict = first.verdict;
     texts.push(distanceText(first.distance), metresText(first.metres));
   }
   byId("card").querySelector(".card-text").replaceChildren(

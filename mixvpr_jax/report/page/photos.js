@@ -3,19 +3,16 @@
 import {
   HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText, missedMatches,
   outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures, plural, queries,
-  report, scoreText, showPicture, verdictOf,
+  report, scoreText, showPicture,
 } from "./data.js";
 import { focusPhoto, list, queryBeside, setCurrent } from "./list.js";
 import { openMap } from "./map.js";
 
 const fromTemplate = (id) => byId(id).content.firstElementChild.cloneNode(true);
 
-// The middle of a long name gives way; its end, which tells files apart, stays.
 function setName(target, picture) {
-  const letters = Array.from(pictureName(picture));
-  const parts = [letters.slice(0, -9), letters.slice(-9)];
   target.title = picturePath(picture);
-  target.replaceChildren(...parts.map((part) => element("span", {}, part.join(""))));
+  target.textContent = pictureName(picture);
 }
 
 function setPhoto(photo, picture, ...words) {
@@ -27,9 +24,8 @@ function setPhoto(photo, picture, ...words) {
 const runText = ({ group }) => (group === "other" ? ` of ${report.other.title}` : "");
 
 function setMatchPhoto(photo, match) {
-  const { group, rank, database } = match;
+  const { group, rank, database, verdict } = match;
   const words = group === "missed" ? `Nearest true positive, rank ${grouped(rank)}` : `Match ${rank}`;
-  const verdict = verdictOf(match);
   setPhoto(photo, pictureOfDatabase[database], words + runText(match), verdict);
   Object.assign(photo.dataset, { verdict, group });
 }
@@ -85,31 +81,28 @@ let heatShown = false;
 // From a dark veil over what does not matter to a warm light on what does.
 function heatColour(level) {
   return level < 0.5
-    ? [12, 14, 24, 165 * (1 - 2 * level)]
-    : [255, 170, 30, 140 * (2 * level - 1)];
+    ? `rgb(12 14 24 / ${0.65 * (1 - 2 * level)})`
+    : `rgb(255 170 30 / ${0.55 * (2 * level - 1)})`;
 }
 
-function heatCells(query, which) {
-  const [height, width, ...maps] = report.saliency[query];
-  const levels = Array.from(atob(maps[which]), (letter) => letter.charCodeAt(0) / 255);
-  const pixels = Uint8ClampedArray.from(levels.flatMap(heatColour));
-  const canvas = element("canvas", { width, height });
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+// Of the photo's shape, so that both are fitted into the frame alike.
+function heatCanvas(picture, [height, width, ...maps], which) {
+  const across = Math.ceil((4 * pictures.width[picture]) / width);
+  const down = Math.ceil((4 * pictures.height[picture]) / height);
+  const canvas = element("canvas", { className: "heat", width: across * width, height: down * height });
+  const context = canvas.getContext("2d");
+  Array.from(atob(maps[which]), (letter, at) => {
+    context.fillStyle = heatColour(letter.charCodeAt(0) / 255);
+    context.fillRect((at % width) * across, Math.floor(at / width) * down, across, down);
+  });
   return canvas;
 }
 
 function setHeat(photo, query, which) {
   photo?.querySelector(".heat")?.remove();
   if (!photo || !heatShown || !report.saliency[query]) return;
-  const image = photo.querySelector("img");
-  const { picture } = image.dataset;
-  // Of the photo's shape, so that both are fitted into the frame alike.
-  const [width, height] = [2 * pictures.width[picture], 2 * pictures.height[picture]];
-  const canvas = element("canvas", { className: "heat", width, height });
-  const context = canvas.getContext("2d");
-  context.imageSmoothingEnabled = false;
-  context.drawImage(heatCells(query, which), 0, 0, width, height);
-  image.after(canvas);
+  const { picture } = photo.querySelector("img").dataset;
+  photo.append(heatCanvas(picture, report.saliency[query], which));
 }
 
 // On a query's photo and on its first match.

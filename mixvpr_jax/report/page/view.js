@@ -12,30 +12,13 @@ const EVERYTHING = { outcome: "all", run: "any", label: "", search: "" };
 const OPENED = { ...EVERYTHING, sort: "order", reversed: "", page: 1 };
 export const view = { ...OPENED };
 
-/* Choices: a value, a text, a title, and whether there is any, by the digits from the first on. */
-
-const OUTCOMES = [
-  ["all", "All", "Every query", HAS.truth],
-  ["right", "Right at 1", "The nearest photo is a true positive", HAS.truth],
-  ["later", `Right in ${report.k}`,
-    `The nearest photo is wrong, a true positive is among the ${report.k} nearest`, HAS.truth && report.k > 1],
-  ["lost", "Lost", `No true positive is among the ${report.k} nearest`, HAS.truth],
-  ["none", "No positives", "The database has no true positive", outcomes.includes("none")],
-];
-const DUELS = [
-  ["ours", "We win", `Right at 1 here, wrong with ${report.other?.title}`, HAS.duels],
-  ["theirs", "Other wins", `Right at 1 with ${report.other?.title}, wrong here`, HAS.duels],
-  ["both", "Both right", "Both are right at 1", HAS.duels],
-  ["neither", "Neither", "Neither is right at 1", HAS.duels],
-];
-
-/* Orders: a name, what is compared, whether the largest comes first, and whether there is any. */
+/* Orders: what is compared, and whether the largest comes first */
 
 const SORTS = {
-  order: ["Query order", (query) => query, false, true],
-  distance: ["Distance of the first match", (query) => queries.distance[query * report.m], false, report.m > 0],
-  rank: ["Rank of the best positive", bestRank, true, report.m > 0 && HAS.truth],
-  metres: ["Metres off", (query) => queries.metres[query * report.m], true, report.m > 0 && HAS.metres],
+  order: [(query) => query, false],
+  distance: [(query) => queries.distance[query * report.m], false],
+  rank: [bestRank, true],
+  metres: [(query) => queries.metres[query * report.m], true],
 };
 
 function bestRank(query) {
@@ -43,13 +26,13 @@ function bestRank(query) {
   return report.best ? report.best.rank[query] : queries.first[query] || null;
 }
 
-const isLargestFirst = () => SORTS[view.sort][2] !== Boolean(view.reversed);
+const isLargestFirst = () => SORTS[view.sort][1] !== Boolean(view.reversed);
 
 function sorted(listed) {
   const sign = isLargestFirst() ? -1 : 1;
   const keys = new Float64Array(QUERIES).fill(Infinity); // what is not known comes last, either way
   for (const query of listed) {
-    const key = SORTS[view.sort][1](query);
+    const key = SORTS[view.sort][0](query);
     if (key !== null) keys[query] = sign * key;
   }
   return listed.sort((one, other) => keys[one] - keys[other] || one - other);
@@ -105,7 +88,6 @@ export function choose(changes) {
 
 export function setView(changes) {
   Object.assign(view, changes);
-  if (byId("search").value !== view.search) byId("search").value = view.search;
   const { listed, counts } = selection();
   showListed(sorted(listed));
   renderBar(counts);
@@ -121,14 +103,15 @@ export function rememberView() {
   history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
 }
 
-// Anyone may have written an address: what is not known in it is as if it were not there.
-const isOneOf = (choices) => (text) => choices.some(([value, , , known]) => known && value === text);
+// Anyone may have written an address: what the bar does not offer is as if it were not there.
+const isOffered = (group) => (text) =>
+  [...byId(group).children].some(({ hidden, value }) => !hidden && value === text);
 const KNOWN = {
-  outcome: isOneOf(OUTCOMES),
-  run: isOneOf(DUELS),
+  outcome: isOffered("outcomes"),
+  run: isOffered("duels"),
   label: labelOf,
   search: () => true,
-  sort: (text) => Object.hasOwn(SORTS, text) && SORTS[text][3],
+  sort: isOffered("sort"),
   reversed: (text) => text === "1",
   page: () => true, // the list brings it into its range
 };
@@ -136,9 +119,9 @@ const KNOWN = {
 export function goToHash() {
   const number = Number(/^#query-(\d+)$/.exec(location.hash)?.[1]);
   if (number >= 1 && number <= QUERIES) return goTo(number - 1);
-  const fields = new URLSearchParams(location.hash.slice(1));
-  const names = Object.keys(KNOWN).filter((name) => fields.has(name) && KNOWN[name](fields.get(name)));
-  setView({ ...OPENED, ...Object.fromEntries(names.map((name) => [name, fields.get(name)])) });
+  const fields = [...new URLSearchParams(location.hash.slice(1))];
+  const known = fields.filter(([name, text]) => Object.hasOwn(KNOWN, name) && KNOWN[name](text));
+  setView({ ...OPENED, ...Object.fromEntries(known) });
 }
 
 /* The bar */
@@ -149,47 +132,38 @@ export function countText() {
   return shown === QUERIES ? total : `${grouped(shown)} of ${total}`;
 }
 
-function renderChoice(group, chosen, counts) {
-  for (const button of byId(group).children) {
-    const { value } = button.dataset;
-    button.ariaPressed = value === chosen;
-    button.querySelector("span").textContent = grouped(counts[value] ?? 0);
-  }
-}
-
 function renderBar(counts) {
   byId("count").textContent = countText();
   byId("announcement").textContent = `${plural(list.listed.length, "query", "queries")} listed`;
-  renderChoice("outcomes", view.outcome, counts);
-  renderChoice("duels", view.run, counts);
+  for (const button of document.querySelectorAll(".choice button")) {
+    button.ariaPressed = [view.outcome, view.run].includes(button.value);
+    button.querySelector("span").textContent = grouped(counts[button.value] ?? 0);
+  }
   const label = labelOf(view.label);
   byId("label").hidden = !label;
   byId("label").textContent = label ? `${label.name}: ${label.text} ×` : "";
+  if (byId("search").value !== view.search) byId("search").value = view.search;
+  byId("sort").value = view.sort;
   byId("reverse").textContent = isLargestFirst() ? "↓" : "↑";
   byId("reverse").ariaPressed = Boolean(view.reversed);
-  byId("sort").value = view.sort;
   byId("none-left").hidden = list.listed.length > 0 || !HAS.queries;
 }
 
 export const reverse = () => choose({ reversed: view.reversed ? "" : "1" });
 
-// `firstKey` is that of the first choice, whether or not there is any such query.
-function addChoices(group, choices, firstKey, pick) {
-  choices.forEach(([value, text, words, known], at) => {
-    if (!known) return;
-    const title = `${words} (${firstKey + at})`;
-    const button = element("button", { title, onclick: () => pick(value) }, `${text} `, element("span"));
-    Object.assign(button.dataset, { value, key: firstKey + at });
-    byId(group).append(button);
-  });
+// What is chosen already is left for everything.
+function onChoice(group, field) {
+  byId(group).onclick = ({ target }) => {
+    const value = target.closest("button")?.value;
+    if (value) choose({ [field]: view[field] === value ? EVERYTHING[field] : value });
+  };
 }
 
 export function setUpBar() {
-  addChoices("outcomes", OUTCOMES, 1, (outcome) => choose({ outcome }));
-  addChoices("duels", DUELS, 6, (run) => choose({ run: view.run === run ? "any" : run }));
-  for (const [value, [text, , , known]] of Object.entries(SORTS)) {
-    if (known) byId("sort").append(element("option", { value }, text));
-  }
+  byId("right-in-k").prepend(`Right in ${report.k} `);
+  byId("duels").title = `Compared with ${report.other?.title}`;
+  onChoice("outcomes", "outcome");
+  onChoice("duels", "run");
   byId("search").oninput = ({ target }) => choose({ search: target.value });
   byId("sort").onchange = ({ target }) => choose({ sort: target.value, reversed: "" });
 }
@@ -209,7 +183,7 @@ function listedAsCsv() {
         picturePath(pictureOfDatabase[match.database]),
         match.distance ?? "",
         match.metres ?? "",
-        match.right === null ? "" : Number(match.right),
+        { right: 1, wrong: 0 }[match.verdict] ?? "",
       ]);
     }
   }
