@@ -2,9 +2,8 @@
 
 const BROWSER = [
   "addEventListener", "atob", "Blob", "cancelAnimationFrame", "devicePixelRatio", "document",
-  "getComputedStyle", "history", "ImageData", "innerHeight", "location", "matchMedia",
-  "MutationObserver", "Path2D", "requestAnimationFrame", "ResizeObserver", "scrollTo", "scrollY", "setTimeout",
-  "URL", "URLSearchParams",
+  "getComputedStyle", "history", "location", "matchMedia", "requestAnimationFrame",
+  "ResizeObserver", "setTimeout", "URL", "URLSearchParams",
 ];
 
 export default [{

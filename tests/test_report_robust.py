@@ -42,6 +42,10 @@ LEAST_CONTRAST = """() => {
   return least;
 }"""
 
+# Ranks, distances and what else stands below a photo, where they do not show whole.
+CUT_OFF = """() => [...document.querySelectorAll(".caption")].filter(
+  (caption) => caption.scrollWidth > caption.clientWidth).map((caption) => caption.textContent)"""
+
 
 def test_without_ground_truth_or_coordinates(
     opened: Any, evaluated: ReportData, tmp_path: Path
@@ -110,7 +114,9 @@ def test_hostile_names_are_text(opened: Any, report: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE, SMALL], ids=["wide", "phone", "small"])
+@pytest.mark.parametrize(
+    "size", [WIDE, (1000, 800), PHONE, SMALL], ids=["wide", "middle", "phone", "small"]
+)
 def test_it_is_readable(opened: Any, comparison: Path, size: tuple[int, int], scheme: str) -> None:
     page = opened(comparison, size, color_scheme=scheme)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 23)"
@@ -122,6 +128,7 @@ def test_it_is_readable(opened: Any, comparison: Path, size: tuple[int, int], sc
         assert page.evaluate(width) <= size[0], keys
         least = page.evaluate(LEAST_CONTRAST)
         assert least["ratio"] >= 4.5, least
+        assert page.evaluate(CUT_OFF) == [], keys
     page.keyboard.press("Escape")
     # Nothing of a row is cut off, and rows do not lie on one another.
     boxes = [row.bounding_box() for row in page.locator(".query").all()]

@@ -124,6 +124,22 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
     assert listed(page) == []
 
 
+def test_one_neighbour_compared_with_five(
+    opened: Any, evaluated: ReportData, tmp_path: Path
+) -> None:
+    found = {name: getattr(evaluated, name)[:, :1] for name in ("predictions", "distances", "right")}
+    write_page(tmp_path / "report.html", replace(evaluated, other=other_run(evaluated), **found))
+    page = opened(tmp_path / "report.html")
+    photos = page.locator("#query-2 :is(.other, .missed) .photo").all()
+    assert len({photo.bounding_box()["x"] for photo in photos}) == len(photos) == 6
+
+
+def test_distances_round_once(opened: Any, report: Path) -> None:
+    page = opened(report)
+    texts = page.evaluate("[0.3, 25.5, 99.9, 2756.4, 12345.6, null].map(metresText)")
+    assert texts == ["0.3 m", "25.5 m", "99.9 m", "2,756 m", "12 km", ""]
+
+
 def test_matches_to_trust(opened: Any, evaluated: ReportData, tmp_path: Path) -> None:
     """18 of 24 queries have a positive. The six right matches: five near, one among wrong ones."""
     distances = np.asarray(evaluated.distances).copy()

@@ -133,7 +133,7 @@ function percentAxis(percents) {
 
 // `ticks` are [share, text]; `runs` [class, name, points], ours first; `whiskers` [share, low, high];
 // `rings` [share, percent, text]; `read` gives of a share the [share, percent, text] to tell there.
-function curveFigure(title, label, { ticks, runs, whiskers, rings, read }) {
+function curveFigure(title, label, { ticks, runs, whiskers = [], rings, read }) {
   const percents = [...runs.flatMap(([, , points]) => points), ...rings].map(([, percent]) => percent);
   const { low, high, step } = percentAxis([...percents, ...whiskers.flatMap(([, ...ends]) => ends)]);
   const x = (share) => CURVE.left + INNER.width * share;
@@ -158,7 +158,7 @@ function curveFigure(title, label, { ticks, runs, whiskers, rings, read }) {
     const title = drawn("title", {}, text);
     parts.push(drawn("circle", { cx: x(share), cy: y(percent), r: 3.5, class: "published" }, title));
   }
-  const dot = drawn("circle", { r: 3.5, class: "read", visibility: "hidden" });
+  const dot = drawn("circle", { r: 3.5, class: "read" });
   const picture = drawn("svg", {
     viewBox: `0 0 ${CURVE.width} ${CURVE.height}`, role: "img", "aria-label": label, class: "curve",
   }, ...parts, dot);
@@ -171,12 +171,7 @@ function curveFigure(title, label, { ticks, runs, whiskers, rings, read }) {
     const [share, percent, text] = read((pixel - CURVE.left) / INNER.width);
     dot.setAttribute("cx", x(share));
     dot.setAttribute("cy", y(percent));
-    dot.setAttribute("visibility", "visible");
     readout.textContent = text;
-  };
-  picture.onpointerleave = () => {
-    dot.setAttribute("visibility", "hidden");
-    readout.textContent = "";
   };
   return made;
 }
@@ -240,7 +235,6 @@ export function renderConfidence() {
   const made = curveFigure("Precision over recall", `Precision over recall, ${area(confidence)}`, {
     ticks: [0, 25, 50, 75, 100].map((recall) => [recall / 100, recall]),
     runs,
-    whiskers: [],
     rings: thresholds.filter(([, found]) => found).map(([percent, { score, precision, recall }]) =>
       [recall / 100, precision, `${percent} % precision: score ≥ ${score}`]),
     read: (share) => {
