@@ -127,7 +127,9 @@ def test_two_runs_are_compared(opened: Any, comparison: Path) -> None:
 def test_one_neighbour_compared_with_five(
     opened: Any, evaluated: ReportData, tmp_path: Path
 ) -> None:
-    found = {name: getattr(evaluated, name)[:, :1] for name in ("predictions", "distances", "right")}
+    found = {
+        name: getattr(evaluated, name)[:, :1] for name in ("predictions", "distances", "right")
+    }
     write_page(tmp_path / "report.html", replace(evaluated, other=other_run(evaluated), **found))
     page = opened(tmp_path / "report.html")
     photos = page.locator("#query-2 :is(.other, .missed) .photo").all()

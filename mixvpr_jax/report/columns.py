@@ -107,9 +107,7 @@ def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any
     }
 
 
-def picture_columns(
-    paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail]
-) -> dict[str, Any]:
+def picture_columns(paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail]) -> dict[str, Any]:
     """`pictures`: the photos of a page, and what they are called."""
     folders, folder = _numbered(str(path.parent) for path in paths)
     names = ((path.name, readable_name(path)) for path in paths)

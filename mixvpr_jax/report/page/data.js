@@ -88,46 +88,33 @@ report.database.shown.forEach((index, at) => {
   pictureOfDatabase[index] = report.database.picture[at];
 });
 
-function matchesIn(group, columns, width, query) {
-  return Array.from({ length: width }, (_, place) => {
-    const at = query * width + place;
+// This run's, the nearest true positive where another photo was nearer, and the compared run's.
+const GROUPS = {
+  near: { ...queries, m: report.m },
+  missed: report.best && { ...report.best, near: report.best.index, m: 1, right: "1".repeat(QUERIES) },
+  other: report.other,
+};
+const isMissed = (query) => isWrong(query) && report.best.index[query] >= 0;
+
+export function matchesIn(group, query) {
+  const found = GROUPS[group];
+  if (!found || (group === "missed" && !isMissed(query))) return [];
+  return Array.from({ length: found.m }, (_, place) => {
+    const at = query * found.m + place;
     return {
       group,
       place,
-      rank: place + 1,
-      database: columns.near[at],
-      distance: columns.distance[at],
-      metres: columns.metres?.[at] ?? null,
-      verdict: { 1: "right", 0: "wrong" }[columns.right?.[at]] ?? "",
+      rank: found.rank?.[at] ?? place + 1,
+      database: found.near[at],
+      distance: found.distance[at],
+      metres: found.metres?.[at] ?? null,
+      verdict: { 1: "right", 0: "wrong" }[found.right?.[at]] ?? "",
     };
   });
 }
 
-export const nearMatches = (query) => matchesIn("near", queries, report.m, query);
-
-export function otherMatches(query) {
-  return report.other ? matchesIn("other", report.other, report.other.m, query) : [];
-}
-
-// The nearest true positive, where another photo was nearer: one match or none.
-export function missedMatches(query) {
-  const { best } = report;
-  if (!best || !isWrong(query) || best.index[query] < 0) return [];
-  return [{
-    group: "missed",
-    place: 0,
-    rank: best.rank[query],
-    database: best.index[query],
-    distance: best.distance[query],
-    metres: best.metres?.[query] ?? null,
-    verdict: "right",
-  }];
-}
-
 // In the order of the columns and of the keys.
-export function allMatches(query) {
-  return [...nearMatches(query), ...missedMatches(query), ...otherMatches(query)];
-}
+export const allMatches = (query) => Object.keys(GROUPS).flatMap((group) => matchesIn(group, query));
 
 export const distanceText = (distance) => distance?.toFixed(3) ?? "";
 

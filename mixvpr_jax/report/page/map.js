@@ -1,8 +1,8 @@
 /* The map: where the database and the listed queries are, and where the wrong ones were taken to be. */
 
 import {
-  QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, metresText,
-  nearMatches, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
+  QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, matchesIn,
+  metresText, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
 } from "./data.js";
 import { figure } from "./figures.js";
 import { goTo, list, queryBeside } from "./list.js";
@@ -190,7 +190,7 @@ function select(query) {
 }
 
 function renderCard(query) {
-  const [first] = nearMatches(query);
+  const [first] = matchesIn("near", query);
   const texts = [outcomeText(query)];
   showPicture(byId("card-query"), queries.picture[query]);
   byId("card-match").hidden = !first;

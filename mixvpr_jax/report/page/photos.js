@@ -1,7 +1,7 @@
 /* A query and its matches: as a row of the list, larger side by side, and where the model looks. */
 
 import {
-  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText, missedMatches,
+  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText,
   outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures, plural, queries,
   report, scoreText, showPicture,
 } from "./data.js";
@@ -49,10 +49,6 @@ function matchItem(match, column) {
 function fillOutcome(outcome, query) {
   outcome.textContent = outcomeText(query);
   outcome.dataset.outcome = outcomes[query];
-  for (const { rank } of missedMatches(query)) {
-    const text = `nearest true positive at rank ${grouped(rank)}`;
-    outcome.append(element("span", { className: "further" }, text));
-  }
   const positives = queries.positives?.[query];
   if (positives) outcome.title = `${plural(positives, "true positive", "true positives")} in the database`;
 }

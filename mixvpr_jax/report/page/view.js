@@ -1,8 +1,8 @@
 /* Which queries are listed, in which order. */
 
 import {
-  HAS, QUERIES, allMatches, byId, duels, element, grouped, nearMatches, otherMatches, outcomes,
-  pictureName, pictureOfDatabase, picturePath, plural, queries, report,
+  HAS, QUERIES, allMatches, byId, duels, element, grouped, matchesIn, outcomes, pictureName,
+  pictureOfDatabase, picturePath, plural, queries, report,
 } from "./data.js";
 import { goTo, list, showListed } from "./list.js";
 import { drawMapsSoon } from "./map.js";
@@ -175,7 +175,7 @@ const quoted = (value) => /[",\r\n]/.test(value) ? `"${String(value).replaceAll(
 function listedAsCsv() {
   const lines = [["query", "run", "rank", "prediction", "descriptor_distance", "metres", "correct"]];
   for (const query of list.listed) {
-    for (const match of [...nearMatches(query), ...otherMatches(query)]) {
+    for (const match of [...matchesIn("near", query), ...matchesIn("other", query)]) {
       lines.push([
         picturePath(queries.picture[query]),
         match.group === "other" ? report.other.title : report.title,
