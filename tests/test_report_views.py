@@ -56,7 +56,7 @@ def test_the_map_leads_to_queries_and_back(opened: Any, report: Path) -> None:
     for key in ("j", "j", "j", "m"):
         page.keyboard.press(key)
     assert "Query 3" in page.locator("#card").text_content()
-    assert page.locator("#card-query").evaluate("(image) => image.naturalWidth") > 0
+    assert page.locator("#card img").first.evaluate("(image) => image.naturalWidth") > 0
     page.keyboard.press("j")
     assert "Query 4" in page.locator("#card").text_content()
     page.keyboard.press("Enter")

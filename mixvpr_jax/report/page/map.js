@@ -2,10 +2,11 @@
 
 import {
   QUERIES, allMatches, byId, clamp, distanceText, element, grouped, isWrong, joined, matchesIn,
-  metresText, outcomeText, outcomes, pictureOfDatabase, queries, report, showPicture,
+  metresText, outcomeText, outcomes, queries, report,
 } from "./data.js";
 import { figure } from "./figures.js";
 import { goTo, list, queryBeside } from "./list.js";
+import { setMatchPhoto, setPhoto } from "./photos.js";
 import { countText } from "./view.js";
 
 const pointsOf = ([east, north]) => east.map((x, at) => [x ?? NaN, north[at] ?? NaN]);
@@ -52,13 +53,13 @@ function fit(map, points) {
 }
 
 const placeOf = (query) => places.queries[query];
-// Where its first match is; undefined if it has none.
+// Where its first match is.
 const takenFor = (query) => places.database[queries.near[query * report.m]];
 
 // Everything, or what is listed where that is not everything.
 function fitListed(map) {
   const everything = list.listed.length === QUERIES;
-  const database = everything ? places.database : list.listed.map(takenFor).filter(Boolean);
+  const database = everything ? places.database : list.listed.map(takenFor);
   fit(map, list.listed.map(placeOf).concat(database));
 }
 
@@ -123,8 +124,7 @@ function drawErrors(map) {
   const { context } = map;
   context.beginPath();
   for (const query of list.listed.filter(isWrong)) {
-    const taken = takenFor(query);
-    if (taken) drawLine(context, pixelsOf(map, placeOf(query)), pixelsOf(map, taken));
+    drawLine(context, pixelsOf(map, placeOf(query)), pixelsOf(map, takenFor(query)));
   }
   context.strokeStyle = colour("--wrong-frame");
   context.lineWidth = map.size;
@@ -190,15 +190,11 @@ function select(query) {
 }
 
 function renderCard(query) {
+  const [own, taken] = byId("card").querySelectorAll(".photo");
   const [first] = matchesIn("near", query);
-  const texts = [outcomeText(query)];
-  showPicture(byId("card-query"), queries.picture[query]);
-  byId("card-match").hidden = !first;
-  if (first) {
-    showPicture(byId("card-match"), pictureOfDatabase[first.database]);
-    byId("card-match").dataset.verdict = first.verdict;
-    texts.push(distanceText(first.distance), metresText(first.metres));
-  }
+  const texts = [outcomeText(query), distanceText(first.distance), metresText(first.metres)];
+  setPhoto(own, queries.picture[query]);
+  setMatchPhoto(taken, first);
   byId("card").querySelector(".card-text").replaceChildren(
     element("strong", {}, `Query ${grouped(query + 1)}`), element("span", {}, joined(...texts)));
 }

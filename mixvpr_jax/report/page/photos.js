@@ -15,7 +15,7 @@ function setName(target, picture) {
   target.textContent = pictureName(picture);
 }
 
-function setPhoto(photo, picture, ...words) {
+export function setPhoto(photo, picture, ...words) {
   const image = photo.querySelector("img");
   image.alt = [...words, pictureName(picture)].filter(Boolean).join(", ");
   showPicture(image, picture);
@@ -23,7 +23,7 @@ function setPhoto(photo, picture, ...words) {
 
 const runText = ({ group }) => (group === "other" ? ` of ${report.other.title}` : "");
 
-function setMatchPhoto(photo, match) {
+export function setMatchPhoto(photo, match) {
   const { group, rank, database, verdict } = match;
   const words = group === "missed" ? `Nearest true positive, rank ${grouped(rank)}` : `Match ${rank}`;
   setPhoto(photo, pictureOfDatabase[database], words + runText(match), verdict);
@@ -165,7 +165,7 @@ export function setUpPhotos() {
   list.box.addEventListener("click", ({ target }) => {
     const query = Number(target.closest(".query")?.dataset.query);
     const photo = target.closest(".photo");
-    if (photo && allMatches(query).length) {
+    if (photo) {
       larger.dialog.showModal();
       showLarger(query, Number(photo.dataset.column) - 1);
     }
