@@ -40,13 +40,6 @@ export function element(tag, properties = {}, ...children) {
 
 /* Pictures */
 
-export function showPicture(image, picture) {
-  const text = pictures.base64[picture];
-  image.dataset.picture = picture;
-  if (text) image.src = `data:${pictures.mime};base64,${text}`;
-  else image.removeAttribute("src"); // which shows its words
-}
-
 export const pictureName = (picture) => pictures.name[picture] || pictures.file[picture];
 export const picturePath = (picture) =>
   `${pictures.folders[pictures.folder[picture]]}/${pictures.file[picture]}`;

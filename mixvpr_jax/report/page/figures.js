@@ -1,7 +1,7 @@
 /* What was evaluated, how well it did, and how that compares with what is published. */
 
 import { HAS, byId, clamp, element, grouped, pictures, plural, report } from "./data.js";
-import { choose, hasLabel, labelKey } from "./view.js";
+import { choose, labelKey, labelOf } from "./view.js";
 
 /* The headline */
 
@@ -78,8 +78,9 @@ const addReadout = (made, text) => made.querySelector("h2").appendChild(span("re
 
 const keyItem = (className, text) => element("span", {}, element("i", { className }), text);
 
-// A text that leads to the queries of a label.
+// A text that leads to the queries of a label, where there is one.
 function labelLink(label, text, title) {
+  if (!labelOf(label)) return text;
   return element("button", { className: "link", title, onclick: () => choose({ label }) }, text);
 }
 
@@ -87,8 +88,7 @@ function conditionTable([condition, rows]) {
   const first = usualRecall.slice(0, 3);
   const heads = first.map(([k]) => `R@${k}`);
   return table("small", [condition, "queries", ...heads], rows.map(([label, count, recall]) => {
-    const title = `List the queries of ${condition}: ${label}`;
-    const head = hasLabel(condition, label) ? labelLink(labelKey(condition, label), label, title) : label;
+    const head = labelLink(labelKey(condition, label), label, `List the queries of ${condition}: ${label}`);
     const percents = first.map(([k]) => percentText(recallAt(recall, k)));
     return tableRow("", head, [span("quiet", grouped(count)), ...percents]);
   }));

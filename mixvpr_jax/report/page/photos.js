@@ -1,9 +1,8 @@
 /* A query and its matches: as a row of the list, larger side by side, and where the model looks. */
 
 import {
-  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText,
-  outcomeText, outcomes, pictureName, pictureOfDatabase, picturePath, pictures, plural, queries,
-  report, scoreText, showPicture,
+  HAS, allMatches, byId, clamp, distanceText, element, grouped, joined, metresText, outcomeText,
+  outcomes, pictureName, pictureOfDatabase, picturePath, pictures, plural, queries, report, scoreText,
 } from "./data.js";
 import { focusPhoto, list, queryBeside, setCurrent } from "./list.js";
 import { openMap } from "./map.js";
@@ -17,8 +16,11 @@ function setName(target, picture) {
 
 export function setPhoto(photo, picture, ...words) {
   const image = photo.querySelector("img");
+  const text = pictures.base64[picture];
   image.alt = [...words, pictureName(picture)].filter(Boolean).join(", ");
-  showPicture(image, picture);
+  image.dataset.picture = picture;
+  if (text) image.src = `data:${pictures.mime};base64,${text}`;
+  else image.removeAttribute("src"); // which shows its words
 }
 
 const runText = ({ group }) => (group === "other" ? ` of ${report.other.title}` : "");

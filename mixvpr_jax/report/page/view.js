@@ -44,8 +44,7 @@ const labels = [...report.labels, ...(report.confidence?.accepted ?? [])].flatMa
   ({ name, values, of }) => values.map((text, value) => ({ name, text, of, value })));
 
 export const labelKey = (name, text) => `${name}:${text}`;
-const labelOf = (key) => labels.find(({ name, text }) => labelKey(name, text) === key);
-export const hasLabel = (name, text) => Boolean(labelOf(labelKey(name, text)));
+export const labelOf = (key) => labels.find(({ name, text }) => labelKey(name, text) === key);
 
 /* Search, in the names and paths of the photos of a row */
 
