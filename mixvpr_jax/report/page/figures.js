@@ -58,7 +58,7 @@ export function renderHeadline() {
   // Names of models may break after what joins their parts.
   const parts = report.title.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]);
   document.querySelector("h1").append(...parts);
-  if (HAS.recall) byId("outcome").prepend(recallTable());
+  if (HAS.recall) document.querySelector("h1").after(recallTable());
   const facts = report.facts.map(([name, value]) => tableRow("", name, [value]));
   document.querySelector(".facts tbody").append(...facts);
   const { problems } = pictures;

@@ -179,6 +179,7 @@ export function openMap(query = -1) {
   byId("atlas-title").textContent = `Map of ${countText()}`;
   if (query >= 0 && !Number.isNaN(placeOf(query)[0])) fitQuery(atlas.large, query);
   else fitListed(atlas.large);
+  atlas.large.canvas.focus();
   select(query);
 }
 

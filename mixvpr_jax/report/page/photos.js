@@ -169,6 +169,7 @@ export function setUpPhotos() {
     const photo = target.closest(".photo");
     if (photo) {
       larger.dialog.showModal();
+      larger.dialog.querySelector("[data-close]").focus();
       showLarger(query, Number(photo.dataset.column) - 1);
     }
     if (target.closest(".pin")) openMap(query);
