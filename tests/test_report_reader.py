@@ -82,6 +82,23 @@ def test_elsewhere_without_the_photos(out, labelled):
     assert "expected an image, found no such file" in (moved / "report.html").read_text()
 
 
+def test_pictures_of_a_report_of_an_earlier_version(out, labelled):
+    """Which held them in scripts of their own, about a megabyte of several each."""
+    shutil.rmtree(labelled[0].parent)
+    page = (out / "report.html").read_text()
+    start = page.index('id="report-data">') + len('id="report-data">')
+    end = page.index("<", start)
+    data = json.loads(page[start:end])
+    texts = data["pictures"].pop("base64")
+    data["pictures"] |= {"chars": list(map(len, texts)), "blocks": [0, 2]}
+    earlier = page[:start] + json.dumps(data) + page[end:]
+    for number, block in enumerate((texts[:2], texts[2:])):
+        earlier += f'<script type="text/plain" id="pictures-{number}">{"".join(block)}</script>'
+    (out / "report.html").write_text(earlier)
+    write_report(out)
+    assert (out / "report.html").read_text() == page
+
+
 @pytest.mark.parametrize(
     "earlier", [b"", b"\xff", b'<script type="a" id="report-data">[]</script>']
 )

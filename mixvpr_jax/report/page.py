@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ def write_page(
 def _read_thumbnails(path: AnyPath) -> dict[str, Thumbnail]:
     """The pictures of an earlier report by their photos' paths; none where it cannot be read."""
     try:
-        (data,) = re.findall(r'id="report-data">([^<]*)<', path.read_text(encoding="utf-8"))
-        pictures = json.loads(data)["pictures"]
+        text = path.read_text(encoding="utf-8")
+        parts = dict(re.findall(r'<script type="[^"]*" id="([^"]*)">([^<]*)</script>', text))
+        pictures = json.loads(parts.pop("report-data"))["pictures"]
+        if "chars" in pictures:  # until 2026-11-29: one after the other, in scripts of their own
+            whole, ends = "".join(parts.values()), [0, *accumulate(pictures["chars"])]
+            pictures["base64"] = [whole[start:end] for start, end in pairwise(ends)]
         columns = (pictures[name] for name in ("folder", "file", "width", "height", "base64"))
         return {
             str(as_path(pictures["folders"][folder]) / file): Thumbnail(
