@@ -61,7 +61,8 @@ def export_model(
     images = Preprocess((height, width), filter_of)(noise)
     with atomic_write(path.with_suffix(".json")) as described, atomic_write(path) as program:
         if path.suffix == ".onnx":
-            options = {"dtype": dtype, "opset": (opset := opset or 17), "preprocess": preprocess}
+            opset = opset or 17
+            options = {"dtype": dtype, "opset": opset, "preprocess": preprocess}
             found = _onnx(model, program, noise if preprocess else images, **options)
             how = {"opset": opset, "onnx": version("onnx"), "onnxruntime": version("onnxruntime")}
         else:

@@ -38,6 +38,13 @@ Miner = Callable[..., Mined]
 def all_pairs(labels: Int[Array, " n"], rows: Int[Array, " r"] | None = None) -> Pairs:
     """Every pair of the same label, an image and itself aside, and every pair of different ones.
 
+    Args:
+        labels: A place an image, [n]; negative for padding.
+        rows: The anchors, [r]; by default all images.
+
+    Returns:
+        Masks [r, n] of positive and of negative pairs, a row an anchor.
+
     Examples:
         >>> print(all_pairs(jnp.array([7, 7, 9])).positive.astype(int))
         [[0 1 0]
@@ -83,6 +90,8 @@ def multi_similarity_miner(
     Both with a tolerance of `epsilon`, in cosine similarity. Wang et al., "Multi-Similarity Loss
     with General Pair Weighting for Deep Metric Learning", CVPR 2019.
 
+    Unit descriptors [n, d] and labels [n] → masks [r, n], as `all_pairs` gives them.
+
     Examples:
         >>> mined = multi_similarity_miner(jnp.eye(4), jnp.array([0, 0, 1, 1]))
         >>> print(mined.negative.sum(1))
@@ -110,6 +119,8 @@ def pair_margin_miner(
 
     Those that the margins of the contrastive loss leave: Hadsell et al., "Dimensionality Reduction
     by Learning an Invariant Mapping", CVPR 2006.
+
+    Unit descriptors [n, d] and labels [n] → masks [r, n], as `all_pairs` gives them.
 
     Examples:
         >>> print(pair_margin_miner(jnp.eye(2), jnp.array([0, 1])).negative.any())

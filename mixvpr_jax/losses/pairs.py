@@ -26,6 +26,8 @@ def multi_similarity(
 
     Wang et al., CVPR 2019. The mean is over all anchors, those with nothing mined included.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Examples:
         >>> print(f"{multi_similarity(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
         0.715
@@ -50,6 +52,8 @@ def sup_con(
 
     Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020. The mean is over anchors with a
     loss above zero.
+
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
     Examples:
         >>> print(f"{sup_con(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
@@ -82,6 +86,8 @@ def circle(
     Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020. The
     mean is over anchors with both kinds of pairs and a loss above zero.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Examples:
         >>> print(f"{circle(jnp.eye(2), jnp.array([0, 1])):.3f}")
         0.000
@@ -111,6 +117,8 @@ def contrastive(
     Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006. The sum
     of two means, each over its pairs with a loss above zero.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Examples:
         >>> print(f"{contrastive(jnp.eye(2), jnp.array([0, 0])):.3f}")
         1.414
@@ -138,6 +146,8 @@ def lifted(
     Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017. The mean is
     over all anchors.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Examples:
         >>> print(f"{lifted(jnp.eye(2), jnp.array([0, 0])):.3f}")
         1.000
@@ -162,6 +172,8 @@ def nt_xent(
 
     Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS 2016. The
     mean is over positive pairs. A pair in several mined triplets counts as often.
+
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
     Examples:
         >>> print(f"{nt_xent(jnp.eye(3), jnp.array([0, 0, 1])):.3f}")

@@ -24,6 +24,8 @@ def triplet_margin(
 
     Schroff et al., CVPR 2015. The mean is over triplets with a loss above zero.
 
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
+
     Examples:
         >>> print(f"{triplet_margin(jnp.eye(3), jnp.array([0, 0, 1])):.3f}")
         0.100
@@ -48,6 +50,8 @@ def centroid_triplet(
     Wieczorek et al., "On the Unreasonable Effectiveness of Centroids in Image Retrieval", 2021; it
     takes no miner. The mean is over triplets with a loss above zero. An image that is its place's
     only one is no anchor.
+
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
     Examples:
         >>> print(f"{centroid_triplet(jnp.eye(4), jnp.array([0, 0, 1, 1])):.3f}")
@@ -81,6 +85,8 @@ def fast_ap(
 
     Cakir et al., "Deep Metric Learning to Rank", CVPR 2019. What was mined weighs an anchor by how
     often it occurs there; the mean is over anchors with a positive.
+
+    Descriptors [n, d] and labels [n] → a scalar; see `mixvpr_jax.losses` for what all losses take.
 
     Examples:
         >>> copies = jnp.eye(2)[jnp.array([0, 0, 1, 1])]
