@@ -126,9 +126,20 @@ def test_nordlands_are_not_taken_for_one_another(tmp_path):
 def test_frames_that_have_no_number(tmp_path):
     for folder in ("database", "queries"):
         write_images(tmp_path / "images" / "test" / folder, ["a.jpg", "b.jpg"])
-    message = "expected names @0@north@@@@@frame@.*, found a.jpg"
+    message = "expected names @0@north@@@@@frame@.*, found b.jpg"
     refused_subset(message, "nordland-full", tmp_path)
     write_images(tmp_path / "images" / "test" / "queries", ["c.jpg", "d.jpg"])
     (tmp_path / "images" / "test" / "queries" / "a.jpg").unlink()
     message = "expected a frame of each name in both, found 2 and 3 with different names"
     refused_subset(message, "nordland-selavpr", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["@{0}@0@fall@{0}@images-{0:05d}@.png", "@5{0:05d}.1@73{0:05d}.2@33@W@.jpg"]
+)
+def test_a_track_along_other_axes_gives_no_frames(tmp_path, name):
+    """Names of VG-transformers' kind, which count frames eastwards, and positions on Earth."""
+    for folder in ("database", "queries"):
+        write_images(tmp_path / "test" / folder, [name.format(frame) for frame in range(12)])
+    message = "database: expected names @0@north@@@@@frame@.*, found @"
+    refused_subset(message, "nordland-full", tmp_path)

@@ -120,10 +120,10 @@ def _numbered_frames(folder: ImageFolder) -> np.ndarray:
         frames = []
     if frames and 0 <= min(frames) <= max(frames) < _MOST_FRAMES:
         return np.array(frames, np.int64)
-    if folder.utm is None:
+    if folder.utm is None or np.ptp(folder.utm[:, 0]):  # a track along other axes has other frames
         raise InputError(
             f"{folder.root}: expected names @0@north@@@@@frame@…, as VPR-datasets-downloader "
-            f"writes them, found {folder.paths[0].name}"
+            f"writes them, found {folder.paths[-1].name}"
         )
     return np.rint(folder.utm[:, 1] / _METRES_A_FRAME).astype(np.int64)
 
