@@ -123,7 +123,9 @@ def test_names_of_frames_in_no_known_encoding(tmp_path):
     for season in ("summer", "winter"):
         write_image(tmp_path / season / "1.jpg")
     (tmp_path / "cleanImageNames.txt").write_bytes(b"\xff\xfe1.jpg")
-    refused_subset("cleanImageNames.txt: expected names in UTF-8", "nordland-full", tmp_path)
+    refused_subset(
+        "cleanImageNames.txt: expected a list of images in UTF-8", "nordland-full", tmp_path
+    )
 
 
 @pytest.mark.parametrize("frame", [2**63, -5, 10**12])

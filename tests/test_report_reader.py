@@ -142,6 +142,19 @@ def test_compared_with_other_frames_left_out(out, evaluate, labelled):
         evaluate(*folders, output=out.parent / "three", compare=out.parent / "two")
 
 
+def test_compared_with_queries_that_find_themselves(out, evaluate, labelled):
+    """As in results of early versions, or where links to the database became copies since."""
+    results = [evaluate(labelled[0], labelled[0], output=out.parent / name) for name in "ab"]
+    assert results[0].data.num_own_queries == 3
+    stored = json.loads((out.parent / "b" / "results.json").read_text())
+    del stored["num_queries_in_database"]
+    (out.parent / "b" / "results.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="b: expected .* leave 3 queries out .* leave out 0; eval"):
+        evaluate(labelled[0], labelled[0], output=out.parent / "c", compare=out.parent / "b")
+    with pytest.raises(InputError, match="a: expected .* leave 0 queries out .* leave out 3; eval"):
+        write_report(out.parent / "b", out.parent / "a")
+
+
 def test_damaged_files_of_a_comparison(out, evaluate, labelled):
     other = out.parent / "other"
     evaluate(*labelled, output=other)

@@ -93,12 +93,7 @@ def read_list(
 
     The names may be relative to `bases`; errors end with what to do `otherwise` than fix the list.
     """
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: expected a list of images in UTF-8, {error}") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
+    if not (names := read_lines(file)):
         raise InputError(f"{file}: expected the images of {folder}, a line each, found none")
     located = locate(bases, names, file)
     pairs = zip(located.paths, located.present, strict=True)
@@ -114,6 +109,15 @@ def read_list(
         listed = f"{len(distinct):,} images are listed by {len(names):,} names"
         logger.warning("note: %s: %s; each counts once", file, listed)
     return distinct
+
+
+def read_lines(file: AnyPath) -> list[str]:
+    """What the lines of a list of images hold, without the empty ones."""
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected a list of images in UTF-8, {error}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _found(root: AnyPath) -> tuple[AnyPath, ...]:

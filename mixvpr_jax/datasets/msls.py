@@ -97,9 +97,7 @@ def read_msls_test(place: Place) -> EvaluationSet:
     tests = [root / "test" for root in place.roots()]
     parent = next((test for test in tests if (test / TEST_CITIES[0]).is_dir()), None)
     if parent is None:
-        raise InputError(
-            f"{place.title}: expected Mapillary's test/miami and five more cities, found none"
-        )
+        raise place.nothing("Mapillary's test/miami and five more cities")
     database, queries = (_subtask(parent, part) for part in ("database", "query"))
     layout = f"Mapillary's: {parent}, with subtask_index.csv"
     cities = {"city": [path.parts[-4] for path in queries.paths]}

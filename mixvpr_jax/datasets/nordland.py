@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder
+from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_folder, read_lines
 from mixvpr_jax.datasets.ground_truth import Place, read_lists, subfolders
 from mixvpr_jax.datasets.names import KEY, by_value, fields_of
 from mixvpr_jax.datasets.protocols import Protocol
@@ -61,10 +61,7 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
     """3,450 and 3,450 images, frame by frame in the order of their names."""
     pair = place.pair("test")
     if pair is None:
-        raise InputError(
-            f"{place.title}: expected folders database and queries, here or in images/test, "
-            "found none"
-        )
+        raise place.nothing("folders database and queries, here or in images/test")
     folders = read_folder(pair[0]), read_folder(pair[1])
     layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
     frames = _ordered_frames(place.protocol, *folders)
@@ -73,24 +70,16 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
 
 def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:
     """A frame's number is its place in the list of names, or else among the names there are."""
+    seasons = summer, winter
     if source := place.truth(*_NAME_LISTS):
-        names = _read_names(source)
+        listed = read_lines(source)
     else:
-        of_summer, of_winter = (
-            {path.relative_to(season).as_posix() for path in read_folder(season).paths}
-            for season in (summer, winter)
-        )
-        names, source = sorted(of_summer | of_winter, key=by_value), summer
-    located = [locate([season], names, source) for season in (summer, winter)]
+        found = [(season, path) for season in seasons for path in read_folder(season).paths]
+        listed, source = [path.relative_to(at).as_posix() for at, path in found], summer
+    names = sorted(set(listed), key=by_value)
+    located = [locate([season], names, source) for season in seasons]
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
     return _by_frames(place.protocol, layout, located, [np.arange(len(names))] * 2)
-
-
-def _read_names(file: AnyPath) -> list[str]:
-    try:
-        return sorted(set(file.read_text(encoding="utf-8-sig").split()), key=by_value)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: expected names in UTF-8, {error}") from None
 
 
 def _by_frames(

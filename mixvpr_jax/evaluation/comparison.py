@@ -15,6 +15,7 @@ def check_comparable(
     queries: Sequence[object],
     database: Sequence[object],
     frames: int,
+    own: int,
     unreadable: Sequence[str] = (),
 ) -> None:
     """Raises InputError unless another evaluation is of this data set, with as many left out.
@@ -25,6 +26,7 @@ def check_comparable(
         queries: The images of this evaluation.
         database: Likewise.
         frames: How many it leaves out beside a query.
+        own: How many queries are files of the database, and left out of their own neighbours.
         unreadable: Which images it could not read, a line each; the other one may have them.
     """
     # A folder called like a benchmark had the benchmark's name in earlier versions.
@@ -38,6 +40,12 @@ def check_comparable(
     if (theirs := other.results.get("exclude_neighbours", 0)) != frames:
         line = f"expected results with --exclude-neighbours {frames} to compare with"
         raise InputError(f"{other.folder}: {line}, found some with {theirs}")
+    theirs = other.results.get("num_queries_in_database", 0)
+    if bool(theirs) != bool(own):  # found in themselves they would be wrong here, or right there
+        raise InputError(
+            f"{other.folder}: expected results that leave {own} queries out of their own "
+            f"neighbours to compare with, found some that leave out {theirs}; evaluate again"
+        )
     path = other.folder / "predictions.csv"
     skipped = other.results.get("unreadable") or ()
     readable = set(map(str, database))

@@ -72,8 +72,9 @@ def evaluate(
         data = read_data(config)
         ks = _recall_values(config, data)
         if config.compare is not None:
-            other, excluded = read_output(config.compare), config.exclude_neighbours or 0
-            check_comparable(other, data.name, data.queries, data.database, excluded)
+            left_out = config.exclude_neighbours or 0, data.num_own_queries
+            other = read_output(config.compare)
+            check_comparable(other, data.name, data.queries, data.database, *left_out)
         model, preprocess = open_model(config)
     with ExitStack() as stack:
         folder = None

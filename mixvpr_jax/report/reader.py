@@ -110,9 +110,10 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
         raise malformed(folder / DETAILS)
     if compare is None:
         return data
-    other, excluded = read_output(compare), output.results.get("exclude_neighbours", 0)
-    unreadable = output.results.get("unreadable") or ()
-    check_comparable(other, output.results["dataset"], queries, database, excluded, unreadable)
+    other, results = read_output(compare), output.results
+    left_out = (results.get(name, 0) for name in ("exclude_neighbours", "num_queries_in_database"))
+    unreadable = results.get("unreadable") or ()
+    check_comparable(other, results["dataset"], queries, database, *left_out, unreadable)
     return replace(data, other=_other_run(other, queries, database, data))
 
 
