@@ -133,6 +133,8 @@ def test_frames_are_counted_in_the_order_of_their_names_in_their_folder(tmp_path
         "@{east}@4100000.0@{frame}@.jpg",
         "@{east}@4100000.0@32@S@{frame}@.jpg",
         "@{east}@4100000.0@32S@{frame}.jpg",
+        "@{east}@4100000.0@10@S@037.{east:.0f}@-0122.00001@{frame}.jpg",
+        "@{east}@4100000.0@10S@37.{east:.0f}@9.00001@{time}@.jpg",
         "@{east}@4100000.0@{time}@.jpg",
         "@{east}@4100000.0@10@S@@@{frame:04d}@@@@@@@@.jpg",
         "@{east}@4100000.0@10@S@@@@{frame}@90@@@@@@.jpg",
@@ -157,7 +159,9 @@ def test_positions_do_not_order_frames(name, tmp_path):
     }
 
 
-@pytest.mark.parametrize("rest", ["@.jpg", "@32@S@.jpg", "@10@S@@@@@90@@@@@@.jpg"])
+@pytest.mark.parametrize(
+    "rest", ["@.jpg", "@32@S@.jpg", "@32@S@37.1234@-122.1234@.jpg", "@10@S@@@@@90@@@@@@.jpg"]
+)
 def test_positions_alone_tell_no_neighbours(rest, tmp_path):
     write_images(tmp_path / "road", [f"@50000{i}.0@4100000.0{rest}" for i in range(3)])
     data = read_folder_pair(tmp_path / "road", tmp_path / "road")

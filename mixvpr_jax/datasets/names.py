@@ -22,7 +22,8 @@ ZONE, KEY, TILE, HEADING, TIME, NOTE, NUM_FIELDS = 3, 7, 8, 9, 13, 14, 15
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _OF_ZONE = r"0*([1-9]|[1-5]\d|60)\s*"
 _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII | re.IGNORECASE)
-_BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}](?=@|$)", re.ASCII | re.IGNORECASE)
+_DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
+_BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off

@@ -111,7 +111,7 @@ def read_report_data(folder: AnyPath, compare: AnyPath | None = None) -> ReportD
     if compare is None:
         return data
     other, results = read_output(compare), output.results
-    left_out = (results.get(name, 0) for name in ("exclude_neighbours", "num_queries_in_database"))
+    left_out = results.get("exclude_neighbours", 0), results.get("num_queries_in_database", 0)
     unreadable = results.get("unreadable") or ()
     check_comparable(other, results["dataset"], queries, database, *left_out, unreadable)
     return replace(data, other=_other_run(other, queries, database, data))
