@@ -112,6 +112,13 @@ def test_an_image_that_cannot_be_read_moves_the_others(evaluate, sequence):
     assert len(evaluation.data.queries) == 11
     assert all(query not in found for query, found in listed(evaluation).items())
     assert evaluation.data.positives[0].tolist() == [1, 2]
+    assert sorted(evaluation.recall) == [1, 5, 10]
+    max(sequence.iterdir()).write_bytes(b"")
+    options = {"skip_unreadable": True, "overwrite": True}
+    evaluation = evaluate(sequence, sequence, **options)
+    assert evaluation.predictions.shape == (10, 9)
+    assert sorted(evaluation.recall) == [1, 5]  # of 9 that each can still find
+    assert evaluate(sequence, sequence, recall_values=(11,), **options).recall == {}
 
 
 def test_frames_are_counted_in_the_order_of_their_names_in_their_folder(tmp_path):

@@ -127,8 +127,6 @@ def _recall_values(config: EvaluationConfig, data: EvaluationSet) -> tuple[int, 
             f"recall_values: expected at most {candidates:,}, the number of database images"
             f"{besides}, found {max(values):,}"
         )
-    if len(data.left_out):  # of some queries more than of others: the rest would not compare
-        values = [k for k in values if k <= candidates]
     return tuple(sorted(set(values)))
 
 
@@ -141,6 +139,8 @@ def _measure(
     # A benchmark without some of its images is not what was published for.
     is_subset = data.is_subset or (bool(unreadable) and config.dataset is not None)
     data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
+    if len(data.left_out):  # of some queries more than of others: the rest would not compare
+        ks = [k for k in ks if k <= num_candidates(data)]
     index = _index(config, database.descriptors)
     found = _neighbours(config, index, data, queries.descriptors, ks)
     recalls, best, latency, saliency = None, None, {}, {}
@@ -195,7 +195,7 @@ def _neighbours(
 ) -> Neighbours:
     """Indices and distances [q, m] of the nearest; more than recall needs, where found."""
     candidates = num_candidates(data)
-    needed = min(max(SUBMITTED if config.dataset == "msls-test" else 1, *ks), candidates)
+    needed = min(max([SUBMITTED if config.dataset == "msls-test" else 1, *ks]), candidates)
     wanted = min(max(needed, *RECALL_VALUES), candidates)
     most = wanted + len(data.database) - candidates
     found = search_on_all_processes(index.search, queries, most)
