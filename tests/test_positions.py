@@ -131,10 +131,24 @@ def test_s_is_a_latitude_band_not_the_south(tmp_path):
     assert listed(pair(tmp_path, database, [database[1]]).positives) == [[1]]
 
 
-def test_hemispheres_in_place_of_bands_are_refused(tmp_path):
-    database = [name(5e5, 4e6, "32", "N"), name(5e5, 4e6, "32", "S")]
-    with pytest.raises(InputError, match=r"latitude band beside each UTM zone \(C to M south.*32N"):
-        pair(tmp_path, database, database[:1])
+@pytest.mark.parametrize(
+    ("north", "zones", "found"),
+    [
+        (4e6, [("32", "N"), ("32", "S")], "32N"),
+        (6.955e6, [("56", "J"), ("56", "S")], "56S"),  # bands on one side, hemispheres on the other
+        (6.2e6, [("55", "H"), ("56", "H"), ("56", "S")], "56S"),
+    ],
+)
+def test_hemispheres_in_place_of_bands_are_refused(tmp_path, north, zones, found):
+    *database, query = [name(5e5, north, *zone) for zone in zones]
+    message = rf"latitude band beside each UTM zone \(C to M south.*{found}"
+    with pytest.raises(InputError, match=message):
+        pair(tmp_path, database, [query])
+
+
+def test_n_means_the_north_of_the_equator_either_way(tmp_path):
+    database = [name(5e5, 53e5, "32", "U"), name(5e5, 53e5, "33", "U")]
+    assert listed(pair(tmp_path, database, [name(5e5, 53e5, "33", "N")]).positives) == [[1]]
 
 
 @pytest.mark.parametrize(

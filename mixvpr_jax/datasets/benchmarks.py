@@ -182,11 +182,7 @@ def read_benchmark(
     reader, names = _READERS[name]
     place = Place(protocol, folder, ground_truth, names)
     found = reader(place)
-    if (
-        ground_truth is not None
-        and ground_truth.is_file()
-        and ground_truth.name not in found.layout
-    ):
+    if ground_truth and ground_truth.is_file() and ground_truth.name not in found.layout:
         raise InputError(
             f"{ground_truth}: expected ground truth of {name}, found a file that is not read, but "
             f"{found.layout}; give none, or the folder of the authors' files"

@@ -88,10 +88,12 @@ def place(
     numbers = {zone.rstrip(BANDS) for zone in said}
     hemispheres = {zone[-1] >= "N" for zone in said if zone[-1] in BANDS}
     if len(found) > 1 and all(zone[-1:] in ("N", "S") for zone in found):
-        _require_bands(source, sides, zones)
+        _require_bands(source, sides, zones, "NS")
     if len(numbers) <= 1 and len(hemispheres) <= 1:
         database, queries = (Placed(utm, np.zeros(len(utm), int)) for utm in sides)
         return database, queries
+    if len(hemispheres) > 1:
+        _require_bands(source, sides, zones, "S")
     if vague := [zone or "none" for zone in found if zone[-1:] not in tuple(BANDS)]:
         raise InputError(
             f"{source}: expected UTM zone and latitude band (@utm_east@utm_north@32@U@) in every "
@@ -101,12 +103,12 @@ def place(
 
 
 def _require_bands(
-    source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray]
+    source: object, sides: Sequence[np.ndarray], zones: Sequence[np.ndarray], letters: str
 ) -> None:
-    """Refuses N and S for the hemispheres: as bands, both are north of the equator."""
+    """Refuses letters, N and S, for hemispheres: as bands, both are north of the equator."""
     northings, written = np.concatenate(sides)[:, 1].tolist(), np.concatenate(zones).tolist()
     for north, zone in zip(northings, written, strict=True):
-        if not fits_band(zone[-1], north):
+        if zone.endswith(tuple(letters)) and not fits_band(zone[-1], north):
             raise InputError(
                 f"{source}: expected a latitude band beside each UTM zone (C to M south of the "
                 f"equator, N to X north of it), found zone {zone} with a northing of "
