@@ -125,6 +125,18 @@ def test_magnitudes_are_torchs(name):
         assert [amount(name, m, size) for m in range(MAX_MAGNITUDE + 1)] == expected
 
 
+@pytest.mark.parametrize("size", [(320, 320), (322, 322), (480, 640), (7, 5), (3, 3)])
+def test_rotations_are_pillows(size, street):
+    """torchvision calls `Image.rotate`."""
+    image = Image.fromarray(street).resize(size[::-1])
+    for magnitude in range(MAX_MAGNITUDE + 1):
+        for sign in (1, -1):
+            angle = sign * amount("Rotate", magnitude, size)
+            expected = image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=(0, 0, 0))
+            after = apply_operation(image, sign * OPERATIONS.index("Rotate"), magnitude)
+            np.testing.assert_array_equal(np.asarray(after), np.asarray(expected))
+
+
 def test_each_image_has_its_own_operations(street):
     operations = draw_operations(np.random.default_rng(0), 12, 3)
     found = np.asarray(on_device(np.repeat(street[None], 12, axis=0), operations, 9))

@@ -30,12 +30,7 @@ OPERATIONS = (
     "Equalize",
 )
 NUM_SIGNED = OPERATIONS.index("Sharpness") + 1  # those before have two directions
-ENHANCE = {
-    "Brightness": ImageEnhance.Brightness,
-    "Color": ImageEnhance.Color,
-    "Contrast": ImageEnhance.Contrast,
-    "Sharpness": ImageEnhance.Sharpness,
-}
+ENHANCE = ("Brightness", "Color", "Contrast", "Sharpness")  # by Pillow's classes of these names
 
 
 def draw_operations(rng: np.random.Generator, num_images: int, num_ops: int) -> np.ndarray:
@@ -81,14 +76,15 @@ def inverse_affine(name: str, value: float, size: tuple[int, int]) -> tuple[floa
 
     Shears fix the corner, rotations the centre.
     """
-    cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
+    angle = math.radians(value % 360)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # as Image.rotate does
     y, x = size[0] / 2, size[1] / 2
     matrices = {
         "ShearX": (1, value, 0, 0, 1, 0),
         "ShearY": (1, 0, 0, value, 1, 0),
         "TranslateX": (1, 0, -int(value), 0, 1, 0),
         "TranslateY": (1, 0, 0, 0, 1, -int(value)),
-        "Rotate": (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y),
+        "Rotate": (cos, -sin, x + (sin * y - cos * x), sin, cos, y - (sin * x + cos * y)),
     }
     return matrices.get(name, (1, 0, 0, 0, 1, 0))
 
@@ -99,7 +95,7 @@ def apply_operation(image: Image.Image, operation: int, magnitude: int) -> Image
     value = amount(name, magnitude, size)
     signed = math.copysign(value, operation)
     if name in ENHANCE:
-        return ENHANCE[name](image).enhance(1 + signed)
+        return getattr(ImageEnhance, name)(image).enhance(1 + signed)
     if name == "Posterize":
         return ImageOps.posterize(image, int(value))
     if name == "Solarize":
