@@ -106,7 +106,10 @@ def has_directory(data: bytes) -> bool:
 def orientation_of(image: Image.Image) -> int:
     """The orientation (1 to 8) of an opened image whose pixels are loaded."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+        exif = image.getexif()
+        # Beside EXIF, XMP may still state what `ImageOps.exif_transpose` has turned.
+        unsaid = UPRIGHT if exif or "exif" in image.info else None
+        value = exif.get(ExifTags.Base.Orientation, unsaid)
     except Exception:  # Pillow's metadata readers raise many kinds
         value = None
     if isinstance(value, int):

@@ -208,3 +208,25 @@ def test_an_orientation_set_in_memory():
 def test_a_copy_keeps_the_orientation(carrier):
     with Image.open(io.BytesIO(carrying(carrier, stored(6), block(6)))) as opened:
         assert to_rgb(opened.copy()).size == photo().size != opened.size
+
+
+@pytest.mark.parametrize("said", ["='6'", ' = "6"', '="6"', ">6</tiff:Orientation", ">\n6\n<"])
+@pytest.mark.parametrize("kind", ["JPEG, XMP", "PNG, XMP", "WebP, XMP"])
+def test_opened_images_read_xmp_as_files_do(kind, said, monkeypatch):
+    """XML knows two quotes and blanks, Pillow's own reader of it one."""
+    text = f"<x:xmpmeta><rdf tiff:Orientation{said}></x:xmpmeta>".encode()
+    monkeypatch.setattr("exif.xmp", lambda _: text)
+    content = stating(kind, stored(6), 6)
+    of_file = decode_image(content, "a")
+    assert np.array_equal(np.asarray(to_rgb(Image.open(io.BytesIO(content)))), np.asarray(of_file))
+    assert of_file.size == photo().size
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_pillow_turned_stays_so_whatever_xmp_states(orientation, quote):
+    """`exif_transpose` takes the orientation out of EXIF, and not always out of XMP."""
+    said = b"http://ns.adobe.com/xap/1.0/\0" + xmp(6).replace(b'"', quote.encode())
+    jpeg = with_segment(carrying("JPEG", stored(orientation), block(orientation)), 0xFFE1, said)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(jpeg)))
+    assert to_rgb(turned).size == photo().size
