@@ -83,7 +83,7 @@ class Preprocess:
         """
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
-        elif hasattr(images, "__array__"):  # of NumPy, JAX, PyTorch …
+        elif isinstance(images, memoryview) or hasattr(images, "__array__"):  # NumPy, JAX, PyTorch …
             array = _as_array(images)
             are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
             images = list(array) if are_several else [array]  # O, U: of images, of paths

@@ -85,7 +85,8 @@ def test_all_kinds_of_input_agree(photo):
 def test_arrays_of_other_libraries(photo):
     preprocess, array = Preprocess((8, 8)), np.asarray(photo)
     expected = preprocess(array)
-    for foreign in (jnp.asarray(array), torch.tensor(array), jnp.asarray(array)[None]):
+    views = memoryview(array), memoryview(np.stack([array]))  # as PyAV and GStreamer give them
+    for foreign in (jnp.asarray(array), torch.tensor(array), jnp.asarray(array)[None], *views):
         assert np.array_equal(preprocess(foreign), expected)
 
 
