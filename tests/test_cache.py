@@ -213,6 +213,15 @@ class TestOfAnEvaluation:
         monkeypatch.setattr("mixvpr_jax.evaluation.describer.code_hash", lambda: "of the mended")
         assert computed_again()
 
+    @pytest.mark.parametrize("library", ["jax", "onnxruntime"])
+    def test_another_version_of_the_engine(self, evaluate, labelled, tmp_path, monkeypatch, library):
+        monkeypatch.setenv("MIXVPR_HOME", str(tmp_path / "home"))
+        kept = tmp_path / "home" / "descriptors"
+        for version, count in (("1", 2), ("1", 2), ("2", 4)):  # of the database and the queries
+            monkeypatch.setattr(f"{library}.__version__", version)
+            evaluate(*labelled, overwrite=True, engine=library)
+            assert len(list(kept.iterdir())) == count
+
     def test_the_same_weights_of_another_configuration(self, computed_again, weights, tmp_path):
         other = shutil.copytree(weights, tmp_path / "other")
         assert not computed_again(weights=str(other))

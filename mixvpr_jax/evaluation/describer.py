@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -96,14 +97,14 @@ class Describer:
         """Descriptors of image files, those that are known from the cache."""
         cache = None
         if self.cached is not None:
+            library = import_module(self.config.engine.partition("-")[0])
             how = {  # what descriptors depend on besides weights and images
                 "model": self.model.config.to_dict(),
-                "engine": self.config.engine,
+                "engine": [self.config.engine, library.__version__],
                 "storage": self.config.storage,
                 "batch_size": self.batch_size,
                 "devices": [device.device_kind for device in self.mesh.devices.flat],
                 "mixvpr_jax": code_hash(),
-                "jax": jax.__version__,
                 "pillow": PIL.__version__,
             }
             key = content_key(self.weights_hash, paths, how)
