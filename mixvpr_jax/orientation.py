@@ -87,7 +87,7 @@ def is_sound(data: bytes) -> bool:
     """
     if data.startswith(JPEG_START):
         scan = next((at for marker, at, _ in _segments(data) if marker == START_OF_SCAN), None)
-        return scan is None or data.find(JPEG_END, scan) >= 0
+        return scan is not None and data.find(JPEG_END, scan) >= 0
     if not data.startswith(PNG_START):
         return True
     view = memoryview(data)

@@ -19,6 +19,7 @@ from mixvpr_jax.checks import require_known, to_size
 from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
+    JPEG_START,
     has_directory,
     is_sound,
     orientation_of,
@@ -83,8 +84,8 @@ class Preprocess:
         """
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
-        elif isinstance(images, memoryview) or hasattr(images, "__array__"):  # NumPy, JAX, PyTorch …
-            array = _as_array(images)
+        elif isinstance(images, memoryview) or hasattr(images, "__array__"):
+            array = _as_array(images)  # of NumPy, JAX, PyTorch …
             are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
             images = list(array) if are_several else [array]  # O, U: of images, of paths
         elif not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | io.IOBase):
@@ -165,9 +166,10 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
             f"{name}: expected an image of at most {MAX_PIXELS:,} pixels, found {count:,}"
         ) from None
     except UnidentifiedImageError:
-        if has_directory(data):
+        if (is_jpeg := data.startswith(JPEG_START)) or has_directory(data):
             raise InputError(
-                f"{name}: expected {DEPTHS}, found a TIFF of a kind that cannot be read; save it so"
+                f"{name}: expected {DEPTHS}, in a usual compression, found a "
+                f"{'JPEG' if is_jpeg else 'TIFF'} of a kind that cannot be read; save it so"
             ) from None
         known = ", ".join(FORMATS)
         raise InputError(f"{name}: expected an image ({known}), found none of these") from None

@@ -214,7 +214,9 @@ class TestOfAnEvaluation:
         assert computed_again()
 
     @pytest.mark.parametrize("library", ["jax", "onnxruntime"])
-    def test_another_version_of_the_engine(self, evaluate, labelled, tmp_path, monkeypatch, library):
+    def test_another_version_of_the_engine(
+        self, evaluate, labelled, tmp_path, monkeypatch, library
+    ):
         monkeypatch.setenv("MIXVPR_HOME", str(tmp_path / "home"))
         kept = tmp_path / "home" / "descriptors"
         for version, count in (("1", 2), ("1", 2), ("2", 4)):  # of the database and the queries

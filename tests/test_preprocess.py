@@ -397,6 +397,20 @@ def test_broken_files_are_named(tmp_path):
         load_image(tmp_path)
 
 
+def test_jpegs_of_kinds_that_cannot_be_read(photo):
+    """Of 12 bits a channel, and JPEG-LS; a header alone is no kind of its own."""
+    content = encoded(photo, "JPEG")
+    frame = content.find(b"\xff\xc0")
+    deep = content[: frame + 4] + b"\x0c" + content[frame + 5 :]
+    lossless = content[:frame] + b"\xff\xf7" + content[frame + 2 :]
+    for other in (deep, lossless):
+        with pytest.raises(InputError, match="in a usual compression, found a JPEG of a kind that"):
+            decode_image(other, "a")
+    for cut in (2, 20, frame):
+        with pytest.raises(InputError, match="a: expected a whole image, found a broken one"):
+            decode_image(content[:cut], "a")
+
+
 @pytest.mark.parametrize(
     ("make", "found"),
     [
