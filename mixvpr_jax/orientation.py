@@ -98,11 +98,6 @@ def is_sound(data: bytes) -> bool:
     )
 
 
-def has_directory(data: bytes) -> bool:
-    """Whether data are a TIFF file whose first directory is there."""
-    return next(entries(data), None) is not None
-
-
 def orientation_of(image: Image.Image) -> int:
     """The orientation (1 to 8) of an opened image whose pixels are loaded."""
     try:

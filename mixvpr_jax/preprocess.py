@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from mixvpr_jax.errors import InputError, text_of
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
     JPEG_START,
-    has_directory,
+    entries,
     is_sound,
     orientation_of,
     separate,
@@ -160,16 +159,17 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
             return upright(_to_rgb(image), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    except Image.DecompressionBombError as error:  # "Image size (200000000 pixels) exceeds …"
-        count = int(re.findall(r"\d+", str(error))[0])
+    except Image.DecompressionBombError as error:  # by PIL.Image.MAX_IMAGE_PIXELS, which is global
         raise InputError(
-            f"{name}: expected an image of at most {MAX_PIXELS:,} pixels, found {count:,}"
+            f"{name}: expected an image of at most {MAX_PIXELS:,} pixels, found one that Pillow "
+            f"refuses ({error})"
         ) from None
     except UnidentifiedImageError:
-        if (is_jpeg := data.startswith(JPEG_START)) or has_directory(data):
+        kind = "JPEG" if data.startswith(JPEG_START) else "TIFF" if any(entries(data)) else ""
+        if kind:
             raise InputError(
-                f"{name}: expected {DEPTHS}, in a usual compression, found a "
-                f"{'JPEG' if is_jpeg else 'TIFF'} of a kind that cannot be read; save it so"
+                f"{name}: expected {DEPTHS}, in a usual compression, found a {kind} of a kind that "
+                "cannot be read; save it so"
             ) from None
         known = ", ".join(FORMATS)
         raise InputError(f"{name}: expected an image ({known}), found none of these") from None

@@ -57,7 +57,9 @@ def test_decompression_bombs(size):
     content = encoded(Image.new("1", size), "PNG")
     assert size[0] * size[1] > MAX_PIXELS > 900 * len(content)
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"a.png: .* pixels, found (10,000 x 9,000|196,000,000)"):
+    with pytest.raises(
+        InputError, match=r"a.png: .* found (10,000 x 9,000|one .*196000000 pixels)"
+    ):
         decode_image(content, "a.png")
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()

@@ -462,11 +462,18 @@ def test_content_in_place_of_images(wrong):
         Preprocess((8, 8))(wrong)
 
 
-def test_an_image_beyond_pillows_own_limit():
+@pytest.mark.parametrize(("limit", "told"), [(None, 178_956_970), (10**6, 2 * 10**6)])
+def test_an_image_beyond_pillows_own_limit(monkeypatch, limit, told):
+    """Which a user's program may have set."""
+    if limit:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     header = struct.pack(">IIBBBBB", 20000, 10000, 1, 0, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in {b"IHDR": header, b"IDAT": b"", b"IEND": b""}.items():
         content = with_chunk(content, kind, data, len(content))
-    line = "a: expected an image of at most 89,478,485 pixels, found 200,000,000$"
+    line = (
+        r"a: expected an image of at most 89,478,485 pixels, found one that Pillow refuses \(.*"
+        rf"200000000 pixels\) exceeds limit of {told} pixels"
+    )
     with pytest.raises(InputError, match=line):
         decode_image(content, "a")
