@@ -210,7 +210,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "expected a photo, found a raw one whose thumbnail alone can be read; convert it to "
             "JPEG"
         )
-    if image.mode == "P" and max(tags.get(COLOR_MAP, (256,))) < 256:  # values of 8 bits, not of 16
+    if image.mode[0] == "P" and max(tags.get(COLOR_MAP, (256,))) < 256:  # of 8 bits, not of 16
         image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
