@@ -43,9 +43,25 @@ def test_from_a_models_folder_and_from_a_checkpoint(town, tmp_path):
     write_checkpoint(model, tmp_path / "model.ckpt")
     for init in (tmp_path / "model", tmp_path / "model.ckpt"):
         assert same_weights(initial_model(of_run(town, init, **RESNET), seed=0), model)
-    larger = of_run(town, tmp_path / "model", **RESNET, image_size=(32, 48))
-    with pytest.raises(InputError, match=r"wrong shapes.*expected \[24, 24\], found \[20, 20\]"):
-        initial_model(larger, seed=0)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (40, 32), (16, 80)])
+def test_mixvprs_weights_are_for_positions(town, tmp_path, size):
+    """Those of 4x5 positions fit 5x4 and 2x10 in shape alone."""
+    save_pretrained(create_model(tiny_config(town).model.architecture), tmp_path / "model")
+    line = r"feature_size \(\d+, \d+\), found \(4, 5\); give --model.image-size 32 40"
+    with pytest.raises(InputError, match=line):
+        initial_model(of_run(town, tmp_path / "model", image_size=size), seed=0)
+
+
+def test_other_aggregators_take_images_of_any_size_and_no_other_stage(town, tmp_path):
+    config = replace(tiny_config(town).model, **RESNET, aggregator=GeMConfig())
+    save_pretrained(create_model(config.architecture), tmp_path / "model")
+    started = replace(config, init=str(tmp_path / "model"), image_size=(40, 32))
+    assert initial_model(started, seed=0).config.image_size == (40, 32)
+    line = r"layers_to_crop \(4,\), found \(3, 4\); give --model.layers-to-crop 3 4"
+    with pytest.raises(InputError, match=line):
+        initial_model(replace(started, layers_to_crop=(4,)), seed=0)
 
 
 def test_from_another_run(finished, town, tmp_path):

@@ -25,7 +25,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import composed
 from mixvpr_jax.locks import locked
 from mixvpr_jax.models.backbones import BACKBONES
-from mixvpr_jax.models.config import ConvAPConfig, ModelConfig
+from mixvpr_jax.models.config import ConvAPConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.storage import (
@@ -169,12 +169,19 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
 
 
 def _require_same_head(found: ModelConfig, wanted: ModelConfig, source: str) -> None:
+    height, width = found.image_size
     remedies = {
+        "layers_to_crop": " ".join(
+            ["; give --model.layers-to-crop", *map(str, found.layers_to_crop)]
+        ),
         "aggregator": "",
+        "feature_size": f"; give --model.image-size {height} {width}",
         "projection": "; start from the model that it was learned from",
         "final_norm": f"; give --model.{'' if found.final_norm else 'no-'}final-norm",
         "interpolation": f"; give --model.interpolation {found.interpolation}",
     }
+    if not isinstance(wanted.aggregator, MixVPRConfig):  # whose weights are for positions
+        del remedies["feature_size"]
     for name, remedy in remedies.items():
         if (there := getattr(found, name)) != (here := getattr(wanted, name)):
             raise InputError(
