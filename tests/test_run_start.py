@@ -14,7 +14,7 @@ from mixvpr_jax.conversion import get_weights, to_state_dict, write_checkpoint
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
-from mixvpr_jax.models.config import GeMConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.training.checkpoint import last_step
 from mixvpr_jax.training.config import StartConfig
 from mixvpr_jax.training.loop import train
@@ -62,6 +62,33 @@ def test_other_aggregators_take_images_of_any_size_and_no_other_stage(town, tmp_
     line = r"layers_to_crop \(4,\), found \(3, 4\); give --model.layers-to-crop 3 4"
     with pytest.raises(InputError, match=line):
         initial_model(replace(started, layers_to_crop=(4,)), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "told", "line"),
+    [
+        (
+            MixVPRConfig(8, 1, 1, 2),
+            {"in_h": 20, "in_w": 4},
+            r"feature_size \(8, 10\), found \(20, 4\)",
+        ),
+        (ConvAPConfig(8, 2, 2), {"s1": 4, "s2": 1}, r"aggregator .*s2=2\), found .*s1=4, s2=1\)"),
+    ],
+)
+def test_what_a_checkpoint_tells_of_its_sizes(town, tmp_path, aggregator, told, line):
+    """Its weights fit the wanted ones, too."""
+    config = replace(tiny_config(town).model, **RESNET, image_size=(64, 80), aggregator=aggregator)
+    state = to_state_dict(create_model(config.architecture))
+    state = {name: torch.tensor(np.array(array)) for name, array in state.items()}
+    for settings in ({}, told):
+        content = {"state_dict": state, "hyper_parameters": {"agg_config": settings}}
+        torch.save(content, tmp_path / "last.ckpt")
+        started = replace(config, init=str(tmp_path / "last.ckpt"))
+        if settings:
+            with pytest.raises(InputError, match=line):
+                initial_model(started, seed=0)
+        else:
+            assert initial_model(started, seed=0)
 
 
 def test_from_another_run(finished, town, tmp_path):

@@ -14,8 +14,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
+from mixvpr_jax.conversion import Conversion, build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.convert import weights_hash
+from mixvpr_jax.conversion.infer import read_hyper_parameters
 from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.gsv_cities import in_bytes
 from mixvpr_jax.data.loader import Batches
@@ -200,13 +201,25 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
     if is_file:
         size = wanted.image_size  # the shapes in a file leave this open
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
-        model = convert_checkpoint(path, image_size=size, pool_size=pool_size).model
-        if model.config.interpolation == "bilinear":  # or a file that does not tell
-            found = replace(model.config, interpolation=wanted.interpolation)
-            return found, get_weights(model)
-    else:
-        model, _ = from_pretrained(path / "model" if is_run else source)
+        conversion = convert_checkpoint(path, image_size=size, pool_size=pool_size)
+        found = _as_told(conversion)
+        if found.interpolation == "bilinear":  # or a file that does not tell
+            found = replace(found, interpolation=wanted.interpolation)
+        return found, get_weights(conversion.model)
+    model, _ = from_pretrained(path / "model" if is_run else source)
     return model.config, get_weights(model)
+
+
+def _as_told(conversion: Conversion) -> ModelConfig:
+    """A file's configuration by its own hyper-parameters; conversion takes sizes as given."""
+    config, told = conversion.model.config, read_hyper_parameters(*conversion.checkpoint.settings)
+    if told.map_size and isinstance(config.aggregator, MixVPRConfig):
+        height, width = told.map_size
+        return replace(config, image_size=(height * config.stride, width * config.stride))
+    if told.pool_size and isinstance(config.aggregator, ConvAPConfig):
+        s1, s2 = told.pool_size
+        return replace(config, aggregator=replace(config.aggregator, s1=s1, s2=s2))
+    return config
 
 
 def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
