@@ -68,18 +68,20 @@ def require_not_negative(config: object, *names: str) -> None:
 def to_plain_numbers(config: Any) -> None:
     """Converts a dataclass's int and float fields to Python's numbers, or raises InputError.
 
-    None passes where the type has it.
+    None passes where the type has it. It is also raised for bools and nested settings that are
+    none: a text such as "False" would count as true.
     """
+    kinds = {"int": numbers.Integral, "float": numbers.Real, "bool": bool}
     for each in fields(config):
-        type_name = str(each.type).removesuffix(" | None")
-        kind = {"int": numbers.Integral, "float": numbers.Real}.get(type_name)
-        if kind is None or (getattr(config, each.name) is None and type_name != each.type):
+        value, type_name = getattr(config, each.name), str(each.type).removesuffix(" | None")
+        nested = each.default_factory if isinstance(each.default_factory, type) else None
+        kind = kinds.get(type_name, nested)
+        if kind is None or (value is None and type_name != each.type):
             continue
-        value = getattr(config, each.name)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"{each.name}: expected {each.type}, found {value!r:.40}")
-        if type(value) not in (int, float):  # NumPy's
-            plain = int if kind is numbers.Integral else float
+        plain = {numbers.Integral: int, numbers.Real: float}.get(kind)
+        if plain is not None and type(value) not in (int, float):  # NumPy's
             object.__setattr__(config, each.name, plain(value))
 
 

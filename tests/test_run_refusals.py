@@ -18,7 +18,7 @@ from configs import demo
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.config import MixVPRConfig
+from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
 from mixvpr_jax.storage import named_when_full
 from mixvpr_jax.training.config import (
     OptimizerConfig,
@@ -219,7 +219,10 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
         (lambda: DataConfig(max_unreadable=-1), "max_unreadable: expected 0 or more, found -1"),
         (lambda: DataConfig(places_per_batch=2.5), "places_per_batch: expected int, found 2.5"),
-        (lambda: DataConfig(cities="Rome"), "cities: expected several names, found 'Rome'"),
+        (lambda: DataConfig(cities="Rome"), "cities: expected names in a tuple, found 'Rome'"),
+        (lambda: DataConfig(cities={"Rome"}), "cities: expected names in a tuple, found {'Rome'}"),
+        (lambda: DataConfig(skip_missing="False"), "skip_missing: expected bool, found 'False'"),
+        (lambda: DataConfig(augmentation=None), "expected AugmentationConfig, found None"),
         (lambda: AugmentationConfig(canvas=(300,)), r"canvas: expected height and width, found"),
         (lambda: AugmentationConfig(magnitude=9.5), "magnitude: expected int, found 9.5"),
         (lambda: DataConfig(prefetch=0), "prefetch: expected a number above 0, found 0"),
@@ -246,6 +249,10 @@ def test_validation_sets(town, tmp_path):
         (lambda: ValidationConfig(data_dir="B"), "data_dir: expected validation.sets with it, fou"),
         (lambda: ValidationConfig(ground_truth="B"), "ground_truth: expected validation.sets with"),
         (lambda: StartConfig(init=3), "init: expected a path, an address or a name, found 3"),
+        (lambda: TrainConfig(freeze_batch_stats="no"), "stats: expected bool, found 'no'"),
+        (lambda: TrainConfig(remat_blocks=None), "remat_blocks: expected bool, found None"),
+        (lambda: TrainConfig(model=ModelConfig()), "model: expected StartConfig, found ModelConf"),
+        (lambda: TrainConfig(data=None), "data: expected DataConfig, found None"),
         (lambda: TrainConfig(epochs=1e0), "epochs: expected int, found 1.0"),
         (lambda: TrainConfig(seed=1.5), "seed: expected int, found 1.5"),
         (
