@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -133,7 +134,8 @@ def joined(config: ProcessConfig, *, training: bool) -> Iterator[None]:
             `programs.keep_memory`.
 
     Raises:
-        InputError: The coordinator's port is taken, or JAX lacks the devices of JAX_PLATFORMS.
+        InputError: The coordinator's port is taken, JAX lacks the devices of JAX_PLATFORMS, or
+            processes differ in how many they have.
     """
     jax.config.update("jax_enable_preemption_service", training)
     if training:
@@ -144,6 +146,13 @@ def joined(config: ProcessConfig, *, training: bool) -> Iterator[None]:
     if alone:
         yield
         return
+    counts = Counter(device.process_index for device in jax.devices()).values()
+    if len(set(counts)) > 1:
+        jax.distributed.shutdown()  # waits for the others, which else abort
+        raise InputError(
+            f"expected as many devices in each process, found {', '.join(map(str, counts))}; show "
+            "each as many (CUDA_VISIBLE_DEVICES), or start a process for each device"
+        )
     if not training:  # replaces JAX's own handler
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:

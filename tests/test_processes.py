@@ -290,6 +290,17 @@ def test_senseless_processes(values, message):
         ProcessConfig(*values)
 
 
+def test_processes_with_different_numbers_of_devices(town, tmp_path):  # noqa: F811
+    """Say, hosts with one GPU and with three."""
+    together = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--process-id")
+    arguments = command(town, tmp_path / "run")
+    running = [start([*arguments, *together, i], devices) for i, devices in enumerate((1, 3))]
+    for status, _, errors in finish_all(running):
+        assert status == 2
+        assert "error: expected as many devices in each process, found 1, 3; show" in errors
+    assert not (tmp_path / "run").exists()
+
+
 MEET = """
 import sys
 from mixvpr_jax import distributed
