@@ -71,6 +71,9 @@ def test_other_images_than_before(finished, town, tmp_path):
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(InputError, match=r"expected the images of the run so far, found others"):
         train(config, workdir)
+    table.write_text("\n".join(table.read_text().splitlines()[:9]) + "\n")  # fewer steps, too
+    with pytest.raises(InputError, match=r"epochs: expected .* found 3, or images that are not"):
+        train(config, workdir)
 
 
 def test_rows_that_are_left_out_are_no_other_images(finished, town, tmp_path):

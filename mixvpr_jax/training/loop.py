@@ -149,7 +149,8 @@ class Setup:
         if reached > self.total_steps:
             raise InputError(
                 f"epochs: expected {-(-reached // self.steps_per_epoch)} or more, as this run has "
-                f"taken {reached} steps of {self.steps_per_epoch} an epoch; found {config.epochs}"
+                f"taken {reached} steps of {self.steps_per_epoch} an epoch; found {config.epochs}, "
+                "or images that are not the run's"
             )
         if reached:
             self.model = empty_model(config.model.architecture)
