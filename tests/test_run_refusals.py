@@ -215,8 +215,8 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(min_images_per_place=2), r"expected images_per_place \(4\) or more"),
         (lambda: DataConfig(order="city"), "order: unknown name 'city'; closest: by-city"),
         (
-            lambda: DataConfig(order="shuffled", shuffle_cities=True),
-            "shuffle_cities: expected False with order shuffled, .* give --data.no-shuffle-cities",
+            lambda: TrainConfig(data=DataConfig(order="shuffled", shuffle_cities=True)),
+            "shuffle_cities: expected False with data.order shuffled, .* give --data.no-shuffle-ci",
         ),
         (lambda: DataConfig(images="newest"), "images: unknown name 'newest'; "),
         (lambda: DataConfig(num_workers=-1), "num_workers: expected 0 or more, found -1"),
@@ -244,7 +244,14 @@ def test_validation_sets(town, tmp_path):
             lambda: OptimizerConfig(layers_to_freeze=True),
             r"freeze: expected int . None, found True",
         ),
-        (lambda: OptimizerConfig(linear_decay_factor=0.1), "expected linear_decay_steps above 0"),
+        (
+            lambda: TrainConfig(optimizer=OptimizerConfig(linear_decay_factor=0.1)),
+            "0.2 with optimizer.linear_decay_steps 0, .* 0.1; give --optimizer.linear-decay-s",
+        ),
+        (
+            lambda: TrainConfig(optimizer=OptimizerConfig("adamw", momentum=0.8)),
+            "momentum: expected 0.9 with optimizer.name adamw, where it has no effect, found 0.8",
+        ),
         (lambda: ValidationConfig(sets="town"), "sets: expected several paths or names, found 'to"),
         (lambda: ValidationConfig(sets=Path("a/b")), "sets: expected several paths or names, fou"),
         (lambda: ValidationConfig(batch_size=8.0), "batch_size: expected int, found 8.0"),
@@ -260,7 +267,7 @@ def test_validation_sets(town, tmp_path):
         (lambda: TrainConfig(seed=1.5), "seed: expected int, found 1.5"),
         (
             lambda: TrainConfig(freeze_batch_stats=True, batch_stats_per_device=True),
-            "batch_stats_per_device: expected False with freeze_batch_stats, found True",
+            "batch_stats_per_device: expected False with freeze_batch_stats True, .* --no-batch-",
         ),
         (lambda: TrainConfig(loss="MultiSimilarity"), "closest: MultiSimilarityLoss"),
         (lambda: TrainConfig(miner="PairMiner"), "miner: unknown name 'PairMiner'"),
@@ -286,10 +293,13 @@ def test_values_as_python_has_them():
 
 def test_a_run_with_options_that_had_no_effect_is_resumed(tmp_path):
     """Earlier versions accepted them."""
-    config = TrainConfig(freeze_batch_stats=True, data=DataConfig(order="shuffled"))
+    optimizer = OptimizerConfig("adamw")
+    config = TrainConfig(
+        freeze_batch_stats=True, data=DataConfig(order="shuffled"), optimizer=optimizer
+    )
     values = config.to_dict()
     values["batch_stats_per_device"] = values["data"]["shuffle_cities"] = True
-    values["optimizer"]["linear_decay_factor"] = 0.5
+    values["optimizer"] |= {"linear_decay_factor": 0.5, "momentum": 0.5}
     (tmp_path / "config.json").write_text(json.dumps(values))
     require_same_run(config, tmp_path / "config.json")
     moving = TrainConfig()

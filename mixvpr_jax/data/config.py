@@ -126,11 +126,6 @@ class DataConfig:
             to_size(self, "image_size")
         require_known("order", self.order, get_args(Order))
         require_known("images", self.images, get_args(Choice))
-        if self.shuffle_cities and self.order == "shuffled":
-            raise InputError(
-                "shuffle_cities: expected False with order shuffled, which shuffles all places, "
-                "found True; give --data.no-shuffle-cities"
-            )
         require_positive(self, "prefetch", "timeout_seconds")
         require_not_negative(self, "num_workers", "max_unreadable")
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from mixvpr_jax.checks import (
@@ -70,7 +71,7 @@ class OptimizerConfig:
     Attributes:
         name: SGD with coupled weight decay, or AdamW.
         learning_rate: Peak learning rate, after warm-up.
-        momentum: SGD momentum.
+        momentum: SGD's alone.
         weight_decay: Applied to every trained parameter.
         warmup_steps: Steps of linear warm-up.
         milestones: Epochs at whose start the learning rate falls; those during warm-up have no
@@ -108,12 +109,6 @@ class OptimizerConfig:
         require_not_negative(self, "linear_decay_steps", "linear_decay_factor")
         if self.layer_decay > 1:
             raise InputError(f"layer_decay: expected at most 1, found {self.layer_decay}")
-        decay, usual = self.linear_decay_factor, OptimizerConfig.linear_decay_factor
-        if decay != usual and not self.linear_decay_steps:
-            raise InputError(
-                f"linear_decay_factor: expected linear_decay_steps above 0 with it, found {decay} "
-                "and 0 steps"
-            )
         if self.momentum >= 1:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
         if any(epoch < 0 for epoch in self.milestones):
@@ -190,11 +185,16 @@ ADDED_SINCE: dict[str, Any] = {
     "optimizer.linear_decay_factor": 0.2,
     "optimizer.layer_decay": 1.0,
 }
-# A field and the value beside which another, which earlier versions accepted, has no effect.
-WITHOUT_EFFECT: tuple[tuple[str, Any, str, Any], ...] = (
-    ("freeze_batch_stats", True, "batch_stats_per_device", False),
-    ("optimizer.linear_decay_steps", 0, "optimizer.linear_decay_factor", 0.2),
-    ("data.order", "shuffled", "data.shuffle_cities", False),
+# A field and the value beside which another, which earlier versions accepted, has no effect, and
+# what to give.
+WITHOUT_EFFECT: tuple[tuple[str, Any, str, Any, str], ...] = (
+    ("freeze_batch_stats", True, "batch_stats_per_device", False, "--no-batch-stats-per-device"),
+    ("optimizer.name", "adamw", "optimizer.momentum", 0.9, "--optimizer.momentum 0.9"),
+    (
+        *("optimizer.linear_decay_steps", 0, "optimizer.linear_decay_factor", 0.2),
+        "--optimizer.linear-decay-steps N",
+    ),
+    ("data.order", "shuffled", "data.shuffle_cities", False, "--data.no-shuffle-cities"),
 )
 # Fields that change no step already taken. Checkpoints hold a checksum of what lies in data.root.
 MAY_CHANGE = {
@@ -271,10 +271,12 @@ class TrainConfig:
                 f"optimizer.layers_to_freeze: expected None or 0 to {shape.most_frozen} with "
                 f"{self.model.arch}, found {frozen}"
             )
-        if self.freeze_batch_stats and self.batch_stats_per_device:
-            raise InputError(
-                "batch_stats_per_device: expected False with freeze_batch_stats, found True"
-            )
+        for name, value, other, usual, remedy in WITHOUT_EFFECT:
+            if attrgetter(name)(self) == value and (found := attrgetter(other)(self)) != usual:
+                raise InputError(
+                    f"{other}: expected {usual} with {name} {value}, where it has no effect, found "
+                    f"{found}; give {remedy}"
+                )
         self._check_image_size()
         require_positive(self, "epochs", "grad_cache_chunks")
         require_positive(self, "log_every_steps", "checkpoint_every_steps")
@@ -332,7 +334,7 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
         raise InputError(f"{path}: expected a run's configuration, found {type(values).__name__}")
     written = {RENAMED.get(name, name): value for name, value in dict[str, Any](values).items()}
     there = ADDED_SINCE | _flat(written)
-    for name, value, other, usual in WITHOUT_EFFECT:
+    for name, value, other, usual, _ in WITHOUT_EFFECT:
         if there.get(name) == value:
             there[other] = usual
     lines = differences(there, config.to_dict())
