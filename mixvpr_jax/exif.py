@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 
 from PIL import ExifTags
 
-from mixvpr_jax.orientation import JPEG_START, entries, parts
+from mixvpr_jax.orientation import JPEG_START, entries, parts, start_of_scan
 from mixvpr_jax.storage import AnyPath, reaching
 
 GPS, BASE = ExifTags.GPS, ExifTags.Base
-HEAD_BYTES = 2**20  # of a JPEG: they hold its EXIF, unless a large preview comes first
+HEAD_BYTES = 2**20  # of a JPEG: they hold its EXIF, unless large previews stand there, too
 MOST_BYTES = 64  # of a value: eight ratios, or a text
 
 Directory = dict[int, tuple[str, memoryview]]
@@ -42,8 +42,9 @@ def read_exif(path: AnyPath) -> Taken:
     """
     with reaching(path), path.open("rb") as file:
         data = file.read(HEAD_BYTES)
-        block = parts(data)[0] if data.startswith(JPEG_START) else b""
-        block = block or parts(data + file.read())[0]
+        if not data.startswith(JPEG_START) or start_of_scan(data) is None:
+            data += file.read()
+    block = parts(data)[0]
     first = _directory(block)
     pointers = ExifTags.IFD.GPSInfo, ExifTags.IFD.Exif
     gps, camera = (

@@ -86,8 +86,8 @@ def is_sound(data: bytes) -> bool:
     at the end of a file.
     """
     if data.startswith(JPEG_START):
-        scan = next((at for marker, at, _ in _segments(data) if marker == START_OF_SCAN), None)
-        return scan is not None and data.find(JPEG_END, scan) >= 0
+        scan = start_of_scan(data)
+        return scan is not None and data.rfind(JPEG_END, scan) >= 0  # from the end, where it is
     if not data.startswith(PNG_START):
         return True
     view = memoryview(data)
@@ -96,6 +96,11 @@ def is_sound(data: bytes) -> bool:
         for kind, at, end in _chunks(data)
         if kind == b"IDAT" and end <= len(data)
     )
+
+
+def start_of_scan(jpeg: bytes) -> int | None:
+    """Where a JPEG's pixels begin, and its metadata end; None if that is beyond these data."""
+    return next((at for marker, at, _ in _segments(jpeg) if marker == START_OF_SCAN), None)
 
 
 def orientation_of(image: Image.Image) -> int:

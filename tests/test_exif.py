@@ -19,6 +19,7 @@ from exif import (
 )
 from PIL import ExifTags
 
+from mixvpr_jax import exif
 from mixvpr_jax.exif import Taken, read_exif
 
 
@@ -137,6 +138,15 @@ def test_a_large_preview_costs_no_position(segments, tmp_path):
     for _ in range(segments):
         jpeg = with_segment(jpeg, 0xFFE2, bytes(65533))
     assert position_in(jpeg, tmp_path / "a") == (NORTH, EAST)
+
+
+def test_a_photo_without_exif_is_not_read_to_its_end(tmp_path, monkeypatch):
+    path, read, sizes = tmp_path / "a.jpg", exif.parts, []
+    path.write_bytes(encoded(photo(), "JPEG") + bytes(10**6))
+    monkeypatch.setattr(exif, "HEAD_BYTES", 10**5)
+    monkeypatch.setattr(exif, "parts", lambda data: sizes.append(len(data)) or read(data))
+    assert read_exif(path) == Taken()
+    assert sizes == [10**5]
 
 
 @pytest.mark.parametrize("pointer", [0, 4, 2**31, 2**32 - 1])

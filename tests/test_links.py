@@ -1,5 +1,7 @@
 """Where links in data folders may lead, and that names in lists stay inside of them."""
 
+import os
+
 import numpy as np
 import pytest
 from benchmark_trees import small, vpr_bench_tree, write_image
@@ -203,3 +205,15 @@ def test_a_link_to_an_image_of_the_folder_is_no_other_image(tmp_path):
     for folder in (root, tmp_path / "link"):
         paths = read_folder(folder).paths
         assert [path.relative_to(folder).as_posix() for path in paths] == left
+
+
+def test_a_folder_of_links_alone_is_not_asked_where_each_leads(tmp_path, monkeypatch):
+    """As of a subset of a benchmark: 50,000 links took four times as long to list."""
+    write_image(tmp_path / "all" / "1.jpg")
+    (tmp_path / "subset").mkdir()
+    for name in map(str, range(100)):
+        (tmp_path / "subset" / f"{name}.jpg").symlink_to(tmp_path / "all" / "1.jpg")
+    real, asked = os.path.realpath, []
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or real(path))
+    assert len(read_folder(tmp_path / "subset").paths) == 100
+    assert len(asked) < 10

@@ -236,10 +236,9 @@ def _check_shards(root: epath.Path, places: Places) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected what tfds writes, found {error!r}") from None
     sizes = sizes_in(root)
-    listed = (root / CHECKSUMS).read_text(encoding="utf-8") if CHECKSUMS in sizes else None
+    listed = (root / CHECKSUMS).read_text(encoding="utf-8") if CHECKSUMS in sizes else ""
     for index, city in enumerate(places.cities):
-        table = f"Dataframes/{city}.csv"
-        line = f"{sha256((root / table).read_bytes()).hexdigest()}  {table}\n"
+        file = root / (table := f"Dataframes/{city}.csv")
         num_rows = int(places.row[places.images_of(index)].max()) + 1
         if num_rows > records.get(city, 0):
             found = f"{records.get(city, 0):,} in {path.name}"
@@ -252,7 +251,7 @@ def _check_shards(root: epath.Path, places: Places) -> None:
             wrong = f"{count} files of {city}, found no {', '.join(missing)}"
         elif there != num_bytes[city]:
             wrong = f"{num_bytes[city]:,} bytes of {city}, found {there:,}"
-        elif listed is not None and line not in listed:
+        elif listed and f"{sha256(file.read_bytes()).hexdigest()}  {table}\n" not in listed:
             # A record's number is its row.
             wrong = f"{table} as it was prepared, found another (leave out rows before preparing)"
         else:

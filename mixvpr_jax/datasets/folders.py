@@ -166,13 +166,16 @@ def _files(root: Path) -> Iterator[Path]:
             if not _is_hidden(name):
                 visit(folder / name, above | {real})
 
-    def is_found(file: Path) -> bool:
-        entry = found.get(str(file.parent), {}).get(file.name)
-        return entry is not None and not entry.is_symlink() and _suffix(file) in IMAGE_SUFFIXES
-
     visit(root, frozenset())
+    images = {
+        f"{folder}{os.sep}{name}"
+        for folder, files in found.items()
+        for name, entry in files.items()
+        if not entry.is_symlink() and _suffix(Path(name)) in IMAGE_SUFFIXES
+    }
     for entry in (entry for files in found.values() for entry in files.values()):
-        if not (entry.is_symlink() and is_found(Path(os.path.realpath(entry)))):
+        # A folder of links alone, as of a subset, is not asked where each of them leads.
+        if not (images and entry.is_symlink() and os.path.realpath(entry) in images):
             yield Path(entry)
 
 

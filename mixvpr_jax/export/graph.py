@@ -49,13 +49,13 @@ def to_onnx(
     Raises:
         InputError: An opset that lacks the operators, a plug-in, or a model in training mode.
     """
+    require_evaluation(model)
     config = model.config
     _check_known("backbone", BACKBONES, model.backbone, config.arch)
     if config.aggregator is not None:
         _check_known("aggregator", AGGREGATORS, model.aggregator, config.aggregator_name)
     if opset not in OPSETS:
         raise InputError(f"opset: expected {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    require_evaluation(model)
     proto = _empty(config, opset, preprocess=preprocess)
     graph, output = Graph(proto.graph, np.dtype(dtype)), proto.graph.output[0].name
     if preprocess:
