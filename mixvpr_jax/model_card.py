@@ -77,12 +77,9 @@ less than 1e-5 in float32 (docs/parity.md of mixvpr-jax).
 def model_card(
     config: ModelConfig, *, origin: str = "", training: Mapping[str, Any] | None = None
 ) -> str:
-    """The card of a model.
+    """The card of a model, whose `origin` says, perhaps, where its weights come from.
 
-    Args:
-        config: What the model is.
-        origin: Sentences on where its weights come from; may be empty.
-        training: The settings of the run that trained it; paths in them are shortened to names.
+    Paths in the settings of the run that trained it are shortened to names.
     """
     height, width = config.image_size
     aggregator = config.aggregator_name or "bare backbone"

@@ -25,11 +25,8 @@ def infer_backbone(
 ) -> Backbone:
     """The backbone that the aggregator sits on, and which of its stages are cut.
 
-    Args:
-        checkpoint: Weights of cut stages move to its `dropped`.
-        told: Name of the backbone in the hyper-parameters, if any.
-        num_cropped: Number of stages cut according to the hyper-parameters, if they say.
-        in_channels: Input channels of the aggregator, if its weights show them.
+    Its name and the number of cut stages are what hyper-parameters tell, if they do; the channels
+    are what the aggregator's weights show. Weights of cut stages move to `checkpoint.dropped`.
 
     Raises:
         InputError: No known backbone, or one with other channels than the aggregator takes.

@@ -28,11 +28,7 @@ _NOTHING = np.empty((0, 0))
 
 
 def read_variable(content: bytes, name: str) -> Any:
-    """A variable of a file: None where there is no such one.
-
-    Args:
-        content: The file.
-        name: The variable's.
+    """The variable of this name in a file's content: None where there is no such one.
 
     Returns:
         A struct as a dictionary, a cell array as a list, text as a string, numbers as an array.

@@ -20,14 +20,9 @@ def check_comparable(
 ) -> None:
     """Raises InputError unless another evaluation is of this data set, with as many left out.
 
-    Args:
-        other: The other evaluation.
-        dataset: The name of the data set.
-        queries: The images of this evaluation.
-        database: Likewise.
-        frames: How many it leaves out beside a query.
-        own: How many queries are files of the database, and left out of their own neighbours.
-        unreadable: Which images it could not read, a line each; the other one may have them.
+    This one has these images and leaves out so many `frames` beside a query, and the `own` queries
+    that are files of the database. The other one may also have those that were `unreadable` here (a
+    line each).
     """
     # A folder called like a benchmark had the benchmark's name in earlier versions.
     protocol, found = other.results.get("protocol"), other.results["dataset"]

@@ -150,11 +150,7 @@ class EvaluationConfig(DescribeConfig):
 
 
 def data_folder(expected: str) -> AnyPath:
-    """The folder that MIXVPR_DATA names.
-
-    Args:
-        expected: What it is for and how to say it otherwise, for the error.
-    """
+    """The folder that MIXVPR_DATA names; an error says what was `expected` in its place."""
     if not (folder := os.environ.get("MIXVPR_DATA")):
         raise InputError(f"expected {expected}, or set MIXVPR_DATA")
     return as_path(folder)

@@ -121,12 +121,8 @@ def learn_model(
 ) -> tuple[Described, Projection]:
     """Describes photos, learns a projection of their descriptors and writes the projected model.
 
-    Args:
-        photos: A folder, searched at any depth, or a list, a .txt with a name a line.
-        output: The folder of the new model.
-        size: The length of its descriptors.
-        config: The model to project, and how it describes.
-        whiten: Whether each direction is scaled to unit variance.
+    Photos are a folder, searched at any depth, or a list, a .txt with a name a line; `size` and
+    `whiten` are those of `learn_projection`.
 
     Raises:
         InputError: Whatever is wrong with photos, model, size or output. Nothing is written then.

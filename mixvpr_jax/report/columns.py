@@ -25,11 +25,14 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.datasets.names import KEY, NOTE, NUM_FIELDS, TILE, TIME, fields_of, position_of
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import precision_recall, score_of
 from mixvpr_jax.report.reader import ReportData, Run
 from mixvpr_jax.report.thumbnails import MIME, Thumbnail
@@ -54,9 +57,7 @@ class Shown:
 def shown_photos(data: ReportData, neighbours: int) -> Shown:
     """All queries, their first neighbours, and the best positive of those that are wrong at 1.
 
-    Args:
-        data: The evaluation, perhaps with another run, whose neighbours count too.
-        neighbours: How many of the k neighbours are shown.
+    The neighbours of another run count, too.
     """
     parts = [data.predictions[:, :neighbours]]
     if data.best_positive is not None and data.right is not None:
@@ -77,13 +78,7 @@ def shown_photos(data: ReportData, neighbours: int) -> Shown:
 
 
 def columns_of(data: ReportData, neighbours: int, shown: Shown) -> dict[str, Any]:
-    """The JSON value of a page, but for `pictures`.
-
-    Args:
-        data: The evaluation.
-        neighbours: How many of the k neighbours are shown.
-        shown: The page's photos.
-    """
+    """The JSON value of a page, but for `pictures`."""
     own = _found_by(data, data, neighbours)
     near = {name: own.pop(name) for name in ("near", "distance", "metres", "right")}
     if trusted := own["confidence"]:
@@ -247,26 +242,14 @@ def _numbers(values: Any, digits: int) -> list[float | None]:
 def readable_name(path: AnyPath) -> str:
     """The part of a file name that tells a person something.
 
-    Names of the form `@east@north@zone@letter@lat@lon@pano@tile@heading@pitch@roll@height@time@
-    note@.jpg` (VPR-datasets-downloader) begin with coordinates that all look alike; of these the
-    panorama, tile, time and note are kept, or the UTM position where none of them is given.
-
-    Args:
-        path: A photo's path, of which only the last part counts.
-
-    Returns:
-        The name, as it is where it holds no such fields.
+    VPR-datasets-downloader's names begin with coordinates that all look alike: of these the
+    panorama, tile, time and note are kept, or the UTM position where none of them is given. Other
+    names stay as they are.
     """
-    fields = path.name.split("@")
-    if len(fields) < 4 or fields[0] or not (_is_number(fields[1]) and _is_number(fields[2])):
-        return path.name
-    padded = fields[:-1] + [""] * 15
-    told = [padded[place] for place in (7, 8, 13, 14) if padded[place]]
-    return " · ".join(told) or f"{float(fields[1]):.0f} E {float(fields[2]):.0f} N"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    with suppress(InputError):
+        east, north = position_of(path)
+        if path.name.startswith("@"):
+            fields = [*fields_of(path), *[""] * NUM_FIELDS]
+            told = [fields[place] for place in (KEY, TILE, TIME, NOTE) if fields[place]]
+            return " · ".join(told) or f"{east:.0f} E {north:.0f} N"
+    return path.name

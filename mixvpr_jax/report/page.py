@@ -37,14 +37,10 @@ def write_report(folder: AnyPath, compare: AnyPath | None = None) -> None:
 def write_page(
     path: AnyPath, data: ReportData, *, neighbours: int = 5, thumbnail_bytes: int = 48_000_000
 ) -> None:
-    """Writes one self-contained HTML file.
+    """Writes one self-contained HTML file, with a query's first `neighbours`.
 
-    Args:
-        path: The file.
-        data: The evaluation.
-        neighbours: How many of the k predictions are shown for a query.
-        thumbnail_bytes: What the pictures may take in the file, about. Few photos are large and
-            sharp, many are small; none is left out.
+    Its pictures take about `thumbnail_bytes`: few photos are large and sharp, many are small; none
+    is left out.
     """
     shown = shown_photos(data, neighbours)
     thumbnails = make_thumbnails(shown.paths, thumbnail_bytes * 3 // 4)
@@ -83,13 +79,7 @@ def _read_thumbnails(path: AnyPath) -> dict[str, Thumbnail]:
 def assemble(
     value: Mapping[str, Any], paths: Sequence[AnyPath], thumbnails: Sequence[Thumbnail]
 ) -> bytes:
-    """The whole file.
-
-    Args:
-        value: What `columns_of` gives.
-        paths: The photos.
-        thumbnails: Their pictures.
-    """
+    """The whole file, of what `columns_of` gives, the photos and their pictures."""
     style = _read("page.css")
     script = '"use strict";\n' + "\n".join(map(_bundled, SCRIPTS))
     parts = {

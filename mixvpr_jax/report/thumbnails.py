@@ -59,10 +59,6 @@ def make_thumbnails(paths: Sequence[AnyPath], max_bytes: int) -> list[Thumbnail]
 
     All are of one size and quality: the best with which, by the size of a sample, all of them
     take at most `max_bytes`; the smallest of `SIZES` where none does.
-
-    Args:
-        paths: The photos.
-        max_bytes: What the pictures may take together, about.
     """
     # Pillow lets go of the interpreter while it reads, resizes and writes.
     with ThreadPoolExecutor(num_processors()) as pool:

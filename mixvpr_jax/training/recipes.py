@@ -22,9 +22,8 @@ def list_recipes() -> list[str]:
 def load_recipe(name: str) -> tuple[TrainConfig, str]:
     """The `config` of a recipe and its docstring.
 
-    Args:
-        name: A recipe of the package, or the path of a file, which may import its neighbours as a
-            script does.
+    A recipe is one of the package's, or the path of a file, which may import its neighbours as a
+    script does.
 
     Raises:
         InputError: No such recipe, or a file without one.
