@@ -19,7 +19,6 @@ from mixvpr_jax.storage import as_path, is_local
 
 CARD = "README.md"
 _OPTIONS = re.compile(r"--(image-size|in-size|pool-size|key)\b")  # of the conversion alone
-_USUAL = {"interpolation": "bilinear", "projection": None, "final_norm": True}  # may be left out
 _CONVERT = "push has no such option: convert it first with mixvpr convert to-flax"
 
 
@@ -102,6 +101,7 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
 
 def _read_results(where: str, digest: str, config: dict[str, Any], weights: str) -> dict[str, Any]:
     from mixvpr_jax.evaluation.output import read_output
+    from mixvpr_jax.models.config import LACKING
 
     found = read_output(as_path(where)).results
     if found["recall"] is None:
@@ -113,7 +113,7 @@ def _read_results(where: str, digest: str, config: dict[str, Any], weights: str)
         )
     if isinstance(theirs := found.get("model"), dict):
         # The filter, the image size, ConvAP's cells …; rounding makes no other model.
-        theirs, ours = ({**_USUAL, **one, "dtype": None} for one in (theirs, config))
+        theirs, ours = ({**LACKING, **one, "dtype": None} for one in (theirs, config))
         if other := {name: theirs.get(name) for name in ours if theirs.get(name) != ours[name]}:
             raise InputError(
                 f"{where}: expected results of {weights} with { {n: ours[n] for n in other} }, "

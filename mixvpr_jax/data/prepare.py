@@ -74,7 +74,7 @@ def prepare_gsv_cities(
         InputError: As `open_source` raises it; the data set exists, space is short, or
             tensorflow-datasets is missing.
     """
-    if "://" in str(output) or ":/" in str(output):
+    if ":/" in str(output):  # gs://…, or as pathlib writes it
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")
     output = Path(as_path(output))
     _refuse_prepared(output)

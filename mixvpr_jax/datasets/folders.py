@@ -146,9 +146,10 @@ def _files(root: Path) -> Iterator[Path]:
     """
     real_root, found = os.path.realpath(root), dict[str, dict[str, os.DirEntry[str]]]()
 
-    def visit(folder: Path, above: frozenset[str]) -> None:
-        if (real := os.path.realpath(folder)) in above:
-            return
+    def visit(folder: Path) -> None:
+        real = os.path.realpath(folder)
+        if real in found and real != str(Path(real_root, folder.relative_to(root))):
+            return  # `latest -> run3` and run3 are one folder, by its own name
         try:
             with os.scandir(folder) as entries:
                 inside = {entry.name: entry for entry in entries}
@@ -159,14 +160,12 @@ def _files(root: Path) -> Iterator[Path]:
             for name, entry in inside.items()
             if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))  # noqa: PTH112 - no error of a loop
         }
-        is_own_name = real == str(Path(real_root, folder.relative_to(root)))
-        if real not in found or is_own_name:  # `latest -> run3` and run3 are one folder
-            found[real] = {name: inside[name] for name in inside.keys() - below}
+        found[real] = {name: inside[name] for name in inside.keys() - below}
         for name in sorted(below):
             if not _is_hidden(name):
-                visit(folder / name, above | {real})
+                visit(folder / name)
 
-    visit(root, frozenset())
+    visit(root)
     images = {
         f"{folder}{os.sep}{name}"
         for folder, files in found.items()

@@ -116,20 +116,22 @@ def _require_one_folder(database: Photos, queries: Photos, own: list[list[int]])
     if any(own):
         return
     last = ([PurePosixPath(name).name for name in side.names] for side in (queries, database))
-    alike = {
-        row: same
+    alike = [
+        (row, at)
         for row, some in enumerate(own_photos(*last))
-        if (same := [at for at in some if _end_alike(queries.names[row], database.names[at])])
+        for at in some
+        if _end_alike(queries.names[row], database.names[at])
+    ]
+    same = {
+        row: database.names[at]
+        for row, at in alike
+        if _cosines(queries.descriptors[row], database.descriptors[at : at + 1]) >= SAME
     }
-    cosines = (
-        _cosines(queries.descriptors[row], database.descriptors[same]).max()
-        for row, same in alike.items()
-    )
-    if alike and min(cosines) >= SAME:
-        row, same = next(iter(alike.items()))
+    if alike and len(same) == len(dict(alike)):  # of all that are alike
+        row, name = next(iter(same.items()))
         raise InputError(
             f"expected names below one folder, found the same photos as {queries.names[row]} and "
-            f"{database.names[same[0]]}; describe both from the folder that holds them"
+            f"{name}; describe both from the folder that holds them"
         )
 
 

@@ -24,8 +24,10 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
-# Fields of ModelConfig that earlier versions lack, and what these did.
+# Fields of ModelConfig that earlier versions do not know, and all that their files lack, with what
+# these versions did.
 ADDED_SINCE = {"projection": None, "final_norm": True}
+LACKING = {"interpolation": "bilinear", **ADDED_SINCE}
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]
 
 
@@ -310,7 +312,7 @@ class ModelConfig:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
         values["layers_to_crop"] = list(self.layers_to_crop)
         values["image_size"] = list(self.image_size)
-        for name, usual in ADDED_SINCE.items():  # which earlier versions do not know
+        for name, usual in ADDED_SINCE.items():
             if values[name] == usual:
                 del values[name]
         return values
@@ -333,7 +335,7 @@ class ModelConfig:
                 "expected a model's configuration of mixvpr-jax, found another program's; convert "
                 "its weights with mixvpr convert to-flax"
             )
-        values = checked_fields(cls, values, {"interpolation": "bilinear", **ADDED_SINCE})
+        values = checked_fields(cls, values, LACKING)
         if isinstance(values["aggregator"], Mapping):
             aggregator = dict(values["aggregator"])
             name = aggregator.pop("name", None)
