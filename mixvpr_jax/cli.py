@@ -36,11 +36,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def main(*words: str) -> None:
-    """Runs `mixvpr` with these words before those of the command line.
-
-    Args:
-        words: What a script stands for: `main("train")` in train.py.
-    """
+    """Runs `mixvpr` with these words before those of the command line: "train" in train.py."""
     arguments = [*words, *sys.argv[1:]]
     if not arguments or arguments[0] in ("-h", "--help", "--version", COMPLETION):
         run_command(lambda: _tell(arguments))

@@ -220,6 +220,18 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def read_text(file: AnyPath, what: str = "text") -> str:
+    """A file's text in UTF-8, without the byte order mark that Excel and Windows begin it with.
+
+    Raises:
+        InputError: It is of another encoding; the line says `what` was expected.
+    """
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: expected {what} in UTF-8, found {error}") from None
+
+
 def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes a table, whose names of files may be of any encoding."""
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:

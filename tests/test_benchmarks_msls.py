@@ -178,6 +178,15 @@ def test_tables_that_are_wrong(tmp_path, column, value, line, message):
     refused_subset(message, "msls-val-all", tmp_path)
 
 
+def test_tables_that_begin_with_a_byte_order_mark(tmp_path):
+    """As Excel saves them."""
+    msls_tree(tmp_path)
+    without = small("msls-val-all", tmp_path)
+    for file in tmp_path.rglob("*.csv"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert small("msls-val-all", tmp_path).database == without.database
+
+
 def test_tables_that_are_missing_or_no_text(tmp_path):
     msls_tree(tmp_path)
     file = tmp_path / "train_val" / "sf" / "query" / "postprocessed.csv"

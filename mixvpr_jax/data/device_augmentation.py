@@ -196,11 +196,8 @@ def resize(
 ) -> UInt8[Array, "b height width 3"]:
     """Every image at one (height, width), within a grey level of `Preprocess.resize`.
 
-    Args:
-        images: Each in the upper left corner of its canvas.
-        sizes: Their heights and widths on the canvas, in pixels.
-        image_size: The height and width of the results.
-        interpolation: Pillow's filter.
+    Images lie in the upper left corner of their canvas; `sizes` are their heights and widths there,
+    in pixels.
     """
     height, width = image_size
     across = _weights(sizes[:, 1], images.shape[2], width, interpolation)

@@ -23,7 +23,7 @@ from etils import epath
 from mixvpr_jax.checks import closest, nearest
 from mixvpr_jax.data.config import GSV_CITIES
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import composed, links_in
+from mixvpr_jax.listing import composed, links_in, read_text
 from mixvpr_jax.storage import as_path
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
@@ -244,11 +244,7 @@ def read_rows(path: epath.Path) -> Iterator[Row]:
     Raises:
         InputError: No table in UTF-8, a missing column or a broken value.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # Excel writes a mark before the header
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected text in UTF-8, found {error}") from None
-    reader = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(read_text(path)))
     filled = (cells for cells in reader if any(map(str.strip, cells)))
     try:
         header = next(filled, list[str]())

@@ -36,13 +36,9 @@ class GsvCities(tfds.core.ShardBasedBuilder):
         staging: Path = Path(),
         **options: Any,
     ) -> None:
-        """A builder of these cities.
+        """A builder of cities: of the rows of each, COLUMNS and IMAGE, and of its files' records.
 
-        Args:
-            tables: The rows of each city: COLUMNS and IMAGE.
-            shards: For each city's files in turn, a function that yields the records.
-            staging: Holds complete files until all are; what a killed call left is reused.
-            options: Those of the base class.
+        `staging` holds complete files until all are; what a killed call left is reused.
         """
         self.tables, self.shards, self.staging = tables, shards, staging
         super().__init__(file_format="array_record", **options)

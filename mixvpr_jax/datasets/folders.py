@@ -17,7 +17,7 @@ from mixvpr_jax.datasets.names import position_of, zone_of
 from mixvpr_jax.datasets.positions import positives_within
 from mixvpr_jax.datasets.protocols import BENCHMARKS, Protocol
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import IMAGE_SUFFIXES, Located, files_below, locate
+from mixvpr_jax.listing import IMAGE_SUFFIXES, Located, files_below, locate, read_text
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 # Photos in unsupported formats: from phones, raw from cameras, newer or rarer formats.
@@ -113,10 +113,7 @@ def read_list(
 
 def read_lines(file: AnyPath) -> list[str]:
     """What the lines of a list of images hold, without the empty ones."""
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: expected a list of images in UTF-8, {error}") from None
+    lines = read_text(file, "a list of images").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

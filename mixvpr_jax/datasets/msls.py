@@ -22,7 +22,7 @@ from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_lab
 from mixvpr_jax.datasets.ground_truth import Place, Truth, read_indices, read_names, read_positives
 from mixvpr_jax.datasets.names import KEY, NOTE, NUM_FIELDS, TIME, ZONE, fields_of
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.listing import Located, locate
+from mixvpr_jax.listing import Located, locate, read_text
 from mixvpr_jax.storage import AnyPath
 
 VAL_CITIES = ("cph", "sf")
@@ -225,17 +225,16 @@ def _subtask(parent: AnyPath, part: str) -> Located:
 def _read_table(file: AnyPath, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a table with the number of their line."""
     try:
-        with io.TextIOWrapper(file.open("rb"), newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise InputError(f"{file}: expected columns {', '.join(missing)}, found none such")
-            for row in reader:
-                yield reader.line_num, row
+        text = read_text(file, "a table")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise InputError(f"{file}: expected columns {', '.join(missing)}, found none such")
+        for row in reader:
+            yield reader.line_num, row
     except OSError as error:
         raise InputError(f"{file}: expected a table, {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: expected a table in UTF-8, {error}") from None
+    except csv.Error as error:
+        raise InputError(f"{file}: expected a table, {error}") from None
 
 
 def read_shots(folder: AnyPath, city: str) -> list[Shot]:

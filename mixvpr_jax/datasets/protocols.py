@@ -57,16 +57,15 @@ class Protocol:
     def limits(self) -> tuple[Limits, Limits]:
         """The least and the most database images and queries that may be the whole."""
         about = self.about_database, self.about_queries
-        database, queries = map(_limits, self.counts, about)
+        database, queries = (
+            limits or ((0, math.inf) if count is None else (count, count))
+            for count, limits in zip(self.counts, about, strict=True)
+        )
         return database, queries
 
     def is_short(self, *counts: int) -> bool:
         """Whether so many database images and queries are less than the whole."""
         return any(has < least for has, (least, _) in zip(counts, self.limits, strict=True))
-
-
-def _limits(count: int | None, about: Range | None) -> Limits:
-    return about or ((0, math.inf) if count is None else (count, count))
 
 
 # Published results --------------------------------------------------------------------------------

@@ -57,10 +57,8 @@ def evaluate(
 ) -> Evaluation:
     """Describes all images, finds neighbours, counts recall and writes it all.
 
-    Args:
-        config: What is evaluated, and how.
-        write_report: Adds a report to the folder of the results, which it is given with the
-            other evaluation to compare with.
+    `write_report` adds a report to the folder of the results, which it is given with the other
+    evaluation to compare with.
 
     Raises:
         InputError: Whatever is wrong with the model, the data or the output folder. Nothing is

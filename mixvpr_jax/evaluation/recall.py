@@ -251,10 +251,8 @@ def without_left_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest that count, at most so many, fewer where some query has fewer.
 
-    Args:
-        found: Indices [q, c], nearest first, -1 where an index found no more; and distances.
-        left_out: For each query the database indices that do not count; () for none.
-        most: How many to keep of each query.
+    Found are indices [q, c], nearest first, -1 where an index found no more, and distances; left
+    out for each query database indices, () for none.
     """
     indices, distances = found
     counts = indices >= 0

@@ -28,7 +28,7 @@ from mixvpr_jax.datasets.names import (
 from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.exif import Taken, read_exif
-from mixvpr_jax.listing import composed
+from mixvpr_jax.listing import composed, read_text
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
@@ -129,10 +129,7 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
     with reaching(file):
         if not file.is_file():
             raise InputError(f"{file}: expected a table of positions, found no such file")
-        try:
-            text = file.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: expected text in UTF-8, found {error}") from None
+        text = read_text(file)
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # also of old Macs
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
