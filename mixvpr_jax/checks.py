@@ -86,8 +86,9 @@ def to_plain_numbers(config: Any) -> None:
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Converts a field that holds any sequence of integers to a tuple, or raises InputError."""
+    """Converts a field of integers, a sequence or an array, to a tuple, or raises InputError."""
     value = getattr(config, name)
+    value = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
     whole = [int(x) for x in values if isinstance(x, numbers.Integral) and not isinstance(x, bool)]
     if len(whole) < len(values):

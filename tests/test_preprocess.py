@@ -64,6 +64,13 @@ def test_filters_that_are_none():
         Preprocess((8, 8), "cubic")
 
 
+@pytest.mark.parametrize("size", [[4, 6], np.array([4, 6]), (np.int64(4), np.int32(6))])
+def test_sizes_of_numpy(size):
+    preprocess = Preprocess(size)
+    assert preprocess == Preprocess((4, 6)) and hash(preprocess)
+    assert preprocess(np.zeros((9, 9, 3), np.uint8)).shape == (1, 4, 6, 3)
+
+
 @pytest.mark.parametrize("size", [320, (320,), (0, 320), (320.0, 320.0), "320", (3, 320, 320)])
 def test_sizes_that_are_none(size):
     with pytest.raises(InputError, match=r"image_size: expected \(height, width\), found"):
