@@ -202,7 +202,7 @@ def test_a_photo_by_names_below_two_folders(other, options, loop):
     """It would be paired with itself, and no folder holds both names."""
     np.save(loop / "q.npy", on_a_circle(12)[3:5])
     (loop / "q.txt").write_text(f"{other}\n{other.replace('3', '4')}\n")
-    with pytest.raises(InputError, match=f"same photos as {other} and cam/frame3.jpg; describe"):
+    with pytest.raises(InputError, match=f"same photos as {other} and cam/frame3.jpg; list"):
         write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"), **options)
     np.save(loop / "q.npy", on_a_circle(12)[[3, 6]])  # a robot that starts at the same dock
     write_pairs(loop / "d.npy", loop / "p.txt", queries=str(loop / "q.npy"))

@@ -222,7 +222,7 @@ def test_a_setting_called_as_config_json_calls_the_plug_in_is_refused():
         name: str = "GeM"
 
     Named.__qualname__ = "Named"
-    with pytest.raises(InputError, match="Named: expected a setting by another name than `name`"):
+    with pytest.raises(InputError, match="Named: expected no setting called `name`, which"):
         inspect.unwrap(register_aggregator)(Named)
 
 

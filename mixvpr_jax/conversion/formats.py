@@ -142,7 +142,7 @@ def is_float(dtype: np.dtype) -> bool:
 
 
 def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
-    """Those of the tensors in a value, however deep."""
+    """The shapes of all tensors in a value, however deep."""
     seen, waiting = set[int](), [value]
     while waiting:
         value = waiting.pop()

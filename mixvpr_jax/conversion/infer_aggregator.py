@@ -78,7 +78,7 @@ def _boq(checkpoint: Checkpoint) -> tuple[BoQConfig, int]:
 def projection_of(checkpoint: Checkpoint) -> int | None:
     """Outputs of the Linear layer after the aggregator, as in MegaLoc; None if there is none.
 
-    Others' is left over: whether what it takes was scaled to unit norm before, no weight tells.
+    Other layouts' is left over, to be refused: no weight tells whether its input has unit norm.
     """
     name = "aggregator.linear.weight"
     if not checkpoint.layout.projects or name not in checkpoint.state:

@@ -23,6 +23,7 @@ from mixvpr_jax.writable import require_free
 
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
+REMEDY = "list each set in a .txt in the folder that holds both, and describe these lists"
 SAME = 0.99  # cosine of two descriptors of one photo, whatever the engines and numbers
 
 
@@ -107,7 +108,7 @@ def _require_same_photos(database: Photos, queries: Photos, own: list[list[int]]
         if some and _cosines(queries.descriptors[row], database.descriptors[some]).max() < SAME:
             raise InputError(
                 f"expected names that tell photos apart, found two {queries.names[row]} with "
-                "different descriptors; describe both folders from the one that holds them"
+                f"different descriptors; {REMEDY}"
             )
 
 
@@ -131,7 +132,7 @@ def _require_one_folder(database: Photos, queries: Photos, own: list[list[int]])
         row, name = next(iter(same.items()))
         raise InputError(
             f"expected names below one folder, found the same photos as {queries.names[row]} and "
-            f"{name}; describe both from the folder that holds them"
+            f"{name}; {REMEDY}"
         )
 
 

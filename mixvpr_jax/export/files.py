@@ -55,7 +55,7 @@ def export_model(
     }
     _require_facts_free(path, shared)
     (height, width), filter_of = model.config.image_size, model.config.interpolation
-    # To a half, Pillow resizes without rounding, whatever the order of axes.
+    # Twice as wide: one axis is resized, by weights that float32 holds exactly, to Pillow's bits.
     shape = 2, height, 2 * width if preprocess else width, 3
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     images = Preprocess((height, width), filter_of)(noise)

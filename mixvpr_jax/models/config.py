@@ -24,8 +24,7 @@ WIDEST = 1000  # a mixer's hidden width, as a multiple of the positions
 
 Dtype = Literal["float32", "tensorfloat32", "bfloat16", "float64"]
 Interpolation = Literal["bilinear", "bicubic"]
-# Fields of ModelConfig that earlier versions do not know, and all that their files lack, with what
-# these versions did.
+# Fields of ModelConfig that earlier versions do not know, and all that files may lack: as it was.
 ADDED_SINCE = {"projection": None, "final_norm": True}
 LACKING = {"interpolation": "bilinear", **ADDED_SINCE}
 Engine = Literal["jax", "onnxruntime", "openvino", "openvino-bfloat16"]

@@ -109,7 +109,10 @@ def register_aggregator(cls: type[T]) -> type[T]:
     _require(cls, Aggregator)
     known = dataclass(frozen=True)(cls)
     if any(field.name == "name" for field in fields(known)):
-        raise InputError(f"{import_path(cls)}: expected a setting by another name than `name`")
+        raise InputError(
+            f"{import_path(cls)}: expected no setting called `name`, which is the plug-in's own in "
+            "config.json; rename it"
+        )
     _KNOWN[import_path(known)] = known
     return known
 
