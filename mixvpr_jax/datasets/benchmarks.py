@@ -160,11 +160,8 @@ def read_benchmark(
 ) -> EvaluationSet:
     """Reads a benchmark where it lies, and holds it to its protocol.
 
-    Args:
-        name: One of `BENCHMARKS`.
-        folder: The dataset's own folder, or one that holds it under a usual name.
-        ground_truth: Where the authors' .mat or .npy files lie, if not there.
-        allow_subset: Accept a part of it, and mark it as a subset.
+    The folder is the dataset's own, or holds it under a usual name; the authors' .mat or .npy files
+    lie there or in `ground_truth`. `allow_subset` accepts a part of it, which is marked as one.
 
     Raises:
         InputError: No such benchmark; nothing of it there; ground truth that is missing or broken;

@@ -154,11 +154,9 @@ def by_value(name: str) -> list[object]:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def unix_times(texts: Sequence[str]) -> list[float] | None:
-    """The seconds of names that are all Unix times; None where one is something else."""
-    found = [unix_seconds(text) for text in _with_equal_fractions(texts)]
-    seconds = [one for one in found if one is not None]
-    return seconds if len(seconds) == len(texts) else None
+def unix_times(texts: Sequence[str]) -> list[float | None]:
+    """`unix_seconds` of the frames of one camera, which write their fractions alike."""
+    return [unix_seconds(text) for text in _with_equal_fractions(texts)]
 
 
 def unix_seconds(text: str) -> float | None:

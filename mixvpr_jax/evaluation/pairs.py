@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mixvpr_jax.checks import nearest
-from mixvpr_jax.datasets.names import frames_near, unix_seconds, unix_times
+from mixvpr_jax.datasets.names import frames_near, unix_times
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
@@ -117,22 +117,19 @@ def _require_one_folder(database: Photos, queries: Photos, own: list[list[int]])
     if any(own):
         return
     last = ([PurePosixPath(name).name for name in side.names] for side in (queries, database))
-    alike = [
-        (row, at)
+    alike = {
+        row: same
         for row, some in enumerate(own_photos(*last))
-        for at in some
-        if _end_alike(queries.names[row], database.names[at])
-    ]
-    same = {
-        row: database.names[at]
-        for row, at in alike
-        if _cosines(queries.descriptors[row], database.descriptors[at : at + 1]) >= SAME
+        if (same := [at for at in some if _end_alike(queries.names[row], database.names[at])])
     }
-    if alike and len(same) == len(dict(alike)):  # of all that are alike
-        row, name = next(iter(same.items()))
+    if alike and all(
+        _cosines(queries.descriptors[row], database.descriptors[same]).max() >= SAME
+        for row, same in alike.items()
+    ):
+        row, same = next(iter(alike.items()))
         raise InputError(
             f"expected names below one folder, found the same photos as {queries.names[row]} and "
-            f"{name}; {REMEDY}"
+            f"{database.names[same[0]]}; {REMEDY}"
         )
 
 
@@ -143,15 +140,13 @@ def _end_alike(name: str, other: str) -> bool:
 
 def _times(photos: Photos) -> np.ndarray:
     """[n] seconds, by the names where all of them are Unix times, else by EXIF."""
-    stems = [PurePosixPath(name).stem for name in photos.names]
-    if (named := unix_times(stems)) is not None:
+    named = unix_times([PurePosixPath(name).stem for name in photos.names])
+    if None not in named:
         return np.array(named, np.float64)
     if photos.folder is None:
-        pairs = zip(photos.names, stems, strict=True)
-        strange = next(name for name, stem in pairs if unix_seconds(stem) is None)
         raise InputError(
             "exclude_near: expected names that are Unix times, or photos whose EXIF data tell the "
-            f"time, found {strange}; give --photos FOLDER"
+            f"time, found {photos.names[named.index(None)]}; give --photos FOLDER"
         )
     taken = [read_exif(photos.folder / name).time for name in photos.names]
     known = [(time - datetime(1970, 1, 1)).total_seconds() for time in taken if time is not None]
