@@ -106,7 +106,9 @@ def test_a_palette_of_8_or_16_bits(factor):
     numbers = (table.T.ravel() * factor).tolist()
     content = tiff(GREY, tags={262: [3], 320: numbers})
     assert np.array_equal(read(content), table[GREY[..., 0]])
-    with_alpha = tiff(np.concatenate([GREY, ALPHA], axis=2), tags={262: [3], 320: numbers, 338: [2]})
+    with_alpha = tiff(
+        np.concatenate([GREY, ALPHA], axis=2), tags={262: [3], 320: numbers, 338: [2]}
+    )
     assert np.array_equal(read(with_alpha), table[GREY[..., 0]])
 
 

@@ -174,7 +174,7 @@ def figures_of(results: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[st
             for name, rows in conditions.items()
         ],
         "latency": [
-            [stage, *(round(ms, 4) for ms in taken.values())]
+            [stage, *(round(float(taken[name]), 4) for name in ("median_ms", "p95_ms"))]
             for stage, taken in timing.get("query_ms", {}).items()
         ],
         "device": str(timing.get("device", "")),
