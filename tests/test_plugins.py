@@ -226,6 +226,25 @@ def test_a_setting_called_as_config_json_calls_the_plug_in_is_refused():
         inspect.unwrap(register_aggregator)(Named)
 
 
+@register_aggregator
+class OfSizes(Aggregator):
+    sizes: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self):
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # so that it may be hashed
+
+    def build(self, channels, size, *, dtype, rngs):
+        return lambda features: features.mean((1, 2))
+
+
+def test_a_setting_of_several_numbers_is_the_same_in_json():
+    """`mixvpr push` compares it with that in results.json."""
+    config = ModelConfig("resnet18", (3, 4), OfSizes((1, 3)), (48, 64))
+    values = config.to_dict()
+    assert values == json.loads(json.dumps(values))
+    assert ModelConfig.from_dict(values) == config
+
+
 class NormalisedMean(nnx.Module):
     def __init__(self, channels):
         self.bn = BatchNorm(channels, dtype="float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -309,12 +310,10 @@ class ModelConfig:
             saved_name(find_plugin(self.arch, Backbone))
         if self.aggregator is not None:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
-        values["layers_to_crop"] = list(self.layers_to_crop)
-        values["image_size"] = list(self.image_size)
         for name, usual in ADDED_SINCE.items():
             if values[name] == usual:
                 del values[name]
-        return values
+        return json.loads(json.dumps(values))  # lists for tuples, also of a plug-in's settings
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:

@@ -213,9 +213,9 @@ def to_linen(
     """
 
     def build(config: ModelConfig, rngs: nnx.Rngs) -> VPRModel:
-        built = VPRModel(config, rngs=rngs)
-        built.train() if train else built.eval()
-        return built
+        fresh = VPRModel(config, rngs=rngs)
+        fresh.train() if train else fresh.eval()
+        return fresh
 
     require_model(model)
     kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
