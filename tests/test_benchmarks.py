@@ -137,7 +137,7 @@ def test_folder_pairs(tmp_path):
     write_images(tmp_path / "town" / "queries", [labelled_name(7, 24), labelled_name(0, 9)])
     pair = tmp_path / "town" / "database", tmp_path / "town" / "queries"
     found = read_folder_pair(*pair)
-    assert found.name == "town" and found.protocol.radius_m == 25
+    assert found.protocol.name == "town" and found.protocol.radius_m == 25
     assert listed(found.positives) == [[0], [0]]
     assert listed(read_folder_pair(*pair, radius_m=10).positives) == [[0], []]
     write_images(tmp_path / "plain", ["a.jpg"])
@@ -145,7 +145,7 @@ def test_folder_pairs(tmp_path):
     assert plain.positives is None and plain.protocol.ground_truth == "none"
     write_images(tmp_path / "town" / "more" / "queries", ["b.jpg"])
     other = read_folder_pair(tmp_path / "plain", tmp_path / "town" / "more" / "queries")
-    assert other.name == "queries in plain"
+    assert other.protocol.name == "queries in plain"
 
 
 def test_positives_are_those_of_the_rule_itself():

@@ -229,3 +229,12 @@ def test_images_of_another_format(tmp_path):
     assert small("sped", tmp_path).database[1].name == "0001.JPEG"
     path.with_suffix(".JPEG").rename(path.with_suffix(".txt"))
     assert len(small("sped", tmp_path).database) == 1
+
+
+@pytest.mark.parametrize("folder", ["SPEDTEST", "nordland", "InriaHolidays"])
+def test_the_folder_of_another_benchmark_with_the_same_names(tmp_path, folder):
+    """They all call their images ref/0000000.jpg, …: these would pass for ESSEX's."""
+    truth = vpr_bench_tree(tmp_path / folder, "ESSEX", [[0], [1]])
+    message = f"{folder}: expected the folder of essex, found one that is called as .*'s, whose"
+    refused_subset(message, "essex", truth)
+    assert len(small("essex", truth.rename(tmp_path / "mine")).queries) == 2

@@ -314,7 +314,7 @@ def test_where_benchmarks_lie(run, tmp_path, monkeypatch):
         run("pitts30k-test", None)
     pittsburgh_tree(tmp_path / "Pittsburgh")
     monkeypatch.setenv("MIXVPR_DATA", str(tmp_path))
-    assert run("pitts30k-test", None, allow_subset=True).data.name == "pitts30k-test"
+    assert run("pitts30k-test", None, allow_subset=True).data.protocol.name == "pitts30k-test"
     with pytest.raises(InputError, match=r"dataset: unknown name 'pitts30k'; closest: pitts"):
         run("pitts30k", tmp_path, overwrite=True)
 

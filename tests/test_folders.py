@@ -170,4 +170,4 @@ def test_a_folder_never_goes_by_a_benchmarks_name(tmp_path, name):
     for side in ("database", "queries"):
         write_image(tmp_path / name / side / "a.jpg")
     found = read_folder_pair(tmp_path / name / "database", tmp_path / name / "queries")
-    assert found.name == f"{name}-folder"
+    assert found.protocol.name == f"{name}-folder"

@@ -36,8 +36,7 @@ def _tokyo247(place: Place) -> EvaluationSet:
     queries = *(f"{parent}247query_subset_v2" for parent in parents), "queries", "query"
     found = _read_netvlad(place, "tokyo247", "test", databases, queries)
     times = list(takewhile(bool, map(_time, found.queries)))
-    is_complete = len(times) == len(found.queries)
-    return replace(found, conditions={"light": times}) if is_complete else found
+    return replace(found, conditions={"light": times} if len(times) == len(found.queries) else {})
 
 
 def _read_netvlad(
@@ -154,6 +153,8 @@ _READERS: Mapping[str, tuple[Reader, tuple[str, ...]]] = {
     "sf-landmark": (_named("queries"), ("san_francisco", "sf_landmark", "sf-landmark")),
 }
 
+_ALIKE = "nordland", "sped", "essex", "crossseason", "inria"  # call images ref/0000000.jpg, …
+
 
 def read_benchmark(
     name: str, folder: AnyPath, *, ground_truth: AnyPath | None = None, allow_subset: bool = False
@@ -169,7 +170,6 @@ def read_benchmark(
             the protocol's.
     """
     require_known("dataset", name, BENCHMARKS)
-    protocol = BENCHMARKS[name]
     if not folder.is_dir():
         raise InputError(
             f"{folder}: expected the folder of {name}, found no such folder{nearest(folder)}"
@@ -177,7 +177,13 @@ def read_benchmark(
     if ground_truth is not None and not ground_truth.exists():
         raise InputError(f"{ground_truth}: expected the ground truth of {name}, found nothing")
     reader, names = _READERS[name]
-    place = Place(protocol, folder, ground_truth, names)
+    usual = {each.lower(): other for other in _ALIKE for each in _READERS[other][1]}
+    if name in _ALIKE and (found_as := usual.get(folder.name.lower(), name)) != name:
+        raise InputError(
+            f"{folder}: expected the folder of {name}, found one that is called as {found_as}'s, "
+            "whose images have the same names"
+        )
+    place = Place(BENCHMARKS[name], folder, ground_truth, names)
     found = reader(place)
     if ground_truth and ground_truth.is_file() and ground_truth.name not in found.layout:
         raise InputError(

@@ -77,25 +77,19 @@ class EvaluationSet:
         """The images that are not there, database first."""
         if self.present is None:
             return []
-        there = np.concatenate(self.present).tolist()
         images = (*self.database, *self.queries)
-        return [path for path, is_there in zip(images, there, strict=True) if not is_there]
+        return list(_kept(images, ~np.concatenate(self.present)))
 
     @property
     def num_own_queries(self) -> int:
         """How many queries are files of the database."""
         return sum(len(some) > 0 for some in self.left_out)
 
-    @property
-    def name(self) -> str:
-        """The protocol's name."""
-        return self.protocol.name
-
     def describe(self) -> list[str]:
         """What is measured, in a few lines."""
         protocol, subset = self.protocol, " (a subset)" if self.is_subset else ""
         lines = [
-            f"{self.name}{subset}: {len(self.database):,} database images, "
+            f"{protocol.name}{subset}: {len(self.database):,} database images, "
             f"{len(self.queries):,} queries",
             f"ground truth: {protocol.ground_truth}; positives: {protocol.positives}",
         ]

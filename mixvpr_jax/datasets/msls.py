@@ -185,7 +185,7 @@ def _with_shots(
     whole = replace(whole, conditions={**_conditions(queries), **whole.conditions})
     if len(database) < len(keys[0]):
         return whole
-    return _placed(whole, whole.name, (database, queries))
+    return _placed(whole, whole.protocol.name, (database, queries))
 
 
 # Mapillary's tables and a downloader's names ------------------------------------------------------

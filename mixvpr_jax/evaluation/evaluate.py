@@ -71,8 +71,8 @@ def evaluate(
         ks = _recall_values(config, data)
         if config.compare is not None:
             left_out = config.exclude_neighbours or 0, data.num_own_queries
-            other = read_output(config.compare)
-            check_comparable(other, data.name, data.queries, data.database, *left_out)
+            other, name = read_output(config.compare), data.protocol.name
+            check_comparable(other, name, data.queries, data.database, *left_out)
         model, preprocess = open_model(config)
     with ExitStack() as stack:
         folder = None

@@ -169,7 +169,7 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
     data, recalls, protocol = evaluation.data, evaluation.recalls, evaluation.data.protocol
     lacking = None if (known := data.positives) is None else sum(not len(some) for some in known)
     return {
-        "dataset": data.name,
+        "dataset": protocol.name,
         "protocol": {
             "ground_truth": None if protocol.ground_truth == "none" else protocol.ground_truth,
             "positives": protocol.positives,
