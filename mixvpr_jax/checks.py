@@ -86,12 +86,16 @@ def to_plain_numbers(config: Any) -> None:
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Converts a field of integers, a sequence or an array, to a tuple, or raises InputError."""
+    """Converts a field of integers from 0 on, a sequence or an array, to a tuple, or raises.
+
+    Raises:
+        InputError: It holds something else.
+    """
     value = getattr(config, name)
     value = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
     whole = [int(x) for x in values if isinstance(x, numbers.Integral) and not isinstance(x, bool)]
-    if len(whole) < len(values):
+    if len(whole) < len(values) or min(whole, default=0) < 0:
         raise InputError(f"{name}: expected {expected}, found {value!r:.100}")
     object.__setattr__(config, name, tuple(whole))
 

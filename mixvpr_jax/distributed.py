@@ -58,7 +58,8 @@ def gather(rows: np.ndarray) -> list[np.ndarray]:
     """
     if jax.process_count() == 1:
         return [rows]
-    counts = _gather_bytes(np.array([len(rows)], np.int64).view(np.uint8)).view(np.int64).ravel()
+    count = np.array([len(rows)], np.int64).view(np.uint8)
+    counts = np.asarray(multihost_utils.process_allgather(count)).view(np.int64).ravel()
     parts = [np.empty((count, *rows.shape[1:]), rows.dtype) for count in counts]
     parts[jax.process_index()] = np.ascontiguousarray(rows)
     exchange(parts)
@@ -74,15 +75,10 @@ def exchange(parts: Sequence[np.ndarray]) -> None:
         piece = np.zeros(min(PIECE_BYTES, size - start), np.uint8)
         some = own[start : start + PIECE_BYTES]
         piece[: len(some)] = some
-        gathered = _gather_bytes(piece)
+        gathered = np.asarray(multihost_utils.process_allgather(piece))  # [processes, n]
         for index, target in targets.items():
             target = target[start : start + PIECE_BYTES]
             target[:] = gathered[index, : len(target)]
-
-
-def _gather_bytes(own: np.ndarray) -> np.ndarray:
-    """[n] uint8 on each process → [processes, n]."""
-    return np.asarray(multihost_utils.process_allgather(own))
 
 
 def gather_text(text: str) -> list[str]:

@@ -320,9 +320,7 @@ class Sampler:
         cities = np.unique(self.places.city)
         if self.config.shuffle_cities:
             cities = rng.permutation(cities)
-        starts = np.searchsorted(self.places.city, cities)
-        ends = np.searchsorted(self.places.city, cities, side="right")
-        of_each = [np.arange(*span) for span in zip(starts, ends, strict=True)]
+        of_each = [np.flatnonzero(self.places.city == city) for city in cities]
         return np.concatenate([rng.permutation(places) for places in of_each])
 
     def _chosen(self, rng: np.random.Generator) -> np.ndarray:

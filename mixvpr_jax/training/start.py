@@ -102,13 +102,10 @@ def require_same_on_all_processes(
 
 
 def write_config(config: TrainConfig, path: AnyPath) -> None:
-    """Writes config.json unless it holds the same already."""
+    """Writes config.json."""
     text = json.dumps(config.to_dict(), indent=2) + "\n"
-    with reaching(path):
-        there = path.read_text(encoding="utf-8") if path.exists() else None
-    if there != text:
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class Images:
@@ -170,13 +167,12 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
 
 
 def _require_same_head(found: ModelConfig, wanted: ModelConfig, source: str) -> None:
-    height, width = found.image_size
     remedies = {
         "layers_to_crop": " ".join(
             ["; give --model.layers-to-crop", *map(str, found.layers_to_crop)]
         ),
         "aggregator": "",
-        "feature_size": f"; give --model.image-size {height} {width}",
+        "feature_size": "; give --model.image-size {} {}".format(*found.image_size),
         "projection": "; start from the model that it was learned from",
         "final_norm": f"; give --model.{'' if found.final_norm else 'no-'}final-norm",
         "interpolation": f"; give --model.interpolation {found.interpolation}",

@@ -57,6 +57,8 @@ class Validation:
             name: _read_set(config, path)
             for name, path in zip(set_names(config), config.sets, strict=True)
         }
+        self.metrics = set(metrics_of(config))
+        self.checksums = {name: _checksum(data) for name, data in self.sets.items()}
         self.preprocess = Preprocess(model.config.image_size, model.config.interpolation)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
         self._images, self._weights = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
@@ -129,16 +131,6 @@ class Validation:
             metrics |= {f"{name}/recall@{k}": percent for k, percent in recall.items()}
         return metrics
 
-    @property
-    def metrics(self) -> set[str]:
-        """The names of the metrics."""
-        return set(metrics_of(self.config))
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """Set → checksum of the names of its images and of its positives."""
-        return {name: _checksum(data) for name, data in self.sets.items()}
-
 
 def set_names(config: ValidationConfig) -> tuple[str, ...]:
     """The names of the sets in metrics; no folder is named like a benchmark."""
@@ -204,6 +196,7 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
 
 
 def _checksum(data: EvaluationSet) -> str:
+    """Of the names of a set's images and of its positives."""
     names = ["\n".join(path.name for path in paths) for paths in (data.database, data.queries)]
     found = zlib.crc32("\n\n".join(names).encode(errors="surrogateescape"))
     assert data.positives is not None
