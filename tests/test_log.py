@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.training.log import Log, Monitor, read_log
+from mixvpr_jax.training.log import Log, Monitor, draw_curves, read_log
 
 
 class Terminal(io.StringIO):
@@ -91,3 +91,10 @@ def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):
     log.advance({"loss": "1.250"})
     log.close()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["_val", "x$^$y", "a$b$"])
+def test_curves_of_sets_with_any_name(tmp_path, name):
+    """Matplotlib hides labels that begin with an underscore, and takes dollars for formulas."""
+    draw_curves([{"step": 1, f"{name}/recall@1": 50.0}], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -169,7 +169,8 @@ def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
         for name in recalls:
             values, (dataset, k) = values_of(entries, name), _rank(name)
             (line,) = axes.plot(list(values), list(values.values()), marker=".")
-            line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=f"{dataset} R@{k}")
+            label = f"R@{k} {dataset}".replace("$", r"\$")  # no formula; a first "_" would hide it
+            line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=label)
         axes.set(xlabel="step", ylabel="recall (%)", ylim=(0, 102), title="Validation")
         axes.legend(frameon=False, loc="lower right", ncols=len(sets))
         axes.grid(alpha=0.25)

@@ -103,9 +103,8 @@ def require_same_on_all_processes(
 
 def write_config(config: TrainConfig, path: AnyPath) -> None:
     """Writes config.json."""
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 class Images:
