@@ -68,8 +68,8 @@ def require_not_negative(config: object, *names: str) -> None:
 def to_plain_numbers(config: Any) -> None:
     """Converts a dataclass's int and float fields to Python's numbers, or raises InputError.
 
-    None passes where the type has it. It is also raised for bools and nested settings that are
-    none: a text such as "False" would count as true.
+    None passes where the type has it. Switches must be bools, and nested settings of their own
+    class: a text such as "False" would count as true.
     """
     kinds = {"int": numbers.Integral, "float": numbers.Real, "bool": bool}
     for each in fields(config):

@@ -176,13 +176,16 @@ ADDED_SINCE: dict[str, Any] = {
     "optimizer.linear_decay_factor": 0.2,
     "optimizer.layer_decay": 1.0,
 }
-# A field and the value beside which another, which earlier versions accepted, has no effect, and
-# what to give.
+# A field and a value of it beside which another field has no effect, the value that the other must
+# then have, and the option that gives it. Earlier versions accepted others.
 WITHOUT_EFFECT: tuple[tuple[str, Any, str, Any, str], ...] = (
     ("freeze_batch_stats", True, "batch_stats_per_device", False, "--no-batch-stats-per-device"),
     ("optimizer.name", "adamw", "optimizer.momentum", 0.9, "--optimizer.momentum 0.9"),
     (
-        *("optimizer.linear_decay_steps", 0, "optimizer.linear_decay_factor", 0.2),
+        "optimizer.linear_decay_steps",
+        0,
+        "optimizer.linear_decay_factor",
+        0.2,
         "--optimizer.linear-decay-steps N",
     ),
     ("data.order", "shuffled", "data.shuffle_cities", False, "--data.no-shuffle-cities"),
