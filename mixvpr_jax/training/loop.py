@@ -160,7 +160,6 @@ class Setup:
         self.selection = replace(self.selection, checksums=self.validation.checksums)
         self.validation.require_readable(besides=self.selection.measured_sets(workdir))
         self.optimizer = make_optimizer(config.optimizer, self.steps_per_epoch)
-        self.learning_rate = learning_rate_schedule(config.optimizer, self.steps_per_epoch)
         self.take_step = make_step(
             self.model,
             self.optimizer,
@@ -180,6 +179,11 @@ class Setup:
         return read_batches(
             self.images.batches, start, num_workers=data.num_workers, prefetch=data.prefetch
         )
+
+    def learning_rates(self) -> np.ndarray:
+        """[total_steps] the learning rate of each step."""
+        schedule = learning_rate_schedule(self.config.optimizer, self.steps_per_epoch)
+        return np.asarray(jax.vmap(schedule)(jnp.arange(self.total_steps)))
 
     def positions(self, step: int) -> list[dict[str, Any]]:
         """Where in the data a step begins, with each checksum of the image names."""
@@ -213,8 +217,7 @@ class Run:
         with raise_on_all_processes():
             self.log = stack.enter_context(Log(setup.workdir, self.step, setup.total_steps))
         rename_former(self.log.entries, setup.config.validation)
-        rates = jax.vmap(setup.learning_rate)(jnp.arange(setup.total_steps))
-        self.monitor = Monitor(self.log, np.asarray(rates), setup.config.log_every_steps)
+        self.monitor = Monitor(self.log, setup.learning_rates(), setup.config.log_every_steps)
 
     @property
     def ends_epoch(self) -> bool:
