@@ -35,6 +35,8 @@ LossName = Literal[
 ]
 MinerName = Literal["MultiSimilarityMiner", "TripletMarginMiner", "PairMarginMiner"]
 
+MOST_LAYERS = max(shape.most_frozen for shape in BACKBONES.values())  # of any backbone
+
 
 @dataclass(frozen=True)
 class StartConfig(ModelConfig):
@@ -109,6 +111,11 @@ class OptimizerConfig:
             raise InputError(f"layer_decay: expected at most 1, found {self.layer_decay}")
         if self.momentum >= 1:
             raise InputError(f"momentum: expected less than 1, found {self.momentum}")
+        if not (self.layers_to_freeze is None or self.layers_to_freeze in range(MOST_LAYERS + 1)):
+            raise InputError(
+                f"layers_to_freeze: expected None or 0 to {MOST_LAYERS}, found "
+                f"{self.layers_to_freeze!r:.40}"
+            )
 
 
 @dataclass(frozen=True)
@@ -260,7 +267,7 @@ class TrainConfig:
                         f"optimizer.{name}: expected {only} with a backbone of one's own, found "
                         f"{found}"
                     )
-        elif frozen is not None and frozen not in range(shape.most_frozen + 1):
+        elif (frozen or 0) > shape.most_frozen:
             raise InputError(
                 f"optimizer.layers_to_freeze: expected None or 0 to {shape.most_frozen} with "
                 f"{self.model.arch}, found {frozen}"
