@@ -199,9 +199,15 @@ def _signals_raised() -> Iterator[None]:
             return
         first = None
         number = signal.SIGTERM if issubclass(found.exc_type, Terminated) else signal.SIGINT
-        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        is_over = threading.Event()
+
+        def send_again() -> None:
+            is_over.wait()  # what is raised in this hook would be ignored, too
+            time.sleep(0.02)
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=send_again, daemon=True).start()
+        is_over.set()
 
     with _handled_by(interrupt):
         sys.unraisablehook = ignored
