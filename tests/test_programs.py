@@ -81,7 +81,7 @@ def test_what_was_read_longest_ago_goes(tmp_path, limit, left):
 
 
 FAULTS = """
-import ctypes, resource, statistics, sys
+import ctypes, resource, sys
 import jax, jax.numpy as jnp
 from mixvpr_jax.distributed import joined
 from mixvpr_jax.processes import ALONE
@@ -99,7 +99,7 @@ with joined(ALONE, training=True):
         keep_memory()
     program = jax.jit(lambda x: jnp.sin(x @ x.T)[::3, ::3])
     x = jnp.ones((3_163, 8))  # its square takes 9,769 pages of 4 KiB
-    print(statistics.median(faults() for _ in range(9)))
+    print(min(faults() for _ in range(9)))  # the kernel adds some of its own
     trim_memory()
     print(faults())
 """
