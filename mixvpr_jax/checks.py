@@ -86,10 +86,10 @@ def to_plain_numbers(config: Any) -> None:
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Converts a field of integers from 0 on, a sequence or an array, to a tuple, or raises.
+    """Converts a field, a sequence or array of integers from 0 on, to a tuple.
 
     Raises:
-        InputError: It holds something else.
+        InputError: It holds something else; the line says what was `expected`.
     """
     value = getattr(config, name)
     value = value.tolist() if hasattr(value, "tolist") else value

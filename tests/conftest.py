@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 from jax._src import compiler
 from jaxtyping import install_import_hook
+from PIL import Image
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -90,3 +91,11 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)
+
+
+@pytest.fixture
+def photo():
+    """A street of 40x30 pixels."""
+    return (
+        Image.open(Path(__file__).parent / "golden" / "street.jpg").convert("RGB").resize((40, 30))
+    )
