@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal, get_args
@@ -306,19 +306,19 @@ class TrainConfig:
         return json.loads(json.dumps({**asdict(self), "model": model}, default=str))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values by dotted name."""
-    found = {}
-    for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return found
+    from flax.traverse_util import flatten_dict  # slow, and --help does without
+
+    return flatten_dict(values, sep=".")
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """A line for each field in which two configurations, as plain JSON values, differ."""
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], *, besides: Container[str] = ()
+) -> list[str]:
+    """A line for each field, `besides` some, in which two configurations of JSON values differ."""
     old, new = _flat(there), _flat(here)
-    names = sorted(old.keys() | new.keys())
+    names = sorted(name for name in old.keys() | new.keys() if name not in besides)
     found = ((name, old.get(name), new.get(name)) for name in names)
     return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]
 
@@ -338,8 +338,7 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     for name, value, other, usual, _ in WITHOUT_EFFECT:
         if there.get(name) == value:
             there[other] = usual
-    lines = differences(there, config.to_dict())
-    if other := [line for line in lines if line.split(":")[0] not in MAY_CHANGE]:
+    if other := differences(there, config.to_dict(), besides=MAY_CHANGE):
         raise InputError(
             f"{path.parent}: a run of another configuration ({'; '.join(other)}); choose another "
             "--workdir, or run the same command to resume"

@@ -93,8 +93,8 @@ def require_same_on_all_processes(
         return
     found = {"images": images, "sets": sets, "weights": weights_hash(get_weights(model))[:8]}
     own = json.dumps({**config.to_dict(), **found})
-    lines = differences(json.loads(gather_text(own)[0]), json.loads(own))
-    if other := [line for line in lines if line.split(":")[0] not in OF_A_PROCESS]:
+    first = json.loads(gather_text(own)[0])
+    if other := differences(first, json.loads(own), besides=OF_A_PROCESS):
         raise InputError(
             f"process {jax.process_index()}: expected what process 0 has, found others "
             f"({'; '.join(other)}); give every process the same options and the same data"
