@@ -214,8 +214,7 @@ class ModelConfig:
             raise InputError(
                 f"final_norm: expected true with {self.arch}, found {self.final_norm!r:.40}"
             )
-        if self.projection is not None:
-            size = self.projection
+        if (size := self.projection) is not None:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise InputError(f"projection: expected a whole number above 0, found {size!r:.40}")
             if self.aggregator is None:

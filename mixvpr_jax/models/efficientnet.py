@@ -115,8 +115,7 @@ class EfficientNet(nnx.Module):
 
 
 def _depthwise(channels: int, size: int, *, stride: int, dtype: Dtype, rngs: nnx.Rngs) -> Conv:
-    options = {"stride": stride, "groups": channels}
-    conv = Conv(channels, channels, size, **options, dtype=dtype, rngs=rngs)
+    conv = Conv(channels, channels, size, stride=stride, groups=channels, dtype=dtype, rngs=rngs)
     # Whose fan_out timm divides by the groups.
     conv.kernel.set_value(conv.kernel[...] * math.sqrt(channels))
     return conv

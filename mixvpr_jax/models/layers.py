@@ -114,8 +114,7 @@ class Conv(nnx.Module):
             return product(x, kernel[0, 0], precision=precision(self.dtype))
         if self.platform == "cpu" and self.groups == 1:
             return _convolution_on_cpu(x, kernel, self.stride, self.dtype)
-        options = {"stride": self.stride, "groups": self.groups, "dtype": self.dtype}
-        by_xla = partial(_convolution, **options)
+        by_xla = partial(_convolution, stride=self.stride, groups=self.groups, dtype=self.dtype)
         if self.groups == x.shape[-1] == kernel.shape[-1]:
             # Keeps x for the backward pass, not what it is cut into.
             by_shifts = jax.checkpoint(partial(sum_of_shifts, stride=self.stride))

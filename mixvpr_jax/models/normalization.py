@@ -112,8 +112,7 @@ def normalized_conv(
     their output follow from those of their input, which is smaller. CPUs have no use for that.
     """
     if norm.is_folded:
-        y = conv(x)
-        return y + norm.bias[...][None, None, None]
+        return conv(x) + norm.bias[...][None, None, None]
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
     if not norm.use_running_average and (size > 1 or narrow > broad or conv.platform == "cpu"):

@@ -52,8 +52,7 @@ class CosPlace(nnx.Module):
 
     def __init__(self, config: ModelConfig, cosplace: CosPlaceConfig, *, rngs: nnx.Rngs) -> None:
         self.gem = GeMPool(dtype=config.dtype)
-        channels, dim = config.feature_channels, cosplace.out_dim
-        self.fc = linear(channels, dim, dtype=config.dtype, rngs=rngs)
+        self.fc = linear(config.feature_channels, cosplace.out_dim, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         wide = self.fc.param_dtype

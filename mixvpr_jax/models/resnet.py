@@ -94,8 +94,7 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
-        x = jax.nn.relu(normalized_conv(self.conv1, self.bn1, images, valid))
-        x = max_pool(x)
+        x = max_pool(jax.nn.relu(normalized_conv(self.conv1, self.bn1, images, valid)))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x, valid)
         return x
