@@ -167,8 +167,7 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-def _end_now(number: int, frame: FrameType | None) -> NoReturn:
-    del frame
+def _end_now(number: int, _: FrameType | None) -> NoReturn:
     status, line = (143, "terminated") if number == signal.SIGTERM else (130, "interrupted")
     _say(line)
     os._exit(status)

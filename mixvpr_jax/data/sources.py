@@ -27,7 +27,6 @@ from mixvpr_jax.data.gsv_cities import (
 )
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.listing import Fence, composed, links_in, names_in, sizes_in
-from mixvpr_jax.storage import as_path
 
 NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"
 AUGMENTATION = 1905  # sets the draws of augmentation apart from those of the order
@@ -88,7 +87,6 @@ def open_source(config: DataConfig) -> Source:
             lists them), unless skipped; an incomplete prepared data set, or another version;
             fewer than two places.
     """
-    as_path(config.folder)  # refuses addresses of unknown kind
     root, least = epath.Path(config.folder), config.min_images_per_place
     if (prepared := find_prepared(root)) is not None:
         source = PreparedSource(
@@ -297,7 +295,7 @@ class Sampler:
             [n] indices of images, K of each place together, and [n] their places' indices.
         """
         epoch, index = divmod(step, self.steps_per_epoch)
-        images, labels = _epoch(self, epoch)
+        images, labels = self.epoch(epoch)
         part = slice(index * self.config.batch_size, (index + 1) * self.config.batch_size)
         return images[part], labels[part]
 
@@ -306,6 +304,7 @@ class Sampler:
         rng = np.random.default_rng([self.seed, step, AUGMENTATION])
         return draw_operations(rng, num_images, self.config.augmentation.num_ops)
 
+    @lru_cache(2)  # noqa: B019 (batches ahead may be of the next epoch; a run has one sampler)
     def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """All images of an epoch, in order, and their labels; see `batch`."""
         rng = np.random.default_rng([self.seed, epoch])
@@ -329,8 +328,3 @@ class Sampler:
         keys = places.age if self.config.images == "recent" else rng.random(len(places.names))
         by_place = np.lexsort((keys, np.repeat(np.arange(len(places)), places.counts)))
         return by_place[places.bounds[:-1, None] + np.arange(count)]
-
-
-@lru_cache(2)  # batches ahead may be of the next one
-def _epoch(sampler: Sampler, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    return sampler.epoch(epoch)

@@ -332,8 +332,7 @@ class StopRequest:
             self.requested |= multihost_utils.reached_preemption_sync_point(step)
         return self.requested
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _note(self, number: int, _: FrameType | None) -> None:
         if self._noted_at is None:
             self._noted_at = time.monotonic()
             if self._distributed:
