@@ -182,6 +182,14 @@ def test_other_names_keep_their_own_fields(tmp_path):
         pair(tmp_path / "b", ["@500000.0@4180000.0@7@N@.jpg"], database)
 
 
+@pytest.mark.parametrize("rest", ["", "front", "Front", "cam 1", "7"])
+def test_n_as_a_hemisphere_beside_the_number_of_a_zone(tmp_path, rest):
+    """EPSG writes "UTM zone 32N": no band of these metres, whatever follows in the name."""
+    database = [f"@500000.0@5400000.0@{zone}@{rest}@.jpg" for zone in ("32N", "33N")]
+    with pytest.raises(InputError, match=r"latitude band N of UTM zone 32N, found 5,400,000 m"):
+        pair(tmp_path, database, database[1:])
+
+
 def test_a_report_shows_one_plane(evaluate, tmp_path):
     """Positions of the other zone are not known on its map, nor in its distances."""
     database = [name(5e5, 54e5, zone, "U") for zone in ("32", "32", "33")]

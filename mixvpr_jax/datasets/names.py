@@ -54,7 +54,8 @@ def zone_of(path: AnyPath, north: float) -> str:
     fields = fields_of(path)
     number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])
     found = _ZONE.fullmatch(f"{number}@{letter}")
-    band = (found[2] or found[3]).upper() if found else ""
+    written = (found[2] or found[3]) if found else ""
+    band = written.upper()
     zone = f"{found[1]}{band}" if found else ""
     if len(fields) >= NUM_FIELDS:
         if found is None and number[:1].isdecimal():
@@ -65,7 +66,7 @@ def zone_of(path: AnyPath, north: float) -> str:
     elif not band:
         return ""
     elif not fits_band(band, north):
-        if not f"{number}{letter}".isupper():  # a field of another meaning
+        if written.islower():  # a field of another meaning
             return ""
         raise InputError(
             f"{path}: expected a northing in latitude band {band} of UTM zone {zone}, found "
