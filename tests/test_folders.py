@@ -71,6 +71,7 @@ def test_folders_of_programs_are_not_searched(tmp_path):
     inner = [".thumbnails/a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "b/.git/c.jpg"]
     inner += ["#recycle/a.jpg", "b/$RECYCLE.BIN/S-1-5-21/$R1.jpg", "@Recycle/b/c.jpg"]
     inner += ["#snapshot/GMT+01-2026.11.27/a.jpg", "lost+found/a.jpg"]
+    inner += ["~snapshot/hourly.0/a.jpg", "Recycle Bin/a.jpg", "RECYCLER/S-1-5-21/Dc1.jpg"]
     write_images(tmp_path / ".photos", ["a.jpg", "b/c.jpg", "@b/c.jpg", *inner])
     assert names_of(read_folder(tmp_path / ".photos")) == ["@b/c.jpg", "a.jpg", "b/c.jpg"]
 

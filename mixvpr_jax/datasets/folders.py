@@ -29,10 +29,10 @@ UNREAD_SUFFIXES = frozenset({
     ".heics", ".avifs", ".qoi", ".jng", ".btf", ".psd", ".tga", ".pcx", ".exr", ".hdr",
     ".pfm", ".ras", ".sgi", ".fits", ".dcm",
 })  # fmt: skip
-# Of Synology's and QNAP's disks, of Windows and of Linux.
+# Of Synology's, QNAP's, NetApp's and Asustor's disks, of Windows and of Linux.
 SYSTEM_FOLDERS = frozenset({
-    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",
-    "$recycle.bin", "system volume information", "lost+found",
+    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot",
+    "recycle bin", "$recycle.bin", "recycler", "system volume information", "lost+found",
 })  # fmt: skip
 
 logger = logging.getLogger(__name__)
