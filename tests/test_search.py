@@ -428,6 +428,41 @@ def test_chunks_stay_where_there_is_memory():
             assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("searched", [False, True])
+def test_an_array_that_is_filled_again_changes_no_index(dtype, searched):
+    """As a buffer of descriptors may be, for the next folder."""
+    buffer = unit_vectors(300, 8, 0).astype(dtype)
+    database, queries = buffer.copy(), unit_vectors(5, 8, 1)
+    index = Index(buffer[:200])
+    if searched:  # the devices hold a copy then, the host does not
+        index.search(queries, 3)
+    buffer[:] = 1
+    for found, right in zip(
+        index.search(queries, 3), Index(database[:200]).search(queries, 3), strict=True
+    ):
+        assert np.array_equal(found, right)
+
+
+def test_what_nobody_can_change_is_not_copied(tmp_path):
+    database = unit_vectors(30, 8, 0)
+    np.save(tmp_path / "d.npy", database)
+    for mode in ("r", "r+"):
+        mapped = np.load(tmp_path / "d.npy", mmap_mode=mode)
+        assert Index(mapped).database is mapped
+    database.flags.writeable = False
+    assert Index(database).database is database
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint64, np.array])
+def test_numbers_of_neighbours_of_every_width(kind):
+    """Such as 250 in uint8, which with a few more is 6."""
+    queries, database = unit_vectors(3, 8, 0), unit_vectors(400, 8, 1)
+    found = Index(database).search(queries, kind(120))
+    expected = brute_force(queries, database, 120)[0]
+    assert np.array_equal(found[0], expected)
+
+
 def test_few_processors(monkeypatch):
     monkeypatch.setattr(search, "num_processors", lambda: 3)
     check(unit_vectors(2, 8, 0), unit_vectors(100, 8, 1), 5)

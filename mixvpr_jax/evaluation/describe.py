@@ -47,7 +47,7 @@ class Described:
     """Descriptors of those images that could be read.
 
     Attributes:
-        descriptors: [n, d] float32 (or float16), a row a readable image, in the given order.
+        descriptors: [n, d] float32 (or float16), read-only, a row a readable image, in order.
         readable: [m] bool, which of the m given paths they are of.
         reasons: Why the others could not be read, a line each, in order.
         num_turned: How many images their EXIF orientation turned.
@@ -262,7 +262,9 @@ class _Table:
         for some in _cut(slice(0, len(kept)), rows) if len(kept) < len(readable) else ():
             self.values[some] = self.values[kept[some]]
         reasons, num_turned = tuple(self.reasons[~readable]), int(self.turned.sum())
-        return Described(self.values[: len(kept)], readable, reasons, num_turned)
+        descriptors = self.values[: len(kept)]
+        descriptors.flags.writeable = False  # so that an index need not copy them
+        return Described(descriptors, readable, reasons, num_turned)
 
 
 def _known(

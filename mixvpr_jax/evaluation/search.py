@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias
+from operator import index
+from typing import Any, SupportsIndex, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,8 @@ class Index:
         """Checks the descriptors.
 
         Args:
-            database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk.
+            database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk. An
+                array that is not read-only is copied, so that later changes do not reach the index.
             mesh: The devices that share the database, along the axis `data`; by default all of
                 this process.
             memory_bytes: What a search may take on each device; by default a quarter of what is
@@ -86,6 +88,8 @@ class Index:
             raise InputError(
                 f"recall_target: expected a share above 0, at most 1, found {recall_target}"
             )
+        if database.flags.writeable and not isinstance(database, np.memmap):
+            database = database.copy()
         self.database, self.recall_target = database, recall_target
         self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         if memory_bytes is None:
@@ -96,7 +100,7 @@ class Index:
         self._largest = check_descriptors("database", database)
         self._kept: dict[int, list[tuple[Any, Any, np.int32]]] = {}  # rows on a device → `_chunks`
 
-    def search(self, queries: np.ndarray | Array, k: int) -> Neighbours:
+    def search(self, queries: np.ndarray | Array, k: SupportsIndex) -> Neighbours:
         """The k nearest database descriptors of each query, as float64 arithmetic finds them.
 
         Args:
@@ -113,7 +117,7 @@ class Index:
             queries = np.asarray(queries, np.float32)
         check_descriptors("queries", queries)
         require_one_size(queries, self.database)
-        if k < 1:
+        if (k := index(k)) < 1:
             raise InputError(f"neighbours: expected at least 1, found {k}")
         return self._search(queries, min(k, len(self.database)), k + SPARE_CANDIDATES)
 
