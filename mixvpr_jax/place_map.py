@@ -8,7 +8,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 import safetensors.numpy
@@ -144,7 +145,7 @@ class PlaceMap:
             if self._drives[-1] != len(self):
                 self._drives.append(len(self))
 
-    def locate(self, descriptor: np.ndarray | Array, k: int = 1) -> list[Match]:
+    def locate(self, descriptor: np.ndarray | Array, k: SupportsIndex = 1) -> list[Match]:
         """The k best matches of a query, which continues the sequence of those before.
 
         Args:
@@ -155,14 +156,14 @@ class PlaceMap:
             InputError: A descriptor that does not fit, k below 1, or a setting that was changed to
                 a value outside its range.
         """
-        self._settings()
-        if k < 1:
+        skip_recent, length, threshold = self._settings().values()
+        if (k := index(k)) < 1:  # NumPy's small integers would overflow
             raise InputError(f"k: expected at least 1, found {k}")
         with LOCK:
             query = _Query(self._checked(descriptor), len(self))
-            self._queries = [query, *self._queries][: self.sequence_length]
-            own = self._queries[-1].known - 1 if self.skip_recent else len(self)
-            old = min(len(self) - self.skip_recent, own)  # own: the sequence's first frame
+            self._queries = [query, *self._queries][:length]
+            own = self._queries[-1].known - 1 if skip_recent else len(self)
+            old = min(len(self) - skip_recent, own)  # own: the sequence's first frame
             if not (count := max(old, self._drives[-1])):  # earlier drives are old
                 return []
             for one in self._queries:  # frames may have been added since it was asked
@@ -174,14 +175,14 @@ class PlaceMap:
             near = np.flatnonzero(scores >= least - slack)
             exact = self._in_float64(near, count)
             scores = self._mean_of_best(exact)
-            whole = len(self._queries) == self.sequence_length
+            whole = len(self._queries) == length
             return [
                 Match(
                     frame,
                     self.labels[frame],
                     float(exact[0][frame]),
                     score := float(scores[frame]),
-                    None if self.threshold is None else bool(whole and score >= self.threshold),
+                    None if threshold is None else whole and score >= threshold,
                 )
                 for frame in near[np.lexsort((near, -scores[near]))][:k].tolist()
             ]

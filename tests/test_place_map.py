@@ -271,6 +271,26 @@ def test_a_threshold_in_float32():
     assert ours.locate(np.eye(3)[1])[0].accepted is False
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int64, int])
+def test_numbers_of_every_width(kind):
+    """As arrays of settings hold them: 50 - uint8(60) is 246 in NumPy."""
+    ours = PlaceMap(skip_recent=kind(60), sequence_length=kind(2))
+    rows = np.eye(300, dtype=np.float32)
+    for row in rows[:50]:
+        ours.add(row)
+    assert ours.locate(rows[0], kind(3)) == []
+    for row in rows[50:]:
+        ours.add(row)
+    assert [match.frame for match in ours.locate(rows[0], kind(3))] == [0, 1, 2]
+
+
+def test_a_threshold_in_float16():
+    """A score is not rounded to the width of its threshold."""
+    ours = PlaceMap(threshold=np.float16(0.9))  # 0.89990234375
+    ours.add(np.eye(2)[0])
+    assert ours.locate(np.array([0.8998, (1 - 0.8998**2) ** 0.5]))[0].accepted is False
+
+
 def test_a_map_of_another_model(tmp_path):
     file, model, other = (
         tmp_path / "m.safetensors",
