@@ -224,12 +224,11 @@ def read_folder_pair(
     """
     pair = read_folder(database), read_folder(queries)
     without = [folder.root for folder in pair if folder.utm is None]
-    labelled = not without
     protocol = Protocol(
         name=unlike_benchmarks(_pair_name(database, queries)),
-        ground_truth=LABELS if labelled else "none",
-        positives=f"within {radius_m:g} m" if labelled else "none",
-        radius_m=radius_m if labelled else None,
+        ground_truth="none" if without else LABELS,
+        positives="none" if without else f"within {radius_m:g} m",
+        radius_m=None if without else radius_m,
     )
     if len(without) == 1:
         logger.warning(

@@ -169,8 +169,7 @@ def _official_shots(place: Place) -> dict[str, Shot]:
     """By key, out of the tables; empty where there are none."""
     for parent in _parents(place):
         folders = [(parent / city / part, city) for part in _PARTS for city in VAL_CITIES]
-        tables = [folder / name for folder, _ in folders for name in _TABLES]
-        if all(table.is_file() for table in tables):
+        if all((folder / name).is_file() for folder, _ in folders for name in _TABLES):
             return {shot.key: shot for at, city in folders for shot in read_shots(at, city)}
     return {}
 

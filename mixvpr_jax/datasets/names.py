@@ -63,11 +63,9 @@ def zone_of(path: AnyPath, north: float) -> str:
                 f"{path}: expected a UTM zone from 1 to 60 and its latitude band, such as @32@U@, "
                 f"or nothing in the third and fourth field, found @{number}@{letter}@"
             )
-    elif not band:
-        return ""
+    elif not band or (written.islower() and not fits_band(band, north)):
+        return ""  # fields of another meaning
     elif not fits_band(band, north):
-        if written.islower():  # a field of another meaning
-            return ""
         raise InputError(
             f"{path}: expected a northing in latitude band {band} of UTM zone {zone}, found "
             f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "

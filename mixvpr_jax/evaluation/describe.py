@@ -262,9 +262,8 @@ class _Table:
         for some in _cut(slice(0, len(kept)), rows) if len(kept) < len(readable) else ():
             self.values[some] = self.values[kept[some]]
         reasons, num_turned = tuple(self.reasons[~readable]), int(self.turned.sum())
-        descriptors = self.values[: len(kept)]
-        descriptors.flags.writeable = False  # so that an index need not copy them
-        return Described(descriptors, readable, reasons, num_turned)
+        self.values.flags.writeable = False  # so that an index need not copy them
+        return Described(self.values[: len(kept)], readable, reasons, num_turned)
 
 
 def _known(

@@ -139,8 +139,7 @@ def _prediction_lines(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
         found = zip(evaluation.predictions[row], evaluation.distances[row], strict=True)
         for place, (index, distance) in enumerate(found):
             correct = "" if right is None else right[row, place]
-            name = evaluation.data.database[index]
-            yield query, place + 1, name, f"{distance:.6f}", correct
+            yield query, place + 1, evaluation.data.database[index], f"{distance:.6f}", correct
 
 
 def _details(evaluation: Evaluation) -> dict[str, Any]:

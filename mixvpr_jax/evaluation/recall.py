@@ -211,10 +211,8 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
         logger.warning("the database holds one photo, a query: it finds itself, and nothing else")
         return data
     left_out = [np.array(some, np.int64) for some in own]
-    positives = data.positives
-    if positives is not None:
-        pairs = zip(positives, left_out, strict=True)
-        positives = [np.setdiff1d(found, some) for found, some in pairs]
+    known = data.positives
+    positives = None if known is None else list(map(np.setdiff1d, known, left_out))
     data = replace(data, positives=positives, left_out=left_out)
     num_candidates(data)
     return data

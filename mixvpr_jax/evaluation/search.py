@@ -79,10 +79,9 @@ class Index:
         """
         database = np.asanyarray(database)  # a model gives JAX's arrays
         if database.dtype.name not in DTYPES or not database.dtype.isnative:
-            known = ", ".join(DTYPES)
             raise InputError(
-                f"database: expected one of {known} in this machine's byte order, found "
-                f"{database.dtype}; convert it by astype"
+                f"database: expected one of {', '.join(DTYPES)} in this machine's byte order, "
+                f"found {database.dtype}; convert it by astype"
             )
         if recall_target is not None and not 0 < recall_target <= 1:
             raise InputError(
