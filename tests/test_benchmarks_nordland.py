@@ -113,6 +113,34 @@ def test_images_that_either_folder_lacks_move_no_frame(tmp_path):
     assert near == list(range(5, 15))
 
 
+def test_a_part_of_the_frames_by_other_names_is_refused(tmp_path):
+    """Of as many images in each folder: the hundredth there may be the first here."""
+    for shift in (0, 12):
+        for folder, first in (("database", 0), ("queries", shift)):
+            names = [f"{folder}_{frame:02d}.png" for frame in range(first, first + 12)]
+            write_images(tmp_path / str(shift) / folder, names)
+        message = "expected a frame of each name in both, found 12 and 12 with different names"
+        refused_subset(message, "nordland-selavpr", tmp_path / str(shift))
+
+
+@pytest.mark.parametrize("form", ["{season}_{frame:02d}.png", "{season} a/{frame}.png"])
+def test_seasons_whose_names_differ_are_refused(tmp_path, form):
+    """Their frames would follow one another, not match."""
+    for season in ("summer", "winter"):
+        names = [form.format(season=season, frame=frame) for frame in range(30)]
+        write_images(tmp_path / season, names)
+    message = "expected the same name for a frame in both, found summer.*0.png and winter.*0.png"
+    refused_subset(message, "nordland-full", tmp_path)
+
+
+def test_seasons_in_two_formats_are_of_the_same_frames(tmp_path):
+    for season, suffix in (("summer", "png"), ("winter", "jpg")):
+        write_images(tmp_path / season, [f"{frame}.{suffix}" for frame in range(30)])
+    found = small("nordland-full", tmp_path)
+    assert (len(found.database), len(found.queries)) == (30, 30)
+    assert listed(found.positives)[12] == list(range(2, 23))
+
+
 def test_nordlands_are_not_taken_for_one_another(tmp_path):
     nordland_downloader_tree(tmp_path, 20, step=10)
     message = "Nordland_gt.npy.*Every frame against every frame is nordland-full.*nordland_subset"

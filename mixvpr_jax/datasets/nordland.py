@@ -70,14 +70,18 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
 
 def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:
     """A frame's number is its place in the list of names, or else among the names there are."""
-    seasons = summer, winter
     if source := place.truth(*_NAME_LISTS):
-        listed = read_lines(source)
+        names = sorted(set(read_lines(source)), key=by_value)
     else:
-        found = [(season, path) for season in seasons for path in read_folder(season).paths]
-        listed, source = [path.relative_to(at).as_posix() for at, path in found], summer
-    names = sorted(set(listed), key=by_value)
-    located = [locate([season], names, source) for season in seasons]
+        frames, source = [_names_of_frames(read_folder(at)) for at in (summer, winter)], summer
+        if not frames[0].keys() & frames[1].keys():
+            one, other = (min(season.values()) for season in frames)
+            raise InputError(
+                f"{summer} and {winter}: expected the same name for a frame in both, found "
+                f"{one} and {other}; rename them"
+            )
+        names = [name for _, name in sorted((frames[1] | frames[0]).items())]
+    located = [locate([season], names, source) for season in (summer, winter)]
     layout = f"folders of the seasons: {summer} and {winter.name}, names of {source.name}"
     return _by_frames(place.protocol, layout, located, [np.arange(len(names))] * 2)
 
@@ -125,8 +129,7 @@ def _ordered_frames(
     names = [set(folder_keys) for folder_keys in keys]
     whole = [len(some) for some in keys] == [protocol.num_database, protocol.num_queries]
     alike = names[0] <= names[1] or names[1] <= names[0]
-    in_part = bool(names[0] & names[1]) and not whole
-    if not alike and (in_part or len(keys[0]) != len(keys[1])):
+    if not (alike or whole):
         raise InputError(
             f"{database.root} and {queries.root}: expected a frame of each name in both, found "
             f"{len(keys[0]):,} and {len(keys[1]):,} with different names"
@@ -137,6 +140,12 @@ def _ordered_frames(
         rank = {key: index for index, key in enumerate(every)}
         frames.append(np.array([rank[key] for key in folder_keys], np.int64))
     return frames
+
+
+def _names_of_frames(folder: ImageFolder) -> dict[tuple, str]:
+    """By their keys, which a season's .png and the other's .jpg share."""
+    names = (path.relative_to(folder.root).as_posix() for path in folder.paths)
+    return dict(zip(_order_keys(folder), names, strict=True))
 
 
 def _order_keys(folder: ImageFolder) -> list[tuple]:
