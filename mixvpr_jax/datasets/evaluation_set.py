@@ -77,8 +77,7 @@ class EvaluationSet:
         """The images that are not there, database first."""
         if self.present is None:
             return []
-        images = (*self.database, *self.queries)
-        return list(_kept(images, ~np.concatenate(self.present)))
+        return list(_kept((*self.database, *self.queries), ~np.concatenate(self.present)))
 
     @property
     def num_own_queries(self) -> int:

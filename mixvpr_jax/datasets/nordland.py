@@ -75,10 +75,9 @@ def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationS
     else:
         frames, source = [_names_of_frames(read_folder(at)) for at in (summer, winter)], summer
         if not frames[0].keys() & frames[1].keys():
-            one, other = (min(season.values()) for season in frames)
             raise InputError(
                 f"{summer} and {winter}: expected the same name for a frame in both, found "
-                f"{one} and {other}; rename them"
+                f"{min(frames[0].values())} and {min(frames[1].values())}; rename them"
             )
         names = [name for _, name in sorted((frames[1] | frames[0]).items())]
     located = [locate([season], names, source) for season in (summer, winter)]

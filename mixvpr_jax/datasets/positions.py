@@ -46,8 +46,7 @@ def positives_within(
         )
     found = []
     for query in queries:
-        indices = tree.query_ball_point(query, radius, return_sorted=True)
-        candidates = np.asarray(indices, np.int64)
+        candidates = np.asarray(tree.query_ball_point(query, radius, return_sorted=True), np.int64)
         squared = ((database[candidates] - query) ** 2).sum(1)
         found.append(candidates[squared <= radius_m**2])
     return found

@@ -233,9 +233,8 @@ def _read_evaluation(output: AnyPath, folder: AnyPath | None) -> tuple[Photos, P
     found = []
     for paths, side in zip((database, queries), SIDES, strict=True):
         names = [path.relative_to(root).as_posix() for path in paths]
-        found.append(
-            _named(output, names, load_descriptors(output / f"{side}_descriptors.npy"), root)
-        )
+        file = output / f"{side}_descriptors.npy"
+        found.append(_named(output, names, load_descriptors(file), root))
     return found[0], found[1]
 
 

@@ -92,21 +92,17 @@ def make_thumbnail(path: AnyPath, side: int, quality: int) -> Thumbnail:
     Raises:
         InputError: The photo is missing, broken or no image.
     """
-    image = _load_reduced(path, side)
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            scale = side / max(file.size)
+            # A JPEG is decoded at half its size, a quarter or an eighth where that is enough.
+            file.draft(None, (round(file.width * scale), round(file.height * scale)))
+            image = to_rgb(file)
+    except Exception:
+        image = load_image(path)  # which says what is wrong
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     # The page shows pixels: a photo's comments, position and profile stay where they are.
     pixels = Image.frombytes("RGB", image.size, image.tobytes())
     pixels.save(buffer, FORMAT, quality=quality, method=2)
     return Thumbnail(image.width, image.height, buffer.getvalue())
-
-
-def _load_reduced(path: AnyPath, side: int) -> Image.Image:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            scale = side / max(image.size)
-            # A JPEG is decoded at half its size, a quarter or an eighth where that is enough.
-            image.draft(None, (round(image.width * scale), round(image.height * scale)))
-            return to_rgb(image)
-    except Exception:
-        return load_image(path)  # which says what is wrong
