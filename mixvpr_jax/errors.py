@@ -11,6 +11,7 @@ import gc
 import io
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -24,6 +25,16 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWICE_SECONDS = 1.0  # a repeat within it is ignored: timeout(1) sends signals twice
 MEMORY = "take smaller batches, or a machine with more of it"
+_OF_JAX = re.compile(r"JAX flag (\w+)|environment '(JAX_\w+)'")  # as its import refuses a value
+HTML = "an HTML page (a download that was refused); delete it and download again"
+_IN_PLACE = {  # of a file: how others begin, and what they are
+    rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html)": HTML,
+    rb"\Z": "an empty file",
+    rb"version https://git-lfs": "a Git LFS pointer; git lfs pull",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|(?s:.{257})ustar": "a compressed file or an archive; unpack it",
+    rb"(?s:.{4})ftyp(hei|hev|mif1|msf1|avif)": "HEIC or AVIF; convert it to JPEG",
+    rb"\x89HDF": "an HDF5 file",
+}
 
 
 class InputError(Exception):
@@ -99,6 +110,9 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         line = text_of(error)
     elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         line = f"expected enough memory, found too little ({text_of(error)}); {MEMORY}"
+    elif isinstance(error, ValueError) and (found := _OF_JAX.search(str(error))):
+        name = found[found.lastindex or 0].upper()
+        line = f"{name}: expected a value that JAX takes ({text_of(error)}); correct or unset it"
     else:
         line = platform_error()
     return (2, f"error: {line}") if line is not None else None
@@ -246,6 +260,11 @@ def _say(line: str) -> None:
 def text_of(error: Any) -> str:
     """An error's text on one line, or its type if it has none."""
     return one_line(" ".join(str(error).split())) or type(error).__name__
+
+
+def what_else(head: bytes) -> str | None:
+    """What lies in the place of weights, an image or a list, by its first 512 bytes."""
+    return next((kind for start, kind in _IN_PLACE.items() if re.match(start, head)), None)
 
 
 def _is_stdout_closed() -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from mixvpr_jax.checks import require_known, to_size
-from mixvpr_jax.errors import InputError, text_of
+from mixvpr_jax.errors import InputError, text_of, what_else
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import (
     JPEG_START,
@@ -171,8 +171,8 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
                 f"{name}: expected {DEPTHS}, in a usual compression, found a {kind} of a kind that "
                 "cannot be read; save it so"
             ) from None
-        known = ", ".join(FORMATS)
-        raise InputError(f"{name}: expected an image ({known}), found none of these") from None
+        known, found = ", ".join(FORMATS), what_else(data[:512]) or "none of these"
+        raise InputError(f"{name}: expected an image ({known}), found {found}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
         raise InputError(f"{name}: expected a whole image, found a broken one ({error})") from error
 

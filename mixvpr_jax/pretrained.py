@@ -16,8 +16,8 @@ import safetensors.numpy
 
 from mixvpr_jax.checks import closest, require_known
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
-from mixvpr_jax.conversion.formats import is_own, read_safetensors, what_else
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.conversion.formats import is_own, read_safetensors
+from mixvpr_jax.errors import InputError, what_else
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.hub import FILES, HUB, fetch
 from mixvpr_jax.model_card import converted_from, model_card

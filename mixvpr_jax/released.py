@@ -15,8 +15,7 @@ from shlex import quote
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from mixvpr_jax.conversion.formats import is_html
-from mixvpr_jax.errors import InputError, text_of
+from mixvpr_jax.errors import HTML, InputError, text_of, what_else
 from mixvpr_jax.models.config import (
     BoQConfig,
     CosPlaceConfig,
@@ -189,4 +188,4 @@ def _from_web(url: str, partial: Path) -> None:
 
 def _is_html_file(path: Path) -> bool:
     with path.open("rb") as file:
-        return is_html(file.read(512))
+        return what_else(file.read(512)) == HTML

@@ -1,5 +1,6 @@
 """Every kind of broken, foreign or hostile checkpoint refused, and what is wrong said."""
 
+import gzip
 import os
 import pickle
 
@@ -155,6 +156,12 @@ def test_other_contents(path, content, message):
         (b"\x89PNG\r\n\x1a\n and so on", "found a truncated or foreign file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
         (b"\xef\xbb\xbf <!DOCTYPE html>", "found an HTML page"),
+        (b"Entry not found", "(text that begins 'Entry not found')"),
+        (b"<?xml version='1.0'?>\n<Code>AccessDenied</Code>", "AccessDenied"),
+        (b"", "found an empty file"),
+        (gzip.compress(b"a checkpoint"), "found a compressed file or an archive; unpack it"),
+        (b"a".ljust(257, b"\0") + b"ustar", "found a compressed file or an archive; unpack it"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "found an HDF5 file"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_called_what_they_are(path, content, message):

@@ -105,6 +105,23 @@ def test_devices_that_are_not_there(name, platform, evaluation, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_ENABLE_X64", "maybe"),
+        ("JAX_NUM_CPU_DEVICES", "two"),
+        ("JAX_DEFAULT_MATMUL_PRECISION", "tf32"),
+    ],
+)
+def test_values_that_jax_does_not_take(name, value, evaluation, tmp_path):
+    ended = run(evaluation, **{name: value})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"error: {name}: expected a value that JAX takes (")
+    assert ended.stderr.endswith("; correct or unset it\n")
+    assert ended.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
+
+
 def test_the_older_variable_of_devices(evaluation):
     ended = run(evaluation, JAX_PLATFORMS="", JAX_PLATFORM_NAME="tpu")
     assert (ended.returncode, ended.stdout) == (2, "")

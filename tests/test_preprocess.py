@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -185,6 +186,26 @@ def test_broken_files_are_named(tmp_path):
         load_image(tmp_path / "absent.jpg")
     with pytest.raises(InputError, match="expected"):
         load_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+            "a Git LFS pointer; git",
+        ),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC or AVIF; convert it"),
+        (b"\0\0\0\x1cftypavif" + bytes(100), "HEIC or AVIF; convert it"),
+        (gzip.compress(STREET.read_bytes()), "a compressed file"),
+        (b"no image", "none of these"),
+    ],
+)
+def test_files_in_the_place_of_photos_are_called_what_they_are(tmp_path, content, found):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a.jpg: expected an image \(.*\), found {found}"):
+        load_image(tmp_path / "a.jpg")
 
 
 def test_jpegs_of_kinds_that_cannot_be_read(photo):

@@ -120,6 +120,7 @@ def test_wrong_configurations_are_named(model, tmp_path, change, message):
     [
         ("config.json", None, "expected the model's configuration"),
         ("config.json", b"{", "config.json: "),
+        ("config.json", b"", "config.json: expected the model's configuration, found an empty"),
         (
             "config.json",
             b'{"model_type": "dinov2", "image_size": 518}',
@@ -129,6 +130,8 @@ def test_wrong_configurations_are_named(model, tmp_path, change, message):
         ("model.safetensors", b"\0" * 20, "expected a whole safetensors file"),
         ("model.safetensors", b"", "expected a whole safetensors file"),
         ("model.safetensors", LFS, r"model.safetensors: expected .* found a Git LFS pointer; git"),
+        ("model.safetensors", b"Entry not found", "found: text that begins 'Entry not found'"),
+        ("model.safetensors", b"\x1f\x8b\x08" + bytes(99), "found a compressed file"),
         ("model.safetensors", b" <!DOCTYPE html>", "model.safetensors: .* found an HTML page"),
         ("model.safetensors", b"PK\3\4" + bytes(99), "found one of PyTorch under that name"),
         ("config.json", LFS, r"config.json: expected .* found a Git LFS pointer; git lfs pull"),

@@ -106,22 +106,17 @@ def to_state_dict(
         foreign = f"a projection to {config.projection} values; convert what it was learned from"
     if foreign:
         raise InputError(f"PyTorch: expected a model that the official code has, found {foreign}")
-    state = to_torch(get_weights(model)) | _masks(model)
+    state = to_torch(get_weights(model))
+    if isinstance(model.backbone, Swin):  # whose shifted windows' masks the official timm keeps
+        state |= {
+            f"backbone.model.layers.{stage}.blocks.{index}.attn_mask": np.asarray(block.mask())
+            for stage, layer in enumerate(model.backbone.layers)
+            for index, block in enumerate(layer.blocks)
+            if block.shift
+        }
     if config.projection is not None:
         del state["backbone.model.mask_token"]
     return layout_of(config, layout, unfrozen_blocks).to_theirs(state)
-
-
-def _masks(model: VPRModel) -> dict[str, np.ndarray]:
-    """What the official code's timm keeps for a Swin's blocks whose windows are shifted."""
-    if not isinstance(model.backbone, Swin):
-        return {}
-    return {
-        f"backbone.model.layers.{stage}.blocks.{index}.attn_mask": np.asarray(block.mask())
-        for stage, layer in enumerate(model.backbone.layers)
-        for index, block in enumerate(layer.blocks)
-        if block.shift
-    }
 
 
 def write_checkpoint(

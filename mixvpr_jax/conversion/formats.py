@@ -27,7 +27,7 @@ from mixvpr_jax.conversion.layouts import (
 )
 from mixvpr_jax.conversion.restricted_pickle import Code
 from mixvpr_jax.conversion.torch_files import TensorRecord, open_torch_file
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, text_of, what_else
 from mixvpr_jax.storage import AnyPath
 
 DROPPED = {
@@ -243,7 +243,7 @@ def _read(path: Path, key: str | None) -> _Content:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
-        found = " ".join(str(error).split())[:200] or type(error).__name__
+        found = _why(head, error)
         if isinstance(error, Code):  # of a whole module, or of settings: OmegaConf's, functools'
             found += "; if you trust it, save its state_dict alone with PyTorch"
         else:
@@ -273,20 +273,6 @@ def _part(name: str) -> str | None:
     return None
 
 
-def what_else(head: bytes) -> str | None:
-    """What lies in place of a file that a website or Git should have given; by its first bytes."""
-    if is_html(head):
-        return "an HTML page (a download that was refused); delete it and download again"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer; git lfs pull"
-    return None
-
-
-def is_html(head: bytes) -> bool:
-    """Whether a file's first bytes are those of an HTML page."""
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html"))
-
-
 def is_own(file: AnyPath) -> bool:
     """Whether a file holds a model's weights as `save_pretrained` writes them."""
     with file.open("rb") as opened:
@@ -300,11 +286,9 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(512)
-    foreign = (
-        "one of PyTorch under that name" if head.startswith(b"PK\x03\x04") else what_else(head)
-    )
-    if foreign:
-        raise InputError(f"{path}: expected a safetensors file, found {foreign}")
+    of_torch = "one of PyTorch under that name" if head.startswith(b"PK\x03\x04") else None
+    if foreign := of_torch or what_else(head):
+        raise InputError(f"{path}: expected a whole safetensors file, found {foreign}")
     try:
         return safetensors.numpy.load_file(path)
     except AttributeError as error:  # of a type that NumPy does not have, such as float8_e4m3fn
@@ -312,4 +296,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
             f"{path}: expected floats of 16 bits or more, found {error.name}; save them as float32"
         ) from error
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected a whole safetensors file, found: {error}") from error
+        raise InputError(
+            f"{path}: expected a whole safetensors file, found: {_why(head, error)}"
+        ) from error
+
+
+def _why(head: bytes, error: Exception) -> str:
+    """Why a file cannot be read; the words of a server that sent them in its place tell more."""
+    if re.fullmatch(rb"[\s -~]+", head):
+        return f"text that begins {head[:80].decode()!r}"
+    return text_of(error)[:200]

@@ -18,9 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from mixvpr_jax.conversion.formats import what_else
 from mixvpr_jax.conversion.restricted_pickle import BROKEN, DType, Inert, load, name_of, stand_in
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, what_else
 from mixvpr_jax.storage import AnyPath
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -53,9 +52,7 @@ def read_array(path: AnyPath) -> np.ndarray:
 
 def _parse(content: bytes) -> np.ndarray:
     if not content.startswith(npy.MAGIC_PREFIX):
-        raise ValueError(
-            what_else(content[:512]) or ("something else" if content else "an empty file")
-        )
+        raise ValueError(what_else(content[:512]) or "something else")
     stream = io.BytesIO(content)
     shape, fortran, dtype = _header(stream)
     if dtype.kind == "O":

@@ -309,9 +309,7 @@ class ModelConfig:
             saved_name(find_plugin(self.arch, Backbone))
         if self.aggregator is not None:
             values["aggregator"] = {"name": self.aggregator_name, **values["aggregator"]}
-        for name, usual in ADDED_SINCE.items():
-            if values[name] == usual:
-                del values[name]
+        values = {n: value for n, value in values.items() if (n, value) not in ADDED_SINCE.items()}
         return json.loads(json.dumps(values))  # lists for tuples, also of a plug-in's settings
 
     @classmethod
