@@ -11,6 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from numbers import Real
 
 from PIL import ExifTags, Image
 
@@ -47,7 +48,6 @@ TIFF_PIXELS = {
 # Types of values as `struct` has them; a ratio is two numbers.
 CODES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii"}
 CODES |= {11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-INTEGERS = "BHIbhiQq"
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, EXIF_START = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
@@ -112,8 +112,8 @@ def orientation_of(image: Image.Image) -> int:
         value = exif.get(ExifTags.Base.Orientation, unsaid)
     except Exception:  # Pillow's metadata readers raise many kinds
         value = None
-    if isinstance(value, int):
-        return value if value in TURNS else UPRIGHT
+    if isinstance(value, Real):
+        return next((turn for turn in TURNS if turn == value), UPRIGHT)
     said = (image.info.get(name) for name in ("exif", "xmp"))
     return _stated(*(text if isinstance(text, bytes) else b"" for text in said))
 
@@ -137,9 +137,10 @@ def was_turned(image: Image.Image) -> bool:
 def _stated(exif: bytes, xmp: bytes) -> int:
     """The orientation that EXIF states, or else XMP."""
     for _, tag, code, values in entries(exif):
-        if tag == ExifTags.Base.Orientation and values and code[1:] in INTEGERS:
-            (value,) = struct.unpack_from(code, values)
-            return value if value in TURNS else UPRIGHT
+        if tag == ExifTags.Base.Orientation and values and code[1:] != "c":
+            value, *below = struct.unpack_from(code, values)  # a ratio, as some write it
+            below = (*below, 1)[0]
+            return next((turn for turn in TURNS if value and value == turn * below), UPRIGHT)
     said = ORIENTATION_IN_XMP.search(xmp)
     return int(said[1]) if said else UPRIGHT
 

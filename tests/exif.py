@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 ORIENTATION = 0x0112
-SIZES = {1: "B", 3: "H", 4: "I"}
+SIZES = {1: "B", 3: "H", 4: "I", 5: "I", 10: "I", 11: "f", 12: "I"}  # of a ratio, its place
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

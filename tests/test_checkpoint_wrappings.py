@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import pathlib
+import sys
 import types
 import uuid
 
@@ -38,6 +39,11 @@ WRAPPED = {
     "a compiled stage": [("layer2.", "layer2._orig_mod.")],
     "a compiled mixer": [("aggregator.mix.1.", "aggregator.mix.1._orig_mod.")],
     "all of it": [("backbone.", "_orig_mod.backbone."), ("aggregator.", "_orig_mod.aggregator.")],
+    "stages in FSDP": [("layer2.0.", "layer2._fsdp_wrapped_module.0._checkpoint_wrapped_module.")],
+    "in Lightning's strategy": [
+        ("backbone.", "_forward_module.backbone."),
+        ("aggregator.", "_forward_module.aggregator."),
+    ],
     "in a network": [("backbone.", "net.backbone."), ("aggregator.", "net.aggregator.")],
     "in DDP in a model": [
         ("backbone.", "model.module.backbone."),
@@ -280,6 +286,47 @@ def test_settings_are_read_whatever_they_lie_in(path, state, kind):
     agg_config = collections.defaultdict(int, {"in_h": np.int64(2), "in_w": np.int32(8)})
     content = {"state_dict": state, "hyper_parameters": kind(agg_config=agg_config)}
     assert convert_checkpoint(saved(path, content)).model.config.feature_size == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("easydict", "EasyDict"),
+        ("yacs.config", "CfgNode"),
+        ("fvcore.common.config", "CfgNode"),
+        ("addict.addict", "Dict"),
+        ("mmengine.config.config", "ConfigDict"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_dictionaries_of_libraries_of_settings(path, state, module, kind, protocol, monkeypatch):
+    made = of_library(monkeypatch, module, kind, dict)
+    config = made(agg_config=made(in_h=2, in_w=8))
+    config.note = "an attribute"
+    content = {"state_dict": state, "hyper_parameters": config}
+    torch.save(content, path, pickle_protocol=protocol)
+    assert convert_checkpoint(path).model.config.feature_size == (2, 8)
+
+
+def test_lightnings_callbacks_before_1_5(path, state, monkeypatch):
+    """Their types were keys."""
+    module = "pytorch_lightning.callbacks.model_checkpoint"
+    kind = of_library(monkeypatch, module, "ModelCheckpoint")
+    saved(path, {"state_dict": state, "callbacks": {kind: {"best_model_score": 0.9}}})
+    assert same_weights(convert_checkpoint(path).model, state)
+    with pytest.raises(InputError, match="a call of .*ModelCheckpoint as PyTorch makes none"):
+        convert_checkpoint(saved(path, {"state_dict": state, "callbacks": kind()}))
+
+
+def of_library(monkeypatch, module, name, base=object):
+    """A class as a library that is not installed has it."""
+    made = type(name, (base,), {"__module__": module})
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        inner = ".".join(parts[:depth])
+        monkeypatch.setitem(sys.modules, inner, types.ModuleType(inner))
+    setattr(sys.modules[module], name, made)
+    return made
 
 
 class Colour(enum.Enum):

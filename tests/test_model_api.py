@@ -30,6 +30,8 @@ def test_seeds_make_the_weights(model):
     kernel = model.backbone.conv1.kernel[...]
     assert np.array_equal(kernel, create_model(SMALL, seed=3).backbone.conv1.kernel[...])
     assert not np.array_equal(kernel, create_model(SMALL, seed=4).backbone.conv1.kernel[...])
+    of_numpy = create_model(SMALL, seed=np.int64(3))
+    assert np.array_equal(kernel, of_numpy.backbone.conv1.kernel[...])
 
 
 def test_an_empty_model_is_the_same_without_values(model):

@@ -1,6 +1,7 @@
 """Photos come upright, and none is lost for what is said of it beside its pixels."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -61,6 +62,27 @@ def test_every_format_as_pillow_turns_it(kind, orientation):
 def test_orientation_as_a_byte_a_short_or_a_long(carrier, order, kind):
     content = carrying(carrier, stored(6), block(6, order=order, kind=kind))
     check_upright(content, lossy=carrier == "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (5, struct.pack("<II", 6, 1)),
+        (10, struct.pack("<ii", 12, 2)),
+        (11, b""),
+        (12, struct.pack("<d", 6)),
+    ],
+)
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_orientation_as_a_ratio_or_a_float(carrier, kind, values):
+    """As Pillow turns them, too."""
+    slot = len(block(6)) if values else 6
+    content = carrying(carrier, stored(6), block(slot, kind=kind) + values)
+    check_upright(content, lossy=carrier == "JPEG")
+    opened = Image.open(io.BytesIO(content))
+    assert np.array_equal(np.asarray(to_rgb(opened)), pixels(content))
+    unknown = block(slot, kind=kind) + bytes(len(values)) if values else block(0, kind=kind)
+    check_upright(carrying(carrier, photo(), unknown), lossy=carrier == "JPEG")
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])

@@ -63,6 +63,16 @@ def test_tensors_of_any_type_and_stride(path, dtype, zipped):
         require_same(read_file(path), torch.load(path, weights_only=True))
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_signs_that_lie_beside_a_tensor(path, zipped):
+    """PyTorch negates such a tensor, if a complex one was conjugated, when it is read."""
+    conjugated = torch.complex(torch.ones(3), torch.ones(3)).conj().imag
+    assert conjugated.is_neg()
+    torch.save({"conv1.weight": conjugated}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match="signs reversed; save a clone of it"):
+        read_checkpoint(path)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=4),

@@ -19,8 +19,9 @@ from mixvpr_jax.models.config import BoQConfig, Interpolation, ModelConfig
 Weights = dict[str, np.ndarray]
 LayoutName = Literal["official", "openvprlab"]  # of files that we write
 
-# Modules around the network or a part of it: of DistributedDataParallel and torch.compile.
-_WRAPPERS = ("module", "_orig_mod")
+# Modules around the network or a part of it: of DistributedDataParallel, torch.compile, FSDP,
+# activation checkpointing and Lightning's strategies.
+_WRAPPER = re.compile("module|_orig_mod|_forward_module|_(fsdp|checkpoint)_wrapped_module")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _moved(state: Mapping[str, np.ndarray], modules: Mapping[str, str]) -> Weigh
 
 
 def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in name.split(".") if not _WRAPPER.fullmatch(part))
 
 
 def holds_weights(names: Iterable[object]) -> bool:

@@ -54,12 +54,17 @@ for _name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"):
 _READ = re.compile(
     r"torch\._utils _rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?)"
     r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
-    r"|torch (Size|device)|torch\.torch_version TorchVersion"
-    r"|collections (OrderedDict|Counter|defaultdict|deque)"
-    r"|(lightning\.fabric|lightning_fabric)\.utilities\.data AttributeDict"
-    r"|(lightning\.pytorch|pytorch_lightning)\.utilities\.parsing AttributeDict"
+    r"|torch (Size|device)|torch\.torch_version TorchVersion|collections (OrderedDict|deque)"
     r"|argparse Namespace|types SimpleNamespace|builtins (set|complex)|_codecs encode"
     r"|numpy dtype|numpy\._?core\.multiarray scalar"
+)
+# The same: dictionaries.
+_DICTIONARY = re.compile(
+    r"collections (Counter|defaultdict)"
+    r"|(lightning\.fabric|lightning_fabric)\.utilities\.data AttributeDict"
+    r"|(lightning\.pytorch|pytorch_lightning)\.utilities\.parsing AttributeDict"
+    r"|easydict EasyDict|(yacs|fvcore\.common)\.config CfgNode|addict\.addict Dict"
+    r"|(mmcv\.utils|mmengine\.config)\.config ConfigDict"
 )
 # Called, and left aside.
 _ASIDE = re.compile(
@@ -77,6 +82,7 @@ _TYPES = re.compile(
     r"|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
     r"|numpy\.random\.\w+ (MT19937|PCG64|PCG64DXSM|Philox|SFC64|SeedSequence)"
     r"|torch (Tensor|per_\w+_affine|per_channel_affine_float_qparams|strided|sparse_coo)"
+    r"|pytorch_lightning\.callbacks\.[\w.]+ \w+"  # keys, before Lightning 1.5
 )
 _NUMBER = re.compile(r"[biuf][1248]|c8|c16")
 _MOST_AXES = 64  # of NumPy's arrays
@@ -250,7 +256,7 @@ class _Names:
     def _find(self, name: str) -> Any:
         name = name.replace("__builtin__ ", "builtins ")  # Python 2's
         if name not in self._known:
-            patterns = (_READ, _ASIDE, _TYPES)
+            patterns = (_READ, _DICTIONARY, _ASIDE, _TYPES)
             if name not in _STORAGES and not any(names.fullmatch(name) for names in patterns):
                 raise Code(name)
             self._known[name] = stand_in(name, partial(self._call, name))
@@ -267,16 +273,16 @@ class _Names:
                 if inner is not None and inner != name and _READ.fullmatch(inner):
                     return self._call(inner, *own)
             case "_rebuild_tensor_v3", (_Storage() as at, *rest) if len(rest) > 5:
-                return _tensor(at, rest[:3], rest[5])
+                return _tensor(at, rest, rest[5])
             case "_rebuild_tensor" | "_rebuild_tensor_v2", (_Storage() as at, *rest):
-                return _tensor(at, rest[:3], at.dtype)
+                return _tensor(at, rest, at.dtype)
             case kind, (TensorRecord() as tensor, *_) if "parameter" in kind.lower():
                 return tensor
             case "OrderedDict", (list() as pairs,):
                 return _Dictionary(self._hashed(pairs))
-            case "Counter" | "defaultdict" | "AttributeDict", (dict() as content, *_):
+            case _, (dict() as content, *_) if _DICTIONARY.fullmatch(name):
                 return content
-            case ("OrderedDict", ()) | ("Counter" | "defaultdict" | "AttributeDict", _):
+            case kind, _ if _DICTIONARY.fullmatch(name) or (kind, arguments) == ("OrderedDict", ()):
                 return _Dictionary()
             case "Namespace" | "SimpleNamespace", _:
                 return _Namespace(self._once)
@@ -330,7 +336,9 @@ class _Names:
 
 
 def _tensor(storage: _Storage, steps: list[Any], dtype: Any) -> TensorRecord:
-    offset, shape, strides = steps
+    offset, shape, strides, *others = steps
+    if any(isinstance(value, dict) and value.get("neg") for value in others):
+        raise ValueError("a tensor stored with its signs reversed; save a clone of it")
     numbers = (offset, *shape, *strides)
     if not isinstance(dtype, np.dtype) or not len(shape) == len(strides) <= _MOST_AXES:
         raise ValueError(BROKEN)

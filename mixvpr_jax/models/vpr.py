@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import flax.linen
 import jax
@@ -15,15 +16,7 @@ from jaxtyping import Array, Bool, Float
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
-from mixvpr_jax.models.config import (
-    BoQConfig,
-    ConvAPConfig,
-    CosPlaceConfig,
-    GeMConfig,
-    MixVPRConfig,
-    ModelConfig,
-    SALADConfig,
-)
+from mixvpr_jax.models.config import AGGREGATORS, MixVPRConfig, ModelConfig, SALADConfig
 from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.efficientnet import EfficientNet
 from mixvpr_jax.models.layers import array_dtype, cast_in_place, l2_normalize, linear, param_dtype
@@ -68,12 +61,7 @@ class PluggedInBackbone(nnx.Module):
 # By the tables of shapes that backbones' names are found in, and by the types of configurations.
 _BACKBONES = ((RESNETS, ResNet), (VITS, DINOv2), (EFFICIENTNETS, EfficientNet), (SWINS, Swin))
 _AGGREGATORS: dict[type, Callable[..., nnx.Module]] = {
-    MixVPRConfig: MixVPR,
-    ConvAPConfig: ConvAP,
-    CosPlaceConfig: CosPlace,
-    GeMConfig: GeM,
-    SALADConfig: SALAD,
-    BoQConfig: BoQ,
+    AGGREGATORS[kind.__name__]: kind for kind in (MixVPR, ConvAP, CosPlace, GeM, SALAD, BoQ)
 }
 
 
@@ -137,7 +125,7 @@ class VPRModel(nnx.Module):
         return l2_normalize(self.projection(descriptors))
 
 
-def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
+def create_model(config: ModelConfig, *, seed: SupportsIndex = 0) -> VPRModel:
     """A model with the official initialisation; a seed gives the same weights on every platform.
 
     Raises:
@@ -145,7 +133,7 @@ def create_model(config: ModelConfig, *, seed: int = 0) -> VPRModel:
     """
     if not isinstance(config, ModelConfig):
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
-    return VPRModel(config, rngs=nnx.Rngs(seed))
+    return VPRModel(config, rngs=nnx.Rngs(operator.index(seed)))  # of NumPy's integers, too
 
 
 class _SameKey(nnx.Rngs):
