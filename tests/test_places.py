@@ -103,6 +103,32 @@ def test_what_too_few_photos_or_days_show_is_left_out():
     assert grouped(once) == {}, "one place has no negatives"
 
 
+@pytest.mark.parametrize("scatter_m", [0.0, 0.2, 3.0, 12.0])
+@pytest.mark.parametrize("heading_degrees", [40.0, 180.0, 360.0])
+def test_the_next_place_is_that_of_the_photo_with_the_most_others(scatter_m, heading_degrees):
+    """Counted photo by photo, of two equal spots, so that each place shares its city with one."""
+    rng = np.random.default_rng(round(scatter_m + heading_degrees))
+    metres = np.tile(rng.normal(500500, scatter_m, (60, 2)), (2, 1))
+    metres[60:] += 1000
+    headings = np.tile(rng.integers(0, 36, 60) * 10.0, 2)
+    known = np.tile(rng.random(60) > 0.2, 2)
+    taken = [
+        at(*position, heading=heading if has_one else None)
+        for position, heading, has_one in zip(metres.tolist(), headings, known, strict=True)
+    ]
+    turns = np.abs((headings - headings[:, None] + 180) % 360 - 180)
+    alike = np.where(known & known[:, None], turns <= heading_degrees / 2, known == known[:, None])
+    alike &= np.linalg.norm(metres - metres[:, None], axis=-1) <= 5.0
+    free, expected = np.ones(120, bool), set()
+    while free.any():
+        around = alike & free & free[:, None]
+        photos = np.flatnonzero(around[around.sum(1).argmax()])
+        free[photos] = False
+        expected.add(frozenset(photos.tolist()))
+    found = grouped(taken, heading_degrees=heading_degrees, apart_m=1e-3, min_images=1)
+    assert {frozenset(photos) for photos in found.values()} == expected
+
+
 # Where photos were taken --------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from mixvpr_jax.datasets.positions import earth_centred
 from mixvpr_jax.exif import Taken
 
 MIN_PLACES = 2  # of a city: one place has no negatives
+LEAST_CELL_M = 0.01
+SLACK = 1e-6  # of metres and degrees: more than bounds are rounded by
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,49 @@ def group(
 def _clusters(
     points: np.ndarray, headings: np.ndarray, radius_m: float, turn: float
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The photo with the most others around it, and all of these; then those of what is left."""
+    """The photo with the most others around it, and all of these; then those of what is left.
+
+    Photos of one cell get upper bounds together, so that of thousands at one spot few need a count
+    of their own. The heap holds the first photo of each cell, by bound and index.
+    """
     tree, free = KDTree(points), np.ones(len(points), bool)
-    most = tree.query_ball_point(points, radius_m, return_length=True)
-    heap = [(-count, photo) for photo, count in enumerate(most.tolist())]
+    bounds = np.full(len(points), len(points))
+    corners = np.floor(points / max(radius_m / 16, LEAST_CELL_M))
+    cell_of = np.unique(corners, axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(cell_of, kind="stable")
+    cells = np.split(order, np.flatnonzero(np.diff(cell_of[order])) + 1)
+    heap = [(-len(points), int(cell[0]), number) for number, cell in enumerate(cells)]
     heapq.heapify(heap)
     while heap:
-        bound, centre = heapq.heappop(heap)
-        if not free[centre]:
-            continue
-        near = np.array(tree.query_ball_point(points[centre], radius_m, return_sorted=True))
-        unknown = np.isnan(headings[near]) & np.isnan(headings[centre])
-        alike = unknown | (_turn(headings[near], headings[centre]) <= turn)
-        photos = near[free[near] & alike]
-        if len(photos) < -bound:  # others took some of them
-            heapq.heappush(heap, (-len(photos), centre))
-            continue
-        free[photos] = False
-        yield centre, photos
+        *first, number = heapq.heappop(heap)
+        cell = cells[number][free[cells[number]]]
+        if len(cell) > 1:
+            middle = points[cell].mean(0)
+            reach = radius_m + np.linalg.norm(points[cell] - middle, axis=1).max() + SLACK
+            near = np.array(tree.query_ball_point(middle, reach))
+            alike = _count_alike(headings[near[free[near]]], headings[cell], turn + SLACK)
+            bounds[cell] = np.minimum(bounds[cell], alike)
+        while len(cell := cell[free[cell]]):
+            centre = int(cell[bounds[cell].argmax()])
+            if [-bounds[centre], centre] > first:
+                heapq.heappush(heap, (-int(bounds[centre]), centre, number))
+                break
+            near = np.array(tree.query_ball_point(points[centre], radius_m, return_sorted=True))
+            unknown = np.isnan(headings[near]) & np.isnan(headings[centre])
+            alike = unknown | (_turn(headings[near], headings[centre]) <= turn)
+            photos = near[free[near] & alike]
+            if len(photos) == bounds[centre]:  # and no other photo has more
+                free[photos] = False
+                yield centre, photos
+            bounds[centre] = len(photos)
+
+
+def _count_alike(headings: np.ndarray, looks: np.ndarray, turn: float) -> np.ndarray:
+    """For each of `looks` how many headings are within a turn of it; NaN counts NaN."""
+    known = np.sort(headings[~np.isnan(headings)] % 360)
+    around = np.concatenate([known - 360, known, known + 360])
+    first, end = (np.searchsorted(around, looks % 360 + shift) for shift in (-turn, turn))
+    return np.where(np.isnan(looks), len(headings) - len(known), end - first)
 
 
 def _turn(one: np.ndarray, other: float) -> np.ndarray:
