@@ -84,6 +84,9 @@ def to_paths(config: object, *names: str) -> None:
     """Converts the addresses in these fields of a dataclass by `as_path`; None passes."""
     for name in names:
         if (value := getattr(config, name)) is not None:
+            for one in value if isinstance(value, tuple) else (value,):
+                if not isinstance(one, str | os.PathLike):
+                    raise InputError(f"{name}: expected a path, found {one!r:.40}")
             path = tuple(map(as_path, value)) if isinstance(value, tuple) else as_path(value)
             object.__setattr__(config, name, path)
 

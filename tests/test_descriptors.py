@@ -110,6 +110,15 @@ def test_images_are_normalised_on_the_devices_as_on_the_host(weights, photos, de
     assert np.array_equal(jax.jit(describe.normalized)(levels), normalize(levels))
 
 
+def test_without_jit_descriptors_are_the_same_to_rounding(weights, photos):
+    """As for a debugger: JAX_DISABLE_JIT=1, or `jax.disable_jit()` after programs were compiled."""
+    model, preprocess = from_pretrained(weights)
+    encode, images = compile_encoder(model, data_mesh(jax.devices())), preprocess(photos[:8])
+    compiled = encode(images)
+    with jax.disable_jit():
+        np.testing.assert_allclose(encode(images), compiled, atol=1e-6)
+
+
 def test_workers_read_what_threads_read(photos):
     by_threads = described(photos)
     by_processes = described(photos, num_workers=2)

@@ -26,6 +26,12 @@ from mixvpr_jax.models.resnet import max_pool
 from mixvpr_jax.models.vpr import empty_model
 
 
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
+def test_seeds_that_jax_does_not_take(seed):
+    with pytest.raises(InputError, match=f"seed: expected an integer of 64 bits, found {seed}"):
+        create_model(SMALL, seed=seed)
+
+
 def test_seeds_make_the_weights(model):
     kernel = model.backbone.conv1.kernel[...]
     assert np.array_equal(kernel, create_model(SMALL, seed=3).backbone.conv1.kernel[...])

@@ -111,7 +111,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         to_plain_numbers(self)
-        if isinstance(self.cities, str | set):  # a set has another order in each process
+        if not isinstance(self.cities, list | tuple):  # a set has another order in each process
             raise InputError(f"cities: expected names in a tuple, found {self.cities!r:.100}")
         few = {"places_per_batch": "no negatives", "images_per_place": "no positives"}
         for name, lacking in few.items():

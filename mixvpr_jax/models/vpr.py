@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import Any
 
 import flax.linen
 import jax
@@ -125,15 +124,17 @@ class VPRModel(nnx.Module):
         return l2_normalize(self.projection(descriptors))
 
 
-def create_model(config: ModelConfig, *, seed: SupportsIndex = 0) -> VPRModel:
+def create_model(config: ModelConfig, *, seed: int | np.integer = 0) -> VPRModel:
     """A model with the official initialisation; a seed gives the same weights on every platform.
 
     Raises:
-        InputError: `config` is no ModelConfig.
+        InputError: `config` is no ModelConfig, or `seed` no integer of 64 bits.
     """
     if not isinstance(config, ModelConfig):
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
-    return VPRModel(config, rngs=nnx.Rngs(operator.index(seed)))  # of NumPy's integers, too
+    if not (isinstance(seed, int | np.integer) and -(2**63) <= seed < 2**63):
+        raise InputError(f"seed: expected an integer of 64 bits, found {seed!r:.40}")
+    return VPRModel(config, rngs=nnx.Rngs(int(seed)))  # of which JAX takes 32 bits
 
 
 class _SameKey(nnx.Rngs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal, get_args
@@ -146,7 +146,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         to_plain_numbers(self)
         require_positive(self, "positive_radius_m", "batch_size")
-        if isinstance(self.sets, (str, os.PathLike)):
+        if not isinstance(self.sets, Iterable) or isinstance(self.sets, (str, os.PathLike)):
             raise InputError(
                 f"validation.sets: expected several paths or names, found {str(self.sets)!r}; "
                 "give it in a tuple"
