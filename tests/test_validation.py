@@ -1,15 +1,18 @@
 """What a run is validated on: benchmarks by name, and labelled folders."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from benchmark_trees import msls_test_tree, pittsburgh_tree, set_counts, small
 from folders import write_images
 
 from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
+from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.validation import Selection, Validation, rename_former
@@ -39,6 +42,21 @@ def test_queries_that_are_files_of_the_database_do_not_find_themselves(labelled)
     queries.symlink_to(database)
     recalls = validation(database.parent).recalls(lambda images: np.asarray(images)[:, :5, 5, 0])
     assert set(recalls.values()) == {0.0}  # their places are 100 m apart
+
+
+@pytest.mark.parametrize("written", ["./pitts30k-val", "pitts30k-val/", "../here/pitts30k-val"])
+def test_a_path_is_no_benchmark(labelled, tmp_path, monkeypatch, written):
+    """As texts, which the command line gives; pitts30k-val alone is the benchmark."""
+    (tmp_path / "here").mkdir()
+    labelled[0].parent.rename(tmp_path / "here/pitts30k-val")
+    monkeypatch.chdir(tmp_path / "here")
+    config = tyro.cli(ValidationConfig, args=["--sets", written])
+    assert config == ValidationConfig((written,))
+    model = create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (32, 32)))
+    assert list(Validation(config, model).sets) == ["pitts30k-val-folder"]
+    line = f"dataset: expected a benchmark's name, found the path {written}; give"
+    with pytest.raises(InputError, match=re.escape(line)):
+        EvaluationConfig("w", "o", dataset=written)
 
 
 def test_a_radius_is_of_folders_alone(labelled, tmp_path, monkeypatch):

@@ -122,6 +122,11 @@ class EvaluationConfig(DescribeConfig):
             raise InputError("expected --dataset NAME, or --database FOLDER and --queries FOLDER")
         if self.dataset is not None and any(folders):
             raise InputError("expected --dataset or --database and --queries, found both")
+        if "/" in (self.dataset or ""):
+            raise InputError(
+                f"dataset: expected a benchmark's name, found the path {self.dataset}; give the "
+                "folder of a benchmark as --data-dir, others as --database and --queries"
+            )
         self._check_effects()
 
     def _check_effects(self) -> None:

@@ -20,7 +20,7 @@ from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import MixVPRConfig, ModelConfig
-from mixvpr_jax.storage import AnyPath, reaching, resolved, to_paths
+from mixvpr_jax.storage import AnyPath, as_path, reaching, resolved, to_paths
 
 LossName = Literal[
     "MultiSimilarityLoss",
@@ -123,8 +123,8 @@ class ValidationConfig:
     """Recall measured after each epoch.
 
     Attributes:
-        sets: Benchmarks (pitts30k-val, …) and folders that hold `database` and `queries`, which
-            metrics name by their last part.
+        sets: Benchmarks (pitts30k-val, …) and folders that hold `database` and `queries`
+            (./pitts30k-val is one), which metrics name by their last part.
         data_dir: Folder of the benchmarks; by default $MIXVPR_DATA.
         ground_truth: Folder of the authors' .mat or .npy files, if they lie elsewhere.
         select_by: Metric that ranks checkpoints: the best three are kept, the best becomes the
@@ -135,7 +135,7 @@ class ValidationConfig:
         before_training: Also validate before the first step.
     """
 
-    sets: tuple[AnyPath, ...] = ()
+    sets: tuple[str | AnyPath, ...] = ()
     data_dir: AnyPath | None = None
     ground_truth: AnyPath | None = None
     select_by: str | None = None
@@ -151,7 +151,8 @@ class ValidationConfig:
                 f"validation.sets: expected several paths or names, found {str(self.sets)!r}; "
                 "give it in a tuple"
             )
-        object.__setattr__(self, "sets", tuple(self.sets))
+        written = tuple(self.sets)
+        object.__setattr__(self, "sets", written)
         for name in () if self.sets else ("data_dir", "ground_truth", "before_training"):
             if value := getattr(self, name):
                 raise InputError(
@@ -159,13 +160,21 @@ class ValidationConfig:
                     "sets"
                 )
         to_paths(self, "sets", "data_dir", "ground_truth")
+        object.__setattr__(self, "sets", tuple(map(_as_set, written)))
         if len(set(self.names)) < len(self.names):
             raise InputError(f"validation.sets: expected distinct last parts, found {self.names}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The last part of each set's path."""
-        return tuple(resolved(folder).name for folder in self.sets)
+        return tuple(resolved(as_path(folder)).name for folder in self.sets)
+
+
+def _as_set(written: str | AnyPath) -> AnyPath:
+    """Absolute if only "./" or a last "/" tells it from a benchmark's name; paths drop both."""
+    path = as_path(written)
+    is_told = len(path.parts) == 1 and str(written) != str(path)
+    return path.absolute() if is_told else path
 
 
 # Former names of fields, still read in config.json and on command lines.

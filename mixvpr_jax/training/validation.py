@@ -31,7 +31,7 @@ from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
 from mixvpr_jax.programs import trim_memory
-from mixvpr_jax.storage import AnyPath, OutOfReach, reaching
+from mixvpr_jax.storage import AnyPath, OutOfReach, as_path, reaching
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.log import Entry, read_log, values_of
 from mixvpr_jax.training.step import TrainState
@@ -54,7 +54,7 @@ class Validation:
         """
         self.config, mesh = config, data_mesh(jax.local_devices())
         self.sets = {
-            name: _read_set(config, path)
+            name: _read_set(config, as_path(path))
             for name, path in zip(set_names(config), config.sets, strict=True)
         }
         self.metrics = set(metrics_of(config))
