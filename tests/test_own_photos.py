@@ -106,7 +106,7 @@ def test_queries_some_of_which_are_new(evaluate, sequence, tmp_path):
     assert "5 of 6 queries are files" in "\n".join(evaluation.data.describe())
 
 
-def test_an_image_that_cannot_be_read_moves_the_others(evaluate, sequence):
+def test_an_image_that_cannot_be_read_moves_the_others(evaluate, sequence, caplog):
     min(sequence.iterdir()).write_bytes(b"")
     evaluation = evaluate(sequence, sequence, skip_unreadable=True)
     assert len(evaluation.data.queries) == 11
@@ -118,7 +118,9 @@ def test_an_image_that_cannot_be_read_moves_the_others(evaluate, sequence):
     evaluation = evaluate(sequence, sequence, **options)
     assert evaluation.predictions.shape == (10, 9)
     assert sorted(evaluation.recall) == [1, 5]  # of 9 that each can still find
+    assert "no recall@" not in caplog.text, "nobody asked for one"
     assert evaluate(sequence, sequence, recall_values=(11,), **options).recall == {}
+    assert "no recall@11, as some query can find 9 readable database images at" in caplog.text
 
 
 def test_frames_are_counted_in_the_order_of_their_names_in_their_folder(tmp_path):

@@ -138,7 +138,14 @@ def _measure(
     is_subset = data.is_subset or (bool(unreadable) and config.dataset is not None)
     data = replace(data.select(database.readable, queries.readable), is_subset=is_subset)
     if len(data.left_out):  # of some queries more than of others: the rest would not compare
-        ks = [k for k in ks if k <= num_candidates(data)]
+        candidates = num_candidates(data)
+        lacking = [f"recall@{k}" for k in ks if k > candidates]
+        ks = [k for k in ks if k <= candidates]
+        if config.recall_values and lacking and is_main_process():
+            logger.warning(
+                "note: no %s, as some query can find %d readable database images at most",
+                *(", ".join(lacking), candidates),
+            )
     index = _index(config, database.descriptors)
     found = _neighbours(config, index, data, queries.descriptors, ks)
     recalls, best, latency, saliency = None, None, {}, {}
