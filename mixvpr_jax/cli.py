@@ -6,10 +6,11 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from mixvpr_jax.checks import require_known
+from mixvpr_jax.checks import only, require_known
 from mixvpr_jax.errors import run_command, starting
 from mixvpr_jax.processes import run_and_leave
 from mixvpr_jax.version import __version__
@@ -30,6 +31,8 @@ COMMANDS = {
     "info": ("info:info", "Print versions, devices, engines and caches, for a bug report."),
 }
 DISTRIBUTED = ("train", "eval")  # run by several processes, which must not wait at exit
+FOLDERS = {"eval": ("--database", "--queries")}  # options that take one
+REMEDY = "give the folder of these photos"
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -73,6 +76,9 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
     if not callable(command):
         command.parse(arguments, prog)
         return
+    for option in set(FOLDERS.get(name, ())).intersection(arguments):
+        words = arguments[arguments.index(option) + 1 :]
+        only(option, list(takewhile(lambda word: word[:1] != "-", words)), "one folder", REMEDY)
     logging.basicConfig(format="%(message)s")
     tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
 

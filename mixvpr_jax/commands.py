@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mixvpr_jax.checks import only
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
 from mixvpr_jax.processes import ALONE, ProcessConfig
@@ -101,13 +102,8 @@ def pca(
 
 
 def _only(photos: Sequence[str]) -> AnyPath:
-    """The only path of PHOTOS; a shell gives many for a pattern."""
-    if len(photos) != 1:
-        raise InputError(
-            f"PHOTOS: expected one folder, or one list, found {len(photos):,} names; give their "
-            "folder, or list them: printf '%s\\n' *.jpg > photos.txt"
-        )
-    return as_path(photos[0])
+    remedy = "give their folder, or list them: printf '%s\\n' *.jpg > photos.txt"
+    return as_path(only("PHOTOS", photos, "one folder, or one list", remedy))
 
 
 def lines_of(unreadable: Sequence[str], num_turned: int) -> list[str]:

@@ -228,6 +228,23 @@ def test_a_pattern_that_a_shell_replaces(command, photos, found, first, tmp_path
         parse(command, [*photos, *options] if first else [*options, *photos], f"mixvpr {command}")
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("places", ["--output", "o"]),
+        ("eval", ["--weights", "w", "--output", "o", "--queries", "q", "--database"]),
+        ("eval", ["--weights", "w", "--output", "o", "--database", "d", "--queries"]),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_a_pattern_in_place_of_a_folder(command, options, number):
+    what = options[-1] if command == "eval" else "PHOTOS"
+    line = f"{what}: expected one folder, found {number} names; give the folder of these photos"
+    photos = [f"{i}.jpg" for i in range(number)]
+    with pytest.raises(InputError, match=line):
+        parse(command, [*options, *photos], f"mixvpr {command}")
+
+
 @pytest.mark.parametrize("to_name", [os.path.abspath, os.path.relpath])
 def test_the_users_list_stays_however_it_is_written(tmp_path, monkeypatch, to_name):
     (tmp_path / "x.txt").write_text("a.jpg")

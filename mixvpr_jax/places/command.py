@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mixvpr_jax.checks import require_positive
+from mixvpr_jax.checks import only, require_positive
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
 
@@ -66,7 +66,11 @@ class PlacesConfig:
 
 
 def places(
-    photos: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTOS", help=PHOTOS)],
+    photos: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PHOTOS", help=PHOTOS, help_behavior_hint="(required)"),
+    ],
     config: Annotated[PlacesConfig, tyro.conf.arg(name="")],
 ) -> None:
     """Makes training data in GSV-Cities' form of photos whose positions are known.
@@ -74,7 +78,8 @@ def places(
     Photos near one another that look the same way make a place. They become hard links where they
     lie on the disk of the output, and copies elsewhere.
     """
-    made, known = make_places(as_path(photos), config)
+    folder = as_path(only("PHOTOS", photos, "one folder", "give the folder of these photos"))
+    made, known = make_places(folder, config)
     listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
     used, num_cities = sum(len(place.photos) for place in made), len({place.city for place in made})
     print(
