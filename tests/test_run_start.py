@@ -17,7 +17,7 @@ from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.training.checkpoint import last_step
 from mixvpr_jax.training.config import StartConfig
-from mixvpr_jax.training.loop import train
+from mixvpr_jax.training.loop import Setup, train
 from mixvpr_jax.training.start import initial_model
 
 
@@ -34,6 +34,17 @@ def test_fresh_weights_follow_the_seed(town):
     config = tiny_config(town).model
     assert same_weights(initial_model(config, seed=3), initial_model(config, seed=3))
     assert not same_weights(initial_model(config, seed=3), initial_model(config, seed=4))
+
+
+@pytest.mark.parametrize(("steps", "is_told"), [(12, False), (13, True)])
+def test_a_warm_up_that_is_longer_than_the_run(town, tmp_path, caplog, steps, is_told):
+    """Of twelve steps, the last of which has the whole learning rate or less."""
+    config = tiny_config(town)
+    optimizer = replace(config.optimizer, warmup_steps=steps)
+    setup = Setup(replace(config, optimizer=optimizer), tmp_path / "none")
+    assert (setup.learning_rates()[-1] < optimizer.learning_rate * 0.999) == is_told
+    line = "the run of 12 steps ends in its warm-up (optimizer.warmup_steps 13)"
+    assert (line in caplog.text) == is_told
 
 
 def test_from_a_models_folder_and_from_a_checkpoint(town, tmp_path):

@@ -145,6 +145,11 @@ class Setup:
         self.total_steps = len(self.images.batches)
         if config.model.init is None and config.optimizer.layers_to_freeze is not None:
             logger.warning("note: stages are frozen at random weights; give --model.init")
+        if (warmup := config.optimizer.warmup_steps) > self.total_steps:
+            logger.warning(
+                "note: the run of %d steps ends in its warm-up (optimizer.warmup_steps %d)",
+                *(self.total_steps, warmup),
+            )
         reached = last_step(workdir)
         if reached > self.total_steps:
             raise InputError(
