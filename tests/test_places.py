@@ -348,6 +348,18 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
         ("name,lat,lon\nq.jpg,48,2", "expected names relative to .* found q.jpg"),
         ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
         ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),
+        *(  # metres of national grids: Swiss, Dutch, British, French
+            (
+                f"name,east,north,zone\np0v0.jpg,{east},{north},{zone}",
+                f"metres of UTM zone {zone}, found {east}, {north}: .*{why}",
+            )
+            for east, north, zone, why in (
+                (2600000, 1200000, "32T", "easting out of range"),
+                (120000, 480000, "31U", "far from band U, as of a national grid; convert them"),
+                (530000, 180000, "30U", "far from band U"),
+                (652000, 6862000, "31U", "far from band U"),
+            )
+        ),
         ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
         (
             "name,east,north,zone\np0v0.jpg,261878,6243186,34S",

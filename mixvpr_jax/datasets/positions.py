@@ -234,8 +234,8 @@ def _far(side: np.ndarray, together: np.ndarray) -> bool:
     return int(((together >= low) & (together <= high)).all(1).sum()) == len(side)
 
 
-def fits_band(band: str, north: float) -> bool:
-    """Whether a northing, in metres, lies in a latitude band, to half a degree."""
+def fits_band(band: str, north: float, slack: float = 0.5) -> bool:
+    """Whether a northing, in metres, lies in a latitude band, to so many degrees."""
     latitude = (north if band >= "N" else north - 1e7) / 110_900
     lowest = 8 * BANDS.index(band) - 80
-    return lowest - 0.5 <= latitude <= lowest + (12 if band == "X" else 8) + 0.5
+    return lowest - slack <= latitude <= lowest + (12 if band == "X" else 8) + slack

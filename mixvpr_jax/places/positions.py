@@ -117,9 +117,12 @@ def _to_degrees(source: object, east: float, north: float, zone: str | None) -> 
         )
     try:
         latitude, longitude = to_latlon(east, north, int(found[1]), found[2])
+        # N may be the northern hemisphere, as GIS have it; the letter of a next band does no harm.
+        if found[2] > "N" and not fits_band(found[2], north, slack=4):
+            raise OutOfRangeError(f"far from band {found[2]}, as of a national grid; convert them")
     except OutOfRangeError as error:
         raise InputError(
-            f"{source}: expected metres of UTM zone {zone}, found {east:g}, {north:g}: {error}"
+            f"{source}: expected metres of UTM zone {zone}, found {east:.9g}, {north:.9g}: {error}"
         ) from None
     return float(latitude), float(longitude)
 
