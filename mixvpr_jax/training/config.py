@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal, get_args
@@ -151,8 +151,7 @@ class ValidationConfig:
                 f"validation.sets: expected several paths or names, found {str(self.sets)!r}; "
                 "give it in a tuple"
             )
-        written = tuple(self.sets)
-        object.__setattr__(self, "sets", written)
+        object.__setattr__(self, "sets", tuple(map(_as_set, self.sets)))
         for name in () if self.sets else ("data_dir", "ground_truth", "before_training"):
             if value := getattr(self, name):
                 raise InputError(
@@ -160,7 +159,6 @@ class ValidationConfig:
                     "sets"
                 )
         to_paths(self, "sets", "data_dir", "ground_truth")
-        object.__setattr__(self, "sets", tuple(map(_as_set, written)))
         if len(set(self.names)) < len(self.names):
             raise InputError(f"validation.sets: expected distinct last parts, found {self.names}")
 
@@ -170,11 +168,11 @@ class ValidationConfig:
         return tuple(resolved(as_path(folder)).name for folder in self.sets)
 
 
-def _as_set(written: str | AnyPath) -> AnyPath:
+def _as_set(written: Any) -> Any:
     """Absolute if only "./" or a last "/" tells it from a benchmark's name; paths drop both."""
-    path = as_path(written)
-    is_told = len(path.parts) == 1 and str(written) != str(path)
-    return path.absolute() if is_told else path
+    if isinstance(written, str) and "/" in written and len(as_path(written).parts) == 1:
+        return as_path(written).absolute()
+    return written
 
 
 # Former names of fields, still read in config.json and on command lines.
@@ -323,27 +321,25 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], *, besides: Container[str] = ()
+    there: Mapping[str, Any], here: Mapping[str, Any], *, besides: Iterable[str] = ()
 ) -> list[str]:
     """A line for each field, `besides` some, in which two configurations of JSON values differ."""
     old, new = _flat(there), _flat(here)
-    names = sorted(name for name in old.keys() | new.keys() if name not in besides)
+    names = sorted((old | new).keys() - besides)
     found = ((name, old.get(name), new.get(name)) for name in names)
     return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]
 
 
 def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     """Raises InputError if a config.json differs in more than `MAY_CHANGE`; lists differences."""
-    with reaching(path):
-        content = path.read_bytes()
     try:
-        values = json.loads(content)
+        with reaching(path):
+            values: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError(type(values).__name__)
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a run's configuration, found {type(values).__name__}")
-    written = {RENAMED.get(name, name): value for name, value in dict[str, Any](values).items()}
-    there = ADDED_SINCE | _flat(written)
+    there = ADDED_SINCE | _flat({RENAMED.get(name, name): values[name] for name in values})
     for name, value, other, usual, _ in WITHOUT_EFFECT:
         if there.get(name) == value:
             there[other] = usual
