@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import BoQConfig, Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, l2_normalize, like_torch, linear, param_dtype
+from mixvpr_jax.models.layers import Sequence, l2_normalize, like_torch, linear, param_dtype, relu
 from mixvpr_jax.models.transformer import MultiHeadAttention, Norm
 
 EPSILON = 1e-5  # of LayerNorm
@@ -29,7 +29,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         x = self.norm1(x + self.self_attn(x, x))
-        return self.norm2(x + self.linear2(jax.nn.relu(self.linear1(x))))
+        return self.norm2(x + self.linear2(relu(self.linear1(x))))
 
 
 class BoQBlock(nnx.Module):

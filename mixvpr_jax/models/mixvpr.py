@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, MixVPRConfig, ModelConfig
-from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype
+from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype, relu
 from mixvpr_jax.models.normalization import layer_norm
 
 
@@ -28,7 +27,7 @@ class FeatureMixer(nnx.Module):
         self.project = linear(hidden, positions, dtype=dtype, rngs=rngs, **start)
 
     def __call__(self, x: Float[Array, "n a"]) -> Float[Array, "n a"]:
-        hidden = jax.nn.relu(over_positions(self.expand, layer_norm(self.norm, x)))
+        hidden = relu(over_positions(self.expand, layer_norm(self.norm, x)))
         return x + over_positions(self.project, hidden)
 
 

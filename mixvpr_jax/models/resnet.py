@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.models.backbones import RESNETS, ResNetShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Conv, Sequence
+from mixvpr_jax.models.layers import Conv, Sequence, relu
 from mixvpr_jax.models.normalization import BatchNorm, normalized_conv
 
 
@@ -66,12 +66,12 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        y = jax.nn.relu(normalized_conv(self.conv1, self.bn1, x, valid))
+        y = relu(normalized_conv(self.conv1, self.bn1, x, valid))
         y = normalized_conv(self.conv2, self.bn2, y, valid)
         if self.bottleneck:
-            y = normalized_conv(self.conv3, self.bn3, jax.nn.relu(y), valid)
+            y = normalized_conv(self.conv3, self.bn3, relu(y), valid)
         shortcut = self.downsample(x, valid) if hasattr(self, "downsample") else x
-        return jax.nn.relu(y + shortcut)
+        return relu(y + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -94,7 +94,7 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
-        x = max_pool(jax.nn.relu(normalized_conv(self.conv1, self.bn1, images, valid)))
+        x = max_pool(relu(normalized_conv(self.conv1, self.bn1, images, valid)))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x, valid)
         return x

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, ModelConfig, SALADConfig
-from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype
+from mixvpr_jax.models.layers import l2_normalize, linear, param_dtype, relu
 
 HIDDEN = 512  # width of the three MLPs
 ITERATIONS = 3  # of Sinkhorn's algorithm
@@ -23,7 +23,7 @@ class TwoLayers(nnx.Module):
         self.project = linear(HIDDEN, outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
-        return self.project(jax.nn.relu(self.expand(x)))
+        return self.project(relu(self.expand(x)))
 
 
 class SALAD(nnx.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import SWINS, SwinShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, l2_normalize, param_dtype, precision
+from mixvpr_jax.models.layers import Sequence, l2_normalize, param_dtype, precision, relu
 from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, small_linear
 
 PATCH = 4  # pixels of a patch
@@ -41,7 +41,7 @@ class PositionBias(nnx.Module):
     def __call__(self) -> Float[Array, "h n n"]:
         steps = log_spaced(self.window, self.trained)
         offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1)
-        table = self.fc2(jax.nn.relu(self.fc1(jnp.asarray(offsets, self.dtype))))
+        table = self.fc2(relu(self.fc1(jnp.asarray(offsets, self.dtype))))
         along = np.arange(self.window)
         index = along[:, None] - along[None] + self.window - 1
         bias = table[index][:, :, index].transpose(4, 0, 2, 1, 3)  # rows, then columns, of both
