@@ -12,6 +12,7 @@ OUTSIDE = (  # docs/ that pages or the navigation link to
     *(
         "benchmarks/README.md",
         "benchmarks/compiled.md",
+        "benchmarks/tried.md",
         "benchmarks/memory.py",
         "tests/golden/README.md",
     ),

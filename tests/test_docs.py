@@ -25,7 +25,7 @@ from mixvpr_jax.training.config import RENAMED
 from mixvpr_jax.training.recipes import list_recipes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
 # commands of `mixvpr`, and scripts that stand for them: the words before the options

@@ -1,6 +1,6 @@
 """Batch and layer normalisation, written so that accelerators move few bytes.
 
-benchmarks/README.md says what each form gains.
+benchmarks/tried.md says what each form gains.
 """
 
 from __future__ import annotations
