@@ -82,7 +82,7 @@ class PrecisionRecall:
         )
 
     def summary(self) -> dict[str, Any] | None:
-        """What results.json holds of it, in percent (docs/evaluate.md); None without positives."""
+        """What results.json holds, in percent (docs/confidence.md); None without positives."""
         if not self.num_with_positives:
             return None
         thresholds = {percent: self.threshold_at(percent / 100) for percent in PERCENTS}
