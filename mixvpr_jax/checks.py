@@ -37,8 +37,13 @@ def nearest(path: object) -> str:
     return f"; closest: {', '.join(beside[name] for name in near)}" if near else ""
 
 
-def only(what: str, given: Sequence[str], expected: str, remedy: str) -> str:
-    """The only word of what takes one; raises InputError for many, as a shell's pattern gives."""
+def only(
+    what: str,
+    given: Sequence[str],
+    expected: str = "one folder",
+    remedy: str = "give the folder of these photos",
+) -> str:
+    """The one name given for `what`; raises InputError for several, as a shell's pattern gives."""
     if len(given) != 1:
         raise InputError(f"{what}: expected {expected}, found {len(given):,} names; {remedy}")
     return given[0]

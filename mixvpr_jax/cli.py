@@ -31,8 +31,6 @@ COMMANDS = {
     "info": ("info:info", "Print versions, devices, engines and caches, for a bug report."),
 }
 DISTRIBUTED = ("train", "eval")  # run by several processes, which must not wait at exit
-FOLDERS = {"eval": ("--database", "--queries")}  # options that take one
-REMEDY = "give the folder of these photos"
 USAGE = "usage: mixvpr COMMAND [options]; mixvpr COMMAND --help lists them"
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -76,9 +74,9 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
     if not callable(command):
         command.parse(arguments, prog)
         return
-    for option in set(FOLDERS.get(name, ())).intersection(arguments):
+    for option in {"--database", "--queries"}.intersection(arguments if name == "eval" else ()):
         words = arguments[arguments.index(option) + 1 :]
-        only(option, list(takewhile(lambda word: word[:1] != "-", words)), "one folder", REMEDY)
+        only(option, list(takewhile(lambda word: word[:1] != "-", words)))
     logging.basicConfig(format="%(message)s")
     tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
 

@@ -151,8 +151,7 @@ def _with_equal_fractions(texts: Sequence[str]) -> list[str]:
 
 def _in_one_unit(texts: Sequence[str]) -> Sequence[str]:
     """In nanoseconds where all are Unix times, in several units."""
-    found = [_UNIX.fullmatch(text) for text in texts]
-    digits = [len(one[1]) if one else 0 for one in found]
+    digits = [len(one[1]) if (one := _UNIX.fullmatch(text)) else 0 for text in texts]
     if len(set(digits)) == 1 or not UNITS.keys() >= set(digits):
         return texts
     pairs = zip(texts, digits, strict=True)

@@ -277,14 +277,11 @@ def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The positive part of x.
 
-    Its derivative asks the output. That of `jax.nn.relu` asks x, and a training step keeps both for
-    its backward pass: 16.0 GB on an H100, where 12.5 do.
+    Its derivative follows from the output. That of `jax.nn.relu` needs x, so that a training step
+    keeps both for its backward pass: 16.0 GB on an H100 instead of 12.5.
     """
     return jnp.maximum(x, 0)
 
 
-@relu.defjvp
-def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    positive = relu(*primals)
-    # Not `> 0`, which XLA rewrites as x > 0.
-    return positive, jnp.where(positive != 0, *tangents, 0)
+# Not `output > 0`, which XLA rewrites as x > 0.
+relu.defjvps(lambda tangent, output, _: jnp.where(output != 0, tangent, 0))

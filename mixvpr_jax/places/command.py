@@ -78,8 +78,7 @@ def places(
     Photos near one another that look the same way make a place. They become hard links where they
     lie on the disk of the output, and copies elsewhere.
     """
-    folder = as_path(only("PHOTOS", photos, "one folder", "give the folder of these photos"))
-    made, known = make_places(folder, config)
+    made, known = make_places(as_path(only("PHOTOS", photos)), config)
     listed, root = Path(config.output, "photos.csv"), shlex.quote(config.output)
     used, num_cities = sum(len(place.photos) for place in made), len({place.city for place in made})
     print(

@@ -19,8 +19,7 @@ from mixvpr_jax.datasets.positions import earth_centred
 from mixvpr_jax.exif import Taken
 
 MIN_PLACES = 2  # of a city: one place has no negatives
-LEAST_CELL_M = 0.01
-SLACK = 1e-6  # of metres and degrees: more than bounds are rounded by
+SLACK = 1e-6  # in metres and degrees: more than rounding makes of either
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,20 @@ def _clusters(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The photo with the most others around it, and all of these; then those of what is left.
 
-    Photos of one cell get upper bounds together, so that of thousands at one spot few need a count
-    of their own. The heap holds the first photo of each cell, by bound and index.
+    A place changes the counts of all photos around it, perhaps thousands at one spot. So only upper
+    bounds are kept, those of a small cell's photos found together, and a photo is counted where its
+    bound is the largest. The heap holds each cell by its largest bound and the first photo with it.
     """
     tree, free = KDTree(points), np.ones(len(points), bool)
     bounds = np.full(len(points), len(points))
-    corners = np.floor(points / max(radius_m / 16, LEAST_CELL_M))
+    corners = np.floor(16 * points / radius_m)
     cell_of = np.unique(corners, axis=0, return_inverse=True)[1].ravel()
     order = np.argsort(cell_of, kind="stable")
     cells = np.split(order, np.flatnonzero(np.diff(cell_of[order])) + 1)
     heap = [(-len(points), int(cell[0]), number) for number, cell in enumerate(cells)]
     heapq.heapify(heap)
     while heap:
-        *first, number = heapq.heappop(heap)
+        *best, number = heapq.heappop(heap)
         cell = cells[number][free[cells[number]]]
         if len(cell) > 1:
             middle = points[cell].mean(0)
@@ -103,7 +103,7 @@ def _clusters(
             bounds[cell] = np.minimum(bounds[cell], alike)
         while len(cell := cell[free[cell]]):
             centre = int(cell[bounds[cell].argmax()])
-            if [-bounds[centre], centre] > first:
+            if [-bounds[centre], centre] > best:
                 heapq.heappush(heap, (-int(bounds[centre]), centre, number))
                 break
             near = np.array(tree.query_ball_point(points[centre], radius_m, return_sorted=True))
