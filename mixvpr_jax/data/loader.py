@@ -261,9 +261,8 @@ def _require_memory(num_bytes: int) -> None:
         )
 
 
-def _start_worker(worker: int, num_workers: int) -> None:
+def _start_worker(*_: int) -> None:
     """Makes workers ignore Ctrl-C and end with the process that trains."""
-    del worker, num_workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal
     if (parent := multiprocessing.parent_process()) is None:
         return

@@ -174,10 +174,6 @@ def _product_on_cpu(
     return jnp.matmul(x, kernel, precision=precision)
 
 
-def _product_forward(x: Array, kernel: Array, precision: lax.Precision) -> tuple[Array, Any]:
-    return jnp.matmul(x, kernel, precision=precision), (x, kernel)
-
-
 def _product_backward(
     precision: lax.Precision, kept: tuple[Array, Array], toward: Array
 ) -> tuple[Array, Array]:
@@ -188,7 +184,7 @@ def _product_backward(
     return exact(toward, kernel.T), narrower
 
 
-_product_on_cpu.defvjp(_product_forward, _product_backward)
+_product_on_cpu.defvjp(lambda *given: (_product_on_cpu(*given), given[:2]), _product_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -200,12 +196,6 @@ def _convolution_on_cpu(
     XLA's own, a convolution as large as the map, takes 2 to 10 times as long on CPUs.
     """
     return _convolution(x, kernel, stride=stride, groups=1, dtype=dtype)
-
-
-def _convolution_forward(
-    x: Array, kernel: Array, stride: int, dtype: Dtype
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolution_on_cpu(x, kernel, stride, dtype), (x, kernel)
 
 
 def _convolution_backward(
@@ -229,7 +219,9 @@ def _convolution_backward(
     return of_x, lax.map(at, jnp.arange(size * size)).reshape(kernel.shape)
 
 
-_convolution_on_cpu.defvjp(_convolution_forward, _convolution_backward)
+_convolution_on_cpu.defvjp(
+    lambda *given: (_convolution_on_cpu(*given), given[:2]), _convolution_backward
+)
 
 
 class Sequence(nnx.Module):
