@@ -17,14 +17,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from mixvpr_jax.checks import require_known, to_size
 from mixvpr_jax.errors import InputError, text_of, what_else
 from mixvpr_jax.models.config import Interpolation
-from mixvpr_jax.orientation import (
-    JPEG_START,
-    entries,
-    is_sound,
-    orientation_of,
-    separate,
-    upright,
-)
+from mixvpr_jax.orientation import JPEG_START, entries, is_sound, orientation_of, separate, upright
 from mixvpr_jax.storage import as_path, reaching
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -6,14 +6,7 @@ import re
 
 from mixvpr_jax.conversion.formats import Checkpoint
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.models.backbones import (
-    BACKBONES,
-    EFFICIENTNETS,
-    RESNETS,
-    SWINS,
-    VITS,
-    ViTShape,
-)
+from mixvpr_jax.models.backbones import BACKBONES, EFFICIENTNETS, RESNETS, SWINS, VITS, ViTShape
 
 Backbone = tuple[str, tuple[int, ...]]  # its name, and the stages that are cut
 

@@ -18,13 +18,7 @@ from etils import epath
 
 from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
-from mixvpr_jax.data.gsv_cities import (
-    Places,
-    Row,
-    in_bytes,
-    read_places,
-    require_each_city,
-)
+from mixvpr_jax.data.gsv_cities import Places, Row, in_bytes, read_places, require_each_city
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.listing import Fence, composed, links_in, names_in, sizes_in
 

@@ -15,13 +15,7 @@ from tqdm import tqdm
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.distributed import data_mesh, is_main_process
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.evaluation.cache import (
-    DescriptorCache,
-    OneWarning,
-    code_hash,
-    content_key,
-    prune,
-)
+from mixvpr_jax.evaluation.cache import DescriptorCache, OneWarning, code_hash, content_key, prune
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described, Encoder, compile_encoder, describe_images
 from mixvpr_jax.export.engine import EngineModel
