@@ -307,8 +307,7 @@ class PlaceMap:
 
     def _in_float64(self, frames: np.ndarray, count: int) -> np.ndarray:
         """Similarities [L, count] of the queries, as far as these frames' scores need them."""
-        back = np.arange(2 * len(self._queries) - 1)
-        rows = np.unique((frames[:, None] - back).clip(0))
+        rows = np.unique((frames[:, None] - np.arange(2 * len(self._queries) - 1)).clip(0))
         queries = np.array([query.descriptor for query in self._queries], np.float64)
         found = np.full((len(queries), count), -np.inf)
         for start in range(0, len(rows), ROWS_AT_ONCE):

@@ -144,8 +144,7 @@ def _find(name: str) -> Path:
     if name.startswith(HUB):
         return fetch(name)
     # Before a folder of that name which holds no model, such as the output of an evaluation.
-    parts = (*FILES, "checkpoints")
-    if name in RELEASED and not any(Path(name, part).exists() for part in parts):
+    if name in RELEASED and not any(Path(name, part).exists() for part in (*FILES, "checkpoints")):
         return _released_folder(name)
     if name and Path(name).is_dir():
         return Path(_model_in(Path(name)))

@@ -84,8 +84,7 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
         if not card.is_file():
             card.write_text(model_card(model.config), encoding="utf-8")
     if results:
-        digest = weights_hash(get_weights(model))
-        known = digest, model.config.to_dict()
+        known = weights_hash(get_weights(model)), model.config.to_dict()
         found = [_read_results(where, *known, weights) for where in results]
         import yaml  # which the hub's library brings
 

@@ -82,8 +82,7 @@ def convert_checkpoint(
         weights = to_flax(checkpoint.state)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    model = build_model(config, weights, source=str(path), rename=torch_name)
-    return Conversion(model, checkpoint)
+    return Conversion(build_model(config, weights, source=str(path), rename=torch_name), checkpoint)
 
 
 def to_state_dict(

@@ -17,14 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from mixvpr_jax.conversion.layouts import (
-    Layout,
-    Weights,
-    few,
-    holds_weights,
-    official_names,
-    text,
-)
+from mixvpr_jax.conversion.layouts import Layout, Weights, few, holds_weights, official_names, text
 from mixvpr_jax.conversion.restricted_pickle import Code
 from mixvpr_jax.conversion.torch_files import TensorRecord, open_torch_file
 from mixvpr_jax.errors import InputError, text_of, what_else
@@ -255,8 +248,7 @@ def _read_torch(path: Path, key: str | None) -> _Content:
     with open_torch_file(path) as file:
         entries = file.content
         if not isinstance(entries, dict):
-            found = type(entries).__name__
-            raise InputError(f"expected a dictionary of tensors, found {found}")
+            raise InputError(f"expected a dictionary of tensors, found {type(entries).__name__}")
         keys = _keys_of_weights(entries, key)
         for name in keys:
             entries = entries[name]

@@ -209,8 +209,7 @@ class TensorRecord(Inert):
         steps = zip(self.shape, self.strides, strict=True)
         last = self.offset + sum((length - 1) * step for length, step in steps)
         if (last + 1) * size > len(own):  # in whole numbers, where NumPy's own check overflows
-            count = len(own) // size
-            raise ValueError(f"a tensor {list(self.shape)} in {count:,} elements")
+            raise ValueError(f"a tensor {list(self.shape)} in {len(own) // size:,} elements")
         strides = [step * size for step in self.strides]
         return np.ndarray(self.shape, self.dtype, own, self.offset * size, strides)
 

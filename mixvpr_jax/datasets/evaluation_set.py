@@ -109,12 +109,11 @@ class EvaluationSet:
         def kept_indices(lists: Sequence[np.ndarray]) -> list[np.ndarray]:
             return [new_index[found[database[found]]] for found in _kept(lists, queries)]
 
-        positives = None if self.positives is None else kept_indices(self.positives)
         return replace(
             self,
             database=_kept(self.database, database),
             queries=_kept(self.queries, queries),
-            positives=positives,
+            positives=None if self.positives is None else kept_indices(self.positives),
             database_utm=None if self.database_utm is None else self.database_utm[database],
             queries_utm=None if self.queries_utm is None else self.queries_utm[queries],
             conditions={name: _kept(labels, queries) for name, labels in self.conditions.items()},

@@ -131,8 +131,7 @@ class Truth:
         if not protocol.ground_truth.startswith(truth.name):
             said = f"{truth.name}, a list"
             protocol = replace(protocol, ground_truth=said, positives="as listed for each query")
-        layout = f"lists: {file}, {truth.name} and what lies beside them"
-        return cls(file, protocol, layout, *lists)
+        return cls(file, protocol, f"lists: {file}, {truth.name} and what lies beside them", *lists)
 
     def find(
         self, databases: Sequence[AnyPath], queries: Sequence[AnyPath] | None = None

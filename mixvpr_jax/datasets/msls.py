@@ -123,8 +123,7 @@ def _read_lists(place: Place) -> Truth | None:
             asked = read_indices(chosen[0], len(of_queries), queries.name)
             of_queries = [of_queries[query] for query in asked]
         positives = read_positives(truth, len(of_queries), len(of_database))
-        lists = of_database, of_queries, positives
-        return Truth.of_lists(place.protocol, database, truth, *lists)
+        return Truth.of_lists(place.protocol, database, truth, of_database, of_queries, positives)
     if some := place.truth(*(name for files in _LISTS for name in files)):
         ways = "; or ".join(", ".join(files) for files in _LISTS)
         raise InputError(f"{some}: expected beside each other {ways}; found some of them only")
@@ -161,8 +160,7 @@ def _moved(
         located.append(Located(tuple(paths), present))
     known = {"positives": found.positives, "conditions": found.conditions}
     layout = f"{found.layout}; images in {downloader_layout(pair)}"
-    moved = EvaluationSet.of(found.protocol, layout, *located, **known)
-    return _with_shots(moved, keys, by_key)
+    return _with_shots(EvaluationSet.of(found.protocol, layout, *located, **known), keys, by_key)
 
 
 def _official_shots(place: Place) -> dict[str, Shot]:
@@ -200,15 +198,13 @@ def _read_tables(place: Place, parent: AnyPath) -> EvaluationSet:
         )
         names = [f"{shot.city}/{part}/images/{shot.key}.jpg" for shot in shots[-1]]
         located.append(locate([parent], names, parent))
-    layout = f"Mapillary's: {parent}, with postprocessed.csv"
-    return _by_city(place, layout, located, shots)
+    return _by_city(place, f"Mapillary's: {parent}, with postprocessed.csv", located, shots)
 
 
 def _by_city(
     place: Place, layout: str, located: Sequence[Located], shots: Sequence[_Shots]
 ) -> EvaluationSet:
-    conditions = _conditions(shots[1])
-    found = EvaluationSet.of(place.protocol, layout, *located, conditions=conditions)
+    found = EvaluationSet.of(place.protocol, layout, *located, conditions=_conditions(shots[1]))
     return _placed(found, place.title, shots)
 
 
@@ -224,8 +220,7 @@ def _subtask(parent: AnyPath, part: str) -> Located:
 def _read_table(file: AnyPath, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a table with the number of their line."""
     try:
-        text = read_text(file, "a table")
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        reader = csv.DictReader(io.StringIO(read_text(file, "a table"), newline=""), restval="")
         if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
             raise InputError(f"{file}: expected columns {', '.join(missing)}, found none such")
         for row in reader:

@@ -64,8 +64,7 @@ def read_nordland_selavpr(place: Place) -> EvaluationSet:
         raise place.nothing("folders database and queries, here or in images/test")
     folders = read_folder(pair[0]), read_folder(pair[1])
     layout = f"{pair[0]} and {pair[1].name}, a frame each, in the order of their names"
-    frames = _ordered_frames(place.protocol, *folders)
-    return _by_frames(place.protocol, layout, folders, frames)
+    return _by_frames(place.protocol, layout, folders, _ordered_frames(place.protocol, *folders))
 
 
 def _read_seasons(place: Place, summer: AnyPath, winter: AnyPath) -> EvaluationSet:

@@ -173,8 +173,7 @@ def earth_centred(degrees: np.ndarray) -> np.ndarray:
 
 def on_one_plane(database: Placed, queries: Placed) -> tuple[np.ndarray, np.ndarray]:
     """Positions [n, 2] that one map can show: those of the zone of most images, NaN for others."""
-    both = np.concatenate([database.zones, queries.zones])
-    zones, counts = np.unique(both, return_counts=True)
+    zones, counts = np.unique(np.concatenate([database.zones, queries.zones]), return_counts=True)
     if len(zones) <= 1:
         return database.utm, queries.utm
     here = [(side.zones == zones[counts.argmax()])[:, None] for side in (database, queries)]

@@ -136,8 +136,7 @@ def _lists(name: str, stem: str, database: Count, queries: Count) -> Protocol:
 def _named(name: str, database: Count, queries: Count, **about: Range) -> Protocol:
     """Names in the downloader's layouts hold positions."""
     source = "@utm_east@utm_north@ in file names"
-    protocol = Protocol(name, source, _WITHIN, database, queries, radius_m=25.0)
-    return replace(protocol, **about)
+    return replace(Protocol(name, source, _WITHIN, database, queries, radius_m=25.0), **about)
 
 
 # "2.8M" in its README; the 27,000 of its small version are another benchmark.

@@ -113,8 +113,7 @@ class EvaluationConfig(DescribeConfig):
         super().__post_init__()
         require_positive(self, "positive_radius_m", "faiss_nprobe", "search_megabytes")
         require_known("index", self.index, get_args(Index))
-        counts = ("latency_queries", "saliency_queries", "exclude_neighbours")
-        require_not_negative(self, *counts)
+        require_not_negative(self, "latency_queries", "saliency_queries", "exclude_neighbours")
         if self.recall_values is not None and min(self.recall_values, default=0) < 1:
             raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
         folders = [self.database is not None, self.queries is not None]

@@ -99,10 +99,9 @@ def read_data(config: EvaluationConfig) -> EvaluationSet:
     """The images and the ground truth that a configuration names."""
     if (name := config.dataset) is not None:
         folder = config.data_dir or data_folder(f"the folder of {name}; give --data-dir DIR")
-        truth = config.ground_truth
         with reaching(folder):
             return read_benchmark(
-                name, folder, ground_truth=truth, allow_subset=config.allow_subset
+                name, folder, ground_truth=config.ground_truth, allow_subset=config.allow_subset
             )
     assert config.database is not None and config.queries is not None
     radius_m = config.positive_radius_m or 25.0
@@ -202,8 +201,7 @@ def _neighbours(
     candidates = num_candidates(data)
     needed = min(max([SUBMITTED if config.dataset == "msls-test" else 1, *ks]), candidates)
     wanted = min(max(needed, *RECALL_VALUES), candidates)
-    most = wanted + len(data.database) - candidates
-    found = search_on_all_processes(index.search, queries, most)
+    found = search_on_all_processes(index.search, queries, wanted + len(data.database) - candidates)
     found = without_left_out(found, data.left_out, wanted)
     if found[0].shape[1] < needed:
         raise InputError(

@@ -262,10 +262,9 @@ def read_timing(path: AnyPath) -> dict[str, Any]:
     """What timing.json holds; nothing where there is no such file."""
     with _as_written(path):
         timing = _read_json(path) if path.exists() else {}
-        latency = dict(**timing.get("query_ms", {}))
         times = {
             stage: {name: float(taken[name]) for name in ("median_ms", "p95_ms")}
-            for stage, taken in latency.items()
+            for stage, taken in dict(**timing.get("query_ms", {})).items()
         }
         return timing | {"query_ms": times}
 

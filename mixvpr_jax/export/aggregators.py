@@ -81,8 +81,7 @@ def _transport(graph: Graph, scores: str, aggregator: SALAD, positions: int) -> 
     takes = graph.weight(np.log([1.0] * clusters + [positions - clusters]), np.float32)
     for iteration in range(ITERATIONS):
         x = graph.add("Add", graph.add("LogSoftmax", x, axis=1), takes)
-        last = iteration == ITERATIONS - 1
-        x = graph.add("Softmax" if last else "LogSoftmax", x, axis=2)
+        x = graph.add("Softmax" if iteration == ITERATIONS - 1 else "LogSoftmax", x, axis=2)
     return graph.part(x, 2, 0, clusters)
 
 

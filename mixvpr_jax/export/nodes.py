@@ -29,8 +29,7 @@ class Graph:
         """A node of tensors by name and of arrays; its output is named after the operator."""
         output = output or f"{operator}_{len(self.proto.node)}"
         names = [each if isinstance(each, str) else self.weight(each) for each in inputs]
-        node = helper.make_node(operator, names, [output], **attributes)
-        self.proto.node.append(node)
+        self.proto.node.append(helper.make_node(operator, names, [output], **attributes))
         return output
 
     def weight(self, value: Any, dtype: Any = None) -> str:

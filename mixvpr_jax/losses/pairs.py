@@ -67,8 +67,7 @@ def sup_con(
     losses = -jnp.sum(log_probability, 1, where=positive) / jnp.maximum(count, 1)
     # A positive alone has no loss, but perhaps one of rounding.
     counted = (losses > 0) & ((positive | negative).sum(1) > 1)
-    loss = mean(losses, counted, axis_name)
-    return _if_pairs(loss, positives, negatives, axis_name, both=True)
+    return _if_pairs(mean(losses, counted, axis_name), positives, negatives, axis_name, both=True)
 
 
 def circle(
@@ -184,8 +183,7 @@ def nt_xent(
     repeats = jnp.log(jnp.maximum(negatives, 1))
     against = log_sum_exp(logits + repeats, negatives > 0, empty=-jnp.inf)
     losses = jnp.logaddexp(logits, against[:, None]) - logits
-    loss = mean(losses, positives, axis_name)
-    return _if_pairs(loss, positives, negatives, axis_name, both=True)
+    return _if_pairs(mean(losses, positives, axis_name), positives, negatives, axis_name, both=True)
 
 
 def _pairs(

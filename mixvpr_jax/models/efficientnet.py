@@ -23,8 +23,7 @@ class SqueezeExcite(nnx.Module):
     """A factor for each channel, from the channels' means."""
 
     def __init__(self, channels: int, inner: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        zeros = nnx.initializers.zeros_init()
-        start = {"kernel_init": he_normal_fan_out, "bias_init": zeros}
+        start = {"kernel_init": he_normal_fan_out, "bias_init": nnx.initializers.zeros_init()}
         self.conv_reduce = linear(channels, inner, **start, dtype=dtype, rngs=rngs)
         self.conv_expand = linear(inner, channels, **start, dtype=dtype, rngs=rngs)
 

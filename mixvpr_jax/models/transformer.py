@@ -184,8 +184,7 @@ class MultiHeadAttention(nnx.Module):
         width = queries.shape[-1]
         query = self._project(queries, 0, width)
         key, value = jnp.split(self._project(tokens, width, 3 * width), 2, axis=2)
-        mixed = attend(query, key, value, self.precision)
-        return self.out_proj(mixed.reshape(queries.shape))
+        return self.out_proj(attend(query, key, value, self.precision).reshape(queries.shape))
 
     def _project(
         self, x: Float[Array, "b n c"], first: int, last: int

@@ -86,8 +86,7 @@ def _clusters(
     """
     tree, free = KDTree(points), np.ones(len(points), bool)
     bounds = np.full(len(points), len(points))
-    corners = np.floor(16 * points / radius_m)
-    cell_of = np.unique(corners, axis=0, return_inverse=True)[1].ravel()
+    cell_of = np.unique(np.floor(16 * points / radius_m), axis=0, return_inverse=True)[1].ravel()
     order = np.argsort(cell_of, kind="stable")
     cells = np.split(order, np.flatnonzero(np.diff(cell_of[order])) + 1)
     heap = [(-len(points), int(cell[0]), number) for number, cell in enumerate(cells)]

@@ -156,7 +156,6 @@ def figures_of(results: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[st
     """What results.json and timing.json say of the whole evaluation, as the page takes it."""
     intervals = results.get("recall_interval_95") or {}
     published = results.get("protocol", {}).get("published", ())
-    conditions = results.get("recall_by_condition") or {}
     return {
         "intervals": [[int(k), float(low), float(high)] for k, (low, high) in intervals.items()],
         "published": [
@@ -171,7 +170,7 @@ def figures_of(results: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[st
                     for label, row in rows.items()
                 ],
             ]
-            for name, rows in conditions.items()
+            for name, rows in (results.get("recall_by_condition") or {}).items()
         ],
         "latency": [
             [stage, *(round(float(taken[name]), 4) for name in ("median_ms", "p95_ms"))]

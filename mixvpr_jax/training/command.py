@@ -30,8 +30,7 @@ def parse(arguments: list[str], prog: str) -> None:
     if name in ("-h", "--help"):
         sys.stdout.write(f"{USAGE.format(prog)}\n\nrecipes:\n")
         for recipe in list_recipes():
-            first_line = load_recipe(recipe)[1].splitlines()[0]
-            sys.stdout.write(f"  {recipe:24} {first_line}\n")
+            sys.stdout.write(f"  {recipe:24} {load_recipe(recipe)[1].splitlines()[0]}\n")
         return
     recipe, description = load_recipe(name)
     tyro.cli(

@@ -325,8 +325,7 @@ def differences(
 ) -> list[str]:
     """A line for each field, `besides` some, in which two configurations of JSON values differ."""
     old, new = _flat(there), _flat(here)
-    names = sorted((old | new).keys() - besides)
-    found = ((name, old.get(name), new.get(name)) for name in names)
+    found = ((name, old.get(name), new.get(name)) for name in sorted((old | new).keys() - besides))
     return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]
 
 

@@ -29,14 +29,7 @@ from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import ConvAPConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.storage import (
-    AnyPath,
-    as_path,
-    atomic_write,
-    is_local,
-    named_when_full,
-    reaching,
-)
+from mixvpr_jax.storage import AnyPath, as_path, atomic_write, is_local, named_when_full, reaching
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import (
     MAY_CHANGE,
@@ -220,8 +213,7 @@ def _as_told(conversion: Conversion) -> ModelConfig:
 def _read_run(workdir: AnyPath) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """The last checkpoint of an unfinished run."""
     try:
-        text = (workdir / "config.json").read_text(encoding="utf-8")
-        values = dict(json.loads(text)["model"])
+        values = dict(json.loads((workdir / "config.json").read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{workdir}: expected a run's config.json, found {error!r}") from None
     values.pop("init", None)

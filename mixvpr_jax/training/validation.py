@@ -81,8 +81,7 @@ class Validation:
         def encode(images: np.ndarray) -> jax.Array:
             full = np.zeros((self.batch_size, *images.shape[1:]), images.dtype)
             full[: len(images)] = images  # a small set's batch must divide over the devices too
-            placed = jax.device_put(full, self._images)
-            return self._encode(*weights, placed)
+            return self._encode(*weights, jax.device_put(full, self._images))
 
         metrics = self.recalls(encode, on_progress)
         trim_memory()  # small arrays may have split the block that a step used
@@ -185,8 +184,7 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
             f"validation.sets: {path}: expected a benchmark's name, or a folder of database and "
             f"queries, found no such folder{near or closest(path.name.casefold(), BENCHMARKS)}"
         )
-    radius_m = config.positive_radius_m
-    data = read_folder_pair(path / "database", path / "queries", radius_m=radius_m)
+    data = read_folder_pair(path / "database", path / "queries", radius_m=config.positive_radius_m)
     if data.positives is None:
         raise InputError(
             f"{path / 'database'}: expected @utm_east@utm_north@ names, here and in queries, found "
