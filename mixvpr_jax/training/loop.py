@@ -193,8 +193,7 @@ class Setup:
     def positions(self, step: int) -> list[dict[str, Any]]:
         """Where in the data a step begins, with each checksum of the image names."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        checksums = self.images.checksums
-        return [{"epoch": epoch, "batch": batch, "images": found} for found in checksums]
+        return [{"epoch": epoch, "batch": batch, "images": x} for x in self.images.checksums]
 
 
 class Run:
