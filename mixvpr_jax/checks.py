@@ -37,6 +37,11 @@ def nearest(path: object) -> str:
     return f"; closest: {', '.join(beside[name] for name in near)}" if near else ""
 
 
+def no_folder(path: Any) -> str:
+    """What was found in place of a folder, a file or nothing, as the end of an error line."""
+    return "a file" if path.exists() else f"no such folder{nearest(path)}"
+
+
 def only(
     what: str,
     given: Sequence[str],

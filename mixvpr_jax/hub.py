@@ -33,8 +33,17 @@ def parse_address(text: str) -> Address:
     """The parts of hf://organisation/repository or …@revision: a branch, a tag or a commit."""
     found = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
     if found is None:
-        raise InputError(f"{text}: expected {HUB}organisation/repository or …@revision")
+        raise InputError(
+            f"{text}: expected {HUB}organisation/repository or …@revision{meant(text)}"
+        )
     return Address(found[1], found[2])
+
+
+def meant(text: str) -> str:
+    """The address for a page of the hub or a bare organisation/repository, to end an error line."""
+    site = r"(?:https?:/+)?(?:huggingface\.co|hf\.co)/"
+    found = re.fullmatch(rf"{site}([\w.-]+/[\w.-]+)(?:/.*)?|(\w[\w.-]*/[\w.-]+)", text)
+    return f"; on the hub: {HUB}{found[1] or found[2]}" if found else ""
 
 
 def fetch(text: str) -> Path:

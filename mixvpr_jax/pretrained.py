@@ -19,7 +19,7 @@ from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import is_own, read_safetensors
 from mixvpr_jax.errors import InputError, what_else
 from mixvpr_jax.export.engine import EngineModel
-from mixvpr_jax.hub import FILES, HUB, fetch
+from mixvpr_jax.hub import FILES, HUB, fetch, meant
 from mixvpr_jax.model_card import converted_from, model_card
 from mixvpr_jax.models.config import Dtype, Engine, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
@@ -160,7 +160,7 @@ def _find(name: str) -> Path:
         )
     raise InputError(
         f"{name}: expected a released name, a model's folder or {HUB}organisation/repository, "
-        f"found none of them{closest(name, RELEASED)}"
+        f"found none of them{meant(name) or closest(name, RELEASED)}"
     )
 
 

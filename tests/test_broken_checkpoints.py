@@ -193,6 +193,26 @@ def test_a_folder_in_place_of_a_checkpoint(tmp_path):
         convert_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "merge"),
+    [
+        ((".metadata", "__0_0.distcp"), "dcp_to_torch_save"),
+        (("meta.pt", "__1_0.distcp"), "dcp_to_torch_save"),
+        (("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"), "zero_to_fp"),
+        (("latest", "global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"), "zero_to_fp"),
+        (("model-00001-of-00002.safetensors",), "save them as one file"),
+    ],
+)
+def test_a_checkpoint_in_parts(tmp_path, names, merge):
+    folder = tmp_path / "parts"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"some")
+    for path in (folder, folder / names[-1]):
+        with pytest.raises(InputError, match=rf"{path}: expected a checkpoint.*, found .*{merge}"):
+            convert_checkpoint(path)
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_floats_of_eight_bits(tmp_path, state, dtype):
     from safetensors.torch import save_file

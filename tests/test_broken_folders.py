@@ -1,12 +1,17 @@
 """Everything that can be wrong with an evaluation's folders, images, results and numbers."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from folders import write_images
+from runs import ROOT
 
 from mixvpr_jax import InputError, ModelConfig, create_model, save_pretrained
 from mixvpr_jax.datasets.folders import read_folder
@@ -129,3 +134,32 @@ def test_bare_backbone_is_refused(evaluate, labelled, tmp_path):
     save_pretrained(create_model(ModelConfig("resnet18", (3, 4), None)), tmp_path / "backbone")
     with pytest.raises(InputError, match="expected a whole model, found a bare backbone"):
         evaluate(*labelled, weights=str(tmp_path / "backbone"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("places", ["PHOTO", "--output", "o"], "a folder of images"),
+        ("eval", ["--database", "PHOTO", "--queries", "PHOTO"], "a folder of images"),
+        (
+            "eval",
+            ["--dataset", "pitts30k-val", "--data-dir", "PHOTO"],
+            "the folder of pitts30k-val",
+        ),
+        ("report", ["PHOTO"], "the output folder of an evaluation"),
+        ("push", ["WEIGHTS", "hf://a/b", "--results", "PHOTO"], "the output folder of an .*"),
+        ("train", ["demo", "--workdir", "o", "--data.root", "PHOTO"], "GSV-Cities .*"),
+    ],
+)
+def test_a_file_in_place_of_a_folder(name, options, expected, weights, labelled, tmp_path):
+    photo = str(next(labelled[0].iterdir()))
+    words = [{"PHOTO": photo, "WEIGHTS": str(weights)}.get(word, word) for word in options]
+    if name == "eval":
+        words += ["--weights", str(weights), "--output", "o"]
+    command = [sys.executable, "-m", "mixvpr_jax", name, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {photo}: expected {expected}, found a file\n", ended.stderr)

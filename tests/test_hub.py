@@ -24,6 +24,7 @@ from mixvpr_jax import (
 )
 from mixvpr_jax.cli import parse
 from mixvpr_jax.conversion import get_weights, weights_hash, write_checkpoint
+from mixvpr_jax.hub import parse_address
 from mixvpr_jax.push import push, stage
 
 # The library's own call of its HTTP client.
@@ -120,6 +121,21 @@ def test_addresses_and_repositories_that_hold_no_model(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[hub\]'"):
         from_pretrained(ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://huggingface.co/someone/some-model.v2",
+        "http://hf.co/someone/some-model.v2/",
+        "huggingface.co/someone/some-model.v2/tree/main",
+        "someone/some-model.v2",
+    ],
+)
+def test_an_address_by_another_name(name, model):
+    for wrong in (from_pretrained, parse_address):
+        with pytest.raises(InputError, match="; on the hub: hf://someone/some-model.v2$"):
+            wrong(name)
 
 
 def test_another_model_is_replaced_only_where_asked(hub, folder):

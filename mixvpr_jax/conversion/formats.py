@@ -214,7 +214,9 @@ def _joined(keys: _Keys) -> str:
 
 def _read(path: Path, key: str | None) -> _Content:
     if path.is_dir():
-        raise InputError(f"{path}: expected a checkpoint file, found a folder; give the file in it")
+        parts = (_part(file.name) for depth in ("*", "*/*") for file in path.glob(depth))
+        found = next(filter(None, parts), "a folder; give the file in it")
+        raise InputError(f"{path}: expected a checkpoint file, found {found}")
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint file, found none")
     with path.open("rb") as file:
@@ -256,12 +258,17 @@ def _read_torch(path: Path, key: str | None) -> _Content:
 
 
 def _part(name: str) -> str | None:
-    """What a file is a part of, by the names that Hugging Face's libraries give shards."""
+    """What a file is a part of, by the names that Hugging Face, PyTorch and DeepSpeed give."""
     shard = re.search(r"-\d{5}-of-(\d{5})\.(safetensors|bin)$", name)
     if shard and int(shard[1]) > 1:
         return "one shard of several; save them as one file"
     if name.endswith(".index.json"):
         return "an index of shards; save these as one file"
+    if name == ".metadata" or name.endswith(".distcp"):
+        merge = "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        return f"a part of a distributed checkpoint; merge its folder into a file by {merge}"
+    if re.match(r"(bf16_)?zero_pp_rank_\d", name):
+        return "a part of DeepSpeed's checkpoint; merge its folder into a file by zero_to_fp32.py"
     return None
 
 

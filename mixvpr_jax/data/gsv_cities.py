@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from mixvpr_jax.checks import closest, nearest
+from mixvpr_jax.checks import closest, no_folder
 from mixvpr_jax.data.config import GSV_CITIES
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import composed, links_in, read_text
@@ -220,10 +220,10 @@ def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
     if not tables:
         local = as_path(root)
         inside = sorted(local.glob("*/Dataframes")) if isinstance(local, Path) else []
-        elsewhere = f"; closest: {inside[0].parent}" if inside else nearest(local)
-        raise InputError(
-            f"{root}: expected GSV-Cities (Dataframes and Images), found no tables{elsewhere}"
-        )
+        found = f"no tables; closest: {inside[0].parent}" if inside else "no tables"
+        if isinstance(local, Path) and not local.is_dir():
+            found = no_folder(local)
+        raise InputError(f"{root}: expected GSV-Cities (Dataframes and Images), found {found}")
     if not cities:
         official = [city for city in GSV_CITIES if city in tables]
         cities = [*official, *sorted(tables.keys() - set(official))]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from mixvpr_jax.checks import nearest, require_known
+from mixvpr_jax.checks import no_folder, require_known
 from mixvpr_jax.datasets import msls, nordland
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import read_labelled
@@ -171,9 +171,7 @@ def read_benchmark(
     """
     require_known("dataset", name, BENCHMARKS)
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected the folder of {name}, found no such folder{nearest(folder)}"
-        )
+        raise InputError(f"{folder}: expected the folder of {name}, found {no_folder(folder)}")
     if ground_truth is not None and not ground_truth.exists():
         raise InputError(f"{ground_truth}: expected the ground truth of {name}, found nothing")
     reader, names = _READERS[name]

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from etils import epath
 
+from mixvpr_jax.checks import no_folder
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.names import position_of, zone_of
 from mixvpr_jax.datasets.positions import positives_within
@@ -71,7 +72,7 @@ def list_images(root: AnyPath) -> tuple[AnyPath, ...]:
     """The images of a folder, in the order of `read_folder`, whatever their names hold."""
     with reaching(root):
         if not root.is_dir():
-            raise InputError(f"{root}: expected a folder of images, found no such folder")
+            raise InputError(f"{root}: expected a folder of images, found {no_folder(root)}")
         return _listed(root) or _found(root)
 
 

@@ -287,7 +287,11 @@ def _as_written(path: AnyPath) -> Iterator[AnyPath]:
     """Raises InputError for a file that is not there, or not as an evaluation writes it."""
     try:
         yield path
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        raise InputError(
+            f"{path.parent}: expected the output folder of an evaluation, found a file"
+        ) from None
+    except FileNotFoundError:
         raise InputError(
             f"{path}: expected the results of an evaluation, found no such file"
         ) from None

@@ -177,12 +177,13 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
             raise InputError(f"{path}: expected ground truth to validate with, found none")
         return data
     with reaching(path):
-        there = path.is_dir()
+        there, is_file = path.is_dir(), path.is_file()
     if not there:
         near = nearest(path) if len(path.parts) > 1 else ""
+        near = near or closest(path.name.casefold(), BENCHMARKS)
         raise InputError(
             f"validation.sets: {path}: expected a benchmark's name, or a folder of database and "
-            f"queries, found no such folder{near or closest(path.name.casefold(), BENCHMARKS)}"
+            f"queries, found {'a file' if is_file else f'no such folder{near}'}"
         )
     data = read_folder_pair(path / "database", path / "queries", radius_m=config.positive_radius_m)
     if data.positives is None:
