@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, text_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def closest(name: object, known: Iterable[str]) -> str:
@@ -59,6 +62,30 @@ def require_known(what: str, name: object, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise InputError(f"{what}: unknown name {name!r}{closest(name, known)}")
+
+
+def to_array(expected: str, value: object, dtype: type[np.generic] | None = None) -> np.ndarray:
+    """A value as NumPy's array, perhaps of a dtype; an np.memmap stays one.
+
+    Raises:
+        InputError: Tensors that need gradients or are on no CPU, ragged lists, masked values; for
+            a dtype, text, times and complex numbers; the line begins with what was `expected`.
+    """
+    import numpy as np
+
+    try:
+        array = np.asanyarray(value)  # of NumPy, JAX, PyTorch …
+        if dtype is not None and array.dtype.kind not in "USMmc":
+            with np.errstate(over="ignore"):  # what it cannot hold is infinite
+                array = array.astype(dtype, copy=False)
+    except Exception as error:
+        found = f"{type(value).__name__}: {text_of(error)}"
+        raise InputError(f"{expected}, found {found}") from error
+    if np.ma.is_masked(array):
+        raise InputError(f"{expected}, found masked values; fill them or leave them out")
+    if dtype is not None and array.dtype != dtype:
+        raise InputError(f"{expected}, found {array.dtype}; convert it by astype")
+    return array if isinstance(array, np.memmap) else np.asarray(array)  # no matrix
 
 
 def is_finite(number: float) -> bool:

@@ -16,6 +16,7 @@ import safetensors.numpy
 from jaxtyping import Array
 from scipy.ndimage import maximum_filter1d
 
+from mixvpr_jax.checks import to_array
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.conversion.formats import read_safetensors
 from mixvpr_jax.errors import InputError
@@ -280,7 +281,7 @@ class PlaceMap:
 
     def _checked(self, descriptor: np.ndarray | Array) -> np.ndarray:
         """A descriptor as float32 [d] of its own memory."""
-        row = np.array(descriptor, np.float32)
+        row = to_array("descriptor: expected [d] or [1, d]", descriptor, np.float32).copy()
         row = row[0] if row.ndim == 2 and len(row) == 1 else row
         if row.ndim != 1:
             raise InputError(f"expected one descriptor, [d] or [1, d], found {list(row.shape)}")

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
-from mixvpr_jax.checks import require_known, to_size
+from mixvpr_jax.checks import require_known, to_array, to_size
 from mixvpr_jax.errors import InputError, text_of, what_else
 from mixvpr_jax.models.config import Interpolation
 from mixvpr_jax.orientation import JPEG_START, entries, is_sound, orientation_of, separate, upright
@@ -77,7 +77,7 @@ class Preprocess:
         if isinstance(images, Image.Image | str | os.PathLike):
             images = [images]
         elif isinstance(images, memoryview) or hasattr(images, "__array__"):
-            array = _as_array(images)  # of NumPy, JAX, PyTorch …
+            array = to_array("expected an image", images)
             are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
             images = list(array) if are_several else [array]  # O, U: of images, of paths
         elif not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | io.IOBase):
@@ -183,7 +183,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return load_image(image)
     if not isinstance(image, Image.Image):
-        image = _from_array(_as_array(image))
+        image = _from_array(to_array("expected an image", image))
     if 0 in image.size:
         raise InputError(f"expected an image with pixels, found {image.width} x {image.height}")
     try:
@@ -241,14 +241,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = 255 - values
     values[stored == image.info.get("transparency", -1)] = 255
     return Image.fromarray(values.astype(np.uint8))
-
-
-def _as_array(image: object) -> np.ndarray:
-    try:
-        return np.asarray(image)
-    except Exception as error:  # tensors that need gradients or are not on a CPU, ragged lists
-        kind = type(image).__name__
-        raise InputError(f"expected an image, found {kind}: {text_of(error)}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -69,6 +69,34 @@ def test_indices_that_cannot_be(factory, reason):
         FaissIndex(descriptors(60), factory)
 
 
+@pytest.mark.parametrize(
+    "factory",
+    [
+        *("IVF0,Flat", "PCA8,IVF0,Flat", "PCA0,Flat", "RR0,Flat", "PQ1x0", "HNSW0", "HNSW1"),
+        *("IVF4_HNSW0,Flat", "IVF4_HNSW1,Flat", "IVF4_HNSW1", "HNSW1,Flat", "OPQ0,Flat", "IVF00"),
+    ],
+)
+def test_numbers_that_faiss_takes_and_fails_with(factory):
+    """With an exception later, with other neighbours or by ending the process."""
+    with pytest.raises(InputError, match=f"^index: expected cells, .*, found '{factory}'$"):
+        FaissIndex(descriptors(60), factory)
+
+
+def test_an_index_that_cannot_be_searched(monkeypatch):
+    class Index:
+        is_trained = True
+
+        def add(self, rows):
+            pass
+
+        def search(self, queries, k):
+            raise RuntimeError("Error in search: nothing to search")
+
+    monkeypatch.setattr("faiss.index_factory", lambda *_: Index())
+    with pytest.raises(InputError, match="found 'Flat': Error in search: nothing to search"):
+        FaissIndex(descriptors(60), "Flat")
+
+
 def test_fewer_neighbours_than_asked_for():
     index = FaissIndex(descriptors(60), "IVF8,Flat")
     indices, distances = index.search(descriptors(5), 40)

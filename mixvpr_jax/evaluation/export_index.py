@@ -5,6 +5,7 @@ A robot reads it with faiss.read_index(FILE); FILE.images.csv says which image a
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -44,13 +45,18 @@ class FaissIndex:
             nprobe: How many of its cells are searched for a query.
 
         Raises:
-            InputError: Descriptors that are not finite; faiss is not installed, does not know or
-                cannot train such an index, or it has no cells.
+            InputError: Descriptors that are not finite; faiss is not installed, does not know, or
+                cannot train or search such an index, or it has no cells.
         """
         check_descriptors("database", database)
         self.database = database
         with extra("faiss", "index: expected FAISS"):
             import faiss
+        if re.search(r"(?<![\d.])0+(?![\d.])|HNSW1(?!\d)", factory):  # FAISS ends the process
+            raise InputError(
+                "index: expected cells, codes and dimensions of 1 or more, and links (HNSW) of 2 "
+                f"or more, found {factory!r}"
+            )
         kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
         try:
             self.index: Any = faiss.index_factory(database.shape[1], factory, kind)
@@ -59,6 +65,7 @@ class FaissIndex:
             for start in range(0, len(database), ROWS_AT_ONCE):
                 rows = database[start : start + ROWS_AT_ONCE]
                 self.index.add(np.ascontiguousarray(rows, np.float32))
+            self.index.search(np.ascontiguousarray(database[:1], np.float32), 1)
         except RuntimeError as error:
             raise InputError(
                 f"index: expected one that FAISS makes of {len(database):,} descriptors of "

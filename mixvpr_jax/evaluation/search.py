@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from mixvpr_jax.checks import to_array
 from mixvpr_jax.distributed import AXIS, data_mesh, gather
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import num_processors
@@ -77,7 +78,7 @@ class Index:
         Raises:
             InputError: Another shape or dtype, too many rows, NaN or infinity; no such share.
         """
-        database = np.asanyarray(database)  # a model gives JAX's arrays
+        database = to_array("database: expected descriptors [n, d]", database)
         if database.dtype.name not in DTYPES or not database.dtype.isnative:
             raise InputError(
                 f"database: expected one of {', '.join(DTYPES)} in this machine's byte order, "
@@ -112,8 +113,7 @@ class Index:
         Raises:
             InputError: Queries that do not fit, NaN or infinity in them, or too little memory.
         """
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused
-            queries = np.asarray(queries, np.float32)
+        queries = to_array("queries: expected descriptors [q, d]", queries, np.float32)
         check_descriptors("queries", queries)
         require_one_size(queries, self.database)
         if (k := index(k)) < 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mixvpr_jax.checks import to_array
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.config import Engine
@@ -52,7 +53,7 @@ class EngineModel:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Computes descriptors; raises InputError for images that do not fit the model."""
-        images = np.asarray(images)
+        images = to_array("images: expected an array", images)
         check_images(self.config, images)
         if images.shape[1:3] != self.config.image_size:
             raise InputError(

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mixvpr_jax.checks import to_array
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
@@ -102,6 +103,8 @@ class VPRModel(nnx.Module):
                 the line names the sizes that do.
         """
         check_images(self.config, images)
+        if not isinstance(images, Array):
+            images = to_array("images: expected an array", images)
         features, *token = self.features(images, valid)
         return self.head(features, *token) if self.config.aggregator is not None else features
 
