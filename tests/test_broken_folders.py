@@ -65,8 +65,10 @@ def test_unreadable_image_among_good_ones(evaluate, labelled, tmp_path, content)
 def test_nothing_readable_is_refused(evaluate, labelled):
     for path in labelled[1].iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"queries: expected at least one readable image"):
+    with pytest.raises(InputError, match=r"queries: expected at least one readable image") as found:
         evaluate(*labelled, skip_unreadable=True)
+    first = min(labelled[1].iterdir())
+    assert f"found none among 3, the first of them: {first}: expected an im" in str(found.value)
 
 
 def test_descriptors_that_are_not_finite_are_refused(evaluate, weights, labelled, tmp_path):

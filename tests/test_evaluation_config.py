@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mixvpr_jax import InputError
-from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.evaluation.config import DescribeConfig, EvaluationConfig, PairsConfig
+from mixvpr_jax.places.command import PlacesConfig
 
 FOLDERS = {"database": Path("d"), "queries": Path("q")}
 
@@ -22,6 +24,13 @@ FOLDERS = {"database": Path("d"), "queries": Path("q")}
         ),
         ({"dataset": "sped", "recall_values": ()}, "recall_values: expected 1 or more"),
         ({"dataset": "sped", "recall_values": (0, 5)}, "recall_values: expected 1 or more"),
+        ({"dataset": "sped", "recall_values": 5}, "recall_values: expected 1 or more, found 5"),
+        ({"dataset": "sped", "recall_values": "15"}, "recall_values: expected 1 or more, found '1"),
+        ({"dataset": "sped", "recall_values": (1, 2.5)}, "recall_values: expected 1 or more"),
+        ({"dataset": "sped", "batch_size": "8"}, "batch_size: expected int . None, found '8'"),
+        ({"dataset": "sped", "latency_queries": (5,)}, r"latency_queries: expected int, found \(5"),
+        ({"dataset": "sped", "allow_subset": "False"}, "allow_subset: expected bool, found 'Fal"),
+        ({"dataset": "sped", "skip_unreadable": "no"}, "skip_unreadable: expected bool, found 'no"),
         ({"dataset": "sped", "latency_queries": -1}, "latency_queries: expected 0 or more"),
         ({"dataset": "sped", "storage": "int8"}, "storage: unknown name"),
         (FOLDERS | {"data_dir": Path("d")}, "data_dir: expected --dataset NAME with it"),
@@ -62,3 +71,27 @@ def test_options_that_make_no_sense(options, message):
 )
 def test_how_neighbours_are_searched_in_words(options, words):
     assert EvaluationConfig("weights", Path("out"), **FOLDERS, **options).neighbours == words
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (lambda: DescribeConfig(weights="w", cache_gigabytes="2"), "cache_gigabytes: expected flo"),
+        (lambda: DescribeConfig(weights="w", overwrite=1), "overwrite: expected bool, found 1"),
+        (lambda: PairsConfig(top=(20,)), r"top: expected int, found \(20,\)"),
+        (lambda: PairsConfig(overwrite="False"), "overwrite: expected bool, found 'False'"),
+        (lambda: PlacesConfig(output="o", radius_m="10"), "radius_m: expected float, found '10'"),
+        (
+            lambda: PlacesConfig(output="o", min_images=[4]),
+            r"min_images: expected int, found \[4\]",
+        ),
+    ],
+)
+def test_values_of_another_type(config, line):
+    with pytest.raises(InputError, match=line):
+        config()
+
+
+def test_recall_values_are_plain_numbers():
+    config = EvaluationConfig("w", "o", dataset="sped", recall_values=np.array([1, 5]))
+    assert config.recall_values == (1, 5)

@@ -6,7 +6,13 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mixvpr_jax.checks import require_known, require_not_negative, require_positive
+from mixvpr_jax.checks import (
+    require_known,
+    require_not_negative,
+    require_positive,
+    to_plain_numbers,
+    to_whole_numbers,
+)
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, Engine
 from mixvpr_jax.storage import AnyPath, as_path, to_paths
@@ -47,6 +53,7 @@ class DescribeConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "batch_size")
         require_known("storage", self.storage, get_args(Storage))
         require_known("engine", self.engine, get_args(Engine))
@@ -114,8 +121,10 @@ class EvaluationConfig(DescribeConfig):
         require_positive(self, "positive_radius_m", "faiss_nprobe", "search_megabytes")
         require_known("index", self.index, get_args(Index))
         require_not_negative(self, "latency_queries", "saliency_queries", "exclude_neighbours")
-        if self.recall_values is not None and min(self.recall_values, default=0) < 1:
-            raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
+        if self.recall_values is not None:
+            to_whole_numbers(self, "recall_values", "1 or more")
+            if min(self.recall_values, default=0) < 1:
+                raise InputError(f"recall_values: expected 1 or more, found {self.recall_values}")
         folders = [self.database is not None, self.queries is not None]
         if self.dataset is None and not all(folders):
             raise InputError("expected --dataset NAME, or --database FOLDER and --queries FOLDER")
@@ -184,4 +193,5 @@ class PairsConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "top")

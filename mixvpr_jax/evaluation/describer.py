@@ -117,7 +117,10 @@ class Describer:
             on_progress=on_progress,
         )
         if not described.readable.any():
-            raise InputError(f"{what}: expected at least one readable image, found none")
+            raise InputError(
+                f"{what}: expected at least one readable image, found none among {len(paths):,}, "
+                f"the first of them: {described.reasons[0]}"
+            )
         return described
 
     def prune(self) -> None:

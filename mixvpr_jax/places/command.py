@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mixvpr_jax.checks import only, require_positive
+from mixvpr_jax.checks import only, require_positive, to_plain_numbers
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
 
@@ -58,6 +58,7 @@ class PlacesConfig:
     min_days: int = 1
 
     def __post_init__(self) -> None:
+        to_plain_numbers(self)
         require_positive(self, "radius_m", "heading_degrees", "apart_m", "min_images", "min_days")
         if self.heading_degrees > 360:
             raise InputError(f"heading_degrees: expected at most 360, found {self.heading_degrees}")
