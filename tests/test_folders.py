@@ -1,5 +1,7 @@
 """What a folder of images holds: endings, a list beside it, photos that cannot be read, labels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from benchmark_trees import listed, write_image, write_images
@@ -103,6 +105,26 @@ def test_a_list_beside_a_folder_is_its_content(tmp_path, caplog, prefix, end):
     (tmp_path / "db_images_paths.txt").write_bytes(text.encode())
     assert names_of(read_folder(tmp_path / "db")) == names
     assert "3 images, as listed in" in caplog.messages[0]
+
+
+def test_a_list_of_absolute_paths(tmp_path, monkeypatch):
+    """As VPR-methods-evaluation takes them; only those inside the folder, its links included."""
+    write_images(tmp_path / "disk", ["a.jpg", "sub/b.jpg"])
+    write_images(tmp_path / "outside", ["c.jpg"])
+    (tmp_path / "db").symlink_to("disk")
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "db_images_paths.txt"
+    file.write_text(f"{tmp_path}/db/sub/b.jpg\n{tmp_path}/disk/a.jpg\n")
+    for folder in (tmp_path / "db", Path("db")):
+        assert names_of(read_folder(folder)) == ["sub/b.jpg", "a.jpg"]
+    for name in ("outside/c.jpg", "db/../outside/c.jpg", "db//etc/passwd", "db-2/a.jpg"):
+        file.write_text(f"{tmp_path}/db/a.jpg\n{tmp_path}/{name}\n")
+        with pytest.raises(InputError, match=r"db_images_paths.txt: .*inside the data folder, fou"):
+            read_folder(tmp_path / "db")
+    (tmp_path / "disk" / "c.jpg").symlink_to("/etc/passwd")
+    file.write_text(f"{tmp_path}/db/c.jpg\n")
+    with pytest.raises(InputError, match="inside the data folder, found a link to /etc/passwd"):
+        read_folder(tmp_path / "db")
 
 
 def test_a_list_that_names_images_twice(tmp_path, caplog):

@@ -92,10 +92,13 @@ def read_list(
 ) -> tuple[AnyPath, ...]:
     """The images in a folder that a text file names, a line each; a repeated one counts once.
 
-    The names may be relative to `bases`; errors end with what to do `otherwise` than fix the list.
+    The names may be relative to `bases`, or absolute and inside the folder; errors end with what to
+    do `otherwise` than fix the list.
     """
     if not (names := read_lines(file)):
         raise InputError(f"{file}: expected the images of {folder}, a line each, found none")
+    for root in (folder.absolute() if isinstance(folder, Path) else folder, resolved(folder)):
+        names = [name.removeprefix(f"{root}/") for name in names]
     located = locate(bases, names, file)
     pairs = zip(located.paths, located.present, strict=True)
     missing = [path for path, there in pairs if not (there and path.is_relative_to(folder))]
