@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from itertools import pairwise
 from pathlib import PurePath
 
@@ -26,7 +25,6 @@ _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII |
 _DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
-_UNIX = re.compile(r"(?!0|19|20)(\d+)(\.\d+)?", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
 
@@ -103,7 +101,7 @@ def frames_near(paths: Sequence[PurePath], frames: int) -> list[list[int]]:
 def _in_order(paths: Sequence[PurePath]) -> list[int]:
     """The indices of frames, first to last."""
     times, others = zip(*map(_frame, paths), strict=True)
-    times = _in_one_unit(_with_equal_fractions(times))
+    times = _with_equal_fractions(times)
     keys = list(zip(map(by_value, times), map(by_value, others), strict=True))
     order = sorted(range(len(paths)), key=keys.__getitem__)
     for one, other in pairwise(order):
@@ -149,15 +147,6 @@ def _with_equal_fractions(texts: Sequence[str]) -> list[str]:
     return [f"{m[1]}{m[2]}.{pad(m[3], size, '0')}{m[4]}" if m else text for text, m in pairs]
 
 
-def _in_one_unit(texts: Sequence[str]) -> Sequence[str]:
-    """In nanoseconds where all are Unix times, in several units."""
-    digits = [len(one[1]) if (one := _UNIX.fullmatch(text)) else 0 for text in texts]
-    if len(set(digits)) == 1 or not UNITS.keys() >= set(digits):
-        return texts
-    pairs = zip(texts, digits, strict=True)
-    return [str(int(Decimal(text).scaleb(UNITS[19] - UNITS[count]))) for text, count in pairs]
-
-
 def by_value(name: str) -> list[object]:
     """What names sort by: frame2 comes before frame10."""
     parts = re.split(r"([0-9]+)", name)
@@ -175,7 +164,7 @@ def unix_seconds(text: str) -> float | None:
     What begins with a zero counts frames, and with 19 or 20 it tells the year, as in 2019070512:
     as a Unix time it would be later than 2030.
     """
-    found = _UNIX.fullmatch(text)
+    found = re.fullmatch(r"(?!0|19|20)(\d+)(\.\d+)?", text, re.ASCII)
     if found is None or len(found[1]) not in UNITS:
         return None
     return float(text) / 10 ** UNITS[len(found[1])]
