@@ -94,8 +94,8 @@ def main(
 
 def check(config: TrainConfig, devices: Iterable[int], each: int) -> Step:
     """Compiles for each number of devices; what was counted and what the model says."""
-    names = "gathered, bytes", "scattered", "summed", "by the model", "operations"
-    heading("devices", *names, "GFLOP a device", "by the model", "temporary on a CPU, MB")
+    names = "gathered, bytes", "scattered", "all-reduced", "cost model", "operations"
+    heading("devices", *names, "GFLOP per device", "cost model", "temporary on a CPU, MB")
     counted = None
     for count in devices:
         program, step = compile_step(config, count, each)

@@ -33,7 +33,7 @@ def keep_programs() -> None:
         if not os.access(folder, os.W_OK):
             return
         evict(folder.parent, LIMIT_BYTES)
-    except (OSError, RuntimeError, InputError):  # RuntimeError: there is no home
+    except (OSError, InputError):
         return
     # Of a full disk, or a file that a killed process left: JAX compiles as without a cache.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")

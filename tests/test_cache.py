@@ -270,7 +270,9 @@ class TestOfAnEvaluation:
         def no_home():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr("mixvpr_jax.evaluation.describer.cache_folder", no_home)
+        for name in ("MIXVPR_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
         assert evaluate(*labelled).recall[1] == pytest.approx(200 / 3)
         assert ["--cache-gigabytes 0" in line for line in of_the_cache(caplog)] == [True]
 

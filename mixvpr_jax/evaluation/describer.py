@@ -67,7 +67,7 @@ class Describer:
         if config.cache_gigabytes and model.config.plugin is None:
             try:
                 self.cached = cache_folder() / "descriptors"
-            except (OSError, RuntimeError, InputError) as error:  # RuntimeError: there is no home
+            except (OSError, InputError) as error:
                 self.warn(error)
 
     def encoder(self, mesh: Mesh | None = None) -> Encoder:
