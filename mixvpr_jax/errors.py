@@ -27,7 +27,7 @@ TWICE_SECONDS = 1.0  # a repeat within it is ignored: timeout(1) sends signals t
 MEMORY = "take smaller batches, or a machine with more of it"
 _OF_JAX = re.compile(r"JAX flag (\w+)|environment '(JAX_\w+)'")  # as its import refuses a value
 HTML = "an HTML page (a download that was refused); delete it and download again"
-_IN_PLACE = {  # of a file: how others begin, and what they are
+_IN_PLACE = {  # how files begin that lie in the place of another, and what they are
     rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html)": HTML,
     rb"\Z": "an empty file",
     rb"version https://git-lfs": "a Git LFS pointer; git lfs pull",

@@ -301,7 +301,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
 
 
 def _why(head: bytes, error: Exception) -> str:
-    """Why a file cannot be read; the words of a server that sent them in its place tell more."""
+    """Why a file cannot be read: it is text, such as a server's error, or what its reader says."""
     if re.fullmatch(rb"[\s -~]+", head):
         return f"text that begins {head[:80].decode()!r}"
     return text_of(error)[:200]

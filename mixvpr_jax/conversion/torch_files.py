@@ -58,7 +58,7 @@ _READ = re.compile(
     r"|argparse Namespace|types SimpleNamespace|builtins (set|complex)|_codecs encode"
     r"|numpy dtype|numpy\._?core\.multiarray scalar"
 )
-# The same: dictionaries.
+# Read as plain dictionaries.
 _DICTIONARY = re.compile(
     r"collections (Counter|defaultdict)"
     r"|(lightning\.fabric|lightning_fabric)\.utilities\.data AttributeDict"

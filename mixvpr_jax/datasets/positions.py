@@ -234,7 +234,7 @@ def _far(side: np.ndarray, together: np.ndarray) -> bool:
 
 
 def fits_band(band: str, north: float, slack: float = 0.5) -> bool:
-    """Whether a northing, in metres, lies in a latitude band, to so many degrees."""
+    """Whether a northing, in metres, lies in a latitude band, give or take `slack` degrees."""
     latitude = (north if band >= "N" else north - 1e7) / 110_900
     lowest = 8 * BANDS.index(band) - 80
     return lowest - slack <= latitude <= lowest + (12 if band == "X" else 8) + slack

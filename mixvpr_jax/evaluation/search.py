@@ -65,8 +65,8 @@ class Index:
         """Checks the descriptors.
 
         Args:
-            database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk. An
-                array that is not read-only is copied, so that later changes do not reach the index.
+            database: [n, d] float32, float16 or bfloat16; an np.memmap is read chunk by chunk. A
+                writable array is copied, so that later changes do not reach the index.
             mesh: The devices that share the database, along the axis `data`; by default all of
                 this process.
             memory_bytes: What a search may take on each device; by default a quarter of what is
