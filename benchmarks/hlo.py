@@ -38,15 +38,12 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 def bytes_by_class(text: str) -> Counter[str]:
     """Bytes of operands and results: products, reductions, copies, collectives, other."""
-    bodies = dict(re.findall(r"\n%?([\w.\-]+) \([^\n]*\{\n(.*?)\n\}", text, re.DOTALL))
-    sizes, moved = {}, Counter()
+    bodies, sizes, moved = _bodies(text), {}, Counter()
     for name, type_, operation, operands, line in instructions(text):
         sizes[name] = _num_bytes(type_)
         if operation not in FREE and not operation.endswith("-done"):
-            called = re.search(r"calls=%?([\w.\-]+)", line)
-            body = bodies.get(called[1], "") if called else ""
             size = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
-            moved[_class_of(operation, line, body)] += size
+            moved[_class_of(operation, line, _body(bodies, line))] += size
     return moved
 
 
@@ -82,9 +79,33 @@ def collective_counts(text: str) -> tuple[int, int]:
     return count, max(chain.values(), default=0)
 
 
+def overlapping(text: str) -> int:
+    """How many collectives are under way while a product runs, in the order of the schedule."""
+    bodies, under_way, beside = _bodies(text), set(), set()
+    for name, _, operation, operands, line in instructions(text):
+        if operation.endswith("-start") and operation.removesuffix("-start") in COLLECTIVES:
+            under_way.add(name)
+        elif operation.endswith("-done"):
+            under_way -= set(operands)
+        elif _class_of(operation, line, _body(bodies, line)) == "products":
+            beside |= under_way
+    return len(beside)
+
+
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
     """A shape without its axes of length 1."""
     return tuple(size for size in shape if size != 1)
+
+
+def _bodies(text: str) -> dict[str, str]:
+    """The text of each computation, by its name."""
+    return dict(re.findall(r"\n%?([\w.\-]+) \([^\n]*\{\n(.*?)\n\}", text, re.DOTALL))
+
+
+def _body(bodies: dict[str, str], line: str) -> str:
+    """That of the computation that an instruction calls."""
+    called = re.search(r"calls=%?([\w.\-]+)", line)
+    return bodies.get(called[1], "") if called else ""
 
 
 def _class_of(operation: str, line: str, body: str) -> str:

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
-from benchmarks.hlo import collectives, squeezed
+from benchmarks.hlo import collectives, overlapping, squeezed
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
@@ -28,7 +28,13 @@ from mixvpr_jax.models.config import GeMConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
-from mixvpr_jax.training.step import create_state, make_optimizer, make_step, parameter_groups
+from mixvpr_jax.training.step import (
+    SEVERAL_GPUS,
+    create_state,
+    make_optimizer,
+    make_step,
+    parameter_groups,
+)
 
 MODEL = ModelConfig("resnet18", (3, 4), MixVPRConfig(64, 1, 1, 16), (32, 32))
 WIDTH = 1024  # of a descriptor
@@ -161,6 +167,27 @@ def test_nothing_passes_through_the_host():
         for _ in range(2):
             state, metrics = program(state, *placed)
         jax.block_until_ready(metrics)
+
+
+def test_xla_knows_the_options_for_several_gpus():
+    """Of an option that it does not know it says so on any device."""
+    add = jax.jit(lambda x: x + 1, compiler_options=SEVERAL_GPUS)
+    np.testing.assert_array_equal(add(jnp.zeros(2)), 1)
+
+
+def test_collectives_beside_products_are_counted_in_the_schedule():
+    text = """
+ENTRY %main (p: f32[4,4]) -> f32[4,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  %whole = f32[4,4]{1,0} all-reduce(%p), to_apply=%add
+  %early = f32[4,4]{1,0} all-reduce-start(%p), to_apply=%add
+  %product = f32[4,4]{1,0} dot(%whole, %p)
+  %late = f32[4,4]{1,0} all-reduce-start(%product), to_apply=%add
+  %early.done = f32[4,4]{1,0} all-reduce-done(%early)
+  ROOT %late.done = f32[4,4]{1,0} all-reduce-done(%late)
+}
+"""
+    assert overlapping(text) == 1
 
 
 @contextmanager

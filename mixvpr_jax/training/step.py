@@ -34,6 +34,9 @@ from mixvpr_jax.training.config import OptimizerConfig
 
 Metrics = dict[str, Array]
 NEVER = 2**31 - 1  # the last step that an int32 counts
+# By default, XLA sums all gradients of several GPUs at once, after the last product. In pieces of
+# 4 MB, nine tenths of them travel while the backward pass computes (benchmarks/tried.md).
+SEVERAL_GPUS = {"xla_gpu_all_reduce_combine_threshold_bytes": 4 << 20}
 
 
 @struct.dataclass
@@ -68,14 +71,17 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
-    options = {"platform": mesh.devices.flat[0].platform, **options}
+    platform = mesh.devices.flat[0].platform
+    options = {"platform": platform, **options}
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
         mesh=mesh,
         in_specs=(P(), P(AXIS), P(AXIS)),
         out_specs=(P(), P()),
     )
-    return jax.jit(program, donate_argnums=0)
+    several_gpus = mesh.size > 1 and platform in ("gpu", "cuda")
+    compiler_options = SEVERAL_GPUS if several_gpus else None
+    return jax.jit(program, donate_argnums=0, compiler_options=compiler_options)
 
 
 def make_device_step(
