@@ -9,17 +9,15 @@ counts as dead after `DEAD_SECONDS` without a renewal.
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from mixvpr_jax.errors import InputError, one_line
 from mixvpr_jax.storage import MACHINE, AnyPath, Flock, reaching, store_of
@@ -63,7 +61,7 @@ class _OnDisk:
             if lock.held is False:
                 return False
             text = lock.read()  # written after locking
-            if not lock.held or (text and _owner(text).get("machine") != MACHINE):
+            if not lock.held or (text and text.partition("\n")[0] != MACHINE):
                 return None
             if lock.is_current():
                 self.remove()
@@ -102,7 +100,7 @@ class _InStore:
     def sign(self) -> tuple[str, object] | None:
         with reaching(self.path, but=FileNotFoundError):
             try:
-                text, _, beat = self._store.cat_file(self._name).decode().partition("\n")
+                text, _, beat = self._store.cat_file(self._name).decode().rpartition("\n")
             except FileNotFoundError:
                 return None
         return text, beat
@@ -137,8 +135,8 @@ class FolderLock:
         if self._taken_by is not None:
             raise InputError(
                 f"{self._folder}: expected to be the only one to write here, found that "
-                f"{_told(self._taken_by)} took over: for {DEAD_SECONDS:.0f} s this process gave no "
-                "sign of life"
+                f"{_owner(self._taken_by)} took over: for {DEAD_SECONDS:.0f} s this process gave "
+                "no sign of life"
             )
 
     def release(self) -> None:
@@ -166,7 +164,7 @@ def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
         InputError: Another process (a `what`, such as "run") holds the lock, or the folder is not
             writable.
     """
-    created, text = [], json.dumps(_self())
+    created, text = [], _signature()
     if isinstance(folder, Path):
         created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -190,7 +188,7 @@ def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) ->
     dead = place.remove_if_dead()
     if dead or (before := place.sign()) is None:
         return
-    now, owner = before, _told(before[0])
+    now, owner = before, _owner(before[0])
     if dead is None:
         logger.warning("%s: waiting to see whether %s is alive", folder, owner)
         until = time.monotonic() + DEAD_SECONDS
@@ -205,32 +203,17 @@ def _wait_for_the_dead(place: _OnDisk | _InStore, folder: AnyPath, what: str) ->
         place.remove()
 
 
-def _self() -> dict[str, Any]:
+def _signature() -> str:
+    """A lock's text, a line each: the machine, the owner, a token."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
         user = str(os.getuid())
-    return {
-        "user": user,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "machine": MACHINE,
-        "token": secrets.token_hex(8),
-    }
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    owner = f"{user}@{socket.gethostname()} (pid {os.getpid()}, since {since})"
+    return f"{MACHINE}\n{owner}\n{secrets.token_hex(8)}"
 
 
-def _owner(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _told(text: str) -> str:
-    owner = {name: one_line(str(value)) for name, value in _owner(text).items()}
-    if not owner:
-        return "another process"
-    user, host, pid, since = (owner.get(x, "unknown") for x in ("user", "host", "pid", "since"))
-    return f"{user}@{host} (pid {pid}, since {since})"
+def _owner(text: str) -> str:
+    _, *others = text.split("\n")
+    return one_line(others[0]) if others else "another process"

@@ -1,7 +1,6 @@
 """One writer to a folder: on a disk, where the kernel cannot tell, and in an object store."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -65,18 +64,17 @@ def test_what_is_written_stays(tmp_path):
     assert [path.name for path in (tmp_path / "deep" / "run").iterdir()] == ["file"]
 
 
-def owner(**other):
-    return json.dumps({"user": "ann", "host": "gpu7", "pid": 12, "since": "then", **other})
+ANOTHER = "another machine\nann@gpu7 (pid 12, since then)\ntoken"
 
 
-@pytest.mark.parametrize("text", [owner(machine="another"), "", "{", "[" * 4000, "\x1b[2J", "3"])
+@pytest.mark.parametrize("text", [ANOTHER, "", "{", "\n" * 4000, "\x1b[2J\n\x1b[2J"])
 def test_an_owner_that_gives_no_sign_of_life_is_dead(text, folder):
     if "://" not in str(folder):
         folder.mkdir(parents=True)
     (folder / ".lock").write_text(text)
     with locked(folder, "run") as lock:
         lock.require()
-        assert json.loads((folder / ".lock").read_text().splitlines()[0])["pid"] != 12
+        assert f"(pid {os.getpid()}, since " in (folder / ".lock").read_text()
 
 
 def test_an_owner_elsewhere_that_lives(folder):
@@ -90,11 +88,11 @@ def test_an_owner_elsewhere_that_lives(folder):
         while not done.wait(0.2):
             beat += 1
             if "://" in str(folder):
-                (folder / ".lock").write_text(f"{owner(machine='another')}\n{beat}")
+                (folder / ".lock").write_text(f"{ANOTHER}\n{beat}")
             else:
                 os.utime(folder / ".lock")
 
-    (folder / ".lock").write_text(owner(machine="another"))
+    (folder / ".lock").write_text(ANOTHER)
     thread = threading.Thread(target=live)
     thread.start()
     try:
@@ -110,7 +108,7 @@ def test_one_that_was_taken_for_dead_stops(folder):
     with locked(folder, "run") as lock:
         lock.require()
         beat = "\n1" if "://" in str(folder) else ""
-        (folder / ".lock").write_text(owner(machine="another") + beat)
+        (folder / ".lock").write_text(ANOTHER + beat)
         time.sleep(0.5)
         with pytest.raises(InputError, match=r"found that ann@gpu7 \(pid 12, since then\) took ov"):
             lock.require()
