@@ -212,15 +212,10 @@ def _signals_raised() -> Iterator[None]:
             return
         first = None
         number = signal.SIGTERM if issubclass(found.exc_type, Terminated) else signal.SIGINT
-        is_over = threading.Event()
-
-        def send_again() -> None:
-            is_over.wait()  # what is raised in this hook would be ignored, too
-            time.sleep(0.02)
-            os.kill(os.getpid(), number)
-
-        threading.Thread(target=send_again, daemon=True).start()
-        is_over.set()
+        # Later, as what is raised in this hook would be ignored, too.
+        again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
 
     with _handled_by(interrupt):
         sys.unraisablehook = ignored
