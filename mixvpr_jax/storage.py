@@ -239,12 +239,7 @@ class Flock:
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         self.path, self.held = path, None
-        try:
-            self.file = os.open(path, os.O_RDWR | flags, 0o666)
-        except PermissionError:  # another user's; only NFS needs write access to lock it
-            if flags:
-                raise
-            self.file = os.open(path, os.O_RDONLY)
+        self.file = os.open(path, os.O_RDWR | flags, 0o666)  # NFS needs both to lock
         try:
             if fcntl is not None:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -301,11 +296,7 @@ def _temporary_folder(where: AnyPath, name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        try:  # faster than rmtree, which matters for many small files
-            lock.path.unlink()
-            folder.rmdir()
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         lock.close()
 
 
