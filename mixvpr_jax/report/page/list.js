@@ -107,7 +107,6 @@ export function setUpList() {
   style.setProperty("--aspect", clamp(shapes[Math.floor(shapes.length / 2)] ?? 4 / 3, 0.8, 1.6));
   style.setProperty("--near", Math.max(report.m, report.other?.m ?? 0, 1));
   document.body.classList.toggle("with-missed", HAS.missed);
-  document.body.classList.toggle("with-other", Boolean(report.other));
   // Rows stop below the bar, and the one that has the focus stays in sight in every width.
   new ResizeObserver(() => {
     style.setProperty("--bar", `${byId("bar").offsetHeight}px`);
