@@ -130,11 +130,7 @@ def to_plain_numbers(config: Any) -> None:
 
 
 def to_whole_numbers(config: object, name: str, expected: str) -> None:
-    """Converts a field, a sequence or array of integers from 0 on, to a tuple.
-
-    Raises:
-        InputError: It holds something else; the line says what was `expected`.
-    """
+    """Converts a field, a sequence or array of integers from 0 on, to a tuple."""
     value = getattr(config, name)
     value = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (None,)

@@ -29,11 +29,7 @@ _SAMPLE = 64  # names that decide which folder a list is relative to
 
 
 def links_in(folder: AnyPath) -> Mapping[str, bool]:
-    """Name → whether it is a link, for every entry of a folder; empty if there is no such folder.
-
-    Raises:
-        OSError: The folder cannot be listed.
-    """
+    """Name → whether it is a link, for every entry of a folder; empty if there is none."""
     try:
         if not is_local(folder):
             return dict.fromkeys((name for name, _ in _remote(folder)), False)
@@ -89,11 +85,7 @@ def _remote(folder: AnyPath) -> list[tuple[str, dict[str, Any]]]:
 
 
 def inside(name: str, source: object) -> PurePosixPath:
-    """A listed name as a relative path that stays inside its folder, unless through links.
-
-    Raises:
-        InputError: It is absolute, contains `..` or cannot be the name of a file.
-    """
+    """A listed name as a relative path that stays inside its folder, unless through links."""
     path = PurePosixPath(name.replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
     try:
@@ -118,11 +110,7 @@ class Fence:
         self.allowed = {Path(os.path.realpath(folder)) for folder in (*bases, *linked)}
 
     def require(self, link: AnyPath) -> None:
-        """Refuses a link that leads out of the allowed folders and its own.
-
-        Raises:
-            InputError: The line says where it leads and how to allow that.
-        """
+        """Refuses a link that leads out of the allowed folders and its own."""
         real, folder = Path(os.path.realpath(link)), Path(os.path.realpath(link.parent))
         if not any(map(real.is_relative_to, (folder, *self.allowed))):
             raise InputError(
@@ -144,9 +132,6 @@ def locate(bases: Sequence[AnyPath], names: Sequence[str], source: AnyPath) -> L
 
     An image in another format counts: Tokyo 24/7 lists .jpg but contains .png. Errors name
     `source`, the file that lists them.
-
-    Raises:
-        InputError: A name or a link leads out of the folder.
     """
     relative = [inside(name, source) for name in names]
     folders = _Folders(Fence(bases, source))
@@ -221,11 +206,7 @@ def composed(name: str) -> str:
 
 
 def read_text(file: AnyPath, what: str = "text") -> str:
-    """A file's text in UTF-8, without the byte order mark that Excel and Windows begin it with.
-
-    Raises:
-        InputError: It is of another encoding; the line says `what` was expected.
-    """
+    """A file's text in UTF-8, without the byte order mark that Excel and Windows begin it with."""
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -193,9 +193,6 @@ def leave_out_own_photos(data: EvaluationSet, frames: int | None = None) -> Eval
     It would find itself, at a distance of 0. A file is the same under all its names: links count,
     copies do not. So many frames before and after it are left out as well: those of its folder, in
     the order of their names, in which numbers count by value.
-
-    Raises:
-        InputError: Frames to leave out, and no query of the database, or none is left of it.
     """
     own = own_photos(map(identity, data.queries), map(identity, data.database))
     if not any(own):

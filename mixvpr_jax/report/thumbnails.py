@@ -87,11 +87,7 @@ def _thumbnail_or_none(path: AnyPath, side: int, quality: int) -> Thumbnail:
 
 
 def make_thumbnail(path: AnyPath, side: int, quality: int) -> Thumbnail:
-    """A photo, upright, whose longer side is at most `side` pixels.
-
-    Raises:
-        InputError: The photo is missing, broken or no image.
-    """
+    """A photo, upright, whose longer side is at most `side` pixels."""
     try:
         with Image.open(path, formats=FORMATS) as file:
             scale = side / max(file.size)

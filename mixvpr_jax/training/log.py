@@ -49,11 +49,7 @@ Entry = dict[str, Any]
 
 
 def read_log(path: AnyPath) -> list[Entry]:
-    """The entries of a metrics.jsonl, without a last line that a kill cut short.
-
-    Raises:
-        InputError: A line that is no entry.
-    """
+    """The entries of a metrics.jsonl, without a last line that a kill cut short."""
     with reaching(path):
         if not path.exists():
             return []
@@ -251,11 +247,7 @@ class Monitor:
         self._images, self._since = 0, time.perf_counter()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Queues a step's metrics, and reads the earlier steps' and, if ready, its own.
-
-        Raises:
-            InputError: They are not finite.
-        """
+        """Queues a step's metrics, and reads the earlier steps' and, if ready, its own."""
         self._waiting.append((step, metrics))
         self.drain(keep=0 if _are_ready(metrics) else 1)
 

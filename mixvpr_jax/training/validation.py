@@ -47,11 +47,7 @@ class Validation:
     """Measures recall on the sets of a configuration; compiles once for all epochs."""
 
     def __init__(self, config: ValidationConfig, model: VPRModel) -> None:
-        """Lists the images of all sets, which all devices of this process will describe.
-
-        Raises:
-            InputError: A set that is missing, empty or without ground truth.
-        """
+        """Lists the images of all sets, which all devices of this process will describe."""
         self.config, mesh = config, data_mesh(jax.local_devices())
         self.sets = {
             name: _read_set(config, as_path(path))
@@ -88,11 +84,7 @@ class Validation:
         return metrics
 
     def require_readable(self, *, besides: Container[str] = ()) -> None:
-        """Decodes the images of all sets but some, to report broken ones before the first step.
-
-        Raises:
-            InputError: Images that cannot be read; `details` lists all.
-        """
+        """Decodes the images of all sets but some, to report broken ones before the first step."""
         for name, data in self.sets.items():
             if name in besides:
                 continue
