@@ -153,8 +153,7 @@ def checked_fields(
 ) -> dict[str, Any]:
     """The fields of a dataclass from a JSON object, which must hold all but those with defaults.
 
-    Raises:
-        InputError: The line names missing or unknown fields; the dataclass checks their values.
+    The dataclass checks their values.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{cls.__name__}: expected an object, found {values!r:.100}")

@@ -154,11 +154,7 @@ def _explained() -> Iterator[None]:
 
 @contextmanager
 def extra(name: str, what: str) -> Iterator[None]:
-    """Wraps imports of packages that mixvpr-jax[name] installs; `what` says who expected them.
-
-    Raises:
-        InputError: One of them is missing; the line ends with the command that installs it.
-    """
+    """Wraps imports of packages that mixvpr-jax[name] installs; `what` says who expected them."""
     try:
         yield
     except ImportError as error:

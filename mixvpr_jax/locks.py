@@ -160,9 +160,7 @@ class FolderLock:
 def locked(folder: AnyPath, what: str) -> Iterator[FolderLock]:
     """Locks a folder for this process, creating it if need be; removes it again if still empty.
 
-    Raises:
-        InputError: Another process (a `what`, such as "run") holds the lock, or the folder is not
-            writable.
+    Raises InputError if another process (a `what`, such as "run") holds the lock.
     """
     created, text = [], _signature()
     if isinstance(folder, Path):

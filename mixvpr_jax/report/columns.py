@@ -41,12 +41,9 @@ from mixvpr_jax.storage import AnyPath, as_path
 
 @dataclass(frozen=True)
 class Shown:
-    """The photos of a page, in the order in which its list shows them.
+    """The photos of a page, each once, in the order in which its list shows them.
 
-    Attributes:
-        paths: Each photo once.
-        queries: [q] indices into `paths`.
-        database: Database index → index into `paths`, of the database photos that are shown.
+    `queries` [q] holds indices into `paths`, as `database` does by the database index.
     """
 
     paths: list[AnyPath]

@@ -100,8 +100,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, position: Mapping[str, Any]) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
-        Raises:
-            InputError: This checkpoint or the one before could not be written.
+        Raises InputError if this checkpoint or the one before could not be written.
         """
         items = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_named(state)),
