@@ -226,9 +226,7 @@ def _read_details(path: AnyPath, num_database: int, num_queries: int) -> dict[st
         return _fields_of(arrays, num_database, num_queries)
     except FileNotFoundError:
         return {}
-    except (*DAMAGED, OSError, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (*DAMAGED, OSError, MemoryError):
         raise malformed(path) from None
 
 
