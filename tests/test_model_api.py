@@ -40,6 +40,12 @@ def test_seeds_make_the_weights(model):
     assert np.array_equal(kernel, of_numpy.backbone.conv1.kernel[...])
 
 
+def test_all_64_bits_of_a_seed_count():
+    seeds = (0, 2**31, 2**32, 2**33, 2**62, 2**63 - 1, -1, -(2**32), -(2**63), 2**32 - 1)
+    kernels = [create_model(SMALL, seed=seed).aggregator.channel_proj.kernel for seed in seeds]
+    assert len({np.asarray(kernel[...]).tobytes() for kernel in kernels}) == len(seeds)
+
+
 def test_an_empty_model_is_the_same_without_values(model):
     graph, drawn = nnx.split(model)
     same_graph, zeros = nnx.split(empty_model(model.config))

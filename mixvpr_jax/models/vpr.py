@@ -137,7 +137,9 @@ def create_model(config: ModelConfig, *, seed: int | np.integer = 0) -> VPRModel
         raise InputError(f"config: expected a ModelConfig, found {config!r:.100}")
     if not (isinstance(seed, int | np.integer) and -(2**63) <= seed < 2**63):
         raise InputError(f"seed: expected an integer of 64 bits, found {seed!r:.40}")
-    return VPRModel(config, rngs=nnx.Rngs(int(seed)))  # of which JAX takes 32 bits
+    high, low = divmod(int(seed) % 2**64, 2**32)
+    key = jax.random.key(low)  # which would ignore the other bits without a word
+    return VPRModel(config, rngs=nnx.Rngs(jax.random.fold_in(key, high) if high else key))
 
 
 class _SameKey(nnx.Rngs):
