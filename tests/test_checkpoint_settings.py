@@ -232,6 +232,52 @@ def test_a_mean_and_deviation_that_are_none(told):
     assert notes == ["hyper-parameters: mean_std ignored: no valid mean and deviation"]
 
 
+def test_a_mean_and_deviation_apart_and_a_filter(path):
+    """As forks of the data module name them."""
+    content = lightning(weights(GEM), (64, 64))
+    told = content["datamodule_hyper_parameters"]
+    told |= IMAGENETS | {"interpolation": "InterpolationMode.BICUBIC"}
+    conversion = convert_checkpoint(saved(path, content))
+    assert conversion.model.config.interpolation == "bicubic"
+    assert conversion.checkpoint.notes == [
+        "images are resized with a bicubic filter, as in the hyper-parameters"
+    ]
+    for wrong, message in (
+        (
+            {"mean": HALVES["mean"]},
+            r"mean_std: expected .* found \[0.5, 0.5, 0.5\] and \[0.229",
+        ),
+        (
+            {"interpolation": "lanczos"},
+            "interpolation: unknown name 'lanczos'; known: bilinear, bicubic",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert_checkpoint(
+                saved(path, lightning(weights(GEM)) | {"hyper_parameters": told | wrong})
+            )
+
+
+def test_a_filter_that_is_told_has_the_last_word(path):
+    content = lab(weights(GEM), [64, 64], cls="GeM")
+    content["hyper_parameters"]["interpolation"] = "bilinear"
+    assert convert_checkpoint(saved(path, content)).model.config.interpolation == "bilinear"
+
+
+def test_settings_that_are_not_read_are_said():
+    told = {
+        "img_size": 224,
+        "resize": 256,
+        "Normalize": True,
+        "norm_mean": 1,
+        "interpolation": 3,
+        "lr": 1,
+    }
+    notes = read_hyper_parameters(told, {"batch_size": 2, "img_per_place": 4}).notes
+    line = "hyper-parameters not read, though they may change images: "
+    assert notes == [f"{line}Normalize, img_size, interpolation, norm_mean, resize"]
+
+
 @pytest.mark.parametrize(
     ("told", "expected"),
     [({"s1": 1}, (1, 2)), ({"s2": 3.0}, (2, 3)), ({"s1": 1.0, "s2": 1}, (1, 1)), ({}, None)],
@@ -264,12 +310,13 @@ def test_settings_that_are_none(odd):
             "agg_arch": ODD[odd],
             "agg_config": {"in_h": ODD[odd], "in_w": 20, "s1": ODD[odd], "s2": ODD[odd]},
         },
-        {"image_size": ODD[odd]},
+        {"image_size": ODD[odd], "mean": ODD[odd]},
     )
     assert told.image_size is told.map_size is told.pool_size is None
     assert told.num_cropped == (0 if ODD[odd] == [] else None)
     assert any("in_h and in_w ignored" in note for note in told.notes)
     assert (ODD[odd] is None) != any("image_size ignored" in note for note in told.notes)
+    assert (not ODD[odd]) != any("mean_std ignored" in note for note in told.notes)
 
 
 @pytest.mark.parametrize("unfrozen", [0, 1, 2, 4])

@@ -184,6 +184,10 @@ def test_from_a_model_with_another_interpolation(finished, town, tmp_path, wante
     write_checkpoint(model, tmp_path / "model.ckpt")  # which does not tell
     file = replace(resnet, init=str(tmp_path / "model.ckpt"), interpolation=wanted)
     assert initial_model(file, seed=0).config.interpolation == wanted
+    weights = {"state_dict": torch.load(tmp_path / "model.ckpt")}
+    torch.save(weights | {"hyper_parameters": {"interpolation": found}}, tmp_path / "model.ckpt")
+    with pytest.raises(InputError, match=f"{wanted}, found {found}; give --model.interpolation"):
+        initial_model(file, seed=0)
 
 
 def test_from_dinov2s_weights(town, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ data module's apart; OpenVPRLab's are its configuration file. They are what a st
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,11 @@ Size = tuple[int, int]  # height and width
 _IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
 _LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
+_SIZES = ("val_image_size", "image_size", "train_image_size")
+_OF_IMAGES = re.compile(  # names of settings that change the images that a model takes
+    r"\w*(mean|std|normali[sz]e|interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
+    r"|(image|img|input|crop|test)_?(size|shape|height|width))", re.IGNORECASE,
+)  # fmt: skip
 # What repositories call the aggregators whose weights are known.
 _CALLED = {kind.name.lower(): kind for kind in AGGREGATORS.values()} | {"gempool": GeMConfig}
 
@@ -62,11 +68,11 @@ def infer_config(
     _require_told(checkpoint, told.aggregator, aggregator)
     arch, crop = infer_backbone(checkpoint, told.arch, told.num_cropped, in_channels)
     layout = checkpoint.layout
-    if layout.interpolation != "bilinear":
-        checkpoint.notes.append(
-            f"images are resized with a {layout.interpolation} filter, as in {layout.name}"
-        )
-    elif aggregator == ConvAPConfig(1024):
+    interpolation = told.interpolation or layout.interpolation
+    if interpolation != "bilinear":
+        source = "the hyper-parameters" if told.interpolation else layout.name
+        checkpoint.notes.append(f"images are resized with a {interpolation} filter, as in {source}")
+    elif aggregator == ConvAPConfig(1024) and not told.interpolation:
         checkpoint.notes.append(
             "images are resized with a bilinear filter, as in gsv-cities' code; its released model "
             "of 4,096 values was trained with a bicubic one (interpolation in config.json)"
@@ -84,7 +90,7 @@ def infer_config(
         crop,
         aggregator,
         BACKBONES[arch].nearest_size(*layout.image_size),
-        interpolation=layout.interpolation,
+        interpolation=interpolation,
         projection=projection,
         final_norm=final_norm,
     )
@@ -117,6 +123,7 @@ class Told:
     map_size: Size | None  # of the feature map that MixVPR was made for
     pool_size: Size | None  # ConvAP's cells
     image_size: Size | None  # pixels, for evaluation
+    interpolation: Any  # as it is named, which ModelConfig checks
     final_norm: bool | None  # whether tokens pass DINOv2's last LayerNorm
     notes: list[str]
 
@@ -136,6 +143,12 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     norm = backbone.get("norm_layer", False) if isinstance(backbone, Mapping) else None
     of_data = (of_data, _at(values, "datamodule"), values)
     _require_imagenets(of_data, notes)
+    filters = [x for each in of_data if isinstance(x := _at(each, "interpolation"), str) and x]
+    names = {n for each in of_data if isinstance(each, Mapping) for n in each if type(n) is str}
+    names -= {"mean_std", "mean", "std", *_SIZES, *["interpolation"] * len(filters)}
+    if unread := sorted(filter(_OF_IMAGES.fullmatch, names)):
+        line = "hyper-parameters not read, though they may change images"
+        notes.append(f"{line}: {', '.join(unread):.100}")
     settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
     return Told(
         arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
@@ -144,6 +157,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
         map_size=_pair(settings, "in_h", "in_w", notes),
         pool_size=_pair(settings, "s1", "s2", notes, default=2),  # as the class's own
         image_size=_image_size(of_data, notes),
+        interpolation=filters[0].lower().rpartition(".")[2] if filters else None,
         final_norm=norm if isinstance(norm, bool) else None,
         notes=notes,
     )
@@ -158,6 +172,7 @@ def _at(values: Any, *names: str) -> Any:
 def _require_imagenets(data: tuple[Any, ...], notes: list[str]) -> None:
     """Holds the images' mean and deviation, where they are told, to those of `preprocess`."""
     told = [found for values in data if (found := _at(values, "mean_std")) is not None]
+    told += [values for values in data if _at(values, "mean") or _at(values, "std")]
     if not told:
         return
     found = [_channels(_at(told[0], name)) for name in ("mean", "std")]
@@ -196,7 +211,7 @@ def _pair(
 def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
     """Of the first that says: the size of evaluation, else that of training."""
     for values in data:
-        for name in ("val_image_size", "image_size", "train_image_size"):
+        for name in _SIZES:
             if (found := _at(values, name)) is None:
                 continue
             is_one = not isinstance(found, list | tuple)

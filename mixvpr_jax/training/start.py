@@ -190,17 +190,16 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
         size = wanted.image_size  # the shapes in a file leave this open
         pool_size = (head.s1, head.s2) if isinstance(head, ConvAPConfig) else None
         conversion = convert_checkpoint(path, image_size=size, pool_size=pool_size)
-        found = _as_told(conversion)
-        if found.interpolation == "bilinear":  # or a file that does not tell
-            found = replace(found, interpolation=wanted.interpolation)
-        return found, get_weights(conversion.model)
+        return _as_told(conversion, wanted), get_weights(conversion.model)
     model, _ = from_pretrained(path / "model" if is_run else source)
     return model.config, get_weights(model)
 
 
-def _as_told(conversion: Conversion) -> ModelConfig:
+def _as_told(conversion: Conversion, wanted: ModelConfig) -> ModelConfig:
     """A file's configuration by its own hyper-parameters; conversion takes sizes as given."""
     config, told = conversion.model.config, read_hyper_parameters(*conversion.checkpoint.settings)
+    if config.interpolation == "bilinear" and not told.interpolation:  # a file that does not tell
+        config = replace(config, interpolation=wanted.interpolation)
     if told.map_size and isinstance(config.aggregator, MixVPRConfig):
         height, width = told.map_size
         return replace(config, image_size=(height * config.stride, width * config.stride))
