@@ -86,7 +86,10 @@ class CosPlaceConfig(_Positive):
 
 @dataclass(frozen=True)
 class GeMConfig(_Positive):
-    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent."""
+    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent.
+
+    In a saved model's config.json it is the learned one.
+    """
 
     name: ClassVar[str] = "GeM"
     p: float = 3.0
