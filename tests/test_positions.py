@@ -45,6 +45,27 @@ def test_a_zone_may_end_a_name(tmp_path, zone):
     assert listed(found.positives) == [[]]
 
 
+@pytest.mark.parametrize("written", ["{}/@5e5@{}@.jpg", "x/@5e5@{1}@{0}@0007@.jpg"])
+@pytest.mark.parametrize(
+    ("codes", "norths", "positives"),
+    [
+        (("EPSG32632", "EPSG32633"), (54e5, 54e5), [[1]]),
+        (("epsg:32633", "EPSG-32633"), (54e5, 54e5), [[0, 1]]),
+        (("epsg_32733", "epsg 32633"), (9_999_999, 1), [[0, 1]]),
+        (("EPSG27700", "EPSG27700"), (4e5, 4e5), [[0, 1]]),
+    ],
+)
+def test_codes_of_epsg_tell_zones(tmp_path, written, codes, norths, positives):
+    names = [written.format(*each) for each in zip(codes, norths, strict=True)]
+    assert listed(pair(tmp_path, names, names[1:]).positives) == positives
+
+
+def test_codes_of_several_grids_are_refused(tmp_path):
+    names = [f"@400000.0@400000.0@{code}@.jpg" for code in ("EPSG27700", "EPSG29903")]
+    with pytest.raises(InputError, match="as there are several, found EPSG27700, EPSG29903 beside"):
+        pair(tmp_path, names, names)
+
+
 @pytest.mark.parametrize("query", ["@4100000.0@500000.0@.jpg", "@500.0@4100.0@.jpg"])
 def test_queries_that_are_all_far_away_are_told(tmp_path, caplog, query):
     write_images(tmp_path / "database", ["@500000.0@4100000.0@.jpg"])
@@ -220,6 +241,14 @@ def test_degrees_at_any_spread(spread, digits, start):
             require_metres("a", positions, positions[:3])
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.9])
+def test_degrees_east_of_greenwich_alone(spread):
+    degrees = np.array(track(spread=spread, lat=40.44, lon=240.0))
+    for positions in (degrees, degrees[:, ::-1]):
+        with pytest.raises(InputError, match=r"a: .*look like degrees"):
+            require_metres("a", positions, positions[:3])
+
+
 def test_degrees_in_names_and_in_a_struct(tmp_path):
     degrees = track()
     for index, order in enumerate((1, -1)):
@@ -256,6 +285,7 @@ def test_degrees_on_one_side_only(tmp_path):
         [(0.0, 0.0), (12.345678, -3.456789), (22.5, 4.000001)],
         [(1.25, 0.5), (80.5, 60.25), (33.3, 12.1)],
         [(-71.5, 3.2), (80.25, 7.7), (0.1, 5.0)],
+        [(3.5, 180.25), (60.25, 355.5)],
         [(1010.40001, 1063.43107), (1010.40101, 1063.53107)],
         [(5.0, 5.0)],
     ],

@@ -212,13 +212,13 @@ def _like_degrees(positions: np.ndarray) -> bool:
     if not len(positions):
         return False
     largest = np.sort(np.abs(positions).max(0))
-    if largest[0] > 90 or largest[1] > 180:
+    if largest[0] > 90 or largest[1] > 360:
         return False
     lowest, highest = positions.min(0), positions.max(0)
     extent = (highest - lowest).max()
     if 0 < extent < 1:
         return True
-    if (positions == np.rint(positions)).all():
+    if largest[1] > 180 or (positions == np.rint(positions)).all():
         return False
     around_origin = ((lowest <= extent / 10) & (highest >= -extent / 10)).all()
     fine = np.abs(1e3 * positions - np.rint(1e3 * positions)).max() > 1e-6
