@@ -1,5 +1,6 @@
 """What a folder of images holds: endings, a list beside it, photos that cannot be read, labels."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_other_files_are_no_photos(tmp_path, caplog):
     for name in ("a.txt", "a.csv", "a.json", "a.mp4", "a.npy", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"\0")
     assert names_of(read_folder(tmp_path)) == ["a.jpg"] and not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["b.jpg.1", "photo.jpeg~", "c.jpg (1)", "IMG_0001", "d.image"])
+def test_files_that_may_be_photos_are_told(tmp_path, caplog, name):
+    (tmp_path / "sub").mkdir()
+    for one in (f"sub/{name}", name, ".DS_Store", "b.xmp"):
+        (tmp_path / one).write_bytes(b"\xff\xd8\xff")
+    kinds = rf"\(2 (without an ending|{re.escape(Path(name).suffix)})\)"
+    with pytest.raises(InputError, match=f"found none but 2 other files {kinds}"):
+        read_folder(tmp_path)
+    write_images(tmp_path, ["a.jpg"])
+    assert names_of(read_folder(tmp_path)) == ["a.jpg"]
+    (line,) = caplog.messages
+    assert re.match(f"note: {tmp_path}: 2 other files are left out {kinds}; where they are", line)
 
 
 # Lists beside folders ----------------------------------------------------------------------------

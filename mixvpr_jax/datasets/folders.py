@@ -30,6 +30,12 @@ UNREAD_SUFFIXES = frozenset({
     ".heics", ".avifs", ".qoi", ".jng", ".btf", ".psd", ".tga", ".pcx", ".exr", ".hdr",
     ".pfm", ".ras", ".sgi", ".fits", ".dcm",
 })  # fmt: skip
+# What lies beside photos; other files are told, as they may be photos of unusual names.
+COMPANION_SUFFIXES = frozenset({
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf",
+    ".npy", ".npz", ".mat", ".h5", ".pkl", ".pt", ".pth", ".db", ".ini", ".log", ".py", ".sh",
+    ".mp4", ".mov", ".avi", ".mkv", ".gpx", ".kml", ".geojson", ".zip", ".tar", ".gz", ".xmp",
+})  # fmt: skip
 # Of Synology's, QNAP's, NetApp's and Asustor's disks, of Windows and of Linux.
 SYSTEM_FOLDERS = frozenset({
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot",
@@ -125,18 +131,30 @@ def _found(root: AnyPath) -> tuple[AnyPath, ...]:
     """Every image below the folder, sorted; photos that cannot be read are told."""
     files = list(_files(root) if isinstance(root, Path) else _objects(root))
     paths = tuple(sorted(path for path in files if _suffix(path) in IMAGE_SUFFIXES))
-    unread = Counter(suffix for path in files if (suffix := _suffix(path)) in UNREAD_SUFFIXES)
-    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+    unread = [path for path in files if _suffix(path) in UNREAD_SUFFIXES]
+    known = IMAGE_SUFFIXES | UNREAD_SUFFIXES | COMPANION_SUFFIXES
+    odd = [path for path in files if path.name[0] != "." and _suffix(path) not in known]
+    kinds = _kinds(unread)
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         other = f" but photos that cannot be read ({kinds}); convert them to JPEG" if kinds else ""
+        other = other or (f" but {len(odd):,} other files ({_kinds(odd)})" if odd else "")
         raise InputError(f"{root}: expected images ({suffixes}), found none{other}")
     if kinds:
         logger.warning(
             "note: %s: %d photos are left out, as their format cannot be read (%s); convert them "
-            "to JPEG to have them", root, unread.total(), kinds,
+            "to JPEG to have them", root, len(unread), kinds,
         )  # fmt: skip
+    if odd:
+        line = "note: %s: %d other files are left out (%s); where they are photos, name them .jpg"
+        logger.warning(line, root, len(odd), _kinds(odd))
     return paths
+
+
+def _kinds(files: Sequence[PurePath]) -> str:
+    """How many files have which ending, but for rare ones."""
+    found = sorted(Counter(map(_suffix, files)).most_common(9))
+    return ", ".join(f"{count:,} {suffix or 'without an ending'}" for suffix, count in found)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -181,7 +199,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _objects(root: epath.Path) -> Iterator[epath.Path]:
     names = files_below(root)
-    return (root / name for name in names if not any(map(_is_hidden, name.split("/")[:-1])))
+    parts = ((root / name, name.split("/")) for name in names)
+    return (path for path, (*folders, name) in parts if name and not any(map(_is_hidden, folders)))
 
 
 def _is_hidden(folder: str) -> bool:
