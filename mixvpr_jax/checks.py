@@ -88,6 +88,15 @@ def to_array(expected: str, value: object, dtype: type[np.generic] | None = None
     return array if isinstance(array, np.memmap) else np.asarray(array)  # no matrix
 
 
+def require_one_size(queries: np.ndarray, database: np.ndarray) -> None:
+    """Raises InputError for queries [q, d] and a database [n, d] of different lengths d."""
+    if queries.shape[1] != database.shape[1]:
+        raise InputError(
+            f"expected queries and database of one model, found descriptors of {queries.shape[1]} "
+            f"and of {database.shape[1]} values"
+        )
+
+
 def is_finite(number: float) -> bool:
     """Whether a number is neither infinite nor NaN, and no integer beyond the range of floats."""
     return abs(number) <= sys.float_info.max

@@ -181,6 +181,13 @@ def test_command_prints_recall(weights, labelled, tmp_path):
     assert "R@1: 66.7, R@5: 66.7, R@10: 66.7, R@20: 66.7" in done.stdout.splitlines()
 
 
+def test_no_transfer_of_the_command_is_implicit(weights, labelled, tmp_path):
+    arguments = ["--weights", weights, "--database", labelled[0], "--queries", labelled[1]]
+    arguments += ["--output", tmp_path / "out", "--saliency-queries", "1"]
+    done = command(*arguments, JAX_TRANSFER_GUARD="disallow")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_command_prints(weights, labelled, tmp_path):
     query = max(labelled[1].iterdir())
     exif = Image.Exif()

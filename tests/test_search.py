@@ -1,3 +1,5 @@
+import copy
+import pickle
 import tracemalloc
 
 import jax
@@ -135,6 +137,24 @@ def test_devices_share_the_database(devices, num_database):
     expected, expected_distances = brute_force(queries, database, 20)
     assert np.array_equal(indices, expected)
     assert np.allclose(distances, expected_distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("through", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
+def test_an_index_for_another_process(through):
+    queries, database = unit_vectors(3, 16, 0), unit_vectors(100, 16, 1)
+    index = Index(database, mesh=one_device(), memory_bytes=2**20, recall_target=0.9)
+    expected = index.search(queries, 4)
+    again = through(index)
+    assert np.array_equal(again.search(queries, 4), expected)
+    assert (again.memory_bytes, again.recall_target) == (2**20, 0.9)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_no_transfer_is_implicit(devices, small_chunks):
+    queries, database = unit_vectors(3, 16, 0), unit_vectors(1000, 16, 1)
+    with jax.transfer_guard("disallow"):
+        found, _ = Index(database, mesh=data_mesh(jax.devices()[:devices])).search(queries, 20)
+    assert np.array_equal(found, brute_force(queries, database, 20)[0])
 
 
 @pytest.mark.parametrize(("count", "size"), [(5000, 256), (50_000, 64)])

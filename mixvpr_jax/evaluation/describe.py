@@ -133,7 +133,7 @@ def compile_saliency(model: VPRModel) -> Callable[[np.ndarray], jax.Array]:
         largest = weights.max(axis=(1, 2), keepdims=True)
         return (weights / jnp.maximum(largest, 1e-30)).astype(jnp.float32)
 
-    return maps
+    return lambda pair: maps(jax.device_put(pair))
 
 
 def describe_images(

@@ -11,12 +11,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mixvpr_jax.checks import nearest
+from mixvpr_jax.checks import nearest, require_one_size
 from mixvpr_jax.datasets.names import frames_near, unix_times
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.output import OUTPUTS, read_names
 from mixvpr_jax.evaluation.recall import identity, own_photos, with_near
-from mixvpr_jax.evaluation.search import Index, require_one_size
+from mixvpr_jax.evaluation.search import Index
 from mixvpr_jax.exif import read_exif
 from mixvpr_jax.storage import AnyPath, as_path, local_copy, reaching
 from mixvpr_jax.writable import require_free

@@ -170,7 +170,7 @@ def _count_nearer(
     counts = np.zeros(len(queries), np.int32)
     for start in range(0, len(database), ROWS_AT_ONCE):
         chunk = database[start : start + ROWS_AT_ONCE].astype(np.float32, copy=False)
-        scores = np.asarray(_scores(queries.astype(np.float32), chunk))
+        scores = np.asarray(_scores(*jax.device_put((queries.astype(np.float32), chunk))))
         slack = rounding_of_scores(queries, float(np.vecdot(chunk, chunk).max()))
         counts += (scores > (targets + slack)[:, None]).sum(1, dtype=np.int32)
         doubtful = np.abs(scores - targets[:, None]) <= slack[:, None]

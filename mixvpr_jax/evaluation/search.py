@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from mixvpr_jax.checks import to_array
+from mixvpr_jax.checks import require_one_size, to_array
 from mixvpr_jax.distributed import AXIS, data_mesh, gather
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.workers import num_processors
@@ -98,7 +98,12 @@ class Index:
             memory_bytes = max(free // 4, 2**30)
         self.memory_bytes = memory_bytes
         self._largest = check_descriptors("database", database)
-        self._kept: dict[int, list[tuple[Any, Any, np.int32]]] = {}  # rows on a device → `_chunks`
+        self._kept: dict[int, list[tuple[Any, Any, Any]]] = {}  # rows on a device → `_chunks`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without its devices: it takes all of those where it is loaded."""
+        options = {"memory_bytes": self.memory_bytes, "recall_target": self.recall_target}
+        return partial(type(self), **options), (self.database,)
 
     def search(self, queries: np.ndarray | Array, k: SupportsIndex) -> Neighbours:
         """The k nearest database descriptors of each query, as float64 arithmetic finds them.
@@ -169,7 +174,7 @@ class Index:
         shape = self.mesh.size, batch, count
         nothing = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.int32)
         known = [jax.device_put(nothing, divided) for _ in batches]
-        for chunk in self._chunks(rows, divided):
+        for chunk in self._kept.get(rows) or self._chunks(rows, divided):
             jax.block_until_ready(known)  # so that at most two chunks are in memory
             known = [
                 better(*best, some, *chunk, self.mesh, self.recall_target)
@@ -182,16 +187,15 @@ class Index:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
 
-    def _chunks(self, rows: int, divided: NamedSharding) -> Iterator[tuple[Any, Any, np.int32]]:
+    def _chunks(self, rows: int, divided: NamedSharding) -> Iterator[tuple[Any, Any, Any]]:
         """The database on the devices, so many rows on each: `chunk, norms, first` of `better`."""
-        if rows in self._kept:
-            yield from self._kept[rows]
-            return
         self._kept, kept, total = {}, [], rows * self.mesh.size
         keep = self.database.nbytes // self.mesh.size <= self.memory_bytes // 4
         for first in range(0, len(self.database), total):
             chunk = jax.device_put(_padded(self.database[first : first + total], total), divided)
-            found = chunk, norms_of(chunk, np.int32(len(self.database) - first)), np.int32(first)
+            at = np.int32(first), np.int32(len(self.database) - first)
+            at, left = jax.device_put(at, NamedSharding(self.mesh, P()))  # no implicit transfers
+            found = chunk, norms_of(chunk, left), at
             yield found
             kept += [found] if keep else []
         self._kept = {rows: kept} if keep else {}
@@ -322,15 +326,6 @@ def check_descriptors(name: str, rows: np.ndarray) -> float:
             f"row {listed}{more}"
         )
     return largest
-
-
-def require_one_size(queries: np.ndarray, database: np.ndarray) -> None:
-    """Raises InputError for queries [q, d] and a database [n, d] of different lengths d."""
-    if queries.shape[1] != database.shape[1]:
-        raise InputError(
-            f"expected queries and database of one model, found descriptors of {queries.shape[1]} "
-            f"and of {database.shape[1]} values"
-        )
 
 
 def search_on_all_processes(

@@ -68,7 +68,7 @@ def export_model(
         else:
             found = _stablehlo(model, program, images)
             how = {"platforms": PLATFORMS, "jax": version("jax")}
-        expected = np.asarray(jax.jit(lambda images: model(images))(images))
+        expected = np.asarray(jax.jit(lambda images: model(images))(jax.device_put(images)))
         difference = float(np.abs(found - expected).max())
         most = TOLERANCES.get(dtype, 1e-5) * float(np.abs(expected).max())
         if not difference <= most:
@@ -169,4 +169,5 @@ def _stablehlo(model: VPRModel, file: Path, images: np.ndarray) -> np.ndarray:
     finally:
         flash_attention.reset(without)
     file.write_bytes(program.serialize())
-    return np.asarray(jax.export.deserialize(bytearray(file.read_bytes())).call(images))
+    call = jax.export.deserialize(bytearray(file.read_bytes())).call
+    return np.asarray(call(jax.device_put(images)))
