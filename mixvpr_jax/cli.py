@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from mixvpr_jax.checks import only, require_known
+from mixvpr_jax.checks import only, require_known, run_words
 from mixvpr_jax.errors import run_command, starting
 from mixvpr_jax.processes import run_and_leave
 from mixvpr_jax.version import __version__
@@ -60,8 +60,6 @@ def load(name: str) -> Any:
 
 def parse(name: str, arguments: list[str], prog: str) -> None:
     """Runs a command with these words after its name; errors are the caller's to report."""
-    import tyro
-
     command = load(name)
     if isinstance(command, dict):
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -78,7 +76,7 @@ def parse(name: str, arguments: list[str], prog: str) -> None:
         words = arguments[arguments.index(option) + 1 :]
         only(option, list(takewhile(lambda word: word[:1] != "-", words)))
     logging.basicConfig(format="%(message)s")
-    tyro.cli(command, prog=prog, args=arguments, config=(tyro.conf.AvoidSubcommands,))
+    run_words(command, arguments, prog)
 
 
 def _list(title: str, told: Mapping[str, str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 from runs import ROOT
 
 from mixvpr_jax import __version__, save_pretrained
-from mixvpr_jax.cli import COMMANDS
+from mixvpr_jax.cli import COMMANDS, parse
+from mixvpr_jax.errors import InputError
 
 MIXVPR = Path(sys.executable).with_name("mixvpr")
 
@@ -73,6 +74,33 @@ def test_the_shell_completes_commands_recipes_and_options(tmp_path):
 def test_a_mistyped_command():
     line = "error: mixvpr: unknown name 'convrt'; closest: convert, report, export\n"
     assert run("convrt", "a.ckpt") == (2, "", line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "out"],
+        ["export", "model", "m.onnx"],
+        ["info"],
+        ["describe", "a.jpg", "-o", "d.npy", "--weights", "w"],
+        ["pairs", "out", "pairs.txt"],
+        ["push", "model", "hf://a/b"],
+        ["convert", "to-flax", "a.ckpt", "model"],
+        ["train", "demo", "--workdir", "run"],
+        ["eval", "--weights", "w", "--output", "o", "--dataset", "msls-val"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_surplus_words(words):
+    name, *rest = words
+    with pytest.raises(InputError, match=rf"^mixvpr {name}.*, found b\.jpg 'c d';.*several photos"):
+        parse(name, [*rest, "b.jpg", "c d"], f"mixvpr {name}")
+
+
+def test_a_mistyped_option_is_told_with_the_closest(capsys):
+    with pytest.raises(SystemExit):
+        parse("report", ["out", "--compar", "other"], "mixvpr report")
+    assert "--compare" in capsys.readouterr().err
 
 
 def test_both_ways_away_from_the_tree(model, tmp_path):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mixvpr_jax.checks import run_words
 from mixvpr_jax.errors import extra, importing
 from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.training.config import RENAMED, TrainConfig
@@ -33,13 +34,8 @@ def parse(arguments: list[str], prog: str) -> None:
             sys.stdout.write(f"  {recipe:24} {load_recipe(recipe)[1].splitlines()[0]}\n")
         return
     recipe, description = load_recipe(name)
-    tyro.cli(
-        _command(recipe, _without_paths(arguments)),
-        prog=f"{prog} {name}",
-        description=description,
-        args=[_renamed(word) for word in options],
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    command, words = _command(recipe, _without_paths(arguments)), [*map(_renamed, options)]
+    run_words(command, words, f"{prog} {name}", description)
 
 
 def interface() -> dict[str, Callable[..., None]]:
