@@ -46,14 +46,13 @@ def _read_netvlad(
 
     Names in ground truth are relative to one of `databases` or `queries` in the dataset's folder.
     """
-    file, pair = place.truth(f"{stem}.mat"), place.pair(split)
-    of_database = [root / base for root in place.roots() for base in databases]
-    of_queries = [root / base for root in place.roots() for base in queries]
-    found = None
+    file, pair, roots = place.truth(f"{stem}.mat"), place.pair(split), place.roots()
+    of_database = [root / base for root in roots for base in databases]
+    of_queries = [root / base for root in roots for base in queries]
     if file is not None:
-        found = read_struct(file, place.protocol).find(of_database, of_queries)
-    elif lists := read_lists(place, stem):
-        found = lists.find(of_database, [*place.roots(), *of_queries])
+        found = read_struct(file, place.protocol, (of_database, of_queries))
+    else:
+        found = read_lists(place, (of_database, [*roots, *of_queries]), stem)
     if found is not None and not (pair and found.is_absent):
         return found
     if pair is not None:
@@ -79,8 +78,8 @@ def _vpr_bench(*stems: str) -> Reader:
     """A reader of the lists, images in `ref` and `query`; of SPED the downloader's layout, too."""
 
     def read(place: Place) -> EvaluationSet:
-        if lists := read_lists(place, *stems):
-            return lists.find(place.roots())
+        if found := read_lists(place, [place.roots()] * 2, *stems):
+            return found
         is_sped = stems == ("SPED",)
         if is_sped and (pair := place.pair("test")):
             return read_labelled(place.protocol, pair)

@@ -103,52 +103,31 @@ def _file_in(folder: AnyPath, name: str) -> AnyPath | None:
     return folder / min(found) if found else None
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What the authors' files say of n database images and q queries.
+Folders = Sequence[Sequence[AnyPath]]
+"""Where the database images may lie, and the queries, likeliest first."""
 
-    Attributes:
-        file: Lists the database images.
-        protocol: Their benchmark's.
-        layout: Which files these are, in words.
-        database: Relative paths.
-        queries: Likewise.
-        positives: For each query the ascending indices of its positives.
-        utm: [n, 2] and [q, 2] float64, metres of the database images and the queries, if known.
+
+def find_listed(
+    protocol: Protocol,
+    files: tuple[AnyPath, AnyPath],
+    names: Sequence[Sequence[str]],
+    positives: Sequence[np.ndarray],
+    folders: Folders,
+) -> EvaluationSet:
+    """The images of lists by relative names; `files` are that of the database and the positives'.
+
+    Positives of another file than the protocol's are told as such.
     """
-
-    file: AnyPath
-    protocol: Protocol
-    layout: str
-    database: list[str]
-    queries: list[str]
-    positives: list[np.ndarray]
-    utm: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-
-    @classmethod
-    def of_lists(cls, protocol: Protocol, file: AnyPath, truth: AnyPath, *lists: Any) -> Truth:
-        """Of lists that `file` begins and `truth` ends, which names the protocol's own or not."""
-        if not protocol.ground_truth.startswith(truth.name):
-            said = f"{truth.name}, a list"
-            protocol = replace(protocol, ground_truth=said, positives="as listed for each query")
-        return cls(file, protocol, f"lists: {file}, {truth.name} and what lies beside them", *lists)
-
-    def find(
-        self, databases: Sequence[AnyPath], queries: Sequence[AnyPath] | None = None
-    ) -> EvaluationSet:
-        """The benchmark, with its images below these folders."""
-        return EvaluationSet.of(
-            self.protocol,
-            self.layout,
-            locate(databases, self.database, self.file),
-            locate(queries or databases, self.queries, self.file),
-            positives=self.positives,
-            database_utm=self.utm[0],
-            queries_utm=self.utm[1],
-        )
+    source, truth = files
+    if not protocol.ground_truth.startswith(truth.name):
+        said = f"{truth.name}, a list"
+        protocol = replace(protocol, ground_truth=said, positives="as listed for each query")
+    layout = f"lists: {source}, {truth.name} and what lies beside them"
+    located = (locate(at, of, source) for at, of in zip(folders, names, strict=True))
+    return EvaluationSet.of(protocol, layout, *located, positives=positives)
 
 
-def read_lists(place: Place, *stems: str) -> Truth | None:
+def read_lists(place: Place, folders: Folders, *stems: str) -> EvaluationSet | None:
     """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first.
 
     Raises:
@@ -170,9 +149,9 @@ def read_lists(place: Place, *stems: str) -> Truth | None:
                 raise InputError(
                     f"{file}{other}: expected it beside {first.name}, found no such file"
                 )
-        database, queries = map(read_names, files[1:])
+        names = database, queries = [read_names(file) for file in files[1:]]
         positives = read_positives(truth, len(queries), len(database))
-        return Truth.of_lists(place.protocol, files[1], truth, database, queries, positives)
+        return find_listed(place.protocol, (files[1], truth), names, positives, folders)
     return None
 
 
@@ -245,7 +224,7 @@ def _shown(value: object) -> str:
 # NetVLAD's dbStruct -------------------------------------------------------------------------------
 
 
-def read_struct(file: AnyPath, protocol: Protocol) -> Truth:
+def read_struct(file: AnyPath, protocol: Protocol, folders: Folders) -> EvaluationSet:
     """Reads `dbStruct`, whose lists must be as long as it says.
 
     Raises:
@@ -284,9 +263,15 @@ def read_struct(file: AnyPath, protocol: Protocol) -> Truth:
             f"{file}: expected posDistThr {protocol.radius_m:g} for {protocol.name}, found "
             f"{radius_m:g}"
         )
-    positives = positives_within(queries_utm, database_utm, radius_m)
-    layout, utm = f"the authors': {file}", (database_utm, queries_utm)
-    return Truth(file, protocol, layout, database, queries, positives, utm)
+    return EvaluationSet.of(
+        protocol,
+        f"the authors': {file}",
+        locate(folders[0], database, file),
+        locate(folders[1], queries, file),
+        positives=positives_within(queries_utm, database_utm, radius_m),
+        database_utm=database_utm,
+        queries_utm=queries_utm,
+    )
 
 
 def _struct_in(file: AnyPath) -> dict[str, Any]:

@@ -19,7 +19,13 @@ import numpy as np
 
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
 from mixvpr_jax.datasets.folders import ImageFolder, downloader_layout, read_labelled_folders
-from mixvpr_jax.datasets.ground_truth import Place, Truth, read_indices, read_names, read_positives
+from mixvpr_jax.datasets.ground_truth import (
+    Place,
+    find_listed,
+    read_indices,
+    read_names,
+    read_positives,
+)
 from mixvpr_jax.datasets.names import KEY, NOTE, NUM_FIELDS, TIME, ZONE, fields_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import Located, locate, read_text
@@ -56,6 +62,7 @@ class Shot:
 
 _Shots = Sequence[Shot]
 _Keys = list[tuple[str, str]]  # city and key of each image
+_KeysOfBoth = tuple[_Keys, _Keys]
 
 
 def read_msls_val(place: Place) -> EvaluationSet:
@@ -69,8 +76,7 @@ def read_msls_val(place: Place) -> EvaluationSet:
             "none; give their folder as ground truth, or evaluate every query as msls-val-all, "
             "which is another protocol"
         )
-    found = lists.find(_parents(place))
-    keys = _keys(lists.file, lists.database), _keys(lists.file, lists.queries)
+    found, keys = lists
     found = replace(found, conditions={"city": [city for city, _ in keys[1]]})
     if found.is_absent and (pair := place.pair("val")):
         return _moved(found, keys, pair)
@@ -112,27 +118,28 @@ def _parents(place: Place) -> list[AnyPath]:
 # The authors' lists -------------------------------------------------------------------------------
 
 
-def _read_lists(place: Place) -> Truth | None:
-    for truth_name, *names in _LISTS:
+def _read_lists(place: Place) -> tuple[EvaluationSet, _KeysOfBoth] | None:
+    for truth_name, *files in _LISTS:
         truth = place.truth(truth_name)
-        if truth is None or not all(truth.with_name(name).is_file() for name in names):
+        if truth is None or not all(truth.with_name(name).is_file() for name in files):
             continue
-        database, queries, *chosen = [truth.with_name(name) for name in names]
-        of_database, of_queries = map(_without_root, map(read_names, (database, queries)))
+        database, queries, *chosen = [truth.with_name(name) for name in files]
+        # From the city on: OpenVPRLab leaves out the folder that holds the cities.
+        of_database, of_queries = (
+            [name.replace("\\", "/").removeprefix("train_val/") for name in read_names(file)]
+            for file in (database, queries)
+        )
         if chosen:
             asked = read_indices(chosen[0], len(of_queries), queries.name)
             of_queries = [of_queries[query] for query in asked]
         positives = read_positives(truth, len(of_queries), len(of_database))
-        return Truth.of_lists(place.protocol, database, truth, of_database, of_queries, positives)
+        keys = _keys(database, of_database), _keys(queries, of_queries)
+        names, folders = (of_database, of_queries), [_parents(place)] * 2
+        return find_listed(place.protocol, (database, truth), names, positives, folders), keys
     if some := place.truth(*(name for files in _LISTS for name in files)):
         ways = "; or ".join(", ".join(files) for files in _LISTS)
         raise InputError(f"{some}: expected beside each other {ways}; found some of them only")
     return None
-
-
-def _without_root(names: Sequence[str]) -> list[str]:
-    """Names from the city on: OpenVPRLab leaves out the folder that holds the cities."""
-    return [name.replace("\\", "/").removeprefix("train_val/") for name in names]
 
 
 def _keys(file: AnyPath, names: Sequence[str]) -> _Keys:
@@ -146,9 +153,7 @@ def _keys(file: AnyPath, names: Sequence[str]) -> _Keys:
     return keys
 
 
-def _moved(
-    found: EvaluationSet, keys: tuple[_Keys, _Keys], pair: tuple[AnyPath, AnyPath]
-) -> EvaluationSet:
+def _moved(found: EvaluationSet, keys: _KeysOfBoth, pair: tuple[AnyPath, AnyPath]) -> EvaluationSet:
     """The same images where VPR-datasets-downloader moved them, by the keys in their new names."""
     located, by_key = [], dict[str, Shot]()
     for of, folder in zip(keys, read_labelled_folders(pair), strict=True):
@@ -173,7 +178,7 @@ def _official_shots(place: Place) -> dict[str, Shot]:
 
 
 def _with_shots(
-    whole: EvaluationSet, keys: tuple[_Keys, _Keys], shots: Mapping[str, Shot]
+    whole: EvaluationSet, keys: _KeysOfBoth, shots: Mapping[str, Shot]
 ) -> EvaluationSet:
     """Adds positions and conditions, where every image has them."""
     database, queries = ([shots[key] for _, key in of if key in shots] for of in keys)

@@ -28,15 +28,14 @@ _NAME_LISTS = ("cleanImageNames.txt", "nordland_imageNames.txt")
 
 def read_nordland(place: Place) -> EvaluationSet:
     """27,592 winter images and 2,760 summer ones, by the authors' lists."""
-    lists = read_lists(place, "Nordland")
-    if lists is None:
+    found = read_lists(place, [place.roots()] * 2, "Nordland")
+    if found is None:
         raise InputError(
             f"{place.title}: expected Nordland_dbImages.npy, Nordland_qImages.npy and "
             "Nordland_gt.npy of the authors' repository, found none; give their folder as ground "
             "truth. Every frame against every frame is nordland-full; folders of a downloader's "
             "nordland_subset search summer for winter, which is neither"
         )
-    found = lists.find(place.roots())
     track = np.arange(len(found.queries)) / max(len(found.queries), 1)
     return replace(found, conditions={"section": _sections(track)})
 

@@ -58,7 +58,7 @@ def compressed(draw):
 
 
 def read_positives(path):
-    read_struct(path, BENCHMARKS["pitts30k-test"])
+    read_struct(path, BENCHMARKS["pitts30k-test"], [[path.parent]] * 2)
 
 
 @pytest.fixture(scope="module")
