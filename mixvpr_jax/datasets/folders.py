@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -163,35 +163,28 @@ def _files(root: Path) -> Iterator[Path]:
     Links to folders are followed, but a folder that several links reach counts once; a link to an
     image that is found by its own name does not count.
     """
-    real_root, found = os.path.realpath(root), dict[str, dict[str, os.DirEntry[str]]]()
-
-    def visit(folder: Path) -> None:
-        real = os.path.realpath(folder)
-        if real in found and real != str(Path(real_root, folder.relative_to(root))):
-            return  # `latest -> run3` and run3 are one folder, by its own name
+    files, links, images, visited = list[os.DirEntry[str]](), deque[Path](), set[str](), set[str]()
+    folders = deque([root])
+    while folders or links:
+        folder = (folders or links).popleft()  # `latest -> run3` is run3, by its own name
+        if (real := os.path.realpath(folder)) in visited:
+            continue
+        visited.add(real)
         try:
             with os.scandir(folder) as entries:
-                inside = {entry.name: entry for entry in entries}
+                inside = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             raise InputError(f"{folder}: expected a folder of images, {error.strerror}") from None
-        below = {
-            name
-            for name, entry in inside.items()
-            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))  # noqa: PTH112 - no error of a loop
-        }
-        found[real] = {name: inside[name] for name in inside.keys() - below}
-        for name in sorted(below):
-            if not _is_hidden(name):
-                visit(folder / name)
-
-    visit(root)
-    images = {
-        f"{folder}{os.sep}{name}"
-        for folder, files in found.items()
-        for name, entry in files.items()
-        if not entry.is_symlink() and _suffix(Path(name)) in IMAGE_SUFFIXES
-    }
-    for entry in (entry for files in found.values() for entry in files.values()):
+        for entry in inside:
+            is_link = entry.is_symlink()
+            if os.path.isdir(entry) if is_link else entry.is_dir():  # noqa: PTH112 - no error of a loop
+                if not _is_hidden(entry.name):
+                    (links if is_link else folders).append(Path(entry))
+                continue
+            files.append(entry)
+            if not is_link and _suffix(Path(entry.name)) in IMAGE_SUFFIXES:
+                images.add(f"{real}{os.sep}{entry.name}")
+    for entry in files:
         # A folder of links alone, as of a subset, is not asked where each of them leads.
         if not (images and entry.is_symlink() and os.path.realpath(entry) in images):
             yield Path(entry)
