@@ -128,14 +128,7 @@ def fetch_checkpoint(name: str) -> Path:
     if released.drive_id:
         by_hand = f"mkdir -p {quote(str(path.parent))} && gdown {released.drive_id} -O {file}"
     commands = f"{by_hand} && mixvpr convert to-flax {file} {folder}"
-    refused = (
-        f"{path}: expected a checkpoint, found an HTML page, now removed: the download was "
-        f"refused; try again later, or {commands}"
-    )
     if path.exists():
-        if _is_html_file(path):
-            path.unlink(missing_ok=True)
-            raise InputError(refused)
         return path
     if released.drive_id:
         try:
@@ -155,8 +148,12 @@ def fetch_checkpoint(name: str) -> Path:
                 f"{name}: expected to download {released.url}, found: {text_of(error)}; "
                 f"run: {commands}"
             ) from error
-        if _is_html_file(partial):
-            raise InputError(refused)
+        with partial.open("rb") as downloaded:
+            if what_else(downloaded.read(512)) == HTML:
+                raise InputError(
+                    f"{path}: expected a checkpoint, found an HTML page, now removed: the download "
+                    f"was refused; try again later, or {commands}"
+                )
     return path
 
 
@@ -184,8 +181,3 @@ def _from_web(url: str, partial: Path) -> None:
                 bar.update(len(piece))
     if total and (found := partial.stat().st_size) != total:
         raise HTTPException(f"{found:,} of {total:,} bytes")
-
-
-def _is_html_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        return what_else(file.read(512)) == HTML
