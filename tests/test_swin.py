@@ -259,7 +259,7 @@ def test_a_name_that_hyper_parameters_tell(tmp_path, monkeypatch):
         ),
         (
             {"layers.0.blocks.0.attn.relative_position_bias_table": (49, 1)},
-            "expected swinv2_.*, found a Swin Transformer V1",
+            "expected one of swinv2_.*; found a Swin Transformer V1",
         ),
         ({"layers.0.blocks.0.attn.gate": (1,)}, r"left over: .*attn\.gate"),
     ],

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from mixvpr_jax.conversion.formats import Checkpoint
-from mixvpr_jax.conversion.infer_aggregator import infer_aggregator, projection_of
-from mixvpr_jax.conversion.infer_backbone import infer_backbone
+from mixvpr_jax.conversion.infer_shapes import infer_aggregator, infer_backbone, projection_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS
 from mixvpr_jax.models.config import (
