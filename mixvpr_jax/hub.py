@@ -51,9 +51,6 @@ def fetch(text: str) -> Path:
 
     With HF_HUB_OFFLINE, or where the hub is out of reach (which is logged), it is what an earlier
     call fetched.
-
-    Raises:
-        InputError: There is no such model, or nothing to take in place of an unreachable hub.
     """
     address, hub, problem = parse_address(text), _library(text), None
     try:
@@ -85,11 +82,7 @@ def push(
 ) -> str:
     """Writes files into a repository in one commit, and returns the commit's address.
 
-    A repository that is not there is made first.
-
-    Raises:
-        InputError: The repository holds another model, the token may not write to it, or the hub
-            is out of reach. Its files are as they were.
+    A repository that is not there is made first; an error leaves its files as they were.
     """
     hub = _library(str(address))
     api = hub.HfApi(**CLIENT)

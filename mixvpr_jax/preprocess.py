@@ -104,11 +104,7 @@ def normalize(images: np.ndarray) -> np.ndarray:
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """Reads an image file, upright and in mode RGB; see `to_rgb`.
-
-    Raises:
-        InputError: The file is missing, empty, truncated or no image.
-    """
+    """Reads an image file, upright and in mode RGB; see `to_rgb`."""
     path = as_path(path)
     try:
         with reaching(path, but=FileNotFoundError):
@@ -126,11 +122,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
-    """Decodes the bytes of an image file, upright and in mode RGB; errors start with `name`.
-
-    Raises:
-        InputError: The data are empty, truncated, no image or above MAX_PIXELS.
-    """
+    """Decodes the bytes of an image file, upright and in mode RGB; errors start with `name`."""
     if not data:
         raise InputError(f"{name}: expected an image, found an empty file")
     if not is_sound(data):

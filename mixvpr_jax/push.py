@@ -54,11 +54,7 @@ def push(
 
 
 def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
-    """Puts the files that are pushed into an empty folder.
-
-    Raises:
-        InputError: There are no such weights, or results are of others.
-    """
+    """Puts the files that are pushed into an empty folder."""
     from mixvpr_jax.conversion import convert_checkpoint, get_weights, weights_hash
     from mixvpr_jax.model_card import converted_from, model_card, with_recall
     from mixvpr_jax.pretrained import from_pretrained, model_folder, save_pretrained

@@ -118,8 +118,7 @@ def cache_folder() -> Path:
 def fetch_checkpoint(name: str) -> Path:
     """The PyTorch checkpoint of a released name, downloaded on first use.
 
-    Raises:
-        InputError: It could not be; the line holds the commands that do it by hand.
+    Where that fails, the error's line holds the commands that do it by hand.
     """
     released = RELEASED[name]
     path = cache_folder() / released.file_name

@@ -80,9 +80,6 @@ def read_checkpoint(path: str | os.PathLike[str], key: str | None = None) -> Che
     """Reads `.ckpt`, `.pth`, `.pt` (any pickle that holds data alone) or `.safetensors`.
 
     `key` says where in it the weights lie ("model_state_dict", "ema.model"), if in several places.
-
-    Raises:
-        InputError: A file that is missing, cut short, HTML, not a checkpoint, or holds code.
     """
     path = Path(path)
     content = _read(path, key)

@@ -54,9 +54,6 @@ def infer_config(
 
     Each size, of images (pixels), feature map and ConvAP's cells, is what is given, else what the
     hyper-parameters tell, else assumed and noted. MixVPR's weights tell the map's product alone.
-
-    Raises:
-        InputError: No known backbone or aggregator; a size that is needed or does not fit.
     """
     for size in (image_size, in_size, pool_size):
         if size is not None and min(size) < 1:
@@ -130,8 +127,7 @@ class Told:
 def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     """Understands a checkpoint's `hyper_parameters` and `datamodule_hyper_parameters`.
 
-    Raises:
-        InputError: Images were normalised otherwise than by ImageNet's mean and deviation.
+    Refuses images that were normalised otherwise than by ImageNet's mean and deviation.
     """
     notes: list[str] = []
     arch = _at(values, "backbone_arch") or _at(values, "backbone", "params", "backbone_name")

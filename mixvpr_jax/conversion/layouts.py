@@ -52,11 +52,7 @@ class Layout:
 
 
 def official_names(state: Mapping[str, np.ndarray]) -> tuple[Layout, Weights]:
-    """The layout of a state_dict and its entries under official names; unknown names stay.
-
-    Raises:
-        InputError: No known layout, or more than one set of weights.
-    """
+    """The layout of a state_dict and its entries under official names; unknown names stay."""
     inner = renamed(state, _without_wrappers)
     for layout in LAYOUTS:
         prefixes = [p for p in map(layout.prefix_of, inner) if p is not None]
@@ -310,9 +306,6 @@ def layout_of(config: ModelConfig, name: LayoutName, unfrozen_blocks: int) -> La
     """That of the code that has such a model, or OpenVPRLab's.
 
     There, `unfrozen_blocks` of a ResNet's stem and stages, counted from the end, are trained.
-
-    Raises:
-        InputError: OpenVPRLab has no such backbone, or fewer blocks.
     """
     if name == "openvprlab" and config.arch in RESNETS:
         num_blocks = 1 + config.num_stages

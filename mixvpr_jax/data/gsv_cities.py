@@ -169,10 +169,6 @@ def read_places(
         cities: Which cities, in which order; none means each that has a table.
         min_images: Places with fewer images are left out.
         naming: Names the images of a table.
-
-    Raises:
-        InputError: A missing folder, city or column; a city that is given twice, lies in two
-            tables or keeps no place; a broken value; one id for two places.
     """
     tables, owners = _tables(epath.Path(root), cities), dict[str, epath.Path]()
     read = [_read_table(table, naming, owners) for table in tables]
@@ -239,11 +235,7 @@ def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
 
 
 def read_rows(path: epath.Path) -> Iterator[Row]:
-    """The rows of a table that are not blank.
-
-    Raises:
-        InputError: No table in UTF-8, a missing column or a broken value.
-    """
+    """The rows of a table that are not blank."""
     reader = csv.reader(io.StringIO(read_text(path)))
     filled = (cells for cells in reader if any(map(str.strip, cells)))
     try:

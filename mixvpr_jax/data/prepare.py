@@ -69,10 +69,6 @@ def prepare_gsv_cities(
 
     The data set goes into `gsv_cities/VERSION` of `output`, a folder on this machine. The options
     are those of `command`; `progress` shows a bar.
-
-    Raises:
-        InputError: As `open_source` raises it; the data set exists, space is short, or
-            tensorflow-datasets is missing.
     """
     if ":/" in str(output):  # gs://…, or as pathlib writes it
         raise InputError(f"{output}: expected a folder of this machine; copy it up when it is made")

@@ -74,13 +74,7 @@ Source = FolderSource | PreparedSource
 
 
 def open_source(config: DataConfig) -> Source:
-    """The images that a configuration names.
-
-    Raises:
-        InputError: As `read_places` raises it; images in a table that are not on disk (`details`
-            lists them), unless skipped; an incomplete prepared data set, or another version;
-            fewer than two places.
-    """
+    """The images that a configuration names."""
     root, least = epath.Path(config.folder), config.min_images_per_place
     if (prepared := find_prepared(root)) is not None:
         source = PreparedSource(
@@ -112,8 +106,7 @@ def open_folder(
 ) -> tuple[FolderSource, int]:
     """GSV-Cities' folder, and how many missing images of its tables were left out.
 
-    Raises:
-        InputError: As `open_source` raises it; or an image is a link that leads outside.
+    Unless `skip_missing`, these are an InputError whose `details` list all.
     """
     files = _Files(root)
     places = read_places(root, cities, min_images=min_images, naming=files.names)
@@ -182,11 +175,7 @@ class _Files:
         return there
 
     def present(self, places: Places) -> np.ndarray:
-        """[images] whether their files are there.
-
-        Raises:
-            InputError: A file is a link that leads outside.
-        """
+        """[images] whether their files are there; refuses links that lead outside."""
         fence = Fence([Path(self.root), Path(self.root, "Images")], self.root)
         for name in places.names.tolist() if self.links else ():
             if name in self.links:
@@ -255,11 +244,7 @@ def _check_shards(root: epath.Path, places: Places) -> None:
 
 
 def import_tfds() -> Any:
-    """tensorflow-datasets, which only prepared data sets need.
-
-    Raises:
-        InputError: It is not installed.
-    """
+    """tensorflow-datasets, which only prepared data sets need."""
     with extra("tfds", "prepared data sets: expected tensorflow-datasets"):
         import tensorflow_datasets
     return tensorflow_datasets

@@ -65,10 +65,6 @@ def read_folder(root: AnyPath) -> ImageFolder:
 
     Where `<folder>_images_paths.txt` lies beside the folder, as VPR-methods-evaluation has it, the
     images that it lists are the folder's, in that order.
-
-    Raises:
-        InputError: No such folder, no image in it, a position in some names only, or one that is
-            no pair of numbers; a listed image that is missing.
     """
     paths = list_images(root)
     return ImageFolder(paths, np.ones(len(paths), bool), root, *_positions(root, paths))
@@ -234,9 +230,6 @@ def read_folder_pair(
     """Any two folders of images; ground truth where the names of both hold positions.
 
     A positive lies within `radius_m` metres of its query, inclusive.
-
-    Raises:
-        InputError: A folder without images, or positions in some of its names only.
     """
     pair = read_folder(database), read_folder(queries)
     without = [folder.root for folder in pair if folder.utm is None]

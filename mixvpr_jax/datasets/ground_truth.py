@@ -128,12 +128,7 @@ def find_listed(
 
 
 def read_lists(place: Place, folders: Folders, *stems: str) -> EvaluationSet | None:
-    """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first.
-
-    Raises:
-        InputError: One of the three is missing or broken, they differ in length, or an index
-            lies outside of the database.
-    """
+    """Reads `{stem}_dbImages.npy` and the two beside it, whichever stem is found first."""
     for stem in stems:
         truths = f"{stem}_gt.npy", f"{stem}_gt_25m.npy"
         images = f"{stem}_dbImages.npy", f"{stem}_qImages.npy"
@@ -225,12 +220,7 @@ def _shown(value: object) -> str:
 
 
 def read_struct(file: AnyPath, protocol: Protocol, folders: Folders) -> EvaluationSet:
-    """Reads `dbStruct`, whose lists must be as long as it says.
-
-    Raises:
-        InputError: No MATLAB file, without that struct or without a field, lists of different
-            length, another radius than the protocol's, or positions that are not in metres.
-    """
+    """Reads `dbStruct`, whose lists must be as long as it says."""
     struct = _struct_in(file)
 
     def field(expected: str, fits: Callable[[Any], bool], *names: str) -> Any:

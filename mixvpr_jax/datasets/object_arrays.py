@@ -34,9 +34,6 @@ def read_array(path: AnyPath) -> np.ndarray:
     """Reads an array, of objects too, without executing what the file says.
 
     What the header promises is checked against the file's size before any memory is taken for it.
-
-    Raises:
-        InputError: No such file, or one that is no array of numbers, text or arrays.
     """
     try:
         content = path.read_bytes()

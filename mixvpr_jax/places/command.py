@@ -94,10 +94,6 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> tuple[Sequence[Place],
     """Makes training data of a folder of photos.
 
     Returns the places, and how many photos have a position, a heading and a time, in words.
-
-    Raises:
-        InputError: No photo with a position, a position out of range, no two places; an output
-            that is there already. Nothing is written then.
     """
     with importing():
         from mixvpr_jax.datasets.folders import list_images
