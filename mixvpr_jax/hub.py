@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mixvpr_jax.errors import InputError, extra, text_of
 from mixvpr_jax.version import __version__
@@ -18,25 +18,17 @@ CLIENT = {"library_name": "mixvpr-jax", "library_version": __version__}
 logger = logging.getLogger(__name__)
 
 
-class Address(NamedTuple):
-    """A model on the hub; no revision: the newest one."""
+def parse_address(text: str) -> tuple[str, str | None]:
+    """The repository and the revision (a branch, a tag, a commit; None: the newest) of an address.
 
-    repository: str
-    revision: str | None
-
-    def __str__(self) -> str:
-        """The address as a user writes it."""
-        return f"{HUB}{self.repository}" + (f"@{self.revision}" if self.revision else "")
-
-
-def parse_address(text: str) -> Address:
-    """The parts of hf://organisation/repository or …@revision: a branch, a tag or a commit."""
+    That is hf://organisation/repository or …@revision.
+    """
     found = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
     if found is None:
         raise InputError(
             f"{text}: expected {HUB}organisation/repository or …@revision{meant(text)}"
         )
-    return Address(found[1], found[2])
+    return found[1], found[2]
 
 
 def meant(text: str) -> str:
@@ -52,14 +44,14 @@ def fetch(text: str) -> Path:
     With HF_HUB_OFFLINE, or where the hub is out of reach (which is logged), it is what an earlier
     call fetched.
     """
-    address, hub, problem = parse_address(text), _library(text), None
+    (repository, revision), hub, problem = parse_address(text), _library(text), None
     try:
-        hub.HfApi(**CLIENT).model_info(address.repository, revision=address.revision)
+        hub.HfApi(**CLIENT).model_info(repository, revision=revision)
     except Exception as error:
         problem = error
     try:
         folder = hub.snapshot_download(
-            address.repository, revision=address.revision, allow_patterns=list(FILES), **CLIENT
+            repository, revision=revision, allow_patterns=list(FILES), **CLIENT
         )
     except Exception as error:  # from the hub, httpx or the file system
         raise InputError(
@@ -78,25 +70,24 @@ def fetch(text: str) -> Path:
 
 
 def push(
-    files: Mapping[str, Path], address: Address, *, overwrite: bool, private: bool, message: str
+    files: Mapping[str, Path], address: str, *, overwrite: bool, private: bool, message: str
 ) -> str:
     """Writes files into a repository in one commit, and returns the commit's address.
 
     A repository that is not there is made first; an error leaves its files as they were.
     """
-    hub = _library(str(address))
+    (repository, revision), hub = parse_address(address), _library(address)
     api = hub.HfApi(**CLIENT)
     try:
-        api.create_repo(address.repository, private=private or None, exist_ok=True)
-        there = api.model_info(address.repository, revision=address.revision)
-        names = {file.rfilename for file in there.siblings or ()}
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        there = api.model_info(repository, revision=revision)
         if not overwrite:
-            _refuse_another_model(hub, address, there.sha, names, files["config.json"])
+            _refuse_another_model(hub, address, there, files["config.json"])
         commit = api.create_commit(
-            address.repository,
+            repository,
             [hub.CommitOperationAdd(name, str(path)) for name, path in files.items()],
             commit_message=message,
-            revision=address.revision,
+            revision=revision,
             parent_commit=there.sha,  # whoever pushed meanwhile is not overwritten
         )
     except InputError:
@@ -113,12 +104,11 @@ def push(
     return str(commit.commit_url)
 
 
-def _refuse_another_model(
-    hub: Any, address: Address, commit: str, names: set[str], config: Path
-) -> None:
+def _refuse_another_model(hub: Any, address: str, there: Any, config: Path) -> None:
+    names = {file.rfilename for file in there.siblings or ()}
     content = names - {".gitattributes", "README.md"}
     if "config.json" in names:
-        found = hub.hf_hub_download(address.repository, "config.json", revision=commit, **CLIENT)
+        found = hub.hf_hub_download(there.id, "config.json", revision=there.sha, **CLIENT)
         if Path(found).read_bytes() == config.read_bytes():
             return
         content = {"another config.json"}

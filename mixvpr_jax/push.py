@@ -40,7 +40,7 @@ def push(
         overwrite: The repository may hold another model, which is replaced.
         message: Of the commit.
     """
-    target = parse_address(address)
+    parse_address(address)
     with extra("hub", "mixvpr push: expected huggingface_hub"):
         import huggingface_hub  # noqa: F401 (before minutes of conversion)
     with tempfile.TemporaryDirectory() as temporary:
@@ -49,7 +49,7 @@ def push(
             import mixvpr_jax.pretrained  # noqa: F401 (slow, and --help does without)
         stage(weights, folder, results)
         files = {name: folder / name for name in (*FILES, CARD)}
-        url = write_to_hub(files, target, overwrite=overwrite, private=private, message=message)
+        url = write_to_hub(files, address, overwrite=overwrite, private=private, message=message)
     sys.stdout.write(f"written: {url}\nmixvpr_jax.from_pretrained({address!r}) opens it\n")
 
 
