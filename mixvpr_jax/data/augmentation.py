@@ -14,21 +14,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from mixvpr_jax.data.config import MAX_MAGNITUDE
 
 OPERATIONS = (
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-    "Posterize",
-    "Solarize",
-    "AutoContrast",
-    "Equalize",
-)
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color",
+    "Contrast", "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
 NUM_SIGNED = OPERATIONS.index("Sharpness") + 1  # those before have two directions
 ENHANCE = ("Brightness", "Color", "Contrast", "Sharpness")  # by Pillow's classes of these names
 

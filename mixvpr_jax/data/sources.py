@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -136,25 +135,21 @@ class _Files:
     def names(self, rows: Iterable[Row]) -> list[str]:
         """The names of a table's images, each the first of its row's under which it exists.
 
-        Each folder is listed once. A missing image gets the form of name that most of the renamed
-        have, or else keeps that of the text.
+        Each folder is listed once. A missing image gets the form of name that the renamed one
+        before it has, or else keeps that of the text.
         """
         listed = cache(self._spelled)  # for this table alone: a name takes 300 bytes
-        names, forms, missing = list[str](), Counter[int](), dict[int, list[str]]()
-        for index, row in enumerate(rows):
+        names, form = list[str](), 0
+        for row in rows:
             there = listed(row.cells[4])
             if (name := there.get(row.name)) is None:
                 possible = list(row.names())
                 found = [there.get(other) or there.get(composed(other)) for other in possible]
-                if (name := next(filter(None, found), None)) is None:
-                    missing[index] = possible
-                else:
-                    forms[found.index(name)] += 1
-            names.append(name or "")
-        usual = next((form for form, _ in forms.most_common(1)), 0)
-        for index, possible in missing.items():
-            names[index] = possible[usual]
-            self.absent.add(in_bytes(names[index]))
+                form = next((index for index, other in enumerate(found) if other), form)
+                if (name := found[form]) is None:
+                    name = possible[form]
+                    self.absent.add(in_bytes(name))
+            names.append(name)
         return names
 
     def _spelled(self, city: str) -> dict[str, str]:
