@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mixvpr_jax.errors import InputError
+from mixvpr_jax.errors import InputError, what_else
 from mixvpr_jax.storage import AnyPath, is_local, reaching, store_of
 
 # Usual suffixes of `preprocess.FORMATS`.
@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = frozenset({
 # No folder has that name, or can have it.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 VARIABLE = "MIXVPR_LINKED_FOLDERS"
+UTF_16_MARKS = b"\xff\xfe", b"\xfe\xff"
 _SAMPLE = 64  # names that decide which folder a list is relative to
 
 
@@ -206,11 +207,16 @@ def composed(name: str) -> str:
 
 
 def read_text(file: AnyPath, what: str = "text") -> str:
-    """A file's text in UTF-8, without the byte order mark that Excel and Windows begin it with."""
+    """A file's text in UTF-8, or in UTF-16 with a byte order mark, as PowerShell's `>` writes it.
+
+    The mark, with which Excel and Windows begin UTF-8, too, is left out.
+    """
+    data = file.read_bytes()
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: expected {what} in UTF-8, found {error}") from None
+        found = what_else(data[:512]) or error
+        raise InputError(f"{file}: expected {what} in UTF-8, found {found}") from None
 
 
 def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -110,6 +110,33 @@ def test_files_that_may_be_photos_are_told(tmp_path, caplog, name):
 # Lists beside folders ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("others", "kinds"), [(["keys"], "1 without an ending"), (["a.npy", "b.txt"], "1 .npy, 1 .txt")]
+)
+def test_nothing_but_other_files(tmp_path, others, kinds):
+    for name in others:
+        (tmp_path / name).write_bytes(b"\0")
+    line = re.escape(f"found none but {len(others)} other files ({kinds})")
+    with pytest.raises(InputError, match=f"{line}$"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_list_with_a_byte_order_mark(tmp_path, encoding):
+    """As PowerShell's `>` and Windows' editors write it."""
+    names = ["b.jpg", "ä.jpg"]
+    write_images(tmp_path / "db", [*names, "c.jpg"])
+    (tmp_path / "db_images_paths.txt").write_bytes("\r\n".join(names).encode(encoding))
+    assert names_of(read_folder(tmp_path / "db")) == names
+
+
+def test_a_list_that_is_compressed(tmp_path):
+    write_images(tmp_path / "db", ["a.jpg"])
+    (tmp_path / "db_images_paths.txt").write_bytes(b"\x1f\x8b\x08a.jpg")
+    with pytest.raises(InputError, match="a list of images in UTF-8, found a compressed file"):
+        read_folder(tmp_path / "db")
+
+
 @pytest.mark.parametrize("prefix", ["", "db/"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
 def test_a_list_beside_a_folder_is_its_content(tmp_path, caplog, prefix, end):

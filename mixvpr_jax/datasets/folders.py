@@ -133,8 +133,10 @@ def _found(root: AnyPath) -> tuple[AnyPath, ...]:
     kinds = _kinds(unread)
     if not paths:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        other = f" but photos that cannot be read ({kinds}); convert them to JPEG" if kinds else ""
-        other = other or (f" but {len(odd):,} other files ({_kinds(odd)})" if odd else "")
+        others = odd or files
+        other = f" but {len(others):,} other files ({_kinds(others)})" if others else ""
+        if kinds:
+            other = f" but photos that cannot be read ({kinds}); convert them to JPEG"
         raise InputError(f"{root}: expected images ({suffixes}), found none{other}")
     if kinds:
         logger.warning(
