@@ -202,6 +202,11 @@ def _initialize(config: ProcessConfig) -> bool:
         undefined = isinstance(error, ValueError) and "coordinator_address" in str(error)
         if config.coordinator is None and undefined:
             return False  # a single process
+        if isinstance(error, ValueError) and "must be defined" in str(error):
+            raise InputError(
+                "JAX_COORDINATOR_ADDRESS: expected a cluster that numbers its processes, found "
+                "none; unset it, or give --coordinator, --processes and --process-id"
+            ) from None
         if not _is_of_kubernetes(error):
             raise
         _require_single_pod(error)

@@ -387,6 +387,16 @@ def test_a_coordinator_is_enough(variables, method, environment, monkeypatch):
         assert [named["cluster_detection_method"] for named in calls] == [method]
 
 
+def test_a_coordinator_in_the_environment_alone(environment, monkeypatch):
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    environment({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"})
+    with (
+        pytest.raises(InputError, match="^JAX_COORDINATOR_ADDRESS: expected a cluster .*; unset"),
+        distributed.joined(ALONE, training=False),
+    ):
+        pass
+
+
 def in_a_pod(environment, monkeypatch, **variables):
     """A pod whose service account may ask for nothing."""
 
