@@ -17,6 +17,7 @@ import safetensors.numpy
 from mixvpr_jax.checks import closest, require_known
 from mixvpr_jax.conversion import build_model, convert_checkpoint, get_weights
 from mixvpr_jax.conversion.formats import is_own, read_safetensors
+from mixvpr_jax.conversion.layouts import few
 from mixvpr_jax.errors import InputError, what_else
 from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.hub import FILES, HUB, fetch, meant
@@ -27,6 +28,8 @@ from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
 from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
 from mixvpr_jax.writable import require_folder
+
+CHECKPOINTS = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".tar")  # as PyTorch's are called
 
 
 @overload
@@ -72,7 +75,7 @@ def from_pretrained(
             config = replace(config, dtype=dtype)
         file = folder / "model.safetensors"
         if not file.is_file():
-            raise InputError(f"{file}: expected the model's weights, found no such file")
+            raise InputError(f"{file}: expected the model's weights, found {_instead(folder)}")
         model = build_model(config, read_safetensors(file), source=str(file))
     return model, Preprocess(config.image_size, config.interpolation)
 
@@ -196,12 +199,24 @@ def _released_folder(name: str) -> Path:
     return folder
 
 
+def _instead(folder: AnyPath) -> str:
+    """What a folder holds in the place of a model's file: perhaps a checkpoint, or shards."""
+    files = sorted(Path(folder).glob("*.*")) if isinstance(folder, Path) else []
+    others = [file.name for file in files if file.suffix in CHECKPOINTS and file.name not in FILES]
+    if not others:
+        return "no such file"
+    return (
+        f"no such file, but {few(others)}; save shards as one file, and convert a PyTorch "
+        f"checkpoint with mixvpr convert to-flax {quote(str(folder / others[0]))} FOLDER"
+    )
+
+
 def _read_config(path: AnyPath) -> ModelConfig:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
-            f"{path}: expected the model's configuration, found no such file"
+            f"{path}: expected the model's configuration, found {_instead(path.parent)}"
         ) from None
     if foreign := what_else(content[:512]):
         raise InputError(f"{path}: expected the model's configuration, found {foreign}")

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from dataclasses import replace
+from shlex import quote
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,23 @@ def test_wrong_configurations_are_named(model, tmp_path, change, message):
     values = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=rf"config.json: .*{message}"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["pytorch_model.bin"], ["a b.ckpt", "c.pth"], ["model-00001-of-00002.safetensors"]],
+    ids=["bin", "checkpoints", "shard"],
+)
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_of_another_form(model, tmp_path, names, missing):
+    save_pretrained(model, tmp_path)
+    (tmp_path / missing).unlink()
+    for name in names:
+        (tmp_path / name).write_bytes(b"\0")
+    first = quote(str(tmp_path / names[0]))
+    line = f"found no such file, but {', '.join(names)}; .* mixvpr convert to-flax {first} FOLDER"
+    with pytest.raises(InputError, match=line):
         from_pretrained(tmp_path)
 
 
