@@ -170,7 +170,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
-            integers, whose range is unknown.
+            integers, whose range is unknown, or 16 bits that hold values of 8.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
@@ -225,6 +225,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         )
     tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
     most = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
+    if most == 65535 and 0 < stored.max() <= 255:  # would be black
+        raise InputError(
+            f"expected 16 bits that are in use, found values up to {stored.max()}; save them as 8 "
+            "bits"
+        )
     values = stored.astype(np.int32)
     values *= 255
     values += most // 2
