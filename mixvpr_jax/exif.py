@@ -88,9 +88,9 @@ def _text(found: Directory, tag: int) -> str:
 
 
 def _degrees(gps: Directory, tag: int, sides: str, largest: int) -> float | None:
-    """Degrees, minutes and seconds as one number; its sign is by the side, the first or second."""
+    """Degrees, perhaps with minutes and seconds, as one number; a side tells its sign."""
     parts, side = _numbers(gps, tag), _text(gps, tag - 1).upper()[:1]  # some write the whole word
-    if len(parts) != 3 or not side or side not in sides:
+    if not 1 <= len(parts) <= 3 or not side or side not in sides:
         return None
     degrees = math.fsum(abs(part) / 60**at for at, part in enumerate(parts))
     return degrees * (1, -1)[sides.index(side)] if degrees <= largest else None

@@ -53,6 +53,24 @@ def degrees_of(latitude, side, longitude, other, *, kind=2):
 
 
 @pytest.mark.parametrize(
+    ("latitude", "longitude", "position"),
+    [
+        ((33.5,), (151.25,), (33.5, 151.25)),
+        ((33, 30.5), (151, 15.0), (33 + 30.5 / 60, 151.25)),
+        ((33.5,), (151, 15, 0), (33.5, 151.25)),
+        ((33, 30, 0, 0), (151, 15, 0), None),
+    ],
+)
+def test_degrees_in_fewer_numbers(latitude, longitude, position, tmp_path):
+    entries = []
+    for tag, side, numbers in ((1, b"N", latitude), (3, b"E", longitude)):
+        doubles = struct.pack(f"<{len(numbers)}d", *numbers)
+        entries += [(tag, 2, 1, side), (tag + 1, 12, len(numbers), doubles)]
+    (tmp_path / "a.jpg").write_bytes(gps_of(*entries))
+    assert read_exif(tmp_path / "a.jpg").position == position
+
+
+@pytest.mark.parametrize(
     ("taken", "position"),
     [
         (((33, 30, 0), b"South\0", (151, 0, 0), b"East\0"), (-33.5, 151.0)),
