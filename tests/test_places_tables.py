@@ -154,6 +154,37 @@ def test_tables_as_programs_write_them(table, headings, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "titles",
+    [
+        "Image Name,Latitude,LONG",
+        "image_path,lat.,lng",
+        "imagename,latitude [decimal degrees],longitude [decimal degrees]",
+        "#img,lat,long",
+    ],
+)
+def test_titles_in_other_forms(titles, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{titles}\na.jpg,48.5,11.25\n", encoding="utf-8")
+    [found] = find_positions(tmp_path, [tmp_path / "a.jpg"], str(tmp_path / "t.csv"), None)
+    assert found.position == (48.5, 11.25)
+
+
+@pytest.mark.parametrize("titles", ["heading (rad)", "heading [rad]", "bearing_rad"])
+def test_titles_with_other_units_are_not_read(titles, tmp_path):
+    [found] = taken_by(tmp_path, f"lat,lon,{titles}", "48,11,1.5")
+    assert found.heading is None
+
+
+@pytest.mark.parametrize("root", ["{}/", "photos/", "./photos/", "photos\\"])
+def test_names_from_another_folder_on(root, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    row = f"{root.format(photos)}b/c.jpg,48.5,11.25"
+    (tmp_path / "t.csv").write_text(f"image,lat,lon\n{row}\n", encoding="utf-8")
+    [found] = find_positions(photos, [photos / "b/c.jpg"], str(tmp_path / "t.csv"), None)
+    assert found.position == (48.5, 11.25)
+
+
+@pytest.mark.parametrize(
     ("photos", "rows", "found"),
     [
         (["a/é.jpg"], ["a\\é.jpg"], [0]),

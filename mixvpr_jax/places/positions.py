@@ -32,16 +32,19 @@ from mixvpr_jax.listing import composed, read_text
 from mixvpr_jax.storage import AnyPath, as_path, reaching
 
 FIELDS = {
-    "name": ("photo", "image", "name", "file", "filename", "path"),  # photo: photos.csv has both
-    "latitude": ("lat", "latitude"),
-    "longitude": ("lon", "lng", "longitude"),
-    "east": ("east", "easting", "utm_east"),
-    "north": ("north", "northing", "utm_north"),
-    "zone": ("zone", "utm_zone"),
+    "name": (
+        *("photo", "image", "name", "file", "filename", "path"),  # photo: photos.csv has both
+        *("imagename", "imagefile", "imagepath", "filepath", "img", "imgname", "imgpath"),
+    ),
+    "latitude": ("lat", "latitude", "latitudedecimaldegrees"),  # Pix4D's
+    "longitude": ("lon", "lng", "longitude", "long", "longitudedecimaldegrees"),
+    "east": ("east", "easting", "utmeast"),
+    "north": ("north", "northing", "utmnorth"),
+    "zone": ("zone", "utmzone"),
     "heading": ("heading", "northdeg", "bearing"),
     "time": ("timestamp", "datetime", "date", "time"),  # beside a date, a time is one of a day
 }
-"""The titles that columns of a table of positions may have; the first that is there counts."""
+"""The titles of columns in a table, by their letters and digits; the first that is there counts."""
 DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCII)
 """A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
 ORIGIN_RADIANS = 0.05  # there is no land so near to latitude and longitude 0
@@ -60,6 +63,9 @@ def find_positions(
     table = _read_table(as_path(table_file), zone)
     names = [relative(path, folder) for path in paths]
     table = _by_photo(table, names)
+    if table.keys().isdisjoint(names):  # absolute, or from the folder that holds the photos on
+        roots = tuple(f"{root}/" for root in (folder, folder.resolve(), folder.resolve().name))
+        table = _by_photo({_below(roots, name): table[name] for name in table}, names)
     if table.keys().isdisjoint(names):
         raise InputError(
             f"{table_file}: expected names relative to {folder}, such as "
@@ -71,6 +77,11 @@ def find_positions(
             *(table_file, len(strange), folder, strange[0]),
         )
     return [table.get(name, Taken()) for name in names]
+
+
+def _below(roots: Sequence[str], name: str) -> str:
+    root = next(filter(name.replace("\\", "/").startswith, roots), "")
+    return name[len(root) :]
 
 
 def relative(path: AnyPath, folder: AnyPath) -> str:
@@ -145,7 +156,8 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
 
 
 def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> dict[str, Taken]:
-    titles = [title.strip().lower() for title in rows.fieldnames or ()]
+    given = [title.strip().lower() for title in rows.fieldnames or ()]
+    titles = ["".join(filter(str.isalnum, title)) for title in given]
     columns = {
         field: there[0]
         for field, several in FIELDS.items()
@@ -158,9 +170,10 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
     if "name" not in columns or not (in_degrees or {"east", "north"} <= columns.keys()):
         raise InputError(
             f"{file}: expected columns image, lat and lon (or east, north and zone), found "
-            f"{', '.join(titles) or 'none'}"
+            f"{', '.join(given) or 'none'}"
         )
-    others = [title for title in titles if title and title not in columns.values()]
+    pairs = zip(given, titles, strict=True)
+    others = [title for title, plain in pairs if title and plain not in columns.values()]
     for field in ("heading", "time"):
         if others and field not in columns:
             logger.warning(
