@@ -1,6 +1,7 @@
 """What a checkpoint's hyper-parameters tell of its model, and what is said where none do."""
 
 import re
+from argparse import Namespace
 from functools import cache
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_lightnings_image_size(path, aggregator, size):
     expected = (size, size) if isinstance(size, int) else tuple(size)
     assert conversion.model.config.image_size == expected
     assert ("one number as image_size read as 322x322" in conversion.summary()) == (size == 322)
+
+
+@pytest.mark.parametrize("argument", ["args", "config", "hparams"])
+@pytest.mark.parametrize("name", ["image_size", "img_size"])
+@pytest.mark.parametrize("beside", [{}, {"lr": 1e-3}], ids=["alone", "beside"])
+def test_settings_within_one_argument(path, argument, name, beside):
+    """Of a module that is made by `__init__(self, config)`."""
+    inner = Namespace(**{name: (224, 288), "agg_config": {"s1": 1, "s2": 3}})
+    state = weights(ConvAPConfig(8, 1, 3))
+    content = {"state_dict": state, "hyper_parameters": {argument: inner, **beside}}
+    config = convert_checkpoint(saved(path, content)).model.config
+    assert config.image_size == (224, 288) and config.aggregator == ConvAPConfig(8, 1, 3)
 
 
 @pytest.mark.parametrize("size", [(322, 322), (336, 336), (321, 330)])

@@ -34,7 +34,7 @@ Size = tuple[int, int]  # height and width
 _IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
 _LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
-_SIZES = ("val_image_size", "image_size", "train_image_size")
+_SIZES = ("val_image_size", "image_size", "img_size", "train_image_size")
 _OF_IMAGES = re.compile(  # names of settings that change the images that a model takes
     r"\w*(mean|std|normali[sz]e|interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
     r"|(image|img|input|crop|test)_?(size|shape|height|width))", re.IGNORECASE,
@@ -130,6 +130,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     Refuses images that were normalised otherwise than by ImageNet's mean and deviation.
     """
     notes: list[str] = []
+    values, of_data = map(_with_inner, (values, of_data))
     arch = _at(values, "backbone_arch") or _at(values, "backbone", "params", "backbone_name")
     aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
     cropped = _at(values, "layers_to_crop")
@@ -156,6 +157,14 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
         final_norm=norm if isinstance(norm, bool) else None,
         notes=notes,
     )
+
+
+def _with_inner(values: Any) -> Any:
+    """Settings beside those within an argument, as of a module with `__init__(self, config)`."""
+    for name in ("args", "cfg", "config", "hparams", "opt"):
+        if isinstance(inner := _at(values, name), Mapping):
+            values = {**inner, **values}
+    return values
 
 
 def _at(values: Any, *names: str) -> Any:
