@@ -279,7 +279,7 @@ def test_a_filter_that_is_told_has_the_last_word(path):
 
 def test_settings_that_are_not_read_are_said():
     told = {
-        "img_size": 224,
+        "input_size": 224,
         "resize": 256,
         "Normalize": True,
         "norm_mean": 1,
@@ -288,7 +288,7 @@ def test_settings_that_are_not_read_are_said():
     }
     notes = read_hyper_parameters(told, {"batch_size": 2, "img_per_place": 4}).notes
     line = "hyper-parameters not read, though they may change images: "
-    assert notes == [f"{line}Normalize, img_size, interpolation, norm_mean, resize"]
+    assert notes == [f"{line}Normalize, input_size, interpolation, norm_mean, resize"]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ def test_every_ending_of_what_is_read_is_listed(tmp_path):
 
 UNREAD = [
     "heic",
+    "ico",
+    "JPH",
     "HEIF",
     "hif",
     "avif",

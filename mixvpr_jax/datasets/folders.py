@@ -28,7 +28,7 @@ UNREAD_SUFFIXES = frozenset({
     ".arw", ".sr2", ".srf", ".raf", ".orf", ".rw2", ".rwl", ".pef", ".srw", ".3fr",
     ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".x3f", ".gpr", ".fff",
     ".heics", ".avifs", ".qoi", ".jng", ".btf", ".psd", ".tga", ".pcx", ".exr", ".hdr",
-    ".pfm", ".ras", ".sgi", ".fits", ".dcm",
+    ".pfm", ".ras", ".sgi", ".fits", ".dcm", ".jpc", ".jph", ".dds", ".ico", ".xcf",
 })  # fmt: skip
 # What lies beside photos; other files are told, as they may be photos of unusual names.
 COMPANION_SUFFIXES = frozenset({
