@@ -239,7 +239,9 @@ class Flock:
 
     def __init__(self, path: Path, flags: int = 0) -> None:
         self.path, self.held = path, None
-        self.file = os.open(path, os.O_RDWR | flags, 0o666)  # NFS needs both to lock
+        # NFS needs write access to lock, which another user's file may not give.
+        access = os.O_RDWR if flags or os.access(path, os.W_OK) else os.O_RDONLY
+        self.file = os.open(path, access | flags, 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from runs import ROOT, command, finish, has_reached, start, tiny_config
 from mixvpr_jax import locks
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.locks import locked
-from mixvpr_jax.storage import Flock
+from mixvpr_jax.storage import MACHINE, Flock
 from mixvpr_jax.training.loop import train
 
 HOLDER = """
@@ -56,6 +56,26 @@ def test_a_second_one_is_refused_until_the_first_ends(folder):
         pass
     assert not folder.exists()
     assert not folder.parent.exists() or "://" in str(folder)
+
+
+def test_the_lock_of_another_user(tmp_path, monkeypatch):
+    """Of a folder that a group shares; its file cannot be opened for writing."""
+    opened = os.open
+
+    def as_another(path, flags, *mode):
+        if flags & os.O_RDWR and not flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, flags, *mode)
+
+    with locked(tmp_path / "run", "run"):
+        (tmp_path / "run" / "file").write_text("")
+        monkeypatch.setattr(os, "open", as_another)
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        with pytest.raises(InputError, match=IN_USE), locked(tmp_path / "run", "run"):
+            pass
+    (tmp_path / "run" / ".lock").write_text(f"{MACHINE}\nann@gpu7 (pid 12, since then)\ntoken")
+    with locked(tmp_path / "run", "run") as mine:
+        mine.require()
 
 
 def test_what_is_written_stays(tmp_path):
