@@ -149,6 +149,12 @@ def test_an_index_for_another_process(through):
     assert (again.memory_bytes, again.recall_target) == (2**20, 0.9)
 
 
+def test_a_pickled_index_takes_the_memory_of_where_it_is_loaded():
+    index = Index(unit_vectors(4, 16, 0))
+    index.memory_bytes = 2**40  # of a larger device
+    assert pickle.loads(pickle.dumps(index)).memory_bytes == 2**30
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_no_transfer_is_implicit(devices, small_chunks):
     queries, database = unit_vectors(3, 16, 0), unit_vectors(1000, 16, 1)

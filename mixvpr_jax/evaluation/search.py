@@ -91,6 +91,7 @@ class Index:
         if database.flags.writeable and not isinstance(database, np.memmap):
             database = database.copy()
         self.database, self.recall_target = database, recall_target
+        self._options = {"memory_bytes": memory_bytes, "recall_target": recall_target}
         self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         if memory_bytes is None:
             memory = self.mesh.local_devices[0].memory_stats() or {}  # a CPU tells nothing
@@ -101,9 +102,8 @@ class Index:
         self._kept: dict[int, list[tuple[Any, Any, Any]]] = {}  # rows on a device → `_chunks`
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its devices: it takes all of those where it is loaded."""
-        options = {"memory_bytes": self.memory_bytes, "recall_target": self.recall_target}
-        return partial(type(self), **options), (self.database,)
+        """Pickled without its devices: where it is loaded, it takes all of those, and their memory."""
+        return partial(type(self), **self._options), (self.database,)
 
     def search(self, queries: np.ndarray | Array, k: SupportsIndex) -> Neighbours:
         """The k nearest database descriptors of each query, as float64 arithmetic finds them.
