@@ -174,6 +174,13 @@ def test_titles_with_other_units_are_not_read(titles, tmp_path):
     assert found.heading is None
 
 
+@pytest.mark.parametrize("folder", ["x", "epsg25832", "epsg31468"])
+def test_a_zone_that_is_given_counts_before_the_code_of_another_grid(folder, tmp_path):
+    photo = tmp_path / folder / "@500000.0@5300000.0@.jpg"
+    [found] = find_positions(tmp_path, [photo], None, "32U")
+    assert found.position == pytest.approx(to_latlon(500000, 5300000, 32, "U"))
+
+
 @pytest.mark.parametrize("root", ["{}/", "photos/", "./photos/", "photos\\"])
 def test_names_from_another_folder_on(root, tmp_path):
     photos = tmp_path / "photos"

@@ -1,11 +1,14 @@
 """Positions in zones of UTM, in degrees, and in local frames."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from benchmark_trees import listed, write_images, write_struct
 from utm import from_latlon
 
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
+from mixvpr_jax.datasets.names import zone_of
 from mixvpr_jax.datasets.positions import require_metres
 from mixvpr_jax.errors import InputError
 
@@ -58,6 +61,23 @@ def test_a_zone_may_end_a_name(tmp_path, zone):
 def test_codes_of_epsg_tell_zones(tmp_path, written, codes, norths, positives):
     names = [written.format(*each) for each in zip(codes, norths, strict=True)]
     assert listed(pair(tmp_path, names, names[1:]).positives) == positives
+
+
+@pytest.mark.parametrize(
+    ("code", "zone"),
+    [
+        ("32660", "60U"),
+        ("25832", "32U"),
+        ("26917", "17U"),
+        ("26929", "EPSG26929"),  # Alabama's plane
+        ("25839", "EPSG25839"),
+        ("32661", "EPSG32661"),  # around the pole
+        ("32600", "EPSG32600"),
+        ("326330", ""),
+    ],
+)
+def test_codes_of_utm_and_those_beside_them(code, zone):
+    assert zone_of(Path(f"epsg{code}/@500000.0@5400000.0@.jpg"), 54e5) == zone
 
 
 def test_codes_of_several_grids_are_refused(tmp_path):

@@ -2,7 +2,8 @@
 
 A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
 the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
-Only the file's own name is read (an "@" in a parent folder means nothing), but for codes of EPSG.
+Only the file's own name is read: an "@" in a parent folder means nothing. EPSG codes alone count in
+folders, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _OF_ZONE = r"0*([1-9]|[1-5]\d|60)\s*"
 _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII | re.IGNORECASE)
 _DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
-_EPSG = re.compile(r"epsg[:_ -]?(?:32([67])(\d\d)|(\d{4,5}))(?!\d)", re.ASCII | re.IGNORECASE)
+_UTM = r"(?:32([67])|258(?=2[89]|3[0-8])|269(?=[01]\d|2[0-3]))(0[1-9]|[1-5]\d|60)"
+_EPSG = re.compile(rf"epsg[:_ -]?(?:{_UTM}|(\d{{4,5}}))(?!\d)", re.ASCII | re.IGNORECASE)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
@@ -50,8 +52,8 @@ def zone_of(path: AnyPath, north: float) -> str:
     """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
 
     A downloader may leave out the band. Names of other forms may hold anything there: then a letter
-    must fit the northing. Without a zone, the last EPSG code in the path counts: a UTM
-    zone's, or as the name of another grid (EPSG27700).
+    must fit the northing. Without a zone, the last EPSG code in the path counts: as its UTM zone (of
+    WGS 84, ETRS89 or NAD83, within metres of one another), else as another grid's name (EPSG27700).
     """
     fields = fields_of(path)
     number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])
@@ -75,8 +77,8 @@ def zone_of(path: AnyPath, north: float) -> str:
         )
     if zone or not (codes := list(_EPSG.finditer(str(path)))):
         return zone
-    half, number, other = codes[-1].groups()  # 326 and a zone in the north, 327 in the south
-    bands = BANDS[10:] if half == "6" else BANDS[:10]
+    half, number, other = codes[-1].groups()  # 327 and a zone is in the south, the others north
+    bands = BANDS[:10] if half == "7" else BANDS[10:]
     band = next((band for band in bands if fits_band(band, north)), "")
     return f"EPSG{other}" if other else f"{int(number)}{band}"
 

@@ -104,8 +104,8 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
     """By `@utm_east@utm_north@…`; VPR-datasets-downloader adds heading and month, as in 201907."""
     east, north = position_of(path)
     named = zone_of(path, north)
-    if zone and (not named or zone.strip().upper()[:-1].strip() == named):
-        named = zone  # names may hold a zone without its band
+    if zone and (named[:4] in ("", "EPSG") or zone.strip().upper()[:-1].strip() == named):
+        named = zone  # names may hold a zone without its band, or another grid's code
     position = _to_degrees(path, east, north, named)
     heading = time = None
     if len(fields := fields_of(path)) >= NUM_FIELDS:
