@@ -75,8 +75,8 @@ def run_words(
         tyro.cli(command, args=words, **how)  # ends with the options that may be meant
     if surplus:
         raise InputError(
-            f"{prog}: expected no other words than --help lists, found {shlex.join(surplus)}; "
-            "quote a name with blanks, and give several photos as a folder or a list"
+            f"{prog}: expected only what --help lists, found {shlex.join(surplus)}; quote a "
+            "name that holds blanks, and give several photos as a folder or a list"
         )
     call()
 

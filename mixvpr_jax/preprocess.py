@@ -170,7 +170,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
-            integers, whose range is unknown, or 16 bits that hold values of 8.
+            integers, whose range is unknown, or 16-bit grey without a value above 255.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
@@ -227,8 +227,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     most = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
     if most == 65535 and 0 < stored.max() <= 255:  # would be black
         raise InputError(
-            f"expected 16 bits that are in use, found values up to {stored.max()}; save them as 8 "
-            "bits"
+            f"expected 16-bit grey, found values up to {stored.max()}; save it as 8 bits, as it "
+            "would be black"
         )
     values = stored.astype(np.int32)
     values *= 255

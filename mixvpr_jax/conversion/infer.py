@@ -141,7 +141,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
     _require_imagenets(of_data, notes)
     filters = [x for each in of_data if isinstance(x := _at(each, "interpolation"), str) and x]
     names = {n for each in of_data if isinstance(each, Mapping) for n in each if type(n) is str}
-    names -= {"mean_std", "mean", "std", *_SIZES, *["interpolation"] * len(filters)}
+    names -= {"mean_std", "mean", "std", *_SIZES, "interpolation" if filters else ""}
     if unread := sorted(filter(_OF_IMAGES.fullmatch, names)):
         line = "hyper-parameters not read, though they may change images"
         notes.append(f"{line}: {', '.join(unread):.100}")
@@ -160,7 +160,7 @@ def read_hyper_parameters(values: Any, of_data: Any) -> Told:
 
 
 def _with_inner(values: Any) -> Any:
-    """Settings beside those within an argument, as of a module with `__init__(self, config)`."""
+    """Settings and, unless they say otherwise, those within one, as `config` of a module may be."""
     for name in ("args", "cfg", "config", "hparams", "opt"):
         if isinstance(inner := _at(values, name), Mapping):
             values = {**inner, **values}
