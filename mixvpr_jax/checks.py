@@ -12,7 +12,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixvpr_jax.errors import InputError, text_of
+from mixvpr_jax.errors import InputError, importing, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,8 @@ def run_words(
     command: Callable[..., Any], words: list[str], prog: str, description: str | None = None
 ) -> None:
     """Calls a command with the options in these words; raises InputError for surplus words."""
-    import tyro
+    with importing():
+        import tyro
 
     @wraps(command)
     def read(*values: Any, **options: Any) -> Callable[[], None]:

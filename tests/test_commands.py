@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,21 @@ def test_a_signal_during_imports(name, number, tmp_path, monkeypatch):
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
     assert finish(process, 30) == (ENDS[number][0], "", ENDS[number][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("prepare", ["--data-dir", "city", "--output", "data"]),
+        ("show", ["--output", "shown"]),
+        ("export", []),
+        ("to flax", []),
+    ],
+)
+def test_surplus_words(name, options):
+    done = run([*COMMANDS[name], *options, "b", "c d"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .*: expected only .*, found b 'c d'; .*\n", done.stderr)
 
 
 @pytest.fixture

@@ -184,9 +184,7 @@ def test_results_of_a_folder_are_those_of_the_checkpoint_of_it(hub, tmp_path):
     known = {"model": from_pretrained(tmp_path / "model")[0].config.to_dict()}
     results = {**RESULTS, **known, "weights_sha256": weights_hash(get_weights(model))}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "predictions.csv").write_text(
-        "query,rank,prediction,descriptor_distance,correct\n"
-    )
+    (tmp_path / "predictions.csv").write_text("query,rank,prediction,descriptor_distance,correct\n")
     push(str(tmp_path / "best.ckpt"), ADDRESS, results=(str(tmp_path),))
     assert "R@1 87.5" in hub.repositories[NAME][-1][1]["README.md"].decode()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
+from mixvpr_jax.checks import run_words
 from mixvpr_jax.errors import InputError, run_command, starting
 
 with starting(__name__):
@@ -223,4 +224,4 @@ def command(
 
 
 if __name__ == "__main__":
-    run_command(partial(tyro.cli, command, prog="python -m mixvpr_jax.data.prepare"))
+    run_command(partial(run_words, command, sys.argv[1:], "python -m mixvpr_jax.data.prepare"))

@@ -52,8 +52,8 @@ def zone_of(path: AnyPath, north: float) -> str:
     """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
 
     A downloader may leave out the band. Names of other forms may hold anything there: then a letter
-    must fit the northing. Without a zone, the last EPSG code in the path counts: as its UTM zone (of
-    WGS 84, ETRS89 or NAD83, within metres of one another), else as another grid's name (EPSG27700).
+    must fit the northing. Without a zone, the last EPSG code in the path counts: as its UTM zone
+    (WGS 84, ETRS89 and NAD83 agree within metres), else as another grid's name (EPSG27700).
     """
     fields = fields_of(path)
     number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from mixvpr_jax.checks import run_words
 from mixvpr_jax.errors import InputError, extra, run_command, starting
 
 with starting(__name__):
@@ -133,4 +134,5 @@ def export_index(
 
 
 if __name__ == "__main__":
-    run_command(lambda: tyro.cli(export_index))
+    prog = "python -m mixvpr_jax.evaluation.export_index"
+    run_command(lambda: run_words(export_index, sys.argv[1:], prog))

@@ -102,7 +102,7 @@ class Index:
         self._kept: dict[int, list[tuple[Any, Any, Any]]] = {}  # rows on a device → `_chunks`
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without its devices: where it is loaded, it takes all of those, and their memory."""
+        """Pickled without its devices; it takes all of those, and memory, where it is loaded."""
         return partial(type(self), **self._options), (self.database,)
 
     def search(self, queries: np.ndarray | Array, k: SupportsIndex) -> Neighbours:

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mixvpr_jax.checks import run_words
 from mixvpr_jax.errors import InputError, extra, run_command, starting
 
 with starting(__name__), extra("train", "show: expected its packages"):
     import numpy as np
-    import tyro
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
     from PIL import Image, ImageDraw
@@ -138,7 +138,7 @@ def main() -> None:
             f"cities; look at {folder / 'contact_sheet.jpg'} and {folder / 'statistics.png'}\n"
         )
 
-    tyro.cli(command, prog="python -m mixvpr_jax.training.show")
+    run_words(command, sys.argv[1:], "python -m mixvpr_jax.training.show")
 
 
 if __name__ == "__main__":
