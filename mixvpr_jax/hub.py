@@ -16,7 +16,6 @@ FILES = ("config.json", "model.safetensors")
 CLIENT = {"library_name": "mixvpr-jax", "library_version": __version__}
 
 _EXPONENT = re.compile(rb'(?<="name": "GeM",)\s+"p": [\d.e+-]+')  # one of the weights, too
-
 logger = logging.getLogger(__name__)
 
 
@@ -111,8 +110,7 @@ def _refuse_another_model(hub: Any, address: str, there: Any, config: Path) -> N
     content = names - {".gitattributes", "README.md"}
     if "config.json" in names:
         found = hub.hf_hub_download(there.id, "config.json", revision=there.sha, **CLIENT)
-        theirs, ours = (_EXPONENT.sub(b"", Path(file).read_bytes()) for file in (found, config))
-        if theirs == ours:
+        if len({_EXPONENT.sub(b"", Path(file).read_bytes()) for file in (found, config)}) == 1:
             return
         content = {"another config.json"}
     if content:

@@ -174,6 +174,13 @@ def test_titles_with_other_units_are_not_read(titles, tmp_path):
     assert found.heading is None
 
 
+def test_a_photo_by_two_names(tmp_path):
+    photo = tmp_path / "photos" / "a.jpg"
+    (tmp_path / "t.csv").write_text(f"image,lat,lon\nphotos/a.jpg,48,11\n{photo},49,12\n")
+    with pytest.raises(InputError, match="expected names relative to"):
+        find_positions(photo.parent, [photo], str(tmp_path / "t.csv"), None)
+
+
 @pytest.mark.parametrize("folder", ["x", "epsg25832", "epsg31468"])
 def test_a_zone_that_is_given_counts_before_the_code_of_another_grid(folder, tmp_path):
     photo = tmp_path / folder / "@500000.0@5300000.0@.jpg"

@@ -2,8 +2,7 @@
 
 A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
 the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
-Only the file's own name is read: an "@" in a parent folder means nothing. EPSG codes alone count in
-folders, too.
+Of a folder's name, an EPSG code alone counts: an "@" there means nothing.
 """
 
 from __future__ import annotations

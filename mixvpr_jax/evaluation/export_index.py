@@ -134,5 +134,4 @@ def export_index(
 
 
 if __name__ == "__main__":
-    prog = "python -m mixvpr_jax.evaluation.export_index"
-    run_command(lambda: run_words(export_index, sys.argv[1:], prog))
+    run_command(lambda: run_words(export_index, sys.argv[1:], "export_index"))

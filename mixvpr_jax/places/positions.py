@@ -65,7 +65,8 @@ def find_positions(
     table = _by_photo(table, names)
     if table.keys().isdisjoint(names):  # absolute, or from the folder that holds the photos on
         roots = tuple(f"{root}/" for root in (folder, folder.resolve(), folder.resolve().name))
-        table = _by_photo({_below(roots, name): table[name] for name in table}, names)
+        below = {_below(roots, name): taken for name, taken in table.items()}
+        table = _by_photo(below, names) if len(below) == len(table) else table
     if table.keys().isdisjoint(names):
         raise InputError(
             f"{table_file}: expected names relative to {folder}, such as "
