@@ -18,8 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from mixvpr_jax.conversion.layouts import Layout, Weights, few, holds_weights, official_names, text
+from mixvpr_jax.conversion.pickled_names import TensorRecord
 from mixvpr_jax.conversion.restricted_pickle import Code
-from mixvpr_jax.conversion.torch_files import TensorRecord, open_torch_file
+from mixvpr_jax.conversion.torch_files import open_torch_file
 from mixvpr_jax.errors import InputError, text_of, what_else
 from mixvpr_jax.storage import AnyPath
 
