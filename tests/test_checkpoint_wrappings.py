@@ -6,7 +6,6 @@ import datetime
 import decimal
 import enum
 import pathlib
-import sys
 import types
 import uuid
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch_or_skip as torch
 from checkpoints import CONFIG, read_file, same_weights, saved
+from other_libraries import of_library, omegaconf
 
 from mixvpr_jax import CosPlaceConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.conversion import convert_checkpoint, to_state_dict
@@ -308,6 +308,56 @@ def test_dictionaries_of_libraries_of_settings(path, state, module, kind, protoc
     assert convert_checkpoint(path).model.config.feature_size == (2, 8)
 
 
+SETTINGS = {
+    "image_size": [32, 128],
+    "agg_config": {"in_h": 2, "in_w": 8, "nested": [{"a": (1, None)}]},
+    "layers_to_crop": [4],
+    "lr": 1e-3,
+    "workdir": "???",
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "within",
+    [
+        lambda settings: settings,
+        lambda settings: {"config": settings, "lr": 0.1},
+        lambda settings: {name: settings._content[name] for name in list(SETTINGS)[:3]},
+        lambda settings: {"agg_config": settings._content["agg_config"]},
+    ],
+    ids=["themselves", "an argument", "each", "a part"],
+)  # a part leads to all of them first, by its parent
+def test_settings_of_omegaconf(path, state, within, protocol, zipped, monkeypatch):
+    content = {"state_dict": state, "hyper_parameters": within(omegaconf(monkeypatch)(SETTINGS))}
+    options = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    torch.save(content | {"hparams_type": type(content["hyper_parameters"])}, path, **options)
+    conversion = convert_checkpoint(path)
+    assert conversion.model.config.image_size == (32, 128)
+    assert not [note for note in conversion.checkpoint.notes if not note.startswith("images taken")]
+
+
+def test_settings_of_omegaconf_become_plain(path, state, monkeypatch):
+    create = omegaconf(monkeypatch)
+    missing = create({})
+    missing._content = "${elsewhere}"
+    content = {"state_dict": state, "settings": create(SETTINGS), "missing": missing}
+    read = read_file(saved(path, content))
+    plain = SETTINGS["agg_config"] | {"nested": [{"a": [1, None]}]}
+    assert read["settings"] == SETTINGS | {"agg_config": plain}
+    assert read["missing"] == {}
+
+
+def test_settings_of_omegaconf_that_refer_to_others_are_said(path, state, monkeypatch):
+    settings = {"image_size": "${data.size}", "agg_config": {"in_h": "${data.h}", "in_w": "???"}}
+    settings = omegaconf(monkeypatch)(settings)
+    content = {"state_dict": state, "hyper_parameters": settings}
+    summary = convert_checkpoint(saved(path, content)).summary()
+    assert "note: hyper-parameters: image_size ignored: no valid size" in summary
+    assert "note: hyper-parameters: in_h and in_w ignored: no valid size" in summary
+
+
 def test_lightnings_callbacks_before_1_5(path, state, monkeypatch):
     """Their types were keys."""
     module = "pytorch_lightning.callbacks.model_checkpoint"
@@ -316,17 +366,6 @@ def test_lightnings_callbacks_before_1_5(path, state, monkeypatch):
     assert same_weights(convert_checkpoint(path).model, state)
     with pytest.raises(InputError, match="a call of .*ModelCheckpoint as PyTorch makes none"):
         convert_checkpoint(saved(path, {"state_dict": state, "callbacks": kind()}))
-
-
-def of_library(monkeypatch, module, name, base=object):
-    """A class as a library that is not installed has it."""
-    made = type(name, (base,), {"__module__": module})
-    parts = module.split(".")
-    for depth in range(1, len(parts) + 1):
-        inner = ".".join(parts[:depth])
-        monkeypatch.setitem(sys.modules, inner, types.ModuleType(inner))
-    setattr(sys.modules[module], name, made)
-    return made
 
 
 class Colour(enum.Enum):

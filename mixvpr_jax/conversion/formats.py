@@ -237,7 +237,7 @@ def _read(path: Path, key: str | None) -> _Content:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
         found = _why(head, error)
-        if isinstance(error, Code):  # of a whole module, or of settings: OmegaConf's, functools'
+        if isinstance(error, Code):  # of a whole module, or of settings: an enum, functools'
             found += "; if you trust it, save its state_dict alone with PyTorch"
         else:
             found = f"a truncated or foreign file ({found})"

@@ -46,7 +46,9 @@ _READ = re.compile(
     r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter"
     r"|torch (Size|device)|torch\.torch_version TorchVersion|collections (OrderedDict|deque)"
     r"|argparse Namespace|types SimpleNamespace|builtins (set|complex)|_codecs encode"
-    r"|numpy dtype|numpy\._?core\.multiarray scalar"
+    r"|numpy dtype|numpy\._?core\.multiarray scalar|_operator getitem"  # of List[int]
+    r"|omegaconf\.(dictconfig Dict|listconfig List|tupleconfig Tuple)Config"
+    r"|omegaconf\.(nodes \w+Node|base (Container)?Metadata)"
 )
 # Read as plain dictionaries.
 _DICTIONARY = re.compile(
@@ -69,7 +71,7 @@ _ASIDE = re.compile(
 # Named in arguments, or kept themselves; never called.
 _TYPES = re.compile(
     r"builtins (object|type|NoneType|bool|int|long|float|str|unicode|list|tuple|dict|Ellipsis)"
-    r"|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
+    r"|typing \w+|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
     r"|numpy\.random\.\w+ (MT19937|PCG64|PCG64DXSM|Philox|SFC64|SeedSequence)"
     r"|torch (Tensor|per_\w+_affine|per_channel_affine_float_qparams|strided|sparse_coo)"
     r"|pytorch_lightning\.callbacks\.[\w.]+ \w+"  # keys, before Lightning 1.5
@@ -137,6 +139,29 @@ class _Namespace(dict):
         self.update(self.once(state) if isinstance(state, dict) else {})
 
 
+class _DictConfig(_Namespace):
+    """Settings of OmegaConf. They, its lists and its other values lead back to what holds them."""
+
+    def __setstate__(self, state: Any) -> None:
+        if type(content := state["_content"]) is dict:  # None or text where all of it is missing
+            items = self.once(content).items()
+            self.update({n: getattr(v, "plain", v) for n, v in items if isinstance(n, str)})
+
+
+class _ListConfig(list):
+    def __init__(self, once: Callable[[list], list]) -> None:
+        self.once = once
+
+    def __setstate__(self, state: Any) -> None:
+        if type(content := state["_content"]) is list:
+            self.extend(getattr(item, "plain", item) for item in self.once(content))
+
+
+class _Node(Inert):
+    def __setstate__(self, state: Any) -> None:
+        self.plain = state.get("_val")
+
+
 class Names:
     """What the names in one file stand for; `sizes` and `aside` as in `TorchFile`."""
 
@@ -185,6 +210,12 @@ class Names:
                 return _Dictionary()
             case "Namespace" | "SimpleNamespace", _:
                 return _Namespace(self._once)
+            case "DictConfig", _:
+                return _DictConfig(self._once)
+            case "ListConfig" | "TupleConfig", _:
+                return _ListConfig(self._once)
+            case _ if name.startswith(("omegaconf.", "_operator ")):
+                return _Node()
             case "deque", _:
                 return arguments[0] if arguments and type(arguments[0]) is list else []
             case "Size", (tuple() | list() as sizes,) if len(sizes) <= _MOST_AXES:

@@ -19,6 +19,7 @@ from flax import nnx
 from fuzzing import PICKLE_TIMES, allowed, campaign, kept_seeds, line_of
 from hypothesis import given
 from hypothesis import strategies as st
+from other_libraries import omegaconf
 
 from mixvpr_jax.conversion import convert_checkpoint
 from mixvpr_jax.conversion.formats import Checkpoint, read_checkpoint
@@ -54,6 +55,12 @@ def lightning(state):
     }
 
 
+def hydras(state, **options):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        create, content = omegaconf(monkeypatch), lightning(state)
+        return saved(content | {"hyper_parameters": create(content["hyper_parameters"])}, **options)
+
+
 STATE = small_state()
 HALF = {name: tensor.to(torch.bfloat16) for name, tensor in STATE.items()}
 PICKLES = [
@@ -61,6 +68,7 @@ PICKLES = [
     for content in (STATE, lightning(STATE), HALF)
     for zipped in (True, False)
 ]
+PICKLES += [hydras(STATE, _use_new_zipfile_serialization=zipped) for zipped in (True, False)]
 ZIPS = PICKLES[::2]
 SAFETENSORS = [
     safetensors.numpy.save({name: tensor.numpy() for name, tensor in STATE.items()}),
@@ -84,6 +92,8 @@ GLOBALS = (
     "numpy._core.multiarray _reconstruct", "argparse Namespace", "collections defaultdict",
     "collections deque", "builtins list", "builtins range", "datetime datetime", "uuid UUID",
     "types SimpleNamespace", "torch._C Generator", "torch.torch_version TorchVersion",
+    "omegaconf.dictconfig DictConfig", "omegaconf.listconfig ListConfig", "typing Any",
+    "omegaconf.nodes AnyNode", "omegaconf.base Metadata", "_operator getitem",
 )  # fmt: skip
 PIECES = [
     *(f"c{name}\n".replace(" ", "\n").encode() for name in GLOBALS),

@@ -45,6 +45,7 @@ def test_pickles_of_nothing(tmp_path, operation):
     assert line_of(read_checkpoint, path, memory=BESIDES + PICKLE_TIMES * path.stat().st_size)
 
 
+UNWRAPPED = b"h\x01)\x81}X\x08\x00\x00\x00_content%ssb"
 SHARED = {
     "sets": (b"cbuiltins\nset\n", b"h\x01h\x00\x85R"),
     "dictionaries": (b"ccollections\nOrderedDict\n", b"h\x01h\x02\x85R"),
@@ -54,6 +55,8 @@ SHARED = {
     "frozen sets": (b"cbuiltins\nfrozenset\n", b"h\x01h\x00\x85R"),
     "deques": (b"ccollections\ndeque\n", b"h\x01h\x00\x85R"),
     "settings": (b"cargparse\nNamespace\n", b"h\x01)\x81h\x03b"),
+    "OmegaConf's settings": (b"comegaconf.dictconfig\nDictConfig\n", UNWRAPPED % b"h\x03"),
+    "OmegaConf's lists": (b"comegaconf.listconfig\nListConfig\n", UNWRAPPED % b"h\x00"),
     "paths": (b"cpathlib\nPosixPath\n", b"h\x01h\x00\x85R"),
 }
 
