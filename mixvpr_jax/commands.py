@@ -184,7 +184,7 @@ def export(
         from mixvpr_jax.pretrained import from_pretrained
 
     path = as_path(output)
-    require_free([path], overwrite=overwrite)
+    require_free([path], "the program", overwrite=overwrite)
     model, _ = from_pretrained(weights, dtype="bfloat16" if dtype == "bfloat16" else "float32")
     facts = export_model(model, path, dtype=dtype, opset=opset, preprocess=preprocess)
     print(f"largest difference to JAX: {facts['largest_difference']:.2g}")
@@ -257,7 +257,7 @@ def to_torch(
         from mixvpr_jax.pretrained import from_pretrained
 
     path = as_path(checkpoint)
-    require_free([path], overwrite=overwrite)
+    require_free([path], "the checkpoint", overwrite=overwrite)
     if path.suffix in (".json", ".md", ".onnx", ".stablehlo"):  # also config.json of the model
         raise InputError(f"{path}: expected a checkpoint's name, such as FILE.ckpt, found another")
     if path.exists() and is_own(path):

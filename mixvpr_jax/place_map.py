@@ -190,7 +190,7 @@ class PlaceMap:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the map to a .safetensors file, a path or gs://…; labels of 100 MB at most."""
-        require_free([as_path(path)], overwrite=True)
+        require_free([as_path(path)], "the map", overwrite=True)
         known = {"version": VERSION, "model": self._model, "labels": self.labels} | self._settings()
         try:  # `save_file` would hide the file from everybody but its owner
             with LOCK:

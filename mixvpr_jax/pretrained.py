@@ -27,7 +27,7 @@ from mixvpr_jax.models.vpr import VPRModel, learned_config
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
 from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
-from mixvpr_jax.writable import require_folder
+from mixvpr_jax.writable import require_writable
 
 CHECKPOINTS = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".tar")  # as PyTorch's are called
 
@@ -97,7 +97,7 @@ def save_pretrained(
     """
     arrays = get_weights(model)
     card, target = model_card(model.config, origin=origin, training=training), as_path(folder)
-    require_folder(target, "the model")
+    require_writable(target, "the model")
     with atomic_folder(target) as temporary:
         weights = safetensors.numpy.save(arrays, metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
@@ -112,7 +112,7 @@ def require_own_folder(folder: AnyPath) -> None:
     Raises:
         InputError: A file, or files of a model's names that are not all a model of this package.
     """
-    require_folder(folder, "the model")
+    require_writable(folder, "the model")
     with reaching(folder):
         there = [name for name in (*FILES, "README.md") if (folder / name).exists()]
         with suppress(InputError, FileNotFoundError):

@@ -11,8 +11,8 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AnyPath, reaching, resolved
 
 
-def require_folder(folder: AnyPath, use: str) -> None:
-    """Raises InputError if a folder to write is a file, or lies behind a link that leads nowhere.
+def require_writable(folder: AnyPath, use: str) -> None:
+    """Raises InputError if no file can be created in a folder or its nearest existing parent.
 
     The line says what is to lie in it: `use`, such as "the model".
     """
@@ -25,11 +25,6 @@ def require_folder(folder: AnyPath, use: str) -> None:
     with reaching(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: expected a folder for {use}, found a file; choose another")
-
-
-def require_writable(folder: AnyPath, use: str) -> None:
-    """Raises InputError if no file can be created in a folder or its nearest existing parent."""
-    require_folder(folder, use)
     try:
         if isinstance(folder, Path):
             there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -47,13 +42,14 @@ def require_writable(folder: AnyPath, use: str) -> None:
 
 
 def require_free(
-    files: Sequence[AnyPath], *, overwrite: bool, sources: Sequence[AnyPath] = ()
+    files: Sequence[AnyPath], use: str, *, overwrite: bool, sources: Sequence[AnyPath] = ()
 ) -> None:
-    """Raises InputError where files of one folder cannot be written, or may not be.
+    """Raises InputError where files of one folder, for a `use`, cannot be written, or may not be.
 
     Earlier files may be replaced if `overwrite`, but never `sources`, which are read.
     """
     folder, read = files[0].parent, set(map(resolved, sources))
+    require_writable(folder, use)
     with reaching(folder):
         there = [file for file in files if file.exists()]
         for file in there:

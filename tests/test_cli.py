@@ -147,3 +147,25 @@ def test_scripts_stand_for_commands():
     status, output, _ = run("eval", "--help")
     assert status == 0
     assert script.stdout.splitlines()[1:] == output.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "WEIGHTS", "OUT.onnx"],
+        ["convert", "to-flax", "FILE.ckpt", "OUT"],
+        ["convert", "to-torch", "WEIGHTS", "OUT.ckpt"],
+        ["pairs", "FILE.npy", "OUT.txt"],
+        ["places", "PHOTOS", "--output", "OUT"],
+        ["describe", "PHOTOS", "--output", "OUT.npy", "--weights", "WEIGHTS"],
+        ["pca", "PHOTOS", "--output", "OUT", "--size", "2", "--weights", "WEIGHTS"],
+    ],
+    ids=" ".join,
+)
+def test_folders_that_cannot_be_written_are_told_first(words, tmp_path):
+    """Here one within a file; no command has looked at what it reads yet."""
+    (tmp_path / "file").write_text("")
+    name, *rest = [word.replace("OUT", f"{tmp_path}/file/deeper/out") for word in words]
+    line = r"file/deeper\S*: expected a folder that can be written to, found: Not a directory; fix"
+    with pytest.raises(InputError, match=line):
+        parse(name, rest, f"mixvpr {name}")

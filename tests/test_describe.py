@@ -253,7 +253,7 @@ def test_the_users_list_stays_however_it_is_written(tmp_path, monkeypatch, to_na
     for photos in (as_path("x.txt"), as_path("link.txt")):
         files = [as_path(to_name(tmp_path / "x.npy")), as_path(to_name(tmp_path / "x.txt"))]
         with pytest.raises(InputError, match="x.txt: expected another file than those to read"):
-            require_free(files, sources=[photos], overwrite=True)
+            require_free(files, "the descriptors", sources=[photos], overwrite=True)
 
 
 def test_a_name_of_two_lines(describe, folder, tmp_path):

@@ -15,7 +15,7 @@ from runs import ROOT
 from mixvpr_jax import storage
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import AppearedMeanwhile, as_path, atomic_folder, atomic_write
-from mixvpr_jax.writable import require_folder
+from mixvpr_jax.writable import require_writable
 
 WRITER = """
 import sys, time
@@ -204,9 +204,9 @@ def test_links_that_lead_nowhere_are_no_folders(name, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     line = f"{tmp_path}/{name}: expected a folder to write, found a link to {tmp_path}/nowhere, "
     with pytest.raises(InputError, match=line):
-        require_folder(tmp_path / name, "the results")
+        require_writable(tmp_path / name, "the results")
     (tmp_path / "nowhere").mkdir()
-    require_folder(tmp_path / name, "the results")
+    require_writable(tmp_path / name, "the results")
 
 
 @pytest.mark.parametrize("address", ["GS://bucket/run", "S3://b/x", "s3://b/x", "https://host/x"])

@@ -111,7 +111,7 @@ def export_index(
         metric: Squared L2 distances, or inner products.
     """
     path, images = output / "database_descriptors.npy", output / "database_images.csv"
-    require_free([file], overwrite=True, sources=[path, images])
+    require_free([file], "the index", overwrite=True, sources=[path, images])
     descriptors = load_descriptors(path)
     if descriptors.ndim != 2 or descriptors.dtype.kind != "f" or not len(descriptors):
         raise InputError(

@@ -25,7 +25,7 @@ from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching
 from mixvpr_jax.version import __version__
-from mixvpr_jax.writable import require_free, require_writable
+from mixvpr_jax.writable import require_free
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
 SUBMITTED = 25  # neighbours of a query: Mapillary's script looks at 20
@@ -85,8 +85,8 @@ class Evaluation:
 
 def check_output(config: EvaluationConfig) -> None:
     """Raises InputError where results cannot be put into the output folder, or may not be."""
-    require_writable(config.output, "the results")
-    require_free([config.output / name for name in ALL_OUTPUTS], overwrite=config.overwrite)
+    files = [config.output / name for name in ALL_OUTPUTS]
+    require_free(files, "the results", overwrite=config.overwrite)
 
 
 def write_output(

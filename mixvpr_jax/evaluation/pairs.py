@@ -166,7 +166,7 @@ def check_output(file: AnyPath, sources: Sequence[AnyPath], *, overwrite: bool) 
     """Raises InputError where pairs cannot be written, or would replace what they are found by."""
     beside = [source.with_suffix(".txt") for source in sources if source.suffix == ".npy"]
     inside = [source / name for source in sources for name in OUTPUTS]
-    require_free([file], overwrite=overwrite, sources=[*sources, *beside, *inside])
+    require_free([file], "the pairs", overwrite=overwrite, sources=[*sources, *beside, *inside])
 
 
 def read_photos(source: AnyPath, folder: AnyPath | None) -> tuple[Photos, Photos]:

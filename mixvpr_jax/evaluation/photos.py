@@ -14,7 +14,7 @@ from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
 from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
-from mixvpr_jax.writable import require_free, require_writable
+from mixvpr_jax.writable import require_free
 
 
 def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) -> Described:
@@ -30,8 +30,7 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
         InputError: Whatever is wrong with photos, model or output. Nothing is written then.
     """
     files = files_of(output)
-    require_free(files, overwrite=config.overwrite, sources=[photos])
-    require_writable(output.parent, "the descriptors")
+    require_free(files, "the descriptors", overwrite=config.overwrite, sources=[photos])
     folder, paths = find_photos(photos)
     names = [path.relative_to(folder).as_posix() for path in paths]
     if strange := next((name for name in names if len(name.splitlines()) != 1), None):

@@ -19,7 +19,7 @@ from mixvpr_jax.evaluation.photos import find_photos
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.pretrained import from_pretrained, save_pretrained
 from mixvpr_jax.storage import AnyPath, as_path, is_local, reaching, resolved
-from mixvpr_jax.writable import require_folder
+from mixvpr_jax.writable import require_writable
 
 ROWS = 1024  # that are float64 at a time
 
@@ -127,7 +127,7 @@ def learn_model(
     Raises:
         InputError: Whatever is wrong with photos, model, size or output. Nothing is written then.
     """
-    require_folder(output, "the model")
+    require_writable(output, "the model")
     with reaching(output):
         if output.exists() and _is_model(output, config.weights):
             raise InputError(

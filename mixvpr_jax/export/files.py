@@ -104,7 +104,7 @@ def _check(model: VPRModel, path: AnyPath, dtype: str, *, of_onnx: bool) -> None
         raise InputError(f"{path}: expected FILE.onnx with --preprocess or --opset")
     if isinstance(path, Path) and not path.parent.is_dir():
         raise InputError(f"{path}: expected a file in a folder that exists, found no {path.parent}")
-    require_free([path, path.with_suffix(".json")], overwrite=True)
+    require_free([path, path.with_suffix(".json")], "the program", overwrite=True)
 
 
 def _require_facts_free(path: AnyPath, expected: dict[str, Any]) -> None:

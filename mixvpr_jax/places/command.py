@@ -16,6 +16,7 @@ import tyro
 from mixvpr_jax.checks import only, require_positive, to_plain_numbers
 from mixvpr_jax.errors import InputError, importing
 from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, is_local, reaching
+from mixvpr_jax.writable import require_writable
 
 if TYPE_CHECKING:
     from mixvpr_jax.exif import Taken
@@ -110,6 +111,7 @@ def make_places(photos: AnyPath, config: PlacesConfig) -> tuple[Sequence[Place],
             f"{output}: expected a folder outside of {photos}, since its images would be found "
             "there as photos; choose another"
         )
+    require_writable(output, "the places")
     paths = list_images(photos)
     taken = find_positions(photos, paths, config.positions, config.zone)
     if all(one.position is None for one in taken):
