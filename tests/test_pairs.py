@@ -223,6 +223,14 @@ def test_files_that_hold_no_descriptors(loop):
         write_pairs(loop / "e.h5", loop / "p.txt")
 
 
+def test_a_name_for_two_descriptors(loop):
+    names = (loop / "d.txt").read_text().splitlines()
+    (loop / "d.txt").write_text("\n".join([*names[:-1], names[0]]))
+    line = r"d.npy: expected a name for each .* found 12 names and 12 descriptors \(11 distinct"
+    with pytest.raises(InputError, match=line):
+        write_pairs(loop / "d.npy", loop / "new.txt")
+
+
 def test_wrong_input(loop, capsys):
     def refused(message, source="d.npy", **options):
         with pytest.raises(InputError, match=message):

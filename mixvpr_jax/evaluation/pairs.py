@@ -206,10 +206,10 @@ def _named(
             f"{source}: expected descriptors [n, d] in float32, float16 or bfloat16, found "
             f"{list(shape)} in {kind}"
         )
-    if len(names) != len(descriptors):
+    if not len(set(names)) == len(names) == len(descriptors):
         raise InputError(
             f"{source}: expected a name for each descriptor, found {len(names):,} names and "
-            f"{len(descriptors):,} descriptors; describe the photos again"
+            f"{len(descriptors):,} descriptors ({len(set(names)):,} distinct names); describe again"
         )
     return Photos(names, descriptors, folder)
 
