@@ -270,6 +270,13 @@ def test_values_left_aside_are_counted(path, state):
     assert "left aside" not in convert_checkpoint(saved(path, state)).summary()
 
 
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+def test_weights_that_are_arrays_of_numpy(path, state, key):
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    with pytest.raises(InputError, match=r"tensors, found keys .* NumPy .*: save torch.from_numpy"):
+        convert_checkpoint(saved(path, arrays if key is None else {key: arrays}))
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("value", [np.zeros((3, 1_500_000), np.uint8), bytes(4_500_000)], ids=type)
 def test_values_left_aside_may_be_large(path, state, value, zipped):
