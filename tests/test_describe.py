@@ -183,6 +183,7 @@ def test_earlier_descriptors_stay(describe, folder, expected, tmp_path):
         ("photos/empty", "d.npy", "empty: expected images .*, found none"),
         ("photos/notes.md", "d.npy", "notes.md: expected an image"),
         ("photos/empty.txt", "d.npy", "empty.txt: expected the images of"),
+        ("photos/list.CSV", "d.npy", "list.CSV: expected a list as .txt with a name a line"),
         ("photos/other.txt", "d.npy", "expected 1 images in .*photos, found 1 missing"),
         ("photos/above.txt", "d.npy", "expected names of images inside the data folder"),
         (
@@ -197,6 +198,7 @@ def test_refused(describe, folder, tmp_path, photos, output, message):
     (folder / "empty").mkdir()
     (folder / "b.npy").mkdir()
     (folder / "empty.txt").write_text("\n")
+    (folder / "list.CSV").write_text("name\na.jpg\n")
     (folder / "other.txt").write_text("other.jpg")
     (folder / "above.txt").write_text("../a.jpg")
     before = sorted(folder.rglob("*"))
