@@ -68,6 +68,13 @@ def test_unknown_recipe():
     assert errors.count("\n") == 1
 
 
+def test_options_before_the_name():
+    status, output, errors = run("--workdir", "x")
+    assert (status, output) == (2, "")
+    line = "error: --workdir: no such recipe in configs/, whose name comes before all options; "
+    assert errors.startswith(f"{line}known: demo, ") and errors.count("\n") == 1
+
+
 def test_unknown_field_names_the_closest(tmp_path):
     status, _, errors = run("demo", "--workdir", tmp_path / "run", "--optimizer.learning-rte", "1")
     assert status == 2

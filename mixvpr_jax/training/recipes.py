@@ -39,7 +39,8 @@ def load_recipe(name: str) -> tuple[TrainConfig, str]:
         module_name = path.stem
         sys.path.insert(0, str(path.parent.absolute()))
     elif name not in (known := list_recipes()):
-        raise InputError(f"{name}: no such recipe in configs/{closest(name, known)}")
+        first = ", whose name comes before all options" * name.startswith("-")
+        raise InputError(f"{name}: no such recipe in configs/{first}{closest(name, known)}")
     if not path.is_file():
         raise InputError(f"{path}: expected a recipe, found no such file")
     spec = spec_from_file_location(module_name, path)
