@@ -253,7 +253,6 @@ def to_torch(
         from mixvpr_jax.conversion.formats import is_own
         from mixvpr_jax.conversion.layouts import layout_of
         from mixvpr_jax.models.backbones import VITS
-        from mixvpr_jax.models.vpr import learned_config
         from mixvpr_jax.pretrained import from_pretrained
 
     path = as_path(checkpoint)
@@ -264,7 +263,7 @@ def to_torch(
         raise InputError(f"{path}: expected another file than the weights of a model's folder")
     model, _ = from_pretrained(weights)
     write_checkpoint(model, path, layout=layout, unfrozen_blocks=unfrozen_blocks)
-    config = learned_config(model)
+    config = model.config
     theirs = layout_of(config, layout, unfrozen_blocks).interpolation
     if theirs != config.interpolation:
         print(

@@ -23,7 +23,7 @@ from mixvpr_jax.export.engine import EngineModel
 from mixvpr_jax.hub import FILES, HUB, fetch, meant
 from mixvpr_jax.model_card import converted_from, model_card
 from mixvpr_jax.models.config import Dtype, Engine, ModelConfig
-from mixvpr_jax.models.vpr import VPRModel, learned_config
+from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
 from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
@@ -101,7 +101,7 @@ def save_pretrained(
     with atomic_folder(target) as temporary:
         weights = safetensors.numpy.save(arrays, metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
-        config = json.dumps(learned_config(model).to_dict(), indent=2)
+        config = json.dumps(model.config.to_dict(), indent=2)
         (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")
 

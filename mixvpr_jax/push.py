@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -81,7 +80,7 @@ def stage(weights: str, folder: Path, results: Sequence[str] = ()) -> None:
         if not card.is_file():
             card.write_text(model_card(model.config), encoding="utf-8")
     if results:
-        known = weights_hash(get_weights(model)), json.loads((folder / FILES[0]).read_bytes())
+        known = weights_hash(get_weights(model)), model.config.to_dict()
         found = [_read_results(where, *known, weights) for where in results]
         import yaml  # which the hub's library brings
 

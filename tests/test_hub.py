@@ -165,30 +165,6 @@ def test_a_push_that_fails_changes_nothing(hub, folder, monkeypatch):
     assert hub.repositories[NAME] == commits
 
 
-def test_newer_weights_of_gem_are_no_other_model(hub, tmp_path):
-    model = create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 64)))
-    for exponent in (2.5, 1e-5, 3.25):
-        model.aggregator.p[...] = np.full(1, exponent, np.float32)
-        save_pretrained(model, tmp_path / "model")
-        push(str(tmp_path / "model"), ADDRESS)
-    save_pretrained(create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (64, 96))), tmp_path)
-    with pytest.raises(InputError, match="found another config.json"):
-        push(str(tmp_path), ADDRESS)
-
-
-def test_results_of_a_folder_are_those_of_the_checkpoint_of_it(hub, tmp_path):
-    model = create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (320, 320)))
-    model.aggregator.p[...] = np.full(1, 2.5, np.float32)
-    write_checkpoint(model, tmp_path / "best.ckpt")
-    save_pretrained(model, tmp_path / "model")
-    known = {"model": from_pretrained(tmp_path / "model")[0].config.to_dict()}
-    results = {**RESULTS, **known, "weights_sha256": weights_hash(get_weights(model))}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "predictions.csv").write_text("query,rank,prediction,descriptor_distance,correct\n")
-    push(str(tmp_path / "best.ckpt"), ADDRESS, results=(str(tmp_path),))
-    assert "R@1 87.5" in hub.repositories[NAME][-1][1]["README.md"].decode()
-
-
 def test_a_checkpoint_is_converted_on_the_way(hub, model, tmp_path, capsys):
     write_checkpoint(model, tmp_path / "best.ckpt")
     hint = "push has no such option: convert it first with mixvpr convert to-flax"

@@ -22,7 +22,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.backbones import RESNETS
 from mixvpr_jax.models.config import ModelConfig, SALADConfig
 from mixvpr_jax.models.swin import Swin
-from mixvpr_jax.models.vpr import VPRModel, abstract_model, learned_config, require_model
+from mixvpr_jax.models.vpr import VPRModel, abstract_model, require_model
 from mixvpr_jax.storage import as_path, atomic_write, local_copy
 
 
@@ -35,7 +35,7 @@ class Conversion:
 
     def summary(self) -> str:
         """What was found, what was dropped on purpose and what was assumed, line by line."""
-        config, checkpoint = learned_config(self.model), self.checkpoint
+        config, checkpoint = self.model.config, self.checkpoint
         height, width = config.image_size
         is_resnet = config.arch in RESNETS
         arrays = checkpoint.state.items()

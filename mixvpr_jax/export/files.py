@@ -14,7 +14,7 @@ import numpy as np
 from mixvpr_jax.conversion import get_weights, weights_hash
 from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
-from mixvpr_jax.models.vpr import VPRModel, learned_config, require_evaluation
+from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
 from mixvpr_jax.version import __version__
@@ -79,7 +79,7 @@ def export_model(
         output = "features" if model.config.aggregator is None else "descriptors"
         facts = {
             "mixvpr_jax": __version__,
-            "model": learned_config(model).to_dict(),
+            "model": model.config.to_dict(),
             **shared,
             "output": {"name": output, "shape": ["batch", *expected.shape[1:]]},
             "dtype": dtype,

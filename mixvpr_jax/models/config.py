@@ -86,10 +86,7 @@ class CosPlaceConfig(_Positive):
 
 @dataclass(frozen=True)
 class GeMConfig(_Positive):
-    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent.
-
-    In a saved model's config.json it is the learned one.
-    """
+    """Generalised mean pooling (Radenovic et al., TPAMI 2018); `p` is the initial exponent."""
 
     name: ClassVar[str] = "GeM"
     p: float = 3.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import flax.linen
@@ -17,7 +16,7 @@ from mixvpr_jax.checks import to_array
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import EFFICIENTNETS, RESNETS, SWINS, VITS
 from mixvpr_jax.models.boq import BoQ
-from mixvpr_jax.models.config import AGGREGATORS, GeMConfig, MixVPRConfig, ModelConfig, SALADConfig
+from mixvpr_jax.models.config import AGGREGATORS, MixVPRConfig, ModelConfig, SALADConfig
 from mixvpr_jax.models.dinov2 import DINOv2
 from mixvpr_jax.models.efficientnet import EfficientNet
 from mixvpr_jax.models.layers import array_dtype, cast_in_place, l2_normalize, linear, param_dtype
@@ -172,14 +171,6 @@ def empty_model(config: ModelConfig) -> VPRModel:
     graph, state = nnx.split(abstract_model(config))
     zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype)), state)
     return nnx.merge(graph, zeros)
-
-
-def learned_config(model: VPRModel) -> ModelConfig:
-    """A model's configuration with GeM's exponent as it was learned, to seven digits."""
-    config, gem = model.config, getattr(model, "aggregator", None)
-    if not isinstance(gem, GeM) or (p := float(gem.p[0])) <= 0:
-        return config
-    return replace(config, aggregator=GeMConfig(float(f"{p:.7g}")))
 
 
 def fold(model: VPRModel) -> VPRModel:

@@ -26,7 +26,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import composed
 from mixvpr_jax.locks import locked
 from mixvpr_jax.models.backbones import BACKBONES
-from mixvpr_jax.models.config import ConvAPConfig, GeMConfig, MixVPRConfig, ModelConfig
+from mixvpr_jax.models.config import ConvAPConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.storage import AnyPath, as_path, atomic_write, is_local, named_when_full, reaching
@@ -159,8 +159,6 @@ def initial_model(config: StartConfig, *, seed: int) -> VPRModel:
 
 
 def _require_same_head(found: ModelConfig, wanted: ModelConfig, source: str) -> None:
-    if isinstance(found.aggregator, GeMConfig) and isinstance(wanted.aggregator, GeMConfig):
-        found = replace(found, aggregator=wanted.aggregator)  # an exponent is learned
     remedies = {
         "layers_to_crop": " ".join(
             ["; give --model.layers-to-crop", *map(str, found.layers_to_crop)]
