@@ -226,7 +226,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
     most = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
     if most == 65535 and 0 < stored.max() <= 255:  # would be black
-        raise InputError(f"expected 16-bit grey, found values up to {stored.max()}; save as 8 bits")
+        raise InputError(
+            f"expected 16-bit grey, found values up to {stored.max()}, of unknown range; save as 8 "
+            "bits"
+        )
     values = stored.astype(np.int32)
     values *= 255
     values += most // 2
