@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import numbers
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixvpr_jax.errors import InputError, importing, text_of
+from mixvpr_jax.errors import InputError, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,29 +55,6 @@ def only(
     if len(given) != 1:
         raise InputError(f"{what}: expected {expected}, found {len(given):,} names; {remedy}")
     return given[0]
-
-
-def run_words(
-    command: Callable[..., Any], words: list[str], prog: str, description: str | None = None
-) -> None:
-    """Calls a command with the options in these words; raises InputError for surplus words."""
-    with importing():
-        import tyro
-
-    @wraps(command)
-    def read(*values: Any, **options: Any) -> Callable[[], None]:
-        return partial(command, *values, **options)
-
-    how: Any = {"prog": prog, "description": description, "config": (tyro.conf.AvoidSubcommands,)}
-    call, surplus = tyro.cli(read, args=words, return_unknown_args=True, **how)
-    if any(word.startswith("-") for word in surplus):
-        tyro.cli(command, args=words, **how)  # ends with the options that may be meant
-    if surplus:
-        raise InputError(
-            f"{prog}: expected only what --help lists, found {shlex.join(surplus)}; quote a "
-            "name that holds blanks, and give several photos as a folder or a list"
-        )
-    call()
 
 
 def require_known(what: str, name: object, known: Iterable[str]) -> None:

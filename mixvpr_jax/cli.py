@@ -10,8 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-from mixvpr_jax.checks import only, require_known, run_words
-from mixvpr_jax.errors import run_command, starting
+from mixvpr_jax.checks import only, require_known
+from mixvpr_jax.errors import run_command, run_words, starting
 from mixvpr_jax.processes import run_and_leave
 from mixvpr_jax.version import __version__
 

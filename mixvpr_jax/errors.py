@@ -13,12 +13,14 @@ import logging
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial, wraps
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -81,6 +83,29 @@ def run_command(command: Callable[[], None]) -> None:
     with _explained(), _signals_raised():
         command()
         sys.stdout.flush()
+
+
+def run_words(
+    command: Callable[..., Any], words: list[str], prog: str, description: str | None = None
+) -> None:
+    """Calls a command with the options in these words; raises InputError for surplus words."""
+    with importing():
+        import tyro
+
+    @wraps(command)
+    def read(*values: Any, **options: Any) -> Callable[[], None]:
+        return partial(command, *values, **options)
+
+    how: Any = {"prog": prog, "description": description, "config": (tyro.conf.AvoidSubcommands,)}
+    call, surplus = tyro.cli(read, args=words, return_unknown_args=True, **how)
+    if any(word.startswith("-") for word in surplus):
+        tyro.cli(command, args=words, **how)  # ends with the options that may be meant
+    if surplus:
+        raise InputError(
+            f"{prog}: expected only what --help lists, found {shlex.join(surplus)}; quote "
+            "names with spaces, and give several photos as a folder or a list"
+        )
+    call()
 
 
 def _open_streams() -> None:

@@ -183,7 +183,7 @@ def test_earlier_descriptors_stay(describe, folder, expected, tmp_path):
         ("photos/empty", "d.npy", "empty: expected images .*, found none"),
         ("photos/notes.md", "d.npy", "notes.md: expected an image"),
         ("photos/empty.txt", "d.npy", "empty.txt: expected the images of"),
-        ("photos/list.CSV", "d.npy", "list.CSV: expected a list as .txt with a name a line"),
+        ("photos/list.CSV", "d.npy", "list.CSV: expected a .txt list, one name per line"),
         ("photos/other.txt", "d.npy", "expected 1 images in .*photos, found 1 missing"),
         ("photos/above.txt", "d.npy", "expected names of images inside the data folder"),
         (

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
+from types import SimpleNamespace
+from unittest.mock import MagicMock, create_autospec
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden.programs import FIGURES, PROGRAMS, figures, lowered
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
@@ -25,7 +27,7 @@ from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
 from mixvpr_jax.models.config import GeMConfig, MixVPRConfig, ModelConfig
-from mixvpr_jax.models.vpr import create_model
+from mixvpr_jax.models.vpr import abstract_model, create_model
 from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
 from mixvpr_jax.training.step import (
@@ -173,6 +175,22 @@ def test_xla_knows_the_options_for_several_gpus():
     """Of an option that it does not know it says so on any device."""
     add = jax.jit(lambda x: x + 1, compiler_options=SEVERAL_GPUS)
     np.testing.assert_array_equal(add(jnp.zeros(2)), 1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "options"),
+    [("gpu", 2, SEVERAL_GPUS), ("gpu", 1, None), ("tpu", 2, None), ("cpu", 2, None)],
+)
+def test_options_are_for_several_gpus_alone(platform, devices, options, monkeypatch):
+    mesh = create_autospec(Mesh, instance=True)
+    mesh.size, mesh.devices = devices, np.array([SimpleNamespace(platform=platform)] * devices)
+    monkeypatch.setattr("jax.shard_map", lambda program, **_: program)
+    jit = MagicMock()
+    monkeypatch.setattr("jax.jit", jit)
+    optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
+    pair = LOSS_AND_MINER["multi_similarity"]
+    make_step(abstract_model(MODEL), optimizer, *pair, mesh)
+    assert jit.call_args.kwargs["compiler_options"] == options
 
 
 def test_collectives_beside_products_are_counted_in_the_schedule():

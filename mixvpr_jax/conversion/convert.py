@@ -125,7 +125,11 @@ def write_checkpoint(
     layout: LayoutName = "official",
     unfrozen_blocks: int = 1,
 ) -> None:
-    """Writes `to_state_dict` as a PyTorch checkpoint, or as a `.safetensors` file."""
+    """Writes `to_state_dict` as a PyTorch checkpoint, or as a `.safetensors` file.
+
+    Raises:
+        InputError: As `to_state_dict` does, or PyTorch is not installed.
+    """
     path, state = as_path(path), to_state_dict(model, layout, unfrozen_blocks)
     with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":

@@ -99,7 +99,7 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
     others = {text(name): v for name, v in entries.items() if type(v) is not np.ndarray}
     if not tensors:
         of_numpy = any(name.endswith("._reconstruct") for name in aside)
-        remedy = "; what NumPy arrays hold is not read: save torch.from_numpy(array)" * of_numpy
+        remedy = "; NumPy arrays are not read: save torch.from_numpy(array)" * of_numpy
         raise InputError(f"expected a state_dict of tensors, found keys {few(entries)}{remedy}")
     if deeper := [f"{n} ({type(v).__name__})" for n, v in others.items() if list(_shapes(v))]:
         raise InputError(f"expected tensors alone in a state_dict, found {', '.join(deeper)}")

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
-from mixvpr_jax.checks import run_words
-from mixvpr_jax.errors import InputError, run_command, starting
+from mixvpr_jax.errors import InputError, run_command, run_words, starting
 
 with starting(__name__):
     import numpy as np

@@ -232,6 +232,9 @@ def read_folder_pair(
     """Any two folders of images; ground truth where the names of both hold positions.
 
     A positive lies within `radius_m` metres of its query, inclusive.
+
+    Raises:
+        InputError: A folder without images, or positions in some of its names only.
     """
     pair = read_folder(database), read_folder(queries)
     without = [folder.root for folder in pair if folder.utm is None]

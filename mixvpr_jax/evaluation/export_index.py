@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from mixvpr_jax.checks import run_words
-from mixvpr_jax.errors import InputError, extra, run_command, starting
+from mixvpr_jax.errors import InputError, extra, run_command, run_words, starting
 
 with starting(__name__):
     import numpy as np

@@ -81,7 +81,7 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
     if photos.suffix.lower() == ".txt":
         return photos.parent, read_list(photos, photos.parent, [photos.parent])
     if photos.suffix.lower() in (".csv", ".tsv", ".json", ".lst", ".list"):
-        raise InputError(f"{photos}: expected a list as .txt with a name a line, found another")
+        raise InputError(f"{photos}: expected a .txt list, one name per line, found another file")
     return photos.parent, (photos,)
 
 

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mixvpr_jax.checks import run_words
-from mixvpr_jax.errors import extra, importing
+from mixvpr_jax.errors import extra, importing, run_words
 from mixvpr_jax.processes import ALONE, ProcessConfig
 from mixvpr_jax.training.config import RENAMED, TrainConfig
 from mixvpr_jax.training.recipes import list_recipes, load_recipe

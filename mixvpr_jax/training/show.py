@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mixvpr_jax.checks import run_words
-from mixvpr_jax.errors import InputError, extra, run_command, starting
+from mixvpr_jax.errors import InputError, extra, run_command, run_words, starting
 
 with starting(__name__), extra("train", "show: expected its packages"):
     import numpy as np
