@@ -26,7 +26,14 @@ from mixvpr_jax.models.config import Dtype, Engine, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.released import RELEASED, cache_folder, fetch_checkpoint
-from mixvpr_jax.storage import AnyPath, AppearedMeanwhile, as_path, atomic_folder, reaching
+from mixvpr_jax.storage import (
+    AnyPath,
+    AppearedMeanwhile,
+    as_path,
+    atomic_folder,
+    reaching,
+    write_json,
+)
 from mixvpr_jax.writable import require_writable
 
 CHECKPOINTS = (".safetensors", ".bin", ".ckpt", ".pth", ".pt", ".tar")  # as PyTorch's are called
@@ -101,8 +108,7 @@ def save_pretrained(
     with atomic_folder(target) as temporary:
         weights = safetensors.numpy.save(arrays, metadata={"format": "mixvpr_jax"})
         (temporary / "model.safetensors").write_bytes(weights)
-        config = json.dumps(model.config.to_dict(), indent=2)
-        (temporary / "config.json").write_text(config + "\n", encoding="utf-8")
+        write_json(temporary / "config.json", model.config.to_dict())
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ ArrayRecord files do not pass through here: tensorstore and array_record read an
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -170,6 +171,11 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
     with reaching(source):
         for name in store.find(path):
             store.mv(name, os.fspath(target) + name.removeprefix(path))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes a value for programs and people."""
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class TestEarlierResults:
         msls_test_tree(tmp_path)
         run("msls-test", tmp_path, allow_subset=True)
         before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-        monkeypatch.setattr("mixvpr_jax.evaluation.output._write_json", fail)
+        monkeypatch.setattr("mixvpr_jax.evaluation.output.write_json", fail)
         with pytest.raises(InputError, match="expected room on the disk, found: No space"):
             evaluate(*labelled, overwrite=True)
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

@@ -223,19 +223,18 @@ def read_struct(file: AnyPath, protocol: Protocol, folders: Folders) -> Evaluati
     """Reads `dbStruct`, whose lists must be as long as it says."""
     struct = _struct_in(file)
 
-    def field(expected: str, fits: Callable[[Any], bool], *names: str) -> Any:
+    def field(expected: str, read: Callable[[Any], Any], *names: str) -> Any:
         name = next((name for name in names if name in struct), None)
-        if name is None or not fits(struct[name]):
+        if name is None or (value := read(struct[name])) is None:
             found = ", ".join(struct) if name is None else _shown(struct[name])
             raise InputError(f"{file}: expected {expected} in dbStruct.{names[0]}, found {found}")
-        return struct[name]
+        return value
 
     def numbers(name: str, expected: str, *shape: int) -> np.ndarray:
-        value = field(expected, lambda value: _is_numbers(value, shape), name)
-        return value.reshape(shape).astype(np.float64)
+        return field(expected, lambda value: _numbers(value, shape), name)
 
     images = ("dbImageFns", "dbImage"), ("qImageFns", "qImage")
-    database, queries = (_as_list(field("names", _are_names, *names)) for names in images)
+    database, queries = (field("names", _names, *names) for names in images)
     counts = [numbers(name, "a number").item() for name in ("numImages", "numQueries")]
     if counts != [len(database), len(queries)]:
         raise InputError(
@@ -279,18 +278,18 @@ def _struct_in(file: AnyPath) -> dict[str, Any]:
     return struct
 
 
-def _as_list(names: Any) -> list[str]:
-    return names if isinstance(names, list) else [names] if isinstance(names, str) else []
+def _names(value: Any) -> list[str] | None:
+    """A list of names, a single one, or MATLAB's empty matrix; None for anything else."""
+    if isinstance(value, np.ndarray) and not value.size:
+        return []
+    names = value if isinstance(value, list) else [value]
+    found = [name for name in names if isinstance(name, str)]
+    return found if len(found) == len(names) else None
 
 
-def _are_names(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.size == 0
-    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
-
-
-def _is_numbers(value: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a value holds numbers of that shape; of none or a single one the shape varies."""
+def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Numbers of that shape, else None; of none or a single one the shape varies."""
     if not isinstance(value, np.ndarray) or value.size != math.prod(shape):
-        return False
-    return value.size < 2 or value.shape == shape
+        return None
+    fits = value.size < 2 or value.shape == shape
+    return value.reshape(shape).astype(np.float64) if fits else None

@@ -255,8 +255,7 @@ def read_shots(folder: AnyPath, city: str) -> list[Shot]:
 
 def named_shots(folder: ImageFolder) -> list[Shot]:
     """The same out of VPR-datasets-downloader's names, an image each, in their order."""
-    assert folder.utm is not None
-    assert folder.zones is not None
+    assert folder.utm is not None and folder.zones is not None
     shots, named = [], (folder.paths, folder.utm.tolist(), folder.zones.tolist())
     for path, (east, north), zone in zip(*named, strict=True):
         fields = [*fields_of(path), *[""] * NUM_FIELDS]

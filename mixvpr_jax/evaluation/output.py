@@ -23,7 +23,7 @@ from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
 from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
-from mixvpr_jax.storage import AnyPath, reaching
+from mixvpr_jax.storage import AnyPath, reaching, write_json
 from mixvpr_jax.version import __version__
 from mixvpr_jax.writable import require_free
 
@@ -110,8 +110,8 @@ def write_output(
         "device": jax.devices()[0].device_kind,
         "query_ms": evaluation.latency,
     }
-    _write_json(folder / "timing.json", timing)
-    _write_json(folder / "results.json", _results(config, model, evaluation))
+    write_json(folder / "timing.json", timing)
+    write_json(folder / "results.json", _results(config, model, evaluation))
 
 
 def write_submission(path: Path, data: EvaluationSet, predictions: np.ndarray) -> None:
@@ -205,10 +205,6 @@ def _results(config: EvaluationConfig, model: ModelConfig, evaluation: Evaluatio
         "storage": config.storage,
         "mixvpr_jax": __version__,
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

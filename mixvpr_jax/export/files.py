@@ -16,7 +16,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.models.transformer import flash_attention
 from mixvpr_jax.models.vpr import VPRModel, require_evaluation
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching
+from mixvpr_jax.storage import AnyPath, atomic_write, put_file, reaching, write_json
 from mixvpr_jax.version import __version__
 from mixvpr_jax.writable import require_free
 
@@ -88,7 +88,7 @@ def export_model(
         for data in program.parent.glob("*.data"):
             facts["external_data"] = data.name
             put_file(data, path.with_name(data.name))
-        described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(described, facts)
     return facts
 
 

@@ -128,7 +128,7 @@ def _found_by(data: ReportData, run: Run, neighbours: int) -> dict[str, Any]:
         "near": near.ravel().tolist(),
         "distance": _numbers(run.distances[:, :neighbours], 4),
         "metres": _metres(data, near),
-        "right": None if right is None else _bits(right[:, :neighbours]),
+        "right": None if right is None else "".join(np.where(right[:, :neighbours], "1", "0").flat),
     }
 
 
@@ -185,10 +185,6 @@ def _accepted(distances: np.ndarray, thresholds: Mapping[str, Any]) -> list[dict
         for percent, at in thresholds.items()
         if at
     ]
-
-
-def _bits(array: np.ndarray) -> str:
-    return np.where(array.ravel(), b"1", b"0").tobytes().decode("ascii")
 
 
 def _best(data: ReportData) -> dict[str, Any] | None:

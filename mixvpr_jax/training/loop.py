@@ -27,7 +27,7 @@ from mixvpr_jax.losses import LOSSES
 from mixvpr_jax.losses.mining import MINERS
 from mixvpr_jax.models.vpr import empty_model
 from mixvpr_jax.pretrained import save_pretrained
-from mixvpr_jax.storage import AnyPath, OutOfReach, as_path
+from mixvpr_jax.storage import AnyPath, OutOfReach, as_path, atomic_write, write_json
 from mixvpr_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, last_step
 from mixvpr_jax.training.config import TrainConfig
 from mixvpr_jax.training.log import Log, Monitor, Profiler, draw_curves
@@ -37,7 +37,6 @@ from mixvpr_jax.training.start import (
     initial_model,
     locked_workdir,
     require_same_on_all_processes,
-    write_config,
 )
 from mixvpr_jax.training.step import (
     TrainState,
@@ -101,7 +100,8 @@ def train(
             require_same_on_all_processes(config, setup.images.checksums[0], sets, setup.model)
         with raise_on_all_processes():
             if is_main_process():
-                write_config(config, folder / "config.json")
+                with atomic_write(folder / "config.json") as temporary:
+                    write_json(temporary, config.to_dict())
         run = Run(setup, stack, stop, require_lock)
         left = range(run.step + 1, setup.total_steps + 1)
         profiler = stack.enter_context(closing(Profiler(folder, profiled, left)))

@@ -44,8 +44,7 @@ def load_recipe(name: str) -> tuple[TrainConfig, str]:
     if not path.is_file():
         raise InputError(f"{path}: expected a recipe, found no such file")
     spec = spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     sys.modules.setdefault(module_name, module)
     spec.loader.exec_module(module)

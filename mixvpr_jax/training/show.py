@@ -5,7 +5,6 @@ python -m mixvpr_jax.training.show --config NAME --output FOLDER
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -24,7 +23,7 @@ with starting(__name__), extra("train", "show: expected its packages"):
     from mixvpr_jax.data.config import DataConfig
     from mixvpr_jax.data.gsv_cities import Places
     from mixvpr_jax.data.sources import Sampler
-    from mixvpr_jax.storage import AnyPath, as_path, atomic_folder
+    from mixvpr_jax.storage import AnyPath, as_path, atomic_folder, write_json
     from mixvpr_jax.training.config import TrainConfig
     from mixvpr_jax.training.recipes import load_recipe
     from mixvpr_jax.training.start import Images
@@ -52,9 +51,7 @@ def show(config: TrainConfig, output: AnyPath, step: int = 0) -> dict[str, Any]:
         sheet = contact_sheet(np.asarray(pixels), images.sampler, step)
         sheet.save(folder / "contact_sheet.jpg", quality=90)
         draw_statistics(found, folder / "statistics.png")
-        (folder / "statistics.json").write_text(
-            json.dumps(found, indent=2) + "\n", encoding="utf-8"
-        )
+        write_json(folder / "statistics.json", found)
     return found
 
 

@@ -29,7 +29,7 @@ from mixvpr_jax.models.backbones import BACKBONES
 from mixvpr_jax.models.config import ConvAPConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
-from mixvpr_jax.storage import AnyPath, as_path, atomic_write, is_local, named_when_full, reaching
+from mixvpr_jax.storage import AnyPath, as_path, is_local, named_when_full, reaching
 from mixvpr_jax.training.checkpoint import Checkpoints
 from mixvpr_jax.training.config import (
     MAY_CHANGE,
@@ -92,12 +92,6 @@ def require_same_on_all_processes(
             f"process {jax.process_index()}: expected what process 0 has, found others "
             f"({'; '.join(other)}); give every process the same options and the same data"
         )
-
-
-def write_config(config: TrainConfig, path: AnyPath) -> None:
-    """Writes config.json."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 class Images:
