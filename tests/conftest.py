@@ -49,11 +49,14 @@ pytest_plugins = [
     "checkpoints",
     "folders",
     "parity",
+    "prepared_cities",
     "report_pages",
     "runs",
+    "searches",
     "small_model",
     "small_vits",
     "stores",
+    "streets",
 ]
 
 

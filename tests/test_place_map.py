@@ -1,20 +1,14 @@
-"""The robot's map is an exhaustive search at every moment, and its files are refused when wrong."""
+"""The robot's map is an exhaustive search at every moment."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import SMALL
+from searches import unit_vectors
 
-from mixvpr_jax import ConvAPConfig, Index, InputError, PlaceMap, create_model, place_map
-from mixvpr_jax.export.engine import EngineModel
+from mixvpr_jax import Index, InputError, PlaceMap, place_map
 
 
 class Exhaustive:
@@ -97,13 +91,8 @@ def test_it_is_an_exhaustive_search_at_every_moment(tmp_path_factory, steps, ski
                 truth.start_drive()
 
 
-def drawn(count, size, seed=0):
-    rows = np.random.default_rng(seed).standard_normal((count, size)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def test_it_finds_what_the_index_finds():
-    rows, queries = drawn(1500, 96), drawn(20, 96, 1)
+    rows, queries = unit_vectors(1500, 96, 0), unit_vectors(20, 96, 1)
     rows[700] = rows[3]  # equal frames, in different blocks
     queries[5] = rows[3]
     ours = PlaceMap()
@@ -120,7 +109,7 @@ def test_it_finds_what_the_index_finds():
 
 def test_a_sequence_tells_places_apart_that_look_alike():
     """Frames 3 and 13 are the same picture; those before them are not."""
-    rows = drawn(20, 64)
+    rows = unit_vectors(20, 64, 0)
     rows[13] = rows[3]
     alone, sequence = PlaceMap(), PlaceMap(sequence_length=3, threshold=0.9)
     for row in rows:
@@ -137,7 +126,7 @@ def test_a_sequence_tells_places_apart_that_look_alike():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_speeds_from_standing_to_twice_the_maps(stride):
-    rows = drawn(40, 64)
+    rows = unit_vectors(40, 64, 0)
     ours = PlaceMap(sequence_length=5)
     for row in rows:
         ours.add(row)
@@ -150,8 +139,8 @@ def test_speeds_from_standing_to_twice_the_maps(stride):
 @pytest.mark.parametrize(("skip", "length"), [(1, 5), (3, 10), (5, 5)])
 def test_a_sequence_does_not_match_its_own_frames(skip, length):
     """A loop of twenty frames, which is driven twice and changes in between."""
-    places, ours = drawn(20, 256), PlaceMap(skip_recent=skip, sequence_length=length)
-    for at, noise in enumerate(drawn(40, 256, 1)):
+    places, ours = unit_vectors(20, 256, 0), PlaceMap(skip_recent=skip, sequence_length=length)
+    for at, noise in enumerate(unit_vectors(40, 256, 1)):
         row = (places[at % 20] + 0.9 * noise) / np.linalg.norm(places[at % 20] + 0.9 * noise)
         ours.add(row)
         found = ours.locate(row)
@@ -162,7 +151,7 @@ def test_a_sequence_does_not_match_its_own_frames(skip, length):
 def test_threads_that_locate_while_another_adds(tmp_path, monkeypatch):
     """The map grows in place: whoever read it then read the memory of others, or none."""
     monkeypatch.setattr(place_map, "BLOCK", 64)
-    rows, ours = drawn(64, 1024), PlaceMap()
+    rows, ours = unit_vectors(64, 1024, 0), PlaceMap()
     for row in rows:
         ours.add(row)
 
@@ -179,7 +168,7 @@ def test_threads_that_locate_while_another_adds(tmp_path, monkeypatch):
 
 
 def test_recent_frames_of_this_drive_are_skipped():
-    rows = drawn(6, 16)
+    rows = unit_vectors(6, 16, 0)
     ours = PlaceMap(skip_recent=3)
     for row in rows[:3]:
         ours.add(row)
@@ -190,37 +179,6 @@ def test_recent_frames_of_this_drive_are_skipped():
     assert ours.locate(rows[3])[0].frame == 3
     ours.add(rows[3])
     assert ours.locate(rows[3])[0].frame == 3
-
-
-def test_a_saved_map_is_the_same_map(tmp_path):
-    file = tmp_path / "map.safetensors"
-    ours = PlaceMap(skip_recent=np.int64(1), sequence_length=2, threshold=np.float32(0.5))
-    for number, row in enumerate(drawn(1030, 8)):
-        ours.add(row, f"Straße {number}.jpg")
-        if number == 500:
-            ours.start_drive()
-    ours.save(file)
-    again = PlaceMap.load(file)
-    assert (again.skip_recent, again.sequence_length, again.threshold) == (1, 2, 0.5)
-    assert again.labels == ours.labels and len(again) == 1030
-    ours.start_drive()
-    for query in drawn(5, 8, 1):
-        assert again.locate(query, 3) == ours.locate(query, 3)
-    again.save(tmp_path / "again.safetensors")
-    ours.save(file)
-    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
-    (tmp_path / "plain").touch()
-    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
-    arrays = safetensors.numpy.load_file(file)  # by the library alone
-    assert arrays["descriptors"].shape == (1030, 8) and arrays["drives"].tolist() == [0, 501, 1030]
-
-
-def test_an_empty_map_is_saved(tmp_path):
-    PlaceMap().save(tmp_path / "map.safetensors")
-    again = PlaceMap.load(tmp_path / "map.safetensors")
-    assert len(again) == 0 and again.locate(drawn(1, 4)) == []
-    again.add(drawn(1, 4))
-    assert again.locate(drawn(1, 4))[0].frame == 0
 
 
 @pytest.mark.parametrize(
@@ -289,134 +247,3 @@ def test_a_threshold_in_float16():
     ours = PlaceMap(threshold=np.float16(0.9))  # 0.89990234375
     ours.add(np.eye(2)[0])
     assert ours.locate(np.array([0.8998, (1 - 0.8998**2) ** 0.5]))[0].accepted is False
-
-
-def test_a_map_of_another_model(tmp_path):
-    file, model, other = (
-        tmp_path / "m.safetensors",
-        create_model(SMALL, seed=0),
-        create_model(SMALL, seed=1),
-    )
-    ours = PlaceMap(EngineModel(model, "onnxruntime"))
-    ours.add(drawn(1, 16))
-    ours.save(file)
-    assert PlaceMap.load(file, model).locate(drawn(1, 16))[0].frame == 0  # by another engine
-    with pytest.raises(InputError, match=f"{file}: expected a map of the model .* found one of"):
-        PlaceMap.load(file, other)
-    nameless = PlaceMap()
-    nameless.save(file)
-    PlaceMap.load(file, other).save(file)  # from now on it is known
-    with pytest.raises(InputError, match="load the model that described it"):
-        PlaceMap.load(file, model)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    ours = PlaceMap()
-    for row in drawn(3, 4):
-        ours.add(row)
-    ours.save(tmp_path / "map.safetensors")
-    return tmp_path / "map.safetensors"
-
-
-def test_files_that_are_no_maps(saved):
-    whole = saved.read_bytes()
-    for content in (b"", whole[:100], whole[:-1], b"PK\x03\x04" + whole):
-        saved.write_bytes(content)
-        with pytest.raises(InputError, match=f"{saved}: expected a"):
-            PlaceMap.load(saved)
-    with pytest.raises(InputError, match="expected a map that was saved, found no such file"):
-        PlaceMap.load(saved.parent / "none")
-    safetensors.numpy.save_file({"descriptors": drawn(3, 4)}, saved)
-    with pytest.raises(InputError, match="found another safetensors file"):
-        PlaceMap.load(saved)
-
-
-CONVAP = replace(SMALL, aggregator=ConvAPConfig(4, 1, 4))
-
-
-@pytest.mark.parametrize(
-    "config, change, line",
-    [
-        (SMALL, {"interpolation": "bicubic"}, "bicubic"),
-        (CONVAP, {"aggregator": ConvAPConfig(4, 4, 1)}, r"\[4, 1\].* found .*\[1, 4\]"),
-        (CONVAP, {"aggregator": ConvAPConfig(4)}, r"found .*\[1, 4\]"),
-    ],
-)
-def test_a_map_of_the_same_weights_with_other_descriptors(tmp_path, config, change, line):
-    file, model = tmp_path / "m.safetensors", create_model(config, seed=0)
-    ours = PlaceMap(model)
-    ours.add(drawn(1, 16))
-    ours.save(file)
-    other = create_model(replace(config, **change), seed=0)
-    with pytest.raises(InputError, match=f"expected a map of the model .*{line}"):
-        PlaceMap.load(file, other)
-    assert len(PlaceMap.load(file, model)) == 1
-
-
-def rewritten(file, change):
-    arrays = safetensors.numpy.load_file(file)
-    with safetensors.safe_open(file, "numpy") as opened:
-        ((name, text),) = opened.metadata().items()
-    known = json.loads(text)
-    known = change(arrays, known) or known
-    safetensors.numpy.save_file(
-        arrays, file, {name: known if isinstance(known, str) else json.dumps(known)}
-    )
-
-
-@pytest.mark.parametrize(
-    "change, line",
-    [
-        (
-            lambda a, k: k.update(version=2),
-            "expected a map of version 1 .*: version 2; update",
-        ),
-        (lambda a, k: k.update(version="x"), "as it was saved"),
-        (lambda a, k: "[]", "as it was saved"),
-        (lambda a, k: "{}", "as it was saved"),
-        (lambda a, k: "[" * 100_000, "as it was saved"),
-        (lambda a, k: k["labels"].pop() * 0, "2 labels, 3 descriptors"),
-        (lambda a, k: k.update(labels=7), "as it was saved"),
-        (lambda a, k: k.pop("model") and None, "as it was saved"),
-        (lambda a, k: k.update(skip_recent="1"), "skip_recent"),
-        (lambda a, k: k.update(threshold=[]), "threshold"),
-        (lambda a, k: a.update(drives=a.pop("descriptors")), "descriptors"),
-        (lambda a, k: a.update(drives=np.array([1, 2])), "drives"),
-        (lambda a, k: a.update(drives=np.array([0, 9])), "drives"),
-        (lambda a, k: a.update(drives=np.array([[0]])), "drives|as it was saved"),
-        (lambda a, k: a.update(drives=np.array([0.0, 0.5])), "drives"),
-        (lambda a, k: a.update(descriptors=drawn(3, 4) * np.float32(np.nan)), "NaN"),
-        (lambda a, k: a.update(descriptors=drawn(3, 4) * np.float32(3)), "length 1"),
-        (lambda a, k: a.update(descriptors=drawn(3, 4).astype(np.float16)), "float16"),
-        (lambda a, k: a.update(descriptors=drawn(3, 1)[:, 0]), "descriptors"),
-    ],
-)
-def test_maps_that_are_wrong_inside(saved, change, line):
-    rewritten(saved, change)
-    with pytest.raises(InputError, match=f"{saved}: .*({line})"):
-        PlaceMap.load(saved)
-
-
-def test_labels_beyond_what_a_file_holds(saved):
-    before, ours = saved.read_bytes(), PlaceMap.load(saved)
-    ours.add(drawn(1, 4), "x" * 100_000_000)
-    with pytest.raises(
-        InputError, match=f"{saved}: expected labels of 100 MB at most, found: .*large"
-    ):
-        ours.save(saved)
-    assert saved.read_bytes() == before
-    with pytest.raises(InputError, match="expected a file to write, found a folder"):
-        ours.save(saved.parent)
-
-
-def test_nothing_is_left_of_a_map_that_cannot_be_written(saved, monkeypatch):
-    before = saved.read_bytes()
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(InputError, match="room|space"):
-        PlaceMap.load(saved).save(saved)
-    assert saved.read_bytes() == before and len(list(saved.parent.iterdir())) == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from exif import jpeg_taken
 from folders import write_images
+from streets import at
 from utm import from_latlon, to_latlon
 
 from mixvpr_jax import InputError
@@ -25,11 +26,6 @@ USUAL = {
     "min_images": 4,
     "min_days": 1,
 }
-
-
-def at(east, north, zone=(32, "U"), heading=None, time=None):
-    latitude, longitude = to_latlon(east, north, *zone, strict=False)
-    return Taken((float(latitude), float(longitude)), heading, time)
 
 
 def around(latitude, longitude, count=4):
@@ -130,22 +126,6 @@ def test_the_next_place_is_that_of_the_photo_with_the_most_others(scatter_m, hea
 
 
 # Where photos were taken --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def streets(tmp_path):
-    """Three places 100 m apart, four photos each, with EXIF; and two photos without a position."""
-    folder = tmp_path / "My streets"
-    folder.mkdir()
-    for place in range(3):
-        for view in range(4):
-            taken = at(500005.0 + 100 * place, 5000005.0 + view)
-            time = datetime(2025, 1 + place, 1 + view)
-            content = jpeg_taken(taken.position, (355 + 3 * view) % 360, time, 60 * place + view)
-            (folder / f"p{place}v{view}.jpg").write_bytes(content)
-    for name in ("x.jpg", "y.jpg"):
-        (folder / name).write_bytes(jpeg_taken())
-    return folder
 
 
 def read_csv(path):
@@ -326,68 +306,6 @@ def test_times_of_a_table(text, month, streets, tmp_path, caplog):
 
 
 # Wrong input --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("photo,lat\na,1", "expected columns image, lat and lon .*, found photo, lat"),
-        ("", "expected columns image, lat and lon .*, found none"),
-        ("name,lat,lon\np0v0.jpg,48,1,11,5", "line 2: expected 3 cells, found 5; write decimals"),
-        ("name,lat,lon\np0v1.jpg,48,11,\np0v0.jpg,48,11,,N", "line 3: expected 3 cells, found 5"),
-        ("name,lat,lon,lat\np0v0.jpg,1,2,3", "expected each column once, found lat again"),
-        ("name,lat,lon\np0v0.jpg,91,0", "line 2: expected latitude and longitude .* 91, 0"),
-        ("name,lat,lon\np0v0.jpg,nan,0", "line 2: expected latitude and longitude"),
-        ("name,lat,lon\np0v0.jpg,5000005,500005", "line 2: expected latitude and longitude"),
-        ("name,lat,lon\np0v0.jpg,48,", "line 2: expected two numbers, found 48, "),
-        ("name,lat,lon\np0v0.jpg,1,2\np0v0.jpg,1,2", "line 3: expected each photo once"),
-        ("name,lat,lon,heading\np0v0.jpg,1,2,north", "line 2: expected a heading .* north"),
-        ("name,lat,lon,time\np0v0.jpg,1,2,noon", "line 2: expected a time, .* found noon"),
-        ("name,lat,lon,time\np0v0.jpg,1,2,123", "line 2: expected a time, .* found 123"),
-        ("name,lat,lon\n,1,2", "line 2: expected each photo once, found no name"),
-        ("name,lat,lon\nq.jpg,48,2", "expected names relative to .* found q.jpg"),
-        ("name,east,north\np0v0.jpg,1,2", "expected the UTM zone of metres"),
-        ("name,east,north,zone\np0v0.jpg,48.1,11.5,32U", "expected metres of UTM zone 32U"),
-        *(  # metres of national grids: Swiss, Dutch, British, French
-            (
-                f"name,east,north,zone\np0v0.jpg,{east},{north},{zone}",
-                f"metres of UTM zone {zone}, found {east}, {north}: .*{why}",
-            )
-            for east, north, zone, why in (
-                (2600000, 1200000, "32T", "easting out of range"),
-                (120000, 480000, "31U", "far from band U, as of a national grid; convert them"),
-                (530000, 180000, "30U", "far from band U"),
-                (652000, 6862000, "31U", "far from band U"),
-            )
-        ),
-        ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
-        (
-            "name,east,north,zone\np0v0.jpg,261878,6243186,34S",
-            "band S .* zone 34S, found 6,243,186",
-        ),
-        (
-            'name,lat,lon\n"p0v0.jpg,1,2\np0v1.jpg,1,2',
-            "line 1: expected comma-separated values",
-        ),
-        (  # of Applanix, as in Boreas' gps_post_process.csv
-            "name,latitude,longitude\np0v0.jpg,0.764,-1.387\np0v1.jpg,,\np0v2.jpg,0.7639,-1.3868",
-            r"table.csv: expected .* degrees, found what look like radians \(0.764, -1.387\)",
-        ),
-        ("name,lat,lon\np0v0.jpg,0.097,-0.003", "look like radians"),  # Accra
-        ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
-        (
-            "name,lat,lon\np0v0.jpg,48,1",
-            "expected 2 places of 4 photos .* .1 of 14 photos have a position",
-        ),
-    ],
-)
-def test_a_wrong_table(lines, message, streets, tmp_path):
-    table = tmp_path / "table.csv"
-    table.write_text(lines)
-    config = PlacesConfig(output=str(tmp_path / "data"), positions=str(table))
-    with pytest.raises(InputError, match=message):
-        make_places(streets, config)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["My streets", "table.csv"]
 
 
 def test_wrong_options(streets, tmp_path):

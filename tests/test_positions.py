@@ -9,7 +9,7 @@ from utm import from_latlon
 
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.names import zone_of
-from mixvpr_jax.datasets.positions import require_metres
+from mixvpr_jax.datasets.positions import positives_within, require_metres
 from mixvpr_jax.errors import InputError
 
 
@@ -324,3 +324,9 @@ def test_a_part_of_a_local_frame_is_no_degrees():
 def test_numbers_that_are_none(tmp_path, part):
     with pytest.raises(InputError, match="expected"):
         pair(tmp_path, [f"@{part}@4180000.0@.jpg"], ["@500000@4180000@.jpg"])
+
+
+def test_positives_are_within_the_radius_inclusive():
+    database = np.array([[0.0, 0.0], [25.0, 0.0], [25.01, 0.0], [-15.0, 20.0]])
+    found = positives_within(np.array([[0.0, 0.0], [500.0, 0.0]]), database, 25)
+    assert [indices.tolist() for indices in found] == [[0, 1, 3], []]

@@ -86,3 +86,15 @@ def test_recall_of_each_kind_of_query():
 def test_hits_are_by_rank():
     hits = hits_by_rank(np.array([[2, 0], [1, 3]]), [np.array([0, 3]), np.array([], int)])
     assert hits.tolist() == [[False, True], [False, False]]
+
+
+def test_recall_on_a_hand_made_case():
+    predictions = np.array([[3, 1, 2], [0, 1, 2], [5, 4, 0], [2, 1, 0]])
+    positives = [np.array([3]), np.array([2, 7]), np.array([], int), np.array([9])]
+    hits = hits_by_rank(predictions, positives)
+    assert recall_of(hits, [1, 2, 3, 10]) == {1: 25, 2: 25, 3: 50, 10: 50}
+
+
+def test_recall_needs_a_row_a_query():
+    with pytest.raises(ValueError, match="2 rows of predictions, 1 queries"):
+        hits_by_rank(np.zeros((2, 1), int), [np.array([0])])

@@ -1,54 +1,27 @@
-import copy
-import pickle
-import tracemalloc
+"""The search finds what a plain loop in float64 finds, in its order, and refuses what it cannot."""
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from recipe import GOLDEN
+from searches import brute_force, unit_vectors
 
 from mixvpr_jax import InputError
-from mixvpr_jax.datasets.positions import positives_within
-from mixvpr_jax.distributed import AXIS, data_mesh
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.evaluation import search
 from mixvpr_jax.evaluation.recall import hits_by_rank, recall_of
-from mixvpr_jax.evaluation.search import Index, better
+from mixvpr_jax.evaluation.search import Index
 
 
-def brute_force(queries, database, k):
-    queries, database = (rows.astype(np.float64) for rows in (queries, database))
-    squared = np.stack([((database - query) ** 2).sum(1) for query in queries])
-    order = np.argsort(squared, axis=1, kind="stable")[:, :k]
-    return order, np.sqrt(np.take_along_axis(squared, order, 1))
-
-
-def unit_vectors(count, size, seed):
-    rows = np.random.default_rng(seed).standard_normal((count, size), np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def one_device():
-    return data_mesh(jax.devices()[:1])
-
-
-def check(queries, database, k, **options):
-    """On one device and on three."""
+def check(queries, database, k, devices=(1, 3), **options):
+    """On so many devices."""
     expected, expected_distances = brute_force(queries, database, k)
-    for mesh in (one_device(), data_mesh(jax.devices()[:3])):
+    for mesh in (data_mesh(jax.devices()[:count]) for count in devices):
         indices, distances = Index(database, mesh=mesh, **options).search(queries, k)
         assert np.array_equal(indices, expected)
         assert np.allclose(distances, expected_distances, rtol=4e-6, atol=0)
         assert (indices.dtype, distances.dtype) == (np.int32, np.float32)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-    """Chunks of one block, and few queries at a time."""
-    monkeypatch.setattr(search, "CPU_CHUNK_BYTES", 1)
-    monkeypatch.setattr(search, "QUERIES", 8)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -109,24 +82,6 @@ def test_near_duplicates_are_found_in_order(noise):
     assert np.allclose(distances, expected_distances, rtol=1e-5)
 
 
-def test_recall_on_a_hand_made_case():
-    predictions = np.array([[3, 1, 2], [0, 1, 2], [5, 4, 0], [2, 1, 0]])
-    positives = [np.array([3]), np.array([2, 7]), np.array([], int), np.array([9])]
-    hits = hits_by_rank(predictions, positives)
-    assert recall_of(hits, [1, 2, 3, 10]) == {1: 25, 2: 25, 3: 50, 10: 50}
-
-
-def test_recall_needs_a_row_a_query():
-    with pytest.raises(ValueError, match="2 rows of predictions, 1 queries"):
-        hits_by_rank(np.zeros((2, 1), int), [np.array([0])])
-
-
-def test_positives_are_within_the_radius_inclusive():
-    database = np.array([[0.0, 0.0], [25.0, 0.0], [25.01, 0.0], [-15.0, 20.0]])
-    found = positives_within(np.array([[0.0, 0.0], [500.0, 0.0]]), database, 25)
-    assert [indices.tolist() for indices in found] == [[0, 1, 3], []]
-
-
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize("num_database", [3, 1000, 12807])
 def test_devices_share_the_database(devices, num_database):
@@ -137,30 +92,6 @@ def test_devices_share_the_database(devices, num_database):
     expected, expected_distances = brute_force(queries, database, 20)
     assert np.array_equal(indices, expected)
     assert np.allclose(distances, expected_distances, rtol=1e-6)
-
-
-@pytest.mark.parametrize("through", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy])
-def test_an_index_for_another_process(through):
-    queries, database = unit_vectors(3, 16, 0), unit_vectors(100, 16, 1)
-    index = Index(database, mesh=one_device(), memory_bytes=2**20, recall_target=0.9)
-    expected = index.search(queries, 4)
-    again = through(index)
-    assert np.array_equal(again.search(queries, 4), expected)
-    assert (again.memory_bytes, again.recall_target) == (2**20, 0.9)
-
-
-def test_a_pickled_index_takes_the_memory_of_where_it_is_loaded():
-    index = Index(unit_vectors(4, 16, 0))
-    index.memory_bytes = 2**40  # of a larger device
-    assert pickle.loads(pickle.dumps(index)).memory_bytes == 2**30
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_no_transfer_is_implicit(devices, small_chunks):
-    queries, database = unit_vectors(3, 16, 0), unit_vectors(1000, 16, 1)
-    with jax.transfer_guard("disallow"):
-        found, _ = Index(database, mesh=data_mesh(jax.devices()[:devices])).search(queries, 20)
-    assert np.array_equal(found, brute_force(queries, database, 20)[0])
 
 
 @pytest.mark.parametrize(("count", "size"), [(5000, 256), (50_000, 64)])
@@ -175,77 +106,11 @@ def test_what_faiss_finds(count, size):
     assert np.allclose(distances**2, squared, atol=1e-5)
 
 
-@pytest.mark.parametrize("copies", [40, 400])
-@pytest.mark.parametrize("spread", [0, 1e-7])
-def test_more_that_are_as_near_than_candidates(copies, spread):
-    """Which of them are found is not left to rounding."""
-    random = np.random.default_rng(copies)
-    database = unit_vectors(1000, 64, 0)
-    chosen = random.choice(1000, copies, replace=False)
-    database[chosen] = database[7] + spread * random.standard_normal((copies, 64))
-    queries = np.concatenate([database[7:8] + np.float32(1e-3), unit_vectors(3, 64, 1)])
-    indices, _ = Index(database).search(queries, 20)
-    assert np.array_equal(indices, brute_force(queries, database, 20)[0])
-
-
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_searched_as_it_is(dtype):
     queries, database = unit_vectors(9, 32, 0), unit_vectors(700, 32, 1).astype(dtype)
     indices, _ = Index(database).search(queries, 5)
     assert np.array_equal(indices, brute_force(queries, database.astype(np.float32), 5)[0])
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_database_on_disk_is_read_chunk_by_chunk(tmp_path, small_chunks, devices, monkeypatch):
-    database = unit_vectors(1000, 8, 1)
-    np.save(tmp_path / "database.npy", database)
-    mapped = np.load(tmp_path / "database.npy", mmap_mode="r")
-    monkeypatch.setattr(search, "CHECKED_ROWS", 100)
-    read = []
-
-    class Watched(np.memmap):
-        def __getitem__(self, key):
-            found = super().__getitem__(key)
-            read.append(len(found))
-            return found
-
-    mesh = data_mesh(jax.devices()[:devices])
-    queries = unit_vectors(5, 8, 0)
-    indices, _ = Index(mapped.view(Watched), mesh=mesh, memory_bytes=2**15).search(queries, 3)
-    assert np.array_equal(indices, brute_force(queries, database, 3)[0])
-    assert max(read) <= 128
-
-
-@pytest.mark.parametrize("megabytes", [1, 4, 16, 64])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("count", [32, 256])
-def test_the_budget_is_kept(megabytes, dtype, count, monkeypatch):
-    """By what XLA says that the program takes, two chunks in memory, and those that stay."""
-    monkeypatch.setattr(search, "CPU_CHUNK_BYTES", 10**9)
-    mesh = one_device()
-    database = np.zeros((200_000, 64), dtype)
-    rows, batch = Index(database, mesh=mesh, memory_bytes=megabytes << 20)._sizes(500, count)
-    assert rows == len(database) or rows > 64  # no more is cut than must be
-    divided = NamedSharding(mesh, P(AXIS))
-    known = [
-        jax.ShapeDtypeStruct((1, batch, count), dtype, sharding=divided)
-        for dtype in (np.float32, np.int32)
-    ]
-    queries = jax.ShapeDtypeStruct((batch, 64), np.float32)
-    chunk = jax.ShapeDtypeStruct((rows, 64), dtype, sharding=divided)
-    norms = jax.ShapeDtypeStruct((rows,), np.float32, sharding=divided)
-    compiled = better.lower(*known, queries, chunk, norms, np.int32(0), mesh, None).compile()
-    chunks = 2 * rows * 64 * database.itemsize
-    analysis = compiled.memory_analysis()
-    assert analysis is not None
-    taken = analysis.temp_size_in_bytes + chunks
-    kept = min(database.nbytes, megabytes << 18)
-    assert taken + kept <= megabytes << 20, (rows, batch, taken / 2**20)
-
-
-def test_a_budget_too_small():
-    with pytest.raises(InputError, match=r"memory: expected room for 32 descriptors of 4096"):
-        Index(np.ones((99, 4096), np.float32), memory_bytes=999).search(np.ones((2, 4096)), 1)
 
 
 def test_approximate_neighbours():
@@ -368,7 +233,7 @@ def test_neighbours_that_rounding_cannot_tell_apart(copies, spread):
     database[chosen] = database[7] + spread * rng.standard_normal((copies, 64))
     beside = database[7] + np.float32(0.3) * unit_vectors(5, 64, 2)
     queries = np.concatenate([database[7:8] + np.float32(1e-3), beside, unit_vectors(3, 64, 1)])
-    check(queries, database, 20)
+    check(queries, database, 20, devices=(1, 3, 8))
 
 
 def test_rounding_that_goes_the_same_way_in_every_value():
@@ -403,16 +268,6 @@ def test_neighbours_that_get_better_and_better(monkeypatch):
     check(near, near + away, 20)
 
 
-@pytest.mark.parametrize("count", [4000, 40_000])
-def test_more_candidates_than_there_is_memory_for(count):
-    """Where all are equally near, the whole database is measured, in little memory."""
-    database = np.ones((count, 8), np.float32)
-    index = Index(database, memory_bytes=2**18)
-    indices, distances = index.search(np.zeros((64, 8)), 3)
-    assert np.array_equal(indices, np.tile([0, 1, 2], (64, 1)))
-    assert np.allclose(distances, 8**0.5)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_the_whole_database_in_float64(monkeypatch, dtype):
     monkeypatch.setattr(search, "MAX_CANDIDATES", 1)
@@ -424,60 +279,8 @@ def test_the_whole_database_in_float64(monkeypatch, dtype):
     check(queries, database, 20)
 
 
-def test_a_full_ranking_takes_little_memory(monkeypatch):
-    """Of each descriptor its distance, and of few at a time the differences."""
-    monkeypatch.setattr(search, "VALUES_AT_ONCE", 2**14)
-    monkeypatch.setattr(search, "num_processors", lambda: 1)
-    database, queries = unit_vectors(4000, 256, 0), unit_vectors(2, 256, 1)
-    index = Index(database)
-    tracemalloc.start()
-    indices, _ = index.search(queries, len(database))
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < database.nbytes / 4
-    assert np.array_equal(np.sort(indices, axis=1), np.tile(np.arange(4000), (2, 1)))
-
-
 def test_more_neighbours_than_candidates_are_tried():
     check(unit_vectors(3, 8, 0), unit_vectors(6000, 8, 1), 5000)
-
-
-def test_chunks_stay_where_there_is_memory():
-    database, queries = unit_vectors(4096, 64, 0), unit_vectors(10, 64, 1)
-    kept, streamed = (
-        Index(database, mesh=one_device(), memory_bytes=size) for size in (2**24, 2**20)
-    )
-    for _ in range(2):
-        found = kept.search(queries, 9), streamed.search(queries, 9)
-        assert kept._kept and not streamed._kept
-        for one, other in zip(*found, strict=True):
-            assert np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("searched", [False, True])
-def test_an_array_that_is_filled_again_changes_no_index(dtype, searched):
-    """As a buffer of descriptors may be, for the next folder."""
-    buffer = unit_vectors(300, 8, 0).astype(dtype)
-    database, queries = buffer.copy(), unit_vectors(5, 8, 1)
-    index = Index(buffer[:200])
-    if searched:  # the devices hold a copy then, the host does not
-        index.search(queries, 3)
-    buffer[:] = 1
-    for found, right in zip(
-        index.search(queries, 3), Index(database[:200]).search(queries, 3), strict=True
-    ):
-        assert np.array_equal(found, right)
-
-
-def test_what_nobody_can_change_is_not_copied(tmp_path):
-    database = unit_vectors(30, 8, 0)
-    np.save(tmp_path / "d.npy", database)
-    for mode in ("r", "r+"):
-        mapped = np.load(tmp_path / "d.npy", mmap_mode=mode)
-        assert Index(mapped).database is mapped
-    database.flags.writeable = False
-    assert Index(database).database is database
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.uint64, np.array])
