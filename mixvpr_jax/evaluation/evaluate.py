@@ -25,7 +25,6 @@ from mixvpr_jax.evaluation.output import (
     ALL_OUTPUTS,
     SUBMITTED,
     Evaluation,
-    check_output,
     read_output,
     write_output,
 )
@@ -43,6 +42,7 @@ from mixvpr_jax.evaluation.recall import (
 from mixvpr_jax.evaluation.search import Index, Neighbours, search_on_all_processes
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.storage import AnyPath, atomic_folder, named_when_full, reaching
+from mixvpr_jax.writable import require_free
 
 RECALL_VALUES = (1, 5, 10, 20)
 APPROXIMATE_RECALL = 0.99
@@ -66,7 +66,8 @@ def evaluate(
     """
     output = config.output
     with raise_on_all_processes():
-        check_output(config)
+        files = [output / name for name in ALL_OUTPUTS]
+        require_free(files, "the results", overwrite=config.overwrite)
         data = read_data(config)
         ks = _recall_values(config, data)
         if config.compare is not None:
@@ -87,9 +88,9 @@ def evaluate(
                 if write_report is not None:
                     write_report(folder, config.compare)
                 with reaching(output):
-                    for name in ALL_OUTPUTS:  # earlier results that the new ones do not replace
-                        if not (folder / name).exists() and (output / name).exists():
-                            (output / name).unlink()
+                    for file in files:  # earlier results that the new ones do not replace
+                        if not (folder / file.name).exists():
+                            file.unlink(missing_ok=True)
             stack.close()  # the results get their names: that may fail, too
     describer.prune()
     return evaluation

@@ -25,7 +25,6 @@ from mixvpr_jax.listing import write_csv
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching, write_json
 from mixvpr_jax.version import __version__
-from mixvpr_jax.writable import require_free
 
 SUBMISSION = "msls_test_predictions.csv"  # of msls-test alone
 SUBMITTED = 25  # neighbours of a query: Mapillary's script looks at 20
@@ -81,12 +80,6 @@ class Evaluation:
         if self.recalls is None:
             return f"no ground truth: neighbours of {len(self.query_descriptors)} queries"
         return ", ".join(f"R@{k}: {percent:.1f}" for k, percent in self.recalls.at.items())
-
-
-def check_output(config: EvaluationConfig) -> None:
-    """Raises InputError where results cannot be put into the output folder, or may not be."""
-    files = [config.output / name for name in ALL_OUTPUTS]
-    require_free(files, "the results", overwrite=config.overwrite)
 
 
 def write_output(
