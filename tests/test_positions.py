@@ -80,6 +80,41 @@ def test_codes_of_utm_and_those_beside_them(code, zone):
     assert zone_of(Path(f"epsg{code}/@500000.0@5400000.0@.jpg"), 54e5) == zone
 
 
+@pytest.mark.parametrize(
+    ("written", "north", "zone"),
+    [
+        ("UTM32N", 54e5, "32U"),  # N and S for the hemispheres, as GIS write them
+        ("utm_zone_33s", 62e5, "33H"),
+        ("UTM 33S", 415e4, "33S"),  # Sicily, by its band
+        ("UTM-32@U", 54e5, "32U"),
+        ("UTM32", 54e5, "32"),
+        ("UTM32@E", 54e5, "32"),  # looking east
+        ("UTM32@cam0", 54e5, "32"),
+        ("UTM32U", 54e5, "32U"),
+        ("utm", 54e5, ""),
+        ("utm7x", 54e5, "7"),
+        ("utm61n", 54e5, ""),
+        ("zone32", 54e5, ""),  # perhaps of a building
+    ],
+)
+def test_utm_before_a_zone(written, north, zone):
+    assert zone_of(Path(f"@500000.0@{north}@{written}@7@.jpg"), north) == zone
+
+
+@pytest.mark.parametrize(
+    ("folder", "zone"),
+    [("utm32n", "32U"), ("x_UTM-33S/a", "33G"), ("utm_3d", ""), ("utm_2", ""), ("outm32n", "")],
+)
+def test_utm_in_the_name_of_a_folder(folder, zone):
+    assert zone_of(Path(folder, "@500000.0@5400000.0@@.jpg"), 54e5) == zone
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_the_same_metres_of_two_utm_zones_are_far_apart(tmp_path, short):
+    database = [name(5e5, 54e5, f"UTM{zone}", "U", short=short) for zone in (32, 33)]
+    assert listed(pair(tmp_path, database, database[1:]).positives) == [[1]]
+
+
 def test_codes_of_several_grids_are_refused(tmp_path):
     names = [f"@400000.0@400000.0@{code}@.jpg" for code in ("EPSG27700", "EPSG29903")]
     with pytest.raises(InputError, match="as there are several, found EPSG27700, EPSG29903 beside"):

@@ -25,7 +25,13 @@ _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII |
 _DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
 _UTM = r"(?:32([67])|258(?=2[89]|3[0-8])|269(?=[01]\d|2[0-3]))(0[1-9]|[1-5]\d|60)"
-_EPSG = re.compile(rf"epsg[:_ -]?(?:{_UTM}|(\d{{4,5}}))(?!\d)", re.ASCII | re.IGNORECASE)
+_SAID = r"utm[ _-]?(?:zone[ _-]?)?0*([1-9]|[1-5]\d|60)"
+_CODE = re.compile(
+    rf"epsg[:_ -]?(?:{_UTM}|(\d{{4,5}}))(?!\d)"
+    rf"|(?<![a-z\d]){_SAID}[ _-]?([NS])(?![a-z\d])"  # of a hemisphere: UTM32N, utm_zone_32n/
+    rf"|(?<=@){_SAID}[ _-]?(?:@?([{BANDS}]))?(?=[@.])",  # UTM32U@, UTM32@U@, UTM32@
+    re.ASCII | re.IGNORECASE,
+)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
@@ -51,8 +57,7 @@ def zone_of(path: AnyPath, north: float) -> str:
     """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
 
     A downloader may leave out the band. Names of other forms may hold anything there: then a letter
-    must fit the northing. Without a zone, the last EPSG code in the path counts: as its UTM zone
-    (WGS 84, ETRS89 and NAD83 agree within metres), else as another grid's name (EPSG27700).
+    must fit the northing. Without a zone, `zone_of_code` of the whole path counts.
     """
     fields = fields_of(path)
     number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])
@@ -74,12 +79,27 @@ def zone_of(path: AnyPath, north: float) -> str:
             f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
             "@utm_east@utm_north@@…"
         )
-    if zone or not (codes := list(_EPSG.finditer(str(path)))):
-        return zone
-    half, number, other = codes[-1].groups()  # 327 and a zone is in the south, the others north
-    bands = BANDS[:10] if half == "7" else BANDS[10:]
-    band = next((band for band in bands if fits_band(band, north)), "")
-    return f"EPSG{other}" if other else f"{int(number)}{band}"
+    return zone or zone_of_code(str(path), north)
+
+
+def zone_of_code(text: str, north: float) -> str:
+    """The UTM zone of the last EPSG code or "UTM32N" in a text, or another grid's name (EPSG27700).
+
+    WGS 84, ETRS89 and NAD83 agree within metres. The northing, in metres, tells the band, as codes
+    tell the hemisphere alone; S is a band where it fits. "" where the text holds none of these.
+    """
+    plain = text.lower()  # most names hold neither word, and a search costs more
+    codes = list(_CODE.finditer(plain)) if "epsg" in plain or "utm" in plain else []
+    if not codes:
+        return ""
+    half, coded, other, number, side, alone, band = codes[-1].groups()
+    if other:
+        return f"EPSG{other}"
+    band = (side or band or "").upper()
+    if not (band and fits_band(band, north)):
+        bands = "" if alone else BANDS[:10] if half == "7" or band == "S" else BANDS[10:]
+        band = next((each for each in bands if fits_band(each, north)), "")
+    return f"{int(coded or number or alone)}{band}"
 
 
 # The order of frames ------------------------------------------------------------------------------
