@@ -355,6 +355,12 @@ def test_a_part_of_a_local_frame_is_no_degrees():
     require_metres("a", database, np.array([(40.25, 33.75), (41.5, 34.25)]))
 
 
+@pytest.mark.parametrize("end", [".jpg", "@.jpg"])
+def test_a_name_may_end_after_the_metres(tmp_path, end):
+    names = [f"@500000.25@4180000.75{end}", f"@500090.25@4180000.75{end}"]
+    assert listed(pair(tmp_path, names, names[1:]).positives) == [[1]]
+
+
 @pytest.mark.parametrize("part", ["1_0", "１", "nan", "inf", "0x1", "1e999", "1,5", ""])
 def test_numbers_that_are_none(tmp_path, part):
     with pytest.raises(InputError, match="expected"):

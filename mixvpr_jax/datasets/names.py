@@ -44,7 +44,7 @@ def fields_of(path: PurePath | AnyPath) -> list[str]:
 
 def position_of(path: AnyPath) -> tuple[float, float]:
     """East and north in metres, in a name's first two fields; raises InputError without them."""
-    parts = path.name.split("@")[1:3]
+    parts = fields_of(path)[1:3]
     if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
         raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
     east, north = map(float, parts)
