@@ -58,12 +58,20 @@ def test_headings_of_a_table(headings, found, tmp_path):
     assert [one.heading for one in taken] == found
 
 
+@pytest.mark.parametrize("missing", ["", "nan", "NaT", "NA", "None", "NULL"])
+def test_cells_without_a_heading_or_a_time(missing, tmp_path):
+    [taken] = taken_by(tmp_path, "lat,lon,heading,time", f"48,11,{missing},{missing}")
+    assert taken == Taken((48.0, 11.0))
+
+
 @pytest.mark.parametrize(
     ("row", "position"),
     [
         ("0,0", None),
         ("0.0,-0.0", None),
         ("nan,NaN", None),
+        ("NA,NA", None),
+        ("None,null", None),
         ("0,1e-4", (0.0, 1e-4)),
         ("1e-4,0", (1e-4, 0.0)),
         ("0.004,-0.008", (0.004, -0.008)),  # of CARLA

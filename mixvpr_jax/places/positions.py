@@ -47,6 +47,8 @@ FIELDS = {
 """The titles of columns in a table, by their letters and digits; the first that is there counts."""
 DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCII)
 """A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
+MISSING = {"", "na", "nan", "nat", "none", "null"}
+"""What R, NumPy, pandas, Python and databases write in a cell without a value, in lower case."""
 ORIGIN_RADIANS = 0.05  # there is no land so near to latitude and longitude 0
 
 logger = logging.getLogger(__name__)
@@ -234,7 +236,7 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
     in_degrees = "latitude" in cells and "longitude" in cells
     both = ("latitude", "longitude") if in_degrees else ("east", "north")
     texts = [cells[field] for field in both]
-    if {text.lower() for text in texts} <= {"", "nan"}:
+    if {text.lower() for text in texts} <= MISSING:
         return None
     try:
         first, second = map(_to_number, texts)
@@ -256,7 +258,7 @@ def _to_number(text: str) -> float:
 
 def _to_heading(where: object, text: str) -> float | None:
     """Degrees, from -180 to 360, or nothing."""
-    if not text:
+    if text.lower() in MISSING:
         return None
     with suppress(ValueError):
         if -180 <= (heading := _to_number(text)) <= 360:
@@ -266,7 +268,7 @@ def _to_heading(where: object, text: str) -> float | None:
 
 def _to_time(where: object, text: str) -> datetime | None:
     """ISO 8601, EXIF's form, a month, a time in digits (201907), a Unix time, or nothing."""
-    if not text:
+    if text.lower() in MISSING:
         return None
     of_digits = "%Y%m%d%H%M%S"[: len(text) - 2]
     for form in (of_digits,) if DIGITS.fullmatch(text) else ("%Y:%m:%d %H:%M:%S", "%Y-%m"):
