@@ -83,6 +83,23 @@ def test_no_position_and_others_near_it(row, position, tmp_path):
     assert taken_by(tmp_path, "lat,lon", row) == [Taken(position)]
 
 
+@pytest.mark.parametrize(
+    ("zone", "north", "band"),
+    [
+        ("EPSG:32632", 5334005, "U"),
+        ("epsg25832", 5334005, "U"),
+        ("EPSG:32732", 6248138, "H"),
+        ("UTM32U", 5334005, "U"),
+        ("UTM zone 32N", 5334005, "U"),
+    ],
+)
+def test_zones_by_their_codes_and_behind_the_word(zone, north, band, tmp_path):
+    [taken] = taken_by(tmp_path, "east,north,zone", f"500005,{north},{zone}")
+    assert taken.position == pytest.approx(to_latlon(500005, north, 32, band))
+    photo = tmp_path / f"@500005@{north}@.jpg"
+    assert find_positions(tmp_path, [photo], None, zone) == [taken]
+
+
 @pytest.mark.parametrize("zone", ["32N", "32U"])
 def test_n_may_be_the_northern_hemisphere(zone, tmp_path):
     [taken] = taken_by(tmp_path, "east,north,zone", f"500005,5334005,{zone}")
@@ -297,6 +314,7 @@ def test_headings_that_may_be_radians_are_told(headings, told, tmp_path, caplog)
             )
         ),
         ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
+        ("name,east,north,zone\np0v0.jpg,5e5,2e5,EPSG:27700", "with its band, .* found EPSG27700"),
         (
             "name,east,north,zone\np0v0.jpg,261878,6243186,34S",
             "band S .* zone 34S, found 6,243,186",

@@ -38,7 +38,7 @@ class PlacesConfig:
         positions: A table with the columns image, lat and lon (or east, north and zone), and
             perhaps heading (degrees from north) and time; by default names
             (@utm_east@utm_north@…) and EXIF tell.
-        zone: UTM zone and latitude band, such as 32U, of metres that come without.
+        zone: UTM zone and latitude band (32U), or its EPSG code, of metres that come without.
         name: Name of the cities; that of the folder of photos if not given.
         radius_m: How far a place's photos lie from the one in their middle, in metres.
         heading_degrees: Width of the sector of a place's headings, centred on the middle photo's.

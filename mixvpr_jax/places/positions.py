@@ -24,6 +24,7 @@ from mixvpr_jax.datasets.names import (
     position_of,
     unix_seconds,
     zone_of,
+    zone_of_code,
 )
 from mixvpr_jax.datasets.positions import fits_band
 from mixvpr_jax.errors import InputError
@@ -122,6 +123,7 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
 def _to_degrees(source: object, east: float, north: float, zone: str | None) -> tuple[float, float]:
     if not zone:
         raise InputError(f"{source}: expected the UTM zone of metres; give it, such as --zone 32U")
+    zone = zone_of_code(f"@{zone}@", north) or zone
     if not (found := re.fullmatch(r"(\d\d?)\s*([C-HJ-NP-X])", zone.strip().upper(), re.ASCII)):
         raise InputError(f"{source}: expected a UTM zone with its band, as in 32U, found {zone}")
     if found[2] == "S" and not fits_band("S", north):  # the southern hemisphere, as GIS have it
