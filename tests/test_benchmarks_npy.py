@@ -191,6 +191,12 @@ def test_lists(tmp_path):
         assert [f.tolist() for f in read_positives(saved(file, identity), 3, 3)] == [[0], [1], [2]]
 
 
+@pytest.mark.parametrize("array", [np.array([1.0, 0.0]), object_array([[1.0], np.array([0.0])])])
+def test_indices_that_matlab_wrote(tmp_path, array):
+    found = read_positives(saved(tmp_path / "a.npy", array), 2, 2)
+    assert [(one.tolist(), one.dtype) for one in found] == [([1], np.int64), ([0], np.int64)]
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -211,6 +217,9 @@ def test_lists_that_are_none(tmp_path, array, message):
         (object_array([[0], [5]]), r"query 1: the database has 5 images.*below that, found 5"),
         (object_array([[0], [-1]]), "expected indices below that, found -1"),
         (object_array([[0], [0.5]]), "expected whole numbers, found"),
+        (object_array([[0], [0, np.nan]]), "expected whole numbers, found"),
+        (object_array([[0], [np.inf]]), "expected whole numbers, found"),
+        (object_array([[0], [5.0]]), "below that, found 5"),
         (object_array([[0], "x"]), "expected whole numbers, found 'x'"),
         (object_array([[0], [[1], [2, 3]]]), "expected whole numbers"),
         (object_array([[0]]), "expected the positives of 2 queries, found 1 entries"),

@@ -195,6 +195,8 @@ def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
         values = np.array(["?"])
     if values.size == 0:
         return np.empty(0, np.int64)
+    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and not (values % 1).any():
+        values = values.astype(np.int64)  # MATLAB's numbers are floats
     if values.dtype.kind not in "iu":
         raise InputError(f"{file}: expected whole numbers, found {_shown(entry)}")
     outside = values[(values < 0) | (values >= limit)]
