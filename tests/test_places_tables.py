@@ -167,6 +167,7 @@ def test_digits_that_are_no_time(text, tmp_path):
         ("image;lat;lon;heading\np0v0.jpg;48,5;11,25;359,5\n", [359.5, None]),
         ("image\tlat\tlon\np0v0.jpg\t48,5\t11,25\n", [None, None]),
         ('image,lat,lon\np0v0.jpg,"48,5","11,25"\n', [None, None]),
+        ('"image", "lat", "lon"\n"p0v0.jpg", "48.5", "11.25"\n', [None, None]),
         ("image,lat,lon\rp0v0.jpg,48.5,11.25\r", [None, None]),
         ("image,lat,lon\r\np0v0.jpg,48.5,11.25\r\n,,\r\n,,\r\n", [None, None]),
     ],

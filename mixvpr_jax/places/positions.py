@@ -151,7 +151,9 @@ def _read_table(file: AnyPath, zone: str | None) -> dict[str, Taken]:
         text = read_text(file)
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # also of old Macs
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
+    rows = csv.DictReader(
+        io.StringIO(text), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     try:
         return _parse_table(file, rows, zone)
     except csv.Error as error:  # a quotation mark that none closes, say
