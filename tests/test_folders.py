@@ -8,7 +8,7 @@ import pytest
 from benchmark_trees import listed, write_image, write_images
 from PIL import Image
 
-from mixvpr_jax.datasets import BENCHMARKS, read_folder_pair
+from mixvpr_jax.datasets import BENCHMARKS, folders, read_folder_pair
 from mixvpr_jax.datasets.folders import read_folder
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import IMAGE_SUFFIXES, locate
@@ -238,3 +238,12 @@ def test_a_folder_never_goes_by_a_benchmarks_name(tmp_path, name):
         write_image(tmp_path / name / side / "a.jpg")
     found = read_folder_pair(tmp_path / name / "database", tmp_path / name / "queries")
     assert found.protocol.name == f"{name}-folder"
+
+
+def test_folders_at_the_root_of_a_disk_have_a_name(tmp_path, monkeypatch):
+    """As a container's mounts are: /database and /queries."""
+    for side in ("database", "queries"):
+        write_image(tmp_path / side / "a.jpg")
+    monkeypatch.setattr(folders, "resolved", lambda path: Path("/", path.name))
+    found = read_folder_pair(tmp_path / "database", tmp_path / "queries")
+    assert found.protocol.name == "queries in database"

@@ -316,6 +316,6 @@ def _evaluation_set(
 def _pair_name(database: AnyPath, queries: AnyPath) -> str:
     """The folder that holds both, where there is one: `city` of city/database and city/queries."""
     database, queries = resolved(database), resolved(queries)
-    if database.parent == queries.parent:
+    if database.parent == queries.parent and database.parent.name:  # the root of a disk has none
         return database.parent.name
     return f"{queries.name} in {database.name}"
