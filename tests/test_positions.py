@@ -355,6 +355,13 @@ def test_a_part_of_a_local_frame_is_no_degrees():
     require_metres("a", database, np.array([(40.25, 33.75), (41.5, 34.25)]))
 
 
+def test_a_radius_beyond_all_positions(tmp_path):
+    """Its square is no float64."""
+    write_images(tmp_path / "a", ["@500000@4180000@.jpg"])
+    found = read_folder_pair(tmp_path / "a", tmp_path / "a", radius_m=1e300)
+    assert listed(found.positives) == [[0]]
+
+
 @pytest.mark.parametrize("end", [".jpg", "@.jpg"])
 def test_a_name_may_end_after_the_metres(tmp_path, end):
     names = [f"@500000.25@4180000.75{end}", f"@500090.25@4180000.75{end}"]

@@ -48,7 +48,7 @@ def positives_within(
     for query in queries:
         candidates = np.asarray(tree.query_ball_point(query, radius, return_sorted=True), np.int64)
         squared = ((database[candidates] - query) ** 2).sum(1)
-        found.append(candidates[squared <= radius_m**2])
+        found.append(candidates[squared <= radius_m * radius_m])
     return found
 
 
