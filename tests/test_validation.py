@@ -15,7 +15,7 @@ from mixvpr_jax import GeMConfig, InputError, ModelConfig, create_model
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.preprocess import Preprocess
 from mixvpr_jax.training.config import ValidationConfig
-from mixvpr_jax.training.validation import Selection, Validation, rename_former
+from mixvpr_jax.training.validation import SETS, Selection, Validation, rename_former, set_names
 
 
 def validation(*sets, interpolation="bilinear", **options):
@@ -113,6 +113,26 @@ def test_a_folder_called_like_a_benchmark_has_metrics_of_its_own(labelled, tmp_p
             chosen = replace(config, select_by=wanted)
             assert Selection.of(chosen).metric == f"{name}-folder/recall@1"
         folder.rename(labelled[0].parent)
+
+
+def test_a_link_has_its_own_name(labelled, tmp_path, monkeypatch):
+    """A set's, and a benchmark's, whose name a link in the current folder has, too."""
+    monkeypatch.chdir(tmp_path)
+    target = labelled[0].parent
+    for name in ("ours", "theirs", "pitts30k-val"):
+        (tmp_path / name).symlink_to(target)
+    assert set_names(ValidationConfig(("pitts30k-val",))) == ("pitts30k-val",)
+    config = ValidationConfig(("ours", tmp_path / "theirs", target / ".."))
+    assert set_names(config) == ("ours", "theirs", target.parent.name)
+    config = ValidationConfig(("ours",))
+    chosen = Selection.of(replace(config, select_by=f"{target.name}/recall@5"))
+    assert chosen.metric == "ours/recall@5"
+    entries = [
+        {"step": step, f"{target.name}/recall@1": float(step), SETS: {target.name: checksum}}
+        for step, checksum in ((1, "now"), (2, "then"))
+    ]
+    rename_former(entries, config)  # as earlier versions wrote them
+    assert replace(Selection.of(config), checksums={"ours": "now"}).ranked(entries) == [1]
 
 
 def test_labels_on_one_side_are_nothing_to_validate_with(labelled):

@@ -164,8 +164,9 @@ class ValidationConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The last part of each set's path."""
-        return tuple(resolved(as_path(folder)).name for folder in self.sets)
+        """The last part of each set's path, a link's own."""
+        paths = map(as_path, self.sets)
+        return tuple((p if p.name not in ("", "..") else resolved(p)).name for p in paths)
 
 
 def _as_set(written: Any) -> Any:

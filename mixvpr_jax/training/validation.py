@@ -31,7 +31,7 @@ from mixvpr_jax.evaluation.search import Index, search_on_all_processes
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.preprocess import Preprocess, load_image
 from mixvpr_jax.programs import trim_memory
-from mixvpr_jax.storage import AnyPath, OutOfReach, as_path, reaching
+from mixvpr_jax.storage import AnyPath, OutOfReach, as_path, reaching, resolved
 from mixvpr_jax.training.config import ValidationConfig
 from mixvpr_jax.training.log import Entry, read_log, values_of
 from mixvpr_jax.training.step import TrainState
@@ -137,9 +137,11 @@ def metrics_of(config: ValidationConfig) -> list[str]:
 
 
 def former_metrics(config: ValidationConfig) -> dict[str, str]:
-    """Names that earlier versions gave to metrics → present names."""
-    former = [f"{name}/recall@{k}" for name in config.names for k in RECALL_VALUES]
-    return {a: b for a, b in zip(former, metrics_of(config), strict=True) if a != b}
+    """Names that earlier versions, which followed links, gave to metrics → present names."""
+    present, targets = set_names(config), (resolved(as_path(path)).name for path in config.sets)
+    former = zip((*targets, *config.names), present * 2, strict=True)
+    pairs = [(a, b) for a, b in former if a not in present]
+    return {f"{a}/recall@{k}": f"{b}/recall@{k}" for a, b in pairs for k in RECALL_VALUES}
 
 
 def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
@@ -148,6 +150,9 @@ def rename_former(entries: Iterable[Entry], config: ValidationConfig) -> None:
     for entry in entries:
         for former in renamed.keys() & entry.keys():
             entry[renamed[former]] = entry.pop(former)
+            before, now = (name.rpartition("/")[0] for name in (former, renamed[former]))
+            if before in (checksums := entry.get(SETS, {})):
+                checksums[now] = checksums.pop(before)
 
 
 def _why_unreadable(image: AnyPath) -> str:
