@@ -61,6 +61,28 @@ def test_a_checkpoint_of_another_model(finished, town, tmp_path):
         train(config, workdir)
 
 
+@pytest.mark.parametrize("config_too", [True, False])
+def test_a_model_without_checkpoints_is_not_replaced(finished, town, tmp_path, config_too):
+    """Of a run whose checkpoints were deleted or not copied, or whatever --model.init reads."""
+    shutil.copytree(finished[0] / "model", tmp_path / "run" / "model")
+    if config_too:
+        shutil.copy(finished[0] / "config.json", tmp_path / "run")
+        (tmp_path / "run" / "checkpoints").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=r"run: expected a new folder, or the checkpoints of a ru"):
+        train(tiny_config(town), tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_checkpoints_without_a_log_have_no_best(finished, town, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "metrics.jsonl").unlink()
+    with pytest.raises(InputError, match=r"expected metrics.jsonl next to checkpoints, by which"):
+        train(tiny_config(town), workdir)
+    (workdir / "metrics.jsonl").touch()
+    assert train(tiny_config(town), workdir).step == finished[1].step
+
+
 def test_other_images_than_before(finished, town, tmp_path):
     data = shutil.copytree(town / "train", tmp_path / "train")
     table = data / "Dataframes" / "Avalon.csv"

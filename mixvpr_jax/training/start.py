@@ -30,7 +30,7 @@ from mixvpr_jax.models.config import ConvAPConfig, MixVPRConfig, ModelConfig
 from mixvpr_jax.models.vpr import VPRModel, create_model
 from mixvpr_jax.pretrained import from_pretrained
 from mixvpr_jax.storage import AnyPath, as_path, is_local, named_when_full, reaching
-from mixvpr_jax.training.checkpoint import Checkpoints
+from mixvpr_jax.training.checkpoint import Checkpoints, last_step
 from mixvpr_jax.training.config import (
     MAY_CHANGE,
     StartConfig,
@@ -70,6 +70,18 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
     path, checkpoints = workdir / "config.json", workdir / "checkpoints"
     with reaching(workdir):
         has_config, has_checkpoints = path.exists(), checkpoints.exists()
+        has_log, has_model = (workdir / "metrics.jsonl").exists(), (workdir / "model").is_dir()
+        step = last_step(workdir)
+    if has_model and not step:
+        raise InputError(
+            f"{workdir}: expected a new folder, or the checkpoints of a run, found a model alone, "
+            "which training would replace; choose another --workdir, or move model away"
+        )
+    if step and not has_log:
+        raise InputError(
+            f"{workdir}: expected metrics.jsonl next to checkpoints, by which the best is found, "
+            "found none; copy it, or make an empty one to go without earlier recalls"
+        )
     if has_config:
         require_same_run(config, path)
     elif has_checkpoints:
