@@ -29,6 +29,7 @@ from mixvpr_jax.training.config import (
     require_same_run,
 )
 from mixvpr_jax.training.loop import Setup, train
+from mixvpr_jax.training.start import check_workdir
 
 
 def test_the_folder_of_another_configuration(finished, town):
@@ -37,6 +38,16 @@ def test_the_folder_of_another_configuration(finished, town):
     line = r"another configuration \(optimizer.learning_rate: 0.001 there, 0.5 here\); choose"
     with pytest.raises(InputError, match=line):
         train(other, finished[0])
+
+
+def test_each_process_may_read_initial_weights_of_its_own(finished, town, monkeypatch):
+    """As when the run began; config.json holds those of process 0."""
+    config = tiny_config(town)
+    elsewhere = replace(config, model=replace(config.model, init="/local/resnet50.pth"))
+    with pytest.raises(InputError, match=r"\(model.init: None there, '/local/resnet50.pth' here\)"):
+        check_workdir(elsewhere, finished[0])
+    monkeypatch.setattr("mixvpr_jax.training.start.is_main_process", lambda: False)
+    check_workdir(elsewhere, finished[0])
 
 
 def test_the_folder_of_a_run_from_before_interpolation(finished, town, tmp_path):

@@ -83,7 +83,8 @@ def check_workdir(config: TrainConfig, workdir: AnyPath) -> None:
             "found none; copy it, or make an empty one to go without earlier recalls"
         )
     if has_config:
-        require_same_run(config, path)
+        if is_main_process():  # whose options the others must have, but for `OF_A_PROCESS`
+            require_same_run(config, path)
     elif has_checkpoints:
         raise InputError(f"{workdir}: expected config.json next to checkpoints, found none")
     if is_local(workdir):
