@@ -141,7 +141,7 @@ def decode_image(data: bytes, name: str | os.PathLike) -> Image.Image:
             if image.format == "PNG" and data[25] == 0 and "transparency" in image.info:
                 # Pillow scales grey of 2 and 4 bits to 8, but not the value that is transparent.
                 image.info["transparency"] *= {2: 85, 4: 17}.get(data[24], 1)
-            return upright(_to_rgb(image), orientation)
+            return upright(_to_rgb(image, str(image.tile)), orientation)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except Image.DecompressionBombError as error:  # by PIL.Image.MAX_IMAGE_PIXELS, which is global
@@ -170,7 +170,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
-            integers, whose range is unknown, or 16-bit grey without a value above 255.
+            integers, whose range is unknown, or 16 bits without a value above 255.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
@@ -178,16 +178,17 @@ def to_rgb(image: ImageLike) -> Image.Image:
         image = _from_array(to_array("expected an image", image))
     if 0 in image.size:
         raise InputError(f"expected an image with pixels, found {image.width} x {image.height}")
+    tiles = str(getattr(image, "tile", ""))  # none are left by loading
     try:
         image.load()  # turns a TIFF upright
     except Exception as error:  # AssertionError and ValueError: its file is closed
         line = f"expected a whole image, found a broken or closed one ({text_of(error)})"
         raise InputError(line) from error
-    return upright(_to_rgb(image), orientation_of(image))
+    return upright(_to_rgb(image, tiles), orientation_of(image))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to mode RGB without turning it."""
+def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
+    """Converts an image to mode RGB without turning it; `tiles` tell how its file holds them."""
     tags = getattr(image, "tag_v2", {})
     kind = tags.get(SUBFILE_TYPE)
     if isinstance(kind, int) and kind & 1:  # of reduced size
@@ -199,6 +200,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
+    # Pillow keeps the high bytes alone.
+    is_deep = image.mode.startswith("RGB") and ";16" in tiles
+    if is_deep and not np.asarray(image)[..., :3].any():
+        raise InputError(
+            f"expected {DEPTHS}, found 16-bit colours below 256, black or of unknown range; save "
+            "as 8 bits"
+        )
     if image.mode == "F":
         raise InputError(f"expected {DEPTHS}, found floats of unknown range")
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):

@@ -1,5 +1,6 @@
 """What modes, depths and transparency of a photo become: 8 bits of red, green and blue."""
 
+import io
 import struct
 import zlib
 
@@ -204,6 +205,23 @@ def test_colours_of_16_bits(dtype):
         content = content.replace(*entry)
     assert np.array_equal(np.asarray(decode_image(content, "a")), values)
     assert np.array_equal(np.asarray(decode_image(plain, "a")), values)
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_8_bits_in_colours_of_16_are_refused(kind, tmp_path):
+    """PNG's kinds of colours: Pillow reads the high bytes alone, which are black."""
+    values = np.repeat(GREY[..., None], {2: 3, 4: 2, 6: 4}[kind], axis=2).astype(int)
+    header = struct.pack(">IIBBBBB", 6, 4, 16, kind, 0, 0, 0)
+    for factor in (1, 257):
+        rows = b"".join(b"\0" + row.tobytes() for row in (values * factor).astype(">u2"))
+        content = b"\x89PNG\r\n\x1a\n"
+        for name, data in {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}.items():
+            content = with_chunk(content, name, data, len(content))
+        (tmp_path / f"{factor}.png").write_bytes(content)
+    assert np.asarray(load_image(tmp_path / "257.png")).any()
+    for dark in (tmp_path / "1.png", Image.open(io.BytesIO((tmp_path / "1.png").read_bytes()))):
+        with pytest.raises(InputError, match="found 16-bit colours below 256"):
+            to_rgb(dark)
 
 
 ALPHA = np.full((4, 6), 128, np.uint8)

@@ -13,9 +13,13 @@ GREY, ALPHA = COLOURS[..., :1], np.full((21, 37, 1), 255, np.uint8)
 
 
 def tiff(values, *, planar=1, tile=None, tags=(), order="<", bits=8):
-    """A file of values [h, w, c] in strips of 8 rows, or in tiles, and its other tags."""
+    """A file of values [h, w, c] in strips of 8 rows, or in tiles, and its other tags.
+
+    uint8 are scaled to all bits.
+    """
     height, width, channels = values.shape
-    deep = (values.astype(int) * {8: 1, 16: 257}[bits]).astype(f"{order}u{bits // 8}")
+    scale = 257 if bits == 16 and values.dtype == np.uint8 else 1
+    deep = (values.astype(int) * scale).astype(f"{order}u{bits // 8}")
     rows, columns = (tile, tile) if tile else (8, width)
     pieces = []
     for plane in np.split(deep, channels, axis=2) if planar == 2 else [deep]:
@@ -60,6 +64,24 @@ def test_colours_of_every_layout(order, tile, planar, bits, alpha):
     options = {"planar": planar, "tile": tile, "order": order, "bits": bits}
     content = tiff(values, tags={338: [2]} if alpha else {}, **options)
     assert np.array_equal(read(content), COLOURS)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("alpha", [[], [2], [0]])
+def test_colours_of_8_bits_in_16_are_refused(order, tile, planar, alpha):
+    values = np.concatenate([COLOURS, ALPHA], axis=2) if alpha else COLOURS
+    tags = {338: alpha} if alpha else {}
+    content = tiff(values.astype(int), planar=planar, tile=tile, tags=tags, order=order, bits=16)
+    with pytest.raises(InputError, match=r"a\.tif: .* found 16-bit colours below 256"):
+        read(content)
+
+
+def test_ink_of_16_bits():
+    """Black ink alone leaves the other colours 0."""
+    ink = np.concatenate([np.zeros_like(COLOURS), GREY], axis=2)
+    assert np.array_equal(read(tiff(ink, tags={262: [5]}, bits=16))[..., :1], 255 - GREY)
 
 
 @pytest.mark.parametrize(
