@@ -1,4 +1,4 @@
-"""Listing folders of images, finding the images of a list in them, and tables of images."""
+"""Listing folders of images, finding the images of a list in them, tables and arrays of images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -223,3 +224,10 @@ def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes a table, whose names of files may be of any encoding."""
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text:
         csv.writer(text).writerows(rows)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Writes an .npy by Python's file: NumPy's own ignores errors of the last bytes it flushes."""
+    with file.open("wb") as opened:
+        write_only: Any = SimpleNamespace(write=opened.write)
+        np.save(write_only, array)

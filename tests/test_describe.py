@@ -264,6 +264,21 @@ def test_a_name_of_two_lines(describe, folder, tmp_path):
         describe(folder, "d.npy")
 
 
+def test_descriptors_that_a_disk_cuts(describe, folder, tmp_path):
+    """NumPy's own writing told nothing where the last bytes were missing."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    found = describe(folder, "whole.npy", cache_gigabytes=0).descriptors
+    size = (tmp_path / "whole.npy").stat().st_size - found[0].nbytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            describe(folder, "cut.npy", cache_gigabytes=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert left(tmp_path) == ["whole.npy", "whole.txt"]
+
+
 def test_hloc_files_need_h5py(describe, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(InputError, match=r"pip install 'mixvpr-jax\[hloc\]'"):

@@ -21,7 +21,7 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.confidence import precision_recall, score_of
 from mixvpr_jax.evaluation.config import EvaluationConfig
 from mixvpr_jax.evaluation.recall import BestPositives, Recalls
-from mixvpr_jax.listing import write_csv
+from mixvpr_jax.listing import write_array, write_csv
 from mixvpr_jax.models.config import ModelConfig
 from mixvpr_jax.storage import AnyPath, reaching, write_json
 from mixvpr_jax.version import __version__
@@ -90,8 +90,8 @@ def write_output(
     results.json says what was measured and nothing else: the same evaluation gives the same bytes.
     """
     data = evaluation.data
-    np.save(folder / "database_descriptors.npy", evaluation.database_descriptors)
-    np.save(folder / "query_descriptors.npy", evaluation.query_descriptors)
+    write_array(folder / "database_descriptors.npy", evaluation.database_descriptors)
+    write_array(folder / "query_descriptors.npy", evaluation.query_descriptors)
     for name, images in (("database", data.database), ("query", data.queries)):
         write_csv(folder / f"{name}_images.csv", [("image",), *((image,) for image in images)])
     write_csv(folder / "predictions.csv", _prediction_lines(evaluation))

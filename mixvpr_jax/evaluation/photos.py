@@ -13,6 +13,7 @@ from mixvpr_jax.errors import InputError, extra
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import Described
 from mixvpr_jax.evaluation.describer import Describer, open_model
+from mixvpr_jax.listing import write_array
 from mixvpr_jax.storage import AnyPath, atomic_write, reaching, resolved
 from mixvpr_jax.writable import require_free
 
@@ -45,7 +46,7 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
         if len(files) == 1:
             write_hloc(temporary[0], described, found.descriptors)
         else:
-            np.save(temporary[0], found.descriptors)
+            write_array(temporary[0], found.descriptors)
             lines = "".join(f"{name}\n" for name in described)
             temporary[1].write_text(lines, encoding="utf-8", errors="surrogateescape")
             with reaching(output):
