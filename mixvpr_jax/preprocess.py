@@ -39,7 +39,7 @@ WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
 TiffImagePlugin.READ_LIBTIFF = features.check("libtiff")
 
 ImageLike = Image.Image | np.ndarray | str | os.PathLike
-"""A PIL image of any mode, a uint8 array [h, w, 3] or [h, w], or the path of an image file.
+"""A PIL image of any mode, a uint8 array [h, w, 3] (grey: [h, w] or [h, w, 1]), or a file's path.
 
 Arrays are RGB; those of OpenCV and cv_bridge are BGR: give `array[..., ::-1]`.
 """
@@ -78,8 +78,8 @@ class Preprocess:
             images = [images]
         elif isinstance(images, memoryview) or hasattr(images, "__array__"):
             array = to_array("expected an image", images)
-            are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OU")
-            images = list(array) if are_several else [array]  # O, U: of images, of paths
+            are_several = array.ndim == 4 or (array.ndim == 1 and array.dtype.kind in "OUT")
+            images = list(array) if are_several else [array]  # O: of images; U, T: of paths
         elif not isinstance(images, Iterable) or isinstance(images, bytes | bytearray | io.IOBase):
             raise InputError(f"images: expected images, arrays or paths, found {images!r:.100}")
         resized = [self.resize(image) for image in images]
@@ -249,6 +249,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:  # grey of TensorFlow and of camera drivers
+        array = array[..., 0]
     colour = array.ndim == 3 and array.shape[2] == 3
     if array.dtype != np.uint8 or not (colour or array.ndim == 2) or 0 in array.shape:
         raise InputError(

@@ -92,6 +92,12 @@ def test_arrays_of_other_libraries(photo):
         assert np.array_equal(preprocess(foreign), expected)
 
 
+def test_grey_of_one_channel(photo):
+    grey, preprocess = np.asarray(photo.convert("L")), Preprocess((8, 8))
+    for same in (grey[..., None], [grey[..., None]], np.stack([grey[..., None]])):
+        assert np.array_equal(preprocess(same), preprocess(grey))
+
+
 @pytest.mark.parametrize("options", [{"requires_grad": True}, {"device": "meta"}])
 def test_tensors_that_numpy_does_not_read(options):
     for image in (tensor := torch.zeros((4, 4, 3), **options), [tensor]):
@@ -261,7 +267,9 @@ def test_opened_images_that_are_broken_or_closed(photo):
 
 def test_arrays_of_paths_and_of_images(photo):
     preprocess = Preprocess((8, 8))
-    assert np.array_equal(preprocess(np.array([str(STREET)] * 2)), preprocess([STREET] * 2))
+    for dtype in (str, np.dtypes.StringDType()):
+        paths = np.array([str(STREET)] * 2, dtype)
+        assert np.array_equal(preprocess(paths), preprocess([STREET] * 2))
     images = np.empty(2, object)
     images[:] = [np.asarray(photo), np.asarray(photo)[:9]]
     assert np.array_equal(preprocess(images), preprocess(list(images)))
