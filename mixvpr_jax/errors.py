@@ -135,6 +135,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         line = text_of(error)
     elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         line = f"expected enough memory, found too little ({text_of(error)}); {MEMORY}"
+    elif "can't start new thread" in str(error):
+        line = "expected to start a thread, found no room for one; raise the limit of processes"
     elif isinstance(error, ValueError) and (found := _OF_JAX.search(str(error))):
         name = found[found.lastindex or 0].upper()
         line = f"{name}: expected a value that JAX takes ({text_of(error)}); correct or unset it"

@@ -228,6 +228,8 @@ def test_what_ends_a_command():
         status, line = explain(error)
         assert status == 2
         assert line.startswith("error: expected enough memory, found too little (")
+    line = "error: expected to start a thread, found no room for one; raise the limit of processes"
+    assert explain(RuntimeError("can't start new thread")) == (2, line)  # Python's words
     assert explain(BrokenPipeError(errno.EPIPE, "Broken pipe")) == (
         2,
         "error: [Errno 32] Broken pipe",
