@@ -141,26 +141,33 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         name = found[found.lastindex or 0].upper()
         line = f"{name}: expected a value that JAX takes ({text_of(error)}); correct or unset it"
     else:
-        line = platform_error()
+        line = platform_error(error)
     return (2, f"error: {line}") if line is not None else None
 
 
-def platform_error() -> str | None:
-    """Why JAX lacks the devices that JAX_PLATFORMS asks for, in one line; None if it has them."""
+def platform_error(raised: BaseException | None = None) -> str | None:
+    """Why JAX lacks devices, such as those that JAX_PLATFORMS asks for; None if it has them.
+
+    `raised` may be its error, which JAX raises once: then `cpu,tpu` has the CPU.
+    """
     if (jax := sys.modules.get("jax")) is None:
         return None
     config = jax.config
     wanted = config.jax_platforms or config.values.get("jax_platform_name")  # the older variable
+    expected = "expected devices that JAX can use here, found: "
+    of_jax = str(raised).startswith("Unable to initialize backend")
     if not wanted:
-        return None
+        return f"{expected}{text_of(raised)}" if of_jax else None  # which says what to do
     name = "JAX_PLATFORMS" if config.jax_platforms else "JAX_PLATFORM_NAME"
     try:
+        if raised is not None and of_jax:
+            raise raised
         jax.devices()
     except Exception as error:  # RuntimeError, or an empty AssertionError
         found = text_of(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
         return (
-            f"{name}={wanted}: expected devices that JAX can use here, found: {found}; "
-            f"install JAX for them, or unset {name} to take what is there"
+            f"{name}={wanted}: {expected}{found}; install JAX for them, or unset {name} to take "
+            "what is there"
         )
     return None
 

@@ -105,7 +105,10 @@ def test_a_signal_during_an_evaluation(number, workers, evaluation, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "platform"),
-    [("train", "cuda"), ("eval", "gpu"), ("to torch", "tpu"), ("eval", "nonsense")],
+    [
+        *(("train", "cuda"), ("eval", "gpu"), ("to torch", "tpu"), ("eval", "nonsense")),
+        ("to torch", "cpu,tpu"),  # of which JAX has the CPU when it is asked again
+    ],
 )
 def test_devices_that_are_not_there(name, platform, evaluation, tmp_path):
     arguments = {
@@ -136,6 +139,18 @@ def test_values_that_jax_does_not_take(name, value, evaluation, tmp_path):
     assert ended.stderr.endswith("; correct or unset it\n")
     assert ended.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
+
+
+def test_devices_that_nobody_asked_for(evaluation):
+    """As a plug-in for CUDA without its driver fails."""
+    ended = run(evaluation, JAX_PLATFORMS="", JAX_NUM_CPU_DEVICES="0")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    line = (
+        "error: expected devices that JAX can use here, found: Unable to initialize backend 'cpu'"
+    )
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.endswith("or set JAX_PLATFORMS=cpu to skip this backend.)\n")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_older_variable_of_devices(evaluation):
