@@ -61,6 +61,11 @@ def lab(state, train=None, val=None, cls="MixVPR", **params):
     return {"state_dict": openvprlab(state), "hyper_parameters": hyper}
 
 
+def lightnings(own, of_data):
+    """What is read of both its hyper-parameters."""
+    return read_hyper_parameters({"hyper_parameters": own, "datamodule_hyper_parameters": of_data})
+
+
 @pytest.mark.parametrize("size", [(480, 640), [480, 640], torch.Size([224, 224]), 322])
 @pytest.mark.parametrize("aggregator", [CONVAP, GEM, CosPlaceConfig(8)], ids=lambda a: a.name)
 def test_lightnings_image_size(path, aggregator, size):
@@ -81,6 +86,52 @@ def test_settings_within_one_argument(path, argument, name, beside):
     content = {"state_dict": state, "hyper_parameters": {argument: inner, **beside}}
     config = convert_checkpoint(saved(path, content)).model.config
     assert config.image_size == (224, 288) and config.aggregator == ConvAPConfig(8, 1, 3)
+
+
+@pytest.mark.parametrize("place", ["args", "config", "hparams", "opt", ""])
+def test_settings_beside_the_weights(path, place):
+    """As programs without Lightning save them, and Lightning before 0.9."""
+    told = {"img_size": (224, 288), "agg_config": {"s1": 1, "s2": 3}, "interpolation": "bicubic"}
+    content = {"model_state_dict": weights(ConvAPConfig(8, 1, 3)), "epoch": 3}
+    content |= {place: Namespace(**told)} if place else told
+    config = convert_checkpoint(saved(path, content)).model.config
+    assert config.image_size == (224, 288) and config.interpolation == "bicubic"
+    assert config.aggregator == ConvAPConfig(8, 1, 3)
+    inner = vars(content[place]) if place else content
+    with pytest.raises(InputError, match=r"mean_std: expected .* found \[0.5, 0.5, 0.5\]"):
+        inner["mean_std"] = HALVES
+        convert_checkpoint(saved(path, content))
+
+
+@pytest.mark.parametrize("section", ["data", "datamodule", "dataset"])
+def test_settings_of_images_in_a_section(section):
+    told = {section: {"image_size": [224, 288], "mean_std": IMAGENETS, "interpolation": "bicubic"}}
+    for values in (told, {"cfg": told}, {"hyper_parameters": {"config": told}}):
+        read = read_hyper_parameters(values)
+        assert (read.image_size, read.interpolation, read.notes) == ((224, 288), "bicubic", [])
+        with pytest.raises(InputError, match="mean_std"):
+            read_hyper_parameters(values | {"mean_std": HALVES})
+
+
+def test_settings_that_disagree_are_said():
+    of_data = {"image_size": (224, 224), "interpolation": "InterpolationMode.BILINEAR"}
+    own = {"img_size": (322, 322), "interpolation": "bicubic", "mean_std": IMAGENETS}
+    read = lightnings({"config": own}, of_data)
+    assert (read.image_size, read.interpolation) == ((224, 224), "bilinear")
+    assert sorted(read.notes) == [
+        "image size: (224, 224) taken; settings also say (322, 322)",
+        "interpolation: 'bilinear' taken; settings also say 'bicubic'",
+    ]
+    assert not lightnings(own, dict(own)).notes
+    with pytest.raises(InputError, match="mean_std"):
+        lightnings(own, {"mean_std": HALVES})
+
+
+@pytest.mark.parametrize("deep", [lambda x: {"model": {"x": x}}, lambda x: {"val": [{"tf": x}]}])
+def test_settings_that_lie_too_deep_are_said(deep):
+    told = deep({"image_size": 224, "mean": [0, 0, 0], "resize": None, "lr": 1})
+    line = "hyper-parameters not read, though they may change images: image_size, mean"
+    assert lightnings(told, {"image_size": (64, 64)}).notes == [line]
 
 
 @pytest.mark.parametrize("size", [(322, 322), (336, 336), (321, 330)])
@@ -147,7 +198,7 @@ def test_openvprlabs_names_of_backbones(path):
     state = weights(GEM)
     for given, expected in {"resnext50": "resnext50_32x4d", "ResNet18": "resnet18"}.items():
         told = {"backbone": {"params": {"backbone_name": given}}}
-        assert read_hyper_parameters(told, None).arch == expected
+        assert read_hyper_parameters(told).arch == expected
     assert convert_checkpoint(saved(path, openvprlab(state))).model.config.arch == "resnet18"
 
 
@@ -241,7 +292,7 @@ def test_images_normalised_otherwise(path, where):
     + [HALVES | {"mean": [x, 0.5, 0.5]} for x in (float("nan"), "0.5", -1, 10**400, True)],
 )
 def test_a_mean_and_deviation_that_are_none(told):
-    notes = read_hyper_parameters(None, {"mean_std": told}).notes
+    notes = lightnings(None, {"mean_std": told}).notes
     assert notes == ["hyper-parameters: mean_std ignored: no valid mean and deviation"]
 
 
@@ -286,7 +337,7 @@ def test_settings_that_are_not_read_are_said():
         "interpolation": 3,
         "lr": 1,
     }
-    notes = read_hyper_parameters(told, {"batch_size": 2, "img_per_place": 4}).notes
+    notes = lightnings(told, {"batch_size": 2, "img_per_place": 4}).notes
     line = "hyper-parameters not read, though they may change images: "
     assert notes == [f"{line}Normalize, input_size, interpolation, norm_mean, resize"]
 
@@ -296,13 +347,21 @@ def test_settings_that_are_not_read_are_said():
     [({"s1": 1}, (1, 2)), ({"s2": 3.0}, (2, 3)), ({"s1": 1.0, "s2": 1}, (1, 1)), ({}, None)],
 )
 def test_convaps_cells(told, expected):
-    read = read_hyper_parameters({"agg_config": told}, None)
+    read = read_hyper_parameters({"agg_config": told})
     assert (read.pool_size, read.notes) == (expected, [])
+
+
+def test_cells_and_map_beside_other_settings():
+    """Of a module that is made by `__init__(self, in_h, in_w, …)`."""
+    told = {"in_h": 2, "in_w": 3, "s1": 4}
+    for values in ({"hyper_parameters": told}, {"cfg": {"model": {"agg_config": told}}}):
+        read = read_hyper_parameters(values)
+        assert (read.map_size, read.pool_size) == ((2, 3), (4, 2))
 
 
 @pytest.mark.parametrize("size", [[480.0, 640.0], (480, 640.0)])
 def test_whole_floats_are_sizes(size):
-    read = read_hyper_parameters({"agg_config": {"in_h": 2.0, "in_w": 3}}, {"image_size": size})
+    read = lightnings({"agg_config": {"in_h": 2.0, "in_w": 3}}, {"image_size": size})
     assert (read.image_size, read.map_size, read.notes) == ((480, 640), (2, 3), [])
     assert all(type(side) is int for side in (*read.image_size, *read.map_size))
 
@@ -316,7 +375,7 @@ ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320", 10**5000, (320, 10**5000
 @pytest.mark.parametrize("odd", range(len(ODD)))
 def test_settings_that_are_none(odd):
     """A stranger's: ignored, and said."""
-    told = read_hyper_parameters(
+    told = lightnings(
         {
             "backbone_arch": ODD[odd],
             "layers_to_crop": ODD[odd],

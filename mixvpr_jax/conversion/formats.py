@@ -50,7 +50,7 @@ class Checkpoint:
     state: Weights  # official names and arrays in PyTorch's layout; floats as float32
     dropped: dict[str, list[str]] = field(default_factory=dict)  # on purpose: reason → names
     notes: list[str] = field(default_factory=list)  # what was assumed or changed
-    settings: tuple[Any, Any] = (None, None)  # hyper-parameters, and those of the data module
+    settings: _Entries = field(default_factory=dict)  # what lies beside the weights
 
     def drop(self, reason: str, pattern: str) -> None:
         """Moves the entries that a pattern fits from `state` to `dropped`."""
@@ -105,8 +105,8 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
         raise InputError(f"expected tensors alone in a state_dict, found {', '.join(deeper)}")
     layout, state = official_names(tensors)
     kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
-    settings = whole.get("hyper_parameters"), whole.get("datamodule_hyper_parameters")
-    checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, settings=settings)
+    beside = {n: v for n, v in whole.items() if not isinstance(v, TensorRecord | np.ndarray)}
+    checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, settings=beside)
     notes = checkpoint.notes
     if keys and keys != ("state_dict",):
         notes.append(f"weights taken from {_joined(keys)}")
@@ -134,16 +134,21 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
 
 
-def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
-    """The shapes of all tensors in a value, however deep."""
+def values_within(value: Any) -> Iterator[Any]:
+    """A value and all in it, however deep."""
     seen, waiting = set[int](), [value]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, TensorRecord | np.ndarray):
-            yield value.shape
+        yield value
         if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             waiting.extend(value.values() if isinstance(value, Mapping) else value)
+
+
+def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    """The shapes of all tensors in a value."""
+    found = values_within(value)
+    return (each.shape for each in found if isinstance(each, TensorRecord | np.ndarray))
 
 
 def _tensors_beside(whole: _Entries, keys: _Keys, known: Iterable[_Keys]) -> list[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mixvpr_jax.conversion.formats import Checkpoint
+from mixvpr_jax.conversion.formats import Checkpoint, values_within
 from mixvpr_jax.conversion.infer_shapes import infer_aggregator, infer_backbone, projection_of
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.backbones import BACKBONES, VITS
@@ -34,6 +34,8 @@ Size = tuple[int, int]  # height and width
 _IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
 _LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
+_INNER = ("hyper_parameters", "args", "cfg", "config", "hparams", "opt", "model")
+_OF_DATA = ("datamodule_hyper_parameters", "datamodule", "data", "dataset")  # hold those of images
 _SIZES = ("val_image_size", "image_size", "img_size", "train_image_size")
 _OF_IMAGES = re.compile(  # names of settings that change the images that a model takes
     r"\w*(mean|std|normali[sz]e|interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
@@ -58,7 +60,7 @@ def infer_config(
     for size in (image_size, in_size, pool_size):
         if size is not None and min(size) < 1:
             raise InputError(f"expected a size of two numbers above 0, found {size[0]} {size[1]}")
-    told = read_hyper_parameters(*checkpoint.settings)
+    told = read_hyper_parameters(checkpoint.settings)
     checkpoint.notes.extend(told.notes)
     aggregator, in_channels = infer_aggregator(checkpoint, pool_size or told.pool_size)
     _require_told(checkpoint, told.aggregator, aggregator)
@@ -124,71 +126,92 @@ class Told:
     notes: list[str]
 
 
-def read_hyper_parameters(values: Any, of_data: Any) -> Told:
-    """Understands a checkpoint's `hyper_parameters` and `datamodule_hyper_parameters`.
+def read_hyper_parameters(values: Any) -> Told:
+    """Understands what lies beside a checkpoint's weights, `hyper_parameters` among it.
 
     Refuses images that were normalised otherwise than by ImageNet's mean and deviation.
     """
     notes: list[str] = []
-    values, of_data = map(_with_inner, (values, of_data))
-    arch = _at(values, "backbone_arch") or _at(values, "backbone", "params", "backbone_name")
-    aggregator = _at(values, "agg_arch") or _at(values, "aggregator", "class")
-    cropped = _at(values, "layers_to_crop")
+    own = _settings(values)
+    arch = _at(own, "backbone_arch") or _at(own, "backbone", "params", "backbone_name")
+    aggregator = _at(own, "agg_arch") or _at(own, "aggregator", "class")
+    cropped = _at(own, "layers_to_crop")
     is_crop = isinstance(cropped, list | tuple) and list(cropped) in ([], [4], [3, 4], [4, 3])
-    backbone = _at(values, "backbone_config")  # of SALAD's code: no norm_layer unless it says so
+    backbone = _at(own, "backbone_config")  # of SALAD's code: no norm_layer unless it says so
     norm = backbone.get("norm_layer", False) if isinstance(backbone, Mapping) else None
-    of_data = (of_data, _at(values, "datamodule"), values)
-    _require_imagenets(of_data, notes)
-    filters = [x for each in of_data if isinstance(x := _at(each, "interpolation"), str) and x]
-    names = {n for each in of_data if isinstance(each, Mapping) for n in each if type(n) is str}
-    names -= {"mean_std", "mean", "std", *_SIZES, "interpolation" if filters else ""}
-    if unread := sorted(filter(_OF_IMAGES.fullmatch, names)):
+    data = [part for each in own for name in _OF_DATA for part in _settings(each.get(name))] + own
+    _require_imagenets(data, notes)
+    filters = [x for each in data if isinstance(x := each.get("interpolation"), str) and x]
+    filters = [x.lower().rpartition(".")[2] for x in filters]
+    read = {id(each) for values in data for each in (values, values.get("mean_std"))}
+    names = {"mean_std", "mean", "std", *_SIZES, "interpolation" if filters else ""}
+    unread = {
+        name
+        for each in values_within(values)
+        if isinstance(each, Mapping)
+        for name, value in each.items()
+        if type(name) is str and value is not None and _OF_IMAGES.fullmatch(name)
+        if name not in names or id(each) not in read
+    }
+    if unread:
         line = "hyper-parameters not read, though they may change images"
-        notes.append(f"{line}: {', '.join(unread):.100}")
-    settings = _at(values, "agg_config") or _at(values, "aggregator", "params")
+        notes.append(f"{line}: {', '.join(sorted(unread)):.100}")
+    settings = [_at(own, "agg_config") or _at(own, "aggregator", "params"), *own]
     return Told(
         arch=_ARCHS.get(arch.lower(), arch.lower()) if isinstance(arch, str) else None,
         num_cropped=len(cropped) if is_crop else None,
         aggregator=aggregator if isinstance(aggregator, str) else None,
         map_size=_pair(settings, "in_h", "in_w", notes),
         pool_size=_pair(settings, "s1", "s2", notes, default=2),  # as the class's own
-        image_size=_image_size(of_data, notes),
-        interpolation=filters[0].lower().rpartition(".")[2] if filters else None,
+        image_size=_image_size(data, notes),
+        interpolation=_first("interpolation", filters, notes),
         final_norm=norm if isinstance(norm, bool) else None,
         notes=notes,
     )
 
 
-def _with_inner(values: Any) -> Any:
-    """Settings and, unless they say otherwise, those within one, as `config` of a module may be."""
-    for name in ("args", "cfg", "config", "hparams", "opt"):
-        if isinstance(inner := _at(values, name), Mapping):
-            values = {**inner, **values}
-    return values
+def _settings(values: Any) -> list[Mapping[Any, Any]]:
+    """Settings and, after them, those within one, as `config` of a module may be."""
+    found = [values] if isinstance(values, Mapping) else []
+    for each in found:
+        for inner in map(each.get, _INNER):
+            if isinstance(inner, Mapping) and not any(inner is other for other in found):
+                found.append(inner)
+    return found
 
 
-def _at(values: Any, *names: str) -> Any:
-    for name in names:
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values
+def _at(settings: Iterable[Any], *names: str) -> Any:
+    """What the first of several settings that has it says under a name, or names in names."""
+    for values in settings:
+        for name in names:
+            values = values.get(name) if isinstance(values, Mapping) else None
+        if values is not None:
+            return values
+    return None
 
 
-def _require_imagenets(data: tuple[Any, ...], notes: list[str]) -> None:
+def _first(what: str, found: list[Any], notes: list[str]) -> Any:
+    """The first of what several settings say; the others are noted."""
+    if others := {repr(other): "" for other in found if other != found[0]}:
+        notes.append(f"{what}: {found[0]!r} taken; settings also say {', '.join(others):.80}")
+    return found[0] if found else None
+
+
+def _require_imagenets(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> None:
     """Holds the images' mean and deviation, where they are told, to those of `preprocess`."""
-    told = [found for values in data if (found := _at(values, "mean_std")) is not None]
-    told += [values for values in data if _at(values, "mean") or _at(values, "std")]
-    if not told:
-        return
-    found = [_channels(_at(told[0], name)) for name in ("mean", "std")]
-    if None in found:
-        notes.append("hyper-parameters: mean_std ignored: no valid mean and deviation")
-    elif not np.allclose(np.array(found), _IMAGENETS, rtol=0, atol=1e-3):
-        mean, std = _IMAGENETS.tolist()
-        raise InputError(
-            f"mean_std: expected images normalised by ImageNet's mean {mean} and deviation {std}, "
-            f"as preprocess does, found {found[0]} and {found[1]} in the hyper-parameters; save "
-            "the state_dict alone to convert it for images that you normalise yourself"
-        )
+    told = [found for values in data if (found := values.get("mean_std")) is not None]
+    for values in told + [each for each in data if each.get("mean") or each.get("std")]:
+        found = [_channels(_at([values], name)) for name in ("mean", "std")]
+        if None in found:
+            notes.append("hyper-parameters: mean_std ignored: no valid mean and deviation")
+        elif not np.allclose(np.array(found), _IMAGENETS, rtol=0, atol=1e-3):
+            mean, std = _IMAGENETS.tolist()
+            raise InputError(
+                f"mean_std: expected images normalised by ImageNet's mean {mean} and deviation "
+                f"{std}, as preprocess does, found {found[0]} and {found[1]} in the "
+                "hyper-parameters; save the state_dict alone to convert it for images that you "
+                "normalise yourself"
+            )
 
 
 def _channels(value: Any) -> list[float] | None:
@@ -200,7 +223,7 @@ def _channels(value: Any) -> list[float] | None:
 
 
 def _pair(
-    settings: Any, first: str, second: str, notes: list[str], default: int | None = None
+    settings: list[Any], first: str, second: str, notes: list[str], default: int | None = None
 ) -> Size | None:
     """Two settings as a size; the default stands for one of them where the other is given."""
     pair = [_at(settings, name) for name in (first, second)]
@@ -212,25 +235,29 @@ def _pair(
     return size
 
 
-def _image_size(data: tuple[Any, ...], notes: list[str]) -> Size | None:
+def _image_size(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> Size | None:
     """Of the first that says: the size of evaluation, else that of training."""
+    found: list[Size] = []
     for values in data:
+        told: dict[str, Size] = {}
         for name in _SIZES:
-            if (found := _at(values, name)) is None:
+            if (value := values.get(name)) is None:
                 continue
-            is_one = not isinstance(found, list | tuple)
-            size = _size((found, found) if is_one else found)
+            is_one = not isinstance(value, list | tuple)
+            size = _size((value, value) if is_one else value)
             if size is None:
                 notes.append(f"hyper-parameters: {name} ignored: no valid size")
                 continue
             if is_one:
                 notes.append(f"one number as {name} read as {_by(size)}")
-            trained = _size(_at(values, "train_image_size"))
-            if name == "val_image_size" and trained not in (None, size):
+            told[name] = size
+        if size := told.get("val_image_size"):
+            trained = told.pop("train_image_size", size)
+            if trained != size:
                 line = f"images of {_by(size)}, as it was validated; trained with {_by(trained)}"
                 notes.append(line)
-            return size
-    return None
+        found += told.values()
+    return _first("image size", found, notes)
 
 
 def _size(value: Any) -> Size | None:

@@ -204,7 +204,7 @@ def _read_weights(source: str, wanted: ModelConfig) -> tuple[ModelConfig, dict[s
 
 def _as_told(conversion: Conversion, wanted: ModelConfig) -> ModelConfig:
     """A file's configuration by its own hyper-parameters; conversion takes sizes as given."""
-    config, told = conversion.model.config, read_hyper_parameters(*conversion.checkpoint.settings)
+    config, told = conversion.model.config, read_hyper_parameters(conversion.checkpoint.settings)
     if config.interpolation == "bilinear" and not told.interpolation:  # a file that does not tell
         config = replace(config, interpolation=wanted.interpolation)
     if told.map_size and isinstance(config.aggregator, MixVPRConfig):
