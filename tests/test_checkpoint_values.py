@@ -69,6 +69,36 @@ def test_values_beside_the_weights_do_not_matter(path, state, value, protocol):
         assert all(np.array_equal(read[name], tensor) for name, tensor in few.items())
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.optim.lr_scheduler.OneCycleLR._annealing_cos,
+        torch.optim.swa_utils.SWALR._linear_anneal,
+    ],
+)
+def test_functions_of_schedulers_do_not_matter(path, state, function, protocol):
+    """Schedulers of PyTorch saved them: OneCycleLR before 2.4, SWALR in 2.8 still."""
+    content = {"state_dict": state, "lr_schedulers": [{"anneal_func": function}]}
+    torch.save(content, path, pickle_protocol=protocol)
+    assert same_weights(convert_checkpoint(path).model, state)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_torchvisions_filters_are_read(path, state, monkeypatch, by_name):
+    """Python 3.11 saves an enum's member by its name, others by its value."""
+    kind = of_library(monkeypatch, "torchvision.transforms.functional", "InterpolationMode")
+
+    class Filter:
+        def __reduce__(self):
+            return (getattr, (kind, "BICUBIC")) if by_name else (kind, ("bicubic",))
+
+    data = {"image_size": (64, 64), "interpolation": Filter()}
+    content = {"state_dict": state, "datamodule_hyper_parameters": data}
+    config = convert_checkpoint(saved(path, content)).model.config
+    assert config.interpolation == "bicubic" and config.image_size == (64, 64)
+
+
 def test_values_left_aside_are_counted(path, state):
     values = [np.array([1.0]), pathlib.PosixPath("/x"), pathlib.PosixPath("/y")]
     conversion = convert_checkpoint(saved(path, {"state_dict": state, "beside": values}))

@@ -47,6 +47,7 @@ _READ = re.compile(
     r"|torch (Size|device)|torch\.torch_version TorchVersion|collections (OrderedDict|deque)"
     r"|argparse Namespace|types SimpleNamespace|builtins (set|complex)|_codecs encode"
     r"|numpy dtype|numpy\._?core\.multiarray scalar|_operator getitem"  # of List[int]
+    r"|builtins getattr"  # of _TYPES alone
     r"|omegaconf\.(dictconfig Dict|listconfig List|tupleconfig Tuple)Config"
     r"|omegaconf\.(nodes \w+Node|base (Container)?Metadata)"
 )
@@ -68,13 +69,15 @@ _ASIDE = re.compile(
     r"|numpy\.random\._pickle __(generator|bit_generator|randomstate)_ctor"
     r"|numpy\.random\.bit_generator __pyx_unpickle_SeedSequence"
 )
-# Named in arguments, or kept themselves; never called.
+# Named in arguments, or kept themselves; filters alone are called.
 _TYPES = re.compile(
     r"builtins (object|type|NoneType|bool|int|long|float|str|unicode|list|tuple|dict|Ellipsis)"
     r"|typing \w+|numpy (ndarray|(u?int|float|complex)\d{1,3}|bool_?|str_|bytes_)"
     r"|numpy\.random\.\w+ (MT19937|PCG64|PCG64DXSM|Philox|SFC64|SeedSequence)"
     r"|torch (Tensor|per_\w+_affine|per_channel_affine_float_qparams|strided|sparse_coo)"
     r"|pytorch_lightning\.callbacks\.[\w.]+ \w+"  # keys, before Lightning 1.5
+    r"|torch\.optim\.(lr_scheduler OneCycleLR|swa_utils SWALR)(\.\w+)?"  # keep functions
+    r"|torchvision\.transforms\.functional InterpolationMode"
 )
 _NUMBER = re.compile(r"[biuf][1248]|c8|c16")
 _MOST_AXES = 64  # of NumPy's arrays
@@ -227,6 +230,12 @@ class Names:
                 return set(self._hashed(items))
             case "complex", (float(real), float(imaginary)):
                 return complex(real, imaginary)
+            case "getattr", (kind, str(value)) if _TYPES.fullmatch(name_of(kind) or ""):
+                return value
+            case "getattr", _:
+                raise Code(name)
+            case "InterpolationMode", (str(value),):
+                return value
             case "encode", (str(text), "latin1"):
                 return self._once(text).encode("latin1")
             case "dtype", (code, *_):
