@@ -136,6 +136,7 @@ def test_truncated_files(tmp_path, state):
     "content, message",
     [
         ([1, 2], "expected a dictionary of tensors, found list"),
+        (torch.ones(2), "expected a dictionary of tensors, found one tensor"),
         ({"epoch": 3}, "expected a state_dict of tensors, found keys epoch"),
         ({"state_dict": [1]}, "expected a state_dict of tensors, found keys state_dict"),
         ({1: torch.ones(2)}, "expected one of the keys .* found 1"),

@@ -56,7 +56,8 @@ def test_released_parameter_counts():
 
 def test_lightning_checkpoint(path, state):
     lightning = {
-        "state_dict": OrderedDict(state) | {"loss_fn.W": torch.ones(3), "miner.x": torch.ones(1)},
+        "state_dict": OrderedDict(state)
+        | {"loss_fn.W": torch.ones(3), "loss_func.W": torch.ones(3), "miner.x": torch.ones(1)},
         "hyper_parameters": {"agg_config": {"in_h": 2, "in_w": 8}, "lr": 0.05},
         "lr_schedulers": [{"milestones": Counter({5: 1}), "gamma": 0.3}],
         "epoch": 3,
@@ -66,6 +67,7 @@ def test_lightning_checkpoint(path, state):
     assert conversion.model.config.feature_size == (2, 8)  # as trained, not the square
     assert conversion.checkpoint.dropped["parameters of a loss or miner"] == [
         "loss_fn.W",
+        "loss_func.W",
         "miner.x",
     ]
     assert same_weights(conversion.model, state)

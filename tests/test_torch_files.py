@@ -157,6 +157,7 @@ def test_a_changed_bit_is_noticed(path):
         ({"data.pkl": b""}, "a pickle that is broken"),
         ({"data.pkl": b"\x80\x02K\x05."}, "a dictionary of tensors, found int"),
         ({"constants.pkl": b"x"}, "a TorchScript archive; save the model's state_dict"),
+        ({"archive_format": b"pt2"}, "a torch.export archive; save the model's state_dict"),
         ({"byteorder": b"big"}, "numbers in the order of another machine"),
     ],
 )

@@ -30,7 +30,7 @@ DROPPED = {
     "head behind the backbone": r"backbone\.model\.(fc|classifier|head|head\.fc)\.(weight|bias)",
     "tables that are computed": r"backbone\.model\.layers\.\d+\.blocks\.\d+\."
     r"(attn_mask|attn\.(relative_coords_table|relative_position_index|k_bias))",
-    "parameters of a loss or miner": r"(loss_fn|loss_function|loss|criterion|miner)\..*",
+    "parameters of a loss or miner": r"(loss(es|_fn|_func|_function)?|criterion|miner)\..*",
 }
 _OWN = b'{"__metadata__":{"format":"mixvpr_jax"}'  # as the header of a model's weights begins
 _OF_TRAINING = re.compile("optim|sched|scaler|rng|random")  # what holds tensors of no network
@@ -255,7 +255,8 @@ def _read_torch(path: Path, key: str | None) -> _Content:
     with open_torch_file(path) as file:
         entries = file.content
         if not isinstance(entries, dict):
-            raise InputError(f"expected a dictionary of tensors, found {type(entries).__name__}")
+            found = "one tensor" if type(entries) is TensorRecord else type(entries).__name__
+            raise InputError(f"expected a dictionary of tensors, found {found}")
         keys = _keys_of_weights(entries, key)
         for name in keys:
             entries = entries[name]

@@ -79,8 +79,9 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
 def _root(archive: zipfile.ZipFile, limit: int) -> str:
     entries = archive.infolist()
     names = {entry.filename for entry in entries}
-    if any(name.endswith("/constants.pkl") for name in names):  # some of it compressed
-        raise ValueError("a TorchScript archive; save the model's state_dict() instead")
+    for end, kind in {"/constants.pkl": "TorchScript", "/archive_format": "torch.export"}.items():
+        if any(name.endswith(end) for name in names):  # some of it compressed
+            raise ValueError(f"a {kind} archive; save the model's state_dict() instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError("an archive that is compressed, as none of PyTorch is")
     if any(entry.compress_size != entry.file_size for entry in entries):
