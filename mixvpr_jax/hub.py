@@ -23,7 +23,7 @@ def parse_address(text: str) -> tuple[str, str | None]:
 
     That is hf://organisation/repository or …@revision.
     """
-    found = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
+    found = re.fullmatch(rf"{HUB}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text.rstrip("/"))
     if found is None:
         raise InputError(
             f"{text}: expected {HUB}organisation/repository or …@revision{meant(text)}"
@@ -59,7 +59,8 @@ def fetch(text: str) -> Path:
         ) from error
     if missing := [name for name in FILES if not Path(folder, name).is_file()]:
         raise InputError(
-            f"{text}: expected a model of mixvpr-jax, found no {' and no '.join(missing)}"
+            f"{text}: expected a model of mixvpr-jax, found no {' and no '.join(missing)}; "
+            "download a PyTorch checkpoint and convert it with mixvpr convert to-flax"
         )
     if problem is not None and not hub.constants.HF_HUB_OFFLINE:
         logger.warning(

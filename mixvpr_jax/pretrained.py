@@ -82,7 +82,7 @@ def from_pretrained(
             config = replace(config, dtype=dtype)
         file = folder / "model.safetensors"
         if not file.is_file():
-            raise InputError(f"{file}: expected the model's weights, found {_instead(folder)}")
+            raise InputError(f"{file}: expected the model's weights, found {_instead(file)}")
         model = build_model(config, read_safetensors(file), source=str(file))
     return model, Preprocess(config.image_size, config.interpolation)
 
@@ -205,16 +205,23 @@ def _released_folder(name: str) -> Path:
     return folder
 
 
-def _instead(folder: AnyPath) -> str:
-    """What a folder holds in the place of a model's file: perhaps a checkpoint, or shards."""
-    files = sorted(Path(folder).glob("*.*")) if isinstance(folder, Path) else []
-    others = [file.name for file in files if file.suffix in CHECKPOINTS and file.name not in FILES]
-    if not others:
+def _instead(file: AnyPath) -> str:
+    """What lies in the place of a model's file: perhaps a checkpoint, shards, or a folder of it."""
+    folder = file.parent
+    if not isinstance(file, Path):
         return "no such file"
-    return (
-        f"no such file, but {few(others)}; save shards as one file, and convert a PyTorch "
-        f"checkpoint with mixvpr convert to-flax {quote(str(folder / others[0]))} FOLDER"
-    )
+    if file.is_symlink():  # out of a snapshot in the hub's cache that was copied as it is
+        return f"a link to {file.readlink()}, which is not there; copy folders by cp -rL"
+    files = sorted(folder.glob("*.*"))
+    others = [each.name for each in files if each.suffix in CHECKPOINTS and each.name not in FILES]
+    if others:
+        return (
+            f"no such file, but {few(others)}; save shards as one file, and convert a PyTorch "
+            f"checkpoint with mixvpr convert to-flax {quote(str(folder / others[0]))} FOLDER"
+        )
+    patterns = f"snapshots/*/{file.name}", f"*/{file.name}"
+    inner = [path.parent for each in patterns for path in sorted(folder.glob(each))]
+    return "no such file" + f", but one in {few(inner)}; give that folder" * bool(inner)
 
 
 def _read_config(path: AnyPath) -> ModelConfig:
@@ -222,7 +229,7 @@ def _read_config(path: AnyPath) -> ModelConfig:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(
-            f"{path}: expected the model's configuration, found {_instead(path.parent)}"
+            f"{path}: expected the model's configuration, found {_instead(path)}"
         ) from None
     if foreign := what_else(content[:512]):
         raise InputError(f"{path}: expected the model's configuration, found {foreign}")

@@ -109,9 +109,14 @@ def test_what_was_fetched_serves_where_the_hub_is_out_of_reach(hub, folder, monk
         from_pretrained("hf://someone/else")
 
 
+def test_a_slash_at_the_end():
+    assert parse_address("hf://a/b/") == ("a/b", None)
+    assert parse_address("hf://a/b@refs/pr/1/") == ("a/b", "refs/pr/1")
+
+
 def test_addresses_and_repositories_that_hold_no_model(hub, monkeypatch):
     hub.commit("someone/texts", {"README.md": b"", "pytorch_model.bin": b""})
-    with pytest.raises(InputError, match="found no config.json and no model.safetensors"):
+    with pytest.raises(InputError, match="found no config.json and no model.safetens.*; .*convert"):
         from_pretrained("hf://someone/texts")
     with pytest.raises(InputError, match="hf://someone/else: .*Repository Not Found for url"):
         from_pretrained("hf://someone/else")

@@ -133,6 +133,26 @@ def test_a_folder_of_another_form(model, tmp_path, names, missing):
         from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_snapshot_without_its_blobs(model, tmp_path, name):
+    """The hub's cache holds links, which a copy or an archive may not follow."""
+    save_pretrained(model, tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("../../blobs/0123")
+    with pytest.raises(
+        InputError, match=rf"{name}: .* found a link to ../../blobs/0123, .* cp -rL"
+    ):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["my_model", "snapshots/0123"])
+def test_the_folder_around_a_models(model, tmp_path, inner):
+    save_pretrained(model, tmp_path / inner)
+    found = f"no such file, but one in {tmp_path / inner}; give that folder"
+    with pytest.raises(InputError, match=f"config.json: .* found {found}"):
+        from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     "file, content, message",
     [
