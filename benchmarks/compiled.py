@@ -94,14 +94,17 @@ def main(
 
 HEAD = """# The programs of TPU and H100
 
-Written by `python benchmarks/compiled.py`. GPUs' compilers count no operations.
+Written by `python benchmarks/compiled.py`. GPUs' compilers count no operations. HBM is the device's
+memory: operands and results of each operation that lie there. "Accessed" is the compiler's count:
+on TPUs it includes on-chip memory, and the whole of a map for each slice that is fetched there.
 
 """
 TITLES = (
     "device",
     "program",
     "GFLOP",
-    "GB moved",
+    "GB accessed",
+    "GB of HBM",
     "of which products, reductions, copies, the rest",
     "temporary, GB",
     "collectives, of which in turn, beside products",
@@ -115,14 +118,16 @@ def _line(row: dict[str, Any]) -> str:
     if "failed" in row:
         return f"| {row['target']} | {row['name']} | {row['failed']} |{' |' * (len(TITLES) - 3)}"
     published = ACCELERATORS[row["target"]]
-    work, moved = row["flops"], row["bytes"]
-    classes = (row["bytes_by_class"].get(name, 0) for name in ("products", "reductions", "copies"))
-    parts = [f"{value / 1e9:.1f}" for value in (*classes, row["bytes_by_class"].get("other", 0))]
+    work, classes = row["flops"], row["bytes_by_class"]
+    moved = sum(classes.values())
+    shown = [classes.get(name, 0) for name in ("products", "reductions", "copies")]
+    parts = [f"{value / 1e9:.1f}" for value in (*shown, moved - sum(shown))]
     counts = row["collectives"], row["in_turn"], row["overlapping"]
     cells = (
         row["target"],
         row["name"],
         f"{work / 1e9:,.0f}" if work else "",
+        f"{row['bytes'] / 1e9:.1f}",
         f"{moved / 1e9:.1f}",
         ", ".join(parts),
         f"{row['temporary'] / 1e9:.1f} of {published.memory / 1e9:.0f}",

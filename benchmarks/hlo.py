@@ -14,6 +14,7 @@ FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after
 COPIES = ("copy", "slice", "transpose", "reshape", "dynamic-slice", "concatenate", "pad")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _ARRAY = re.compile(r"\b(pred|bf16|f\d+|s\d+|u\d+)\[([\d,]*)\]")
+_ON_CHIP = re.compile(r"\w+\[[\d,]*\]\{[^}]*S\(\d+\)\}")  # TPUs: vector, scalar memory
 
 
 class Instruction(NamedTuple):
@@ -37,13 +38,22 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def bytes_by_class(text: str) -> Counter[str]:
-    """Bytes of operands and results: products, reductions, copies, collectives, other."""
+    """Bytes of the device's memory, not of on-chip memory, that are read and written.
+
+    Classes: products, reductions, copies, collectives, other. An asynchronous operation moves what
+    it gives.
+    """
     bodies, sizes, moved = _bodies(text), {}, Counter()
     for name, type_, operation, operands, line in instructions(text):
-        sizes[name] = _num_bytes(type_)
-        if operation not in FREE and not operation.endswith("-done"):
-            size = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
-            moved[_class_of(operation, line, _body(bodies, line))] += size
+        read = sum(sizes.get(operand, 0) for operand in operands)
+        written = sizes[name] = _num_bytes(_ON_CHIP.sub("", type_))
+        if operation.endswith("-start"):  # its type names the whole of what it takes a slice of
+            sizes[name] = read
+        elif operation.endswith("-done"):
+            kind = _class_of(operation, line, _body(bodies, line))
+            moved[kind] += written + min(read, _num_bytes(type_))
+        elif operation not in FREE and '"ConcatBitcast"' not in line:
+            moved[_class_of(operation, line, _body(bodies, line))] += read + written
     return moved
 
 
@@ -109,7 +119,8 @@ def _body(bodies: dict[str, str], line: str) -> str:
 
 
 def _class_of(operation: str, line: str, body: str) -> str:
-    if operation.removesuffix("-start") in COLLECTIVES:
+    operation = re.sub("-(start|done)$", "", operation)
+    if operation in COLLECTIVES:
         return "collectives"
     if re.search(r"__cublas|__cudnn", line) or re.search(r"\b(convolution|dot)\(", body):
         return "products"
@@ -117,7 +128,7 @@ def _class_of(operation: str, line: str, body: str) -> str:
         return "products"
     if operation == "reduce" or re.search(r" reduce\(", body):
         return "reductions"
-    if operation.removesuffix("-start") in COPIES or " transpose(" in body:
+    if operation in COPIES or " transpose(" in body:
         return "copies"
     return "other"
 

@@ -165,9 +165,9 @@ def planned(config: TrainConfig, state: Any, width: int) -> Step:
 def project(step: Step) -> None:
     """A table of the milliseconds that bound a step of the recipe's batch, of the programs in JSON.
 
-    Sums and gathers follow the computation; of it FLOP or bytes, whichever take longer, count.
+    Sums and gathers follow the computation; of it FLOP or HBM, whichever takes longer, counts.
     """
-    parts = "FLOP", "bytes", "descriptors", "gradients", "statistics"
+    parts = "FLOP", "HBM", "descriptors", "gradients", "statistics"
     heading("accelerator", "devices", "images each", *parts, "at least", "images/s each, at most")
     for program in json.loads(COMPILED.read_text()):
         found = re.fullmatch(r"step, (\d+) images, (\d+) devices?", program["name"])
@@ -176,7 +176,7 @@ def project(step: Step) -> None:
         accelerator, devices = ACCELERATORS[program["target"]], int(found[2])
         each = -(-int(found[1]) // devices)
         work = 1e3 * (program["flops"] or 0) / accelerator.bfloat16
-        moved = 1e3 * program["bytes"] / accelerator.bandwidth
+        moved = 1e3 * sum(program["bytes_by_class"].values()) / accelerator.bandwidth
         sums = milliseconds(step, accelerator, devices, each) if devices > 1 else [0.0] * 3
         least = max(work, moved) + sum(sums)
         shown = (f"{part:.1f}" for part in (work, moved, *sums, least))

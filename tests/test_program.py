@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
-from benchmarks.hlo import collectives, overlapping, squeezed
+from benchmarks.hlo import bytes_by_class, collectives, overlapping, squeezed
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
@@ -206,6 +206,29 @@ ENTRY %main (p: f32[4,4]) -> f32[4,4] {
 }
 """
     assert overlapping(text) == 1
+
+
+def test_bytes_are_those_of_the_devices_memory():
+    """Not of a TPU's on-chip memory; of a slice that is fetched there, its own."""
+    text = """
+%product (a: bf16[8,4], b: bf16[4,4]) -> bf16[8,4] {
+  ROOT %dot.1 = bf16[8,4]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (map: bf16[8,4], kernel: bf16[4,4]) -> bf16[8,4] {
+  %map = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
+  %kernel = bf16[4,4]{1,0:T(8,128)(2,1)} parameter(1)
+  %slice-start.1 = ((bf16[8,4]{1,0:T(8,128)(2,1)}), bf16[2,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%map), slice={[0:2], [0:4]}
+  %slice-done.1 = bf16[2,4]{1,0:T(8,128)S(1)} slice-done(%slice-start.1)
+  %copy-start.1 = (bf16[4,4]{1,0:T(8,128)S(1)}, bf16[4,4]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%kernel)
+  %copy-done.1 = bf16[4,4]{1,0:T(8,128)S(1)} copy-done(%copy-start.1)
+  %fusion.1 = bf16[8,4]{1,0:T(8,128)S(1)} fusion(%map, %copy-done.1), kind=kOutput, calls=%product
+  %joined = bf16[8,4]{1,0:T(8,128)S(1)} custom-call(%slice-done.1), custom_call_target="ConcatBitcast"
+  ROOT %copy.1 = bf16[8,4]{1,0:T(8,128)} copy(%fusion.1)
+}
+"""  # noqa: E501
+    slice_, kernel, whole = 2 * 2 * 4, 2 * 4 * 4, 2 * 8 * 4
+    assert bytes_by_class(text) == {"copies": slice_ + kernel + whole, "products": whole}
 
 
 @contextmanager
