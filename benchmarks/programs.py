@@ -37,7 +37,7 @@ def model_config(name: str, dtype: Dtype) -> ModelConfig:
 
 def describing(config: ModelConfig, mesh: Mesh, images: int) -> Any:
     """Describes images of uint8, as `compile_encoder` does."""
-    graph, state = nnx.split(fold(empty_model(config)))
+    graph, state = nnx.split(fold(empty_model(config), mesh.devices.flat[0].platform))
     given = jax.ShapeDtypeStruct((images, *config.image_size, 3), jnp.uint8)
     describe = jax.jit(lambda state, images: nnx.merge(graph, state)(normalized(images)))
     return describe.lower(*_placed((state, given), mesh))

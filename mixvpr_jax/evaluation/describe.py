@@ -73,7 +73,8 @@ def compile_encoder(model: VPRModel, mesh: Mesh | None = None) -> Callable[[np.n
     shared, divided = (
         None if mesh is None else NamedSharding(mesh, spec) for spec in (P(), P(AXIS))
     )
-    graph, state = nnx.split(fold(model))
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    graph, state = nnx.split(fold(model, device.platform))
     weights = jax.device_put(state, shared)
 
     def describe(weights: Any, images: Array) -> Array:

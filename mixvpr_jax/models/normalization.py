@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.models.layers import Conv, array_dtype, param_dtype, precision
+from mixvpr_jax.models.winograd import WinogradConv
 
 Pair = tuple[Array, Array]
 
@@ -100,7 +101,7 @@ class BatchNorm(nnx.Module):
 
 
 def normalized_conv(
-    conv: Conv,
+    conv: Conv | WinogradConv,
     norm: BatchNorm,
     x: Float[Array, "b h w c"],
     valid: Bool[Array, " b"] | None = None,
@@ -113,6 +114,7 @@ def normalized_conv(
     """
     if norm.is_folded:
         return conv(x) + norm.bias[...][None, None, None]
+    assert isinstance(conv, Conv)
     kernel, step = conv.kernel[...], conv.stride
     size, _, narrow, broad = kernel.shape
     if not norm.use_running_average and (size > 1 or narrow > broad or conv.platform == "cpu"):
@@ -135,20 +137,25 @@ def folded(conv: Conv, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
     return kernel * factor, bias - mean * factor
 
 
-def fold_in_place(backbone: nnx.Module) -> None:
+def fold_in_place(backbone: nnx.Module, platform: str | None = None) -> None:
     """Folds each BatchNorm `bn…` of a backbone of ours into the convolution that it normalises.
 
     That is the one that `convs` of their module names, or `conv…`. Kernels and offsets are then of
-    the dtype that they are computed with.
+    the dtype that they are computed with; on CPUs 3x3 convolutions become `WinogradConv`.
     """
     for _, module in nnx.iter_modules(backbone):
         convs = getattr(module, "convs", {})
         for name, norm in vars(module).items():
             if isinstance(norm, BatchNorm):
-                conv = getattr(module, convs.get(name) or name.replace("bn", "conv"))
+                own = convs.get(name) or name.replace("bn", "conv")
+                conv = getattr(module, own)
                 kernel, offset = folded(conv, norm)
                 dtype = array_dtype(conv.dtype)
-                conv.kernel = nnx.Param(jax.device_put(kernel.astype(dtype)))
+                is_plain = conv.stride == conv.groups == 1 and dtype == "float32"
+                if platform == "cpu" and is_plain and len(kernel) == 3:
+                    setattr(module, own, WinogradConv(kernel))
+                else:
+                    conv.kernel = nnx.Param(jax.device_put(kernel.astype(dtype)))
                 norm.bias = nnx.Param(jax.device_put(offset.astype(dtype)))
                 norm.is_folded = True
 

@@ -173,15 +173,15 @@ def empty_model(config: ModelConfig) -> VPRModel:
     return nnx.merge(graph, zeros)
 
 
-def fold(model: VPRModel) -> VPRModel:
-    """A copy for inference, whose convolutions hold what their BatchNorms do.
+def fold(model: VPRModel, platform: str | None = None) -> VPRModel:
+    """A copy for inference, on a platform or any, whose convolutions hold what their BatchNorms do.
 
     The backbone's weights are of the model's dtype. It shares all others with the model, which
     stays as it is.
     """
     model = nnx.clone(model)
     if isinstance(model.backbone, ResNet | EfficientNet):
-        fold_in_place(model.backbone)
+        fold_in_place(model.backbone, platform)
     elif isinstance(model.backbone, DINOv2 | Swin):
         cast_in_place(model.backbone)
     return model
