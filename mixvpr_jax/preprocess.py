@@ -200,9 +200,9 @@ def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
         image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
-    # Pillow keeps the high bytes alone.
-    is_deep = image.mode.startswith("RGB") and ";16" in tiles
-    if is_deep and not np.asarray(image)[..., :3].any():
+    # Pillow keeps the high bytes alone, and rounds PPM.
+    black = 1 if "', 65535)" in tiles else 0 if ";16" in tiles else -1
+    if image.mode.startswith("RGB") and black >= 0 and np.asarray(image)[..., :3].max() <= black:
         raise InputError(
             f"expected {DEPTHS}, found 16-bit colours below 256, black or of unknown range; save "
             "as 8 bits"

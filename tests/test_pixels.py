@@ -224,6 +224,20 @@ def test_8_bits_in_colours_of_16_are_refused(kind, tmp_path):
             to_rgb(dark)
 
 
+@pytest.mark.parametrize("kind", ["P3", "P6"])
+def test_8_bits_in_ppm_of_16_are_refused(kind, tmp_path):
+    """Pillow rounds them to 0 and 1."""
+    values = np.repeat(GREY[..., None], 3, axis=2).astype(int)
+    for factor in (1, 257):
+        deep = values * factor
+        text = " ".join(map(str, deep.flat)).encode()
+        data = text if kind == "P3" else deep.astype(">u2").tobytes()
+        (tmp_path / f"{factor}.ppm").write_bytes(f"{kind} 6 4 65535\n".encode() + data)
+    assert np.array_equal(load_image(tmp_path / "257.ppm"), values)
+    with pytest.raises(InputError, match=r"1\.ppm: .* found 16-bit colours below 256"):
+        load_image(tmp_path / "1.ppm")
+
+
 ALPHA = np.full((4, 6), 128, np.uint8)
 ON_WHITE = np.round(GREY * (128 / 255) + 255 * (127 / 255))
 
