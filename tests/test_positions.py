@@ -296,12 +296,19 @@ def test_degrees_at_any_spread(spread, digits, start):
             require_metres("a", positions, positions[:3])
 
 
-@pytest.mark.parametrize("spread", [0.02, 0.9])
-def test_degrees_east_of_greenwich_alone(spread):
-    degrees = np.array(track(spread=spread, lat=40.44, lon=240.0))
+@pytest.mark.parametrize("spread", [0.02, 0.9, 4.0, 25.0])
+@pytest.mark.parametrize("start", [(40.44, 240.0), (-33.9, 183.5)])
+def test_degrees_east_of_greenwich_alone(spread, start):
+    degrees = np.array(track(spread=spread, lat=start[0], lon=start[1]))
     for positions in (degrees, degrees[:, ::-1]):
         with pytest.raises(InputError, match=r"a: .*look like degrees"):
             require_metres("a", positions, positions[:3])
+
+
+def test_degrees_east_of_greenwich_on_both_of_its_sides():
+    degrees = np.array([(51.5 + step / 100, (359.85 + step / 100) % 360) for step in range(30)])
+    with pytest.raises(InputError, match=r"a: .*look like degrees"):
+        require_metres("a", degrees.round(6) + 1e-5, degrees[:3])
 
 
 def test_degrees_in_names_and_in_a_struct(tmp_path):
@@ -341,6 +348,7 @@ def test_degrees_on_one_side_only(tmp_path):
         [(1.25, 0.5), (80.5, 60.25), (33.3, 12.1)],
         [(-71.5, 3.2), (80.25, 7.7), (0.1, 5.0)],
         [(3.5, 180.25), (60.25, 355.5)],
+        [(0.0, 0.0), (80.123456, 20.5), (75.25, 250.123456)],
         [(1010.40001, 1063.43107), (1010.40101, 1063.53107)],
         [(5.0, 5.0)],
     ],

@@ -207,7 +207,8 @@ def _like_degrees(positions: np.ndarray) -> bool:
 
     Within that range metres are whole numbers, or have the origin of their frame among them or
     near by, as the degrees of no town and no track have; finer than millimetres, as degrees are
-    written, they must stay within 90 of each other as well. A frame less than a metre wide is none.
+    written, they must stay within 90 of each other as well. Beyond 180, degrees are
+    so fine and have no origin near by. A frame less than a metre wide is none.
     """
     if not len(positions):
         return False
@@ -218,11 +219,13 @@ def _like_degrees(positions: np.ndarray) -> bool:
     extent = (highest - lowest).max()
     if 0 < extent < 1:
         return True
-    if largest[1] > 180 or (positions == np.rint(positions)).all():
-        return False
+    fine = bool(np.abs(1e3 * positions - np.rint(1e3 * positions)).max() > 1e-6)
     around_origin = ((lowest <= extent / 10) & (highest >= -extent / 10)).all()
-    fine = np.abs(1e3 * positions - np.rint(1e3 * positions)).max() > 1e-6
-    return not around_origin or bool(fine and extent > 90)
+    if largest[1] > 180:
+        return fine and not around_origin
+    if (positions == np.rint(positions)).all():
+        return False
+    return not around_origin or (fine and extent > 90)
 
 
 def _far(side: np.ndarray, together: np.ndarray) -> bool:
