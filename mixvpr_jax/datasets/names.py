@@ -20,7 +20,7 @@ from mixvpr_jax.storage import AnyPath
 ZONE, KEY, TILE, HEADING, TIME, NOTE, NUM_FIELDS = 3, 7, 8, 9, 13, 14, 15
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_OF_ZONE = r"0*([1-9]|[1-5]\d|60)\s*"
+_OF_ZONE = r"0*([1-9]|[1-5]\d|60)(?:\.0)?\s*"  # 32.0 of pandas, too
 _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII | re.IGNORECASE)
 _DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
