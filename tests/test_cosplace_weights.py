@@ -50,6 +50,7 @@ def test_the_same_head_in_the_benchmark_of_its_authors(path):
     conversion = convert_checkpoint(saved(path, {"model_state_dict": content}))
     assert same_weights(conversion.model, state)
     assert conversion.model.config.layers_to_crop == (4,)
+    assert conversion.model.config.image_size == (480, 640)  # its default, not CosPlace's
 
 
 def test_other_heads_and_backbones_behind_those_names(path):

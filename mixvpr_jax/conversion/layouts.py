@@ -280,6 +280,12 @@ def _bare(name: str, anchor: str, modules: Mapping[str, str] = _ALL, **options: 
 LAYOUTS = (
     _OFFICIAL,
     *reversed(_OPENVPRLAB),
+    Layout(
+        "deep-visual-geo-localization-benchmark",
+        "aggregation.0.1.p",
+        _COSPLACE,
+        image_size=(480, 640),
+    ),
     Layout("CosPlace, EigenPlaces", "backbone.0.weight", _COSPLACE, image_size=(512, 512)),
     _MEGALOC,
     Layout("EfficientNet (MixVPR)", _MODEL + _STEM),
