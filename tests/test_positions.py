@@ -81,6 +81,14 @@ def test_codes_of_utm_and_those_beside_them(code, zone):
     assert zone_of(Path(f"epsg{code}/@500000.0@5400000.0@.jpg"), 54e5) == zone
 
 
+@pytest.mark.parametrize("code", ["EPSG:3857", "epsg_3395"])
+def test_metres_of_mercator_are_refused(tmp_path, code):
+    """Of web maps: 20 m at 60 degrees north are 40 there."""
+    names = [f"{code}/@1113194.91@{north}@.jpg" for north in (8399737.89, 8399777.89)]
+    with pytest.raises(InputError, match=r"metres on the ground, .* found Mercator's .*EPSG3"):
+        pair(tmp_path, names, names[1:])
+
+
 @pytest.mark.parametrize(
     ("written", "north", "zone"),
     [

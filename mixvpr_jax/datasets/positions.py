@@ -12,6 +12,7 @@ from mixvpr_jax.errors import InputError
 
 FARTHEST_M = 5e7  # more than any position has, in metres; degrees times 1e7 have more
 BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
+MERCATOR = ("EPSG3395", "EPSG3785", "EPSG3857")  # metres that grow away from the equator
 MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
 EQUATOR_M = 6_378_137.0  # the Earth's radius there, and its flattening, by WGS 84
 ECCENTRICITY_SQUARED = 0.00669437999014
@@ -78,12 +79,17 @@ def place(
         zones: For each of them [n] text: zone and latitude band ("32U"), zone ("32"), or nothing.
 
     Raises:
-        InputError: No metres (`require_metres`), several zones of which some are not said,
-            hemispheres in place of latitude bands, or positions outside of any zone.
+        InputError: No metres (`require_metres`) or Mercator's, several zones of which some are not
+            said, hemispheres in place of latitude bands, or positions outside of any zone.
     """
     require_metres(source, *sides)
     found = np.unique(np.concatenate(zones)).tolist()
     said = [zone for zone in found if zone]
+    if longer := [zone for zone in said if zone in MERCATOR]:
+        raise InputError(
+            f"{source}: expected metres on the ground, such as UTM's, found Mercator's "
+            f"({longer[0]}), which are longer; convert the positions to UTM"
+        )
     numbers = {zone.rstrip(BANDS) for zone in said}
     hemispheres = {zone[-1] >= "N" for zone in said if zone[-1] in BANDS}
     if len(found) > 1 and all(zone[-1:] in ("N", "S") for zone in found):
