@@ -129,6 +129,7 @@ def test_every_msls_query_is_not_taken_for_the_740(tmp_path):
     [
         ({"qIdx": np.array([0, 4])}, r"qIdx.npy: msls_val_qImages.npy has 4 images, .* found 4"),
         ({"qIdx": np.array([0.5])}, "qIdx.npy: expected whole numbers"),
+        ({"qIdx": np.array([1, 0, 1, 0])}, "msls_val_qIdx.npy: .* found a 0 or 1 for each"),
         ({"qIdx": np.array([[0]])}, r"qIdx.npy: expected a list of whole numbers, found shape"),
         ({"pIdx": object_array([[0]])}, "pIdx.npy: expected the positives of 3 queries, found 1"),
         ({"pIdx": object_array([[0], [9], [1]])}, "pIdx.npy: query 1: .* has 4 images"),

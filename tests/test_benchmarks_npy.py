@@ -197,6 +197,11 @@ def test_indices_that_matlab_wrote(tmp_path, array):
     assert [(one.tolist(), one.dtype) for one in found] == [([1], np.int64), ([0], np.int64)]
 
 
+def test_positives_padded_by_repetition(tmp_path):
+    found = read_positives(saved(tmp_path / "a.npy", np.array([[0, 0], [1, 1]])), 2, 2)
+    assert [one.tolist() for one in found] == [[0], [1]]
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -224,6 +229,8 @@ def test_lists_that_are_none(tmp_path, array, message):
         (object_array([[0], [[1], [2, 3]]]), "expected whole numbers"),
         (object_array([[0]]), "expected the positives of 2 queries, found 1 entries"),
         (np.array(3), "expected the positives of 2 queries, found 1 entries"),
+        (np.eye(2, 5), r"query 0: .* below that, found a 0 or 1 for each; give np.flatnonzero"),
+        (object_array([[3], [0, 0, 1, 1, 0]]), "query 1: .* found a 0 or 1 for each"),
     ],
 )
 def test_positives_that_are_none(tmp_path, array, message):

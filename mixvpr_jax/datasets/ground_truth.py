@@ -200,9 +200,11 @@ def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
     if values.dtype.kind not in "iu":
         raise InputError(f"{file}: expected whole numbers, found {_shown(entry)}")
     outside = values[(values < 0) | (values >= limit)]
-    if outside.size:
+    is_mask = values.size == limit > 2 and values.max() < 2
+    if outside.size or is_mask:
+        found = "a 0 or 1 for each; give np.flatnonzero of them" if is_mask else outside[0]
         raise InputError(
-            f"{file}: {of} has {limit:,} images, expected indices below that, found {outside[0]}"
+            f"{file}: {of} has {limit:,} images, expected indices below that, found {found}"
         )
     return values.astype(np.int64)
 
