@@ -31,8 +31,8 @@ OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAM
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
 # TIFF tags and values of theirs.
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
-SUBFILE_TYPE, COLOR_MAP = 254, 320
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA_SAMPLES = 258, 262, 277, 284, 338
+SUBFILE_TYPE, COLOR_MAP, SAMPLE_FORMAT = 254, 320, 339
 WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2
 # Pillow's own reader takes uncompressed planes of 16 bits for bytes: noise (tifffile writes
 # [3, h, w] so). libtiff, which reads all compressed files anyway, knows them.
@@ -211,8 +211,18 @@ def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
         raise InputError(f"expected {DEPTHS}, found floats of unknown range")
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise InputError(f"expected {DEPTHS}, found signed integers of unknown range")
-    if tags.get(PLANAR) == SEPARATE_PLANES and image.mode in ("LA", "La", "PA"):
-        raise InputError("expected grey beside its alpha, found separate planes; save it as PNG")
+    if tags.get(PLANAR) == SEPARATE_PLANES:
+        if image.mode in ("LA", "La", "PA"):
+            raise InputError(
+                "expected grey beside its alpha, found separate planes; save it as PNG"
+            )
+        # Pillow takes the first of several grey ones, and divides colours by a fourth plane.
+        of_bands = image.mode == "L" and tags.get(SAMPLES, 1) > 2
+        if of_bands or (image.mode == "RGBA" and EXTRA_SAMPLES not in tags):
+            raise InputError(
+                f"expected grey or RGB, found {tags[SAMPLES]} bands in separate planes that are "
+                "neither, or do not say what the last is; save the photo's three as PNG"
+            )
     # The fourth sample of a TIFF is alpha only if it says so; else it may be near infrared.
     if image.has_transparency_data and (not tags or EXTRA_SAMPLES in tags):
         layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

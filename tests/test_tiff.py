@@ -112,6 +112,17 @@ def test_a_fourth_sample_of_no_name_is_no_alpha(bits):
     assert (read(tiff(values, bits=bits, tags={338: [2]})) > COLOURS).mean() > 0.9
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize(("bands", "tags"), [(3, {262: [1], 338: [0, 0]}), (4, {})])
+def test_bands_of_no_name_in_planes_are_refused(bits, tile, bands, tags):
+    """As GDAL writes several of 16 bits (grey, interleaved by band), and a fourth beside RGB."""
+    values = np.concatenate([COLOURS, GREY // 2], axis=2)[..., :bands]
+    content = tiff(values, planar=2, tile=tile, bits=bits, tags=tags)
+    with pytest.raises(InputError, match=rf"a\.tif: expected grey or RGB, found {bands} bands in"):
+        read(content)
+
+
 @pytest.mark.parametrize("kind", [1, 5])
 def test_a_raw_photo_is_not_its_thumbnail(kind):
     """DNG and NEF are TIFF files, whose first directory is a reduced image."""
