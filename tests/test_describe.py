@@ -12,9 +12,9 @@ from folders import write_images
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.output import require_free
 from mixvpr_jax.evaluation.photos import describe_photos
 from mixvpr_jax.storage import as_path
+from mixvpr_jax.writable import require_free
 
 NAMES = ["a.jpg", "b/@1@2@.png", "b/c/ä d.jpg"]  # one of them with a position: no matter
 
