@@ -96,8 +96,16 @@ def test_no_position_and_others_near_it(row, position, tmp_path):
 def test_zones_by_their_codes_and_behind_the_word(zone, north, band, tmp_path):
     [taken] = taken_by(tmp_path, "east,north,zone", f"500005,{north},{zone}")
     assert taken.position == pytest.approx(to_latlon(500005, north, 32, band))
-    photo = tmp_path / f"@500005@{north}@.jpg"
-    assert find_positions(tmp_path, [photo], None, zone) == [taken]
+    for named in ("", "32", "UTM32"):
+        photo = tmp_path / f"@500005@{north}@{named}@.jpg"
+        assert find_positions(tmp_path, [photo], None, zone) == [taken]
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "None"])
+def test_cells_without_a_zone(missing, tmp_path):
+    (tmp_path / "t.csv").write_text(f"name,east,north,zone\na.jpg,500005,5334005,{missing}\n")
+    [taken] = find_positions(tmp_path, [tmp_path / "a.jpg"], str(tmp_path / "t.csv"), "32U")
+    assert taken.position == pytest.approx(to_latlon(500005, 5334005, 32, "U"))
 
 
 @pytest.mark.parametrize("zone", ["32N", "32U"])

@@ -2,7 +2,7 @@
 
 A name such as `@0550123.45@4180345.67@17@T@…@.jpg` gives UTM east and north in metres, and perhaps
 the zone and its latitude band, as VPR-methods-evaluation and VPR-datasets-downloader write them.
-Of a folder's name, an EPSG code alone counts: an "@" there means nothing.
+Of a folder's name, a zone's code or word alone counts: an "@" there means nothing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ZONE = re.compile(rf"{_OF_ZONE}(?:([{BANDS}])@[^@]*|@([{BANDS}]?))", re.ASCII |
 _DEGREES = r"(?:(?:@-?\d{1,4}\.\d{3,}){2})?"  # latitude and longitude, or neither
 _BEFORE_FRAME = re.compile(rf"^{_OF_ZONE}@?[{BANDS}]{_DEGREES}(?=@|$)", re.ASCII | re.IGNORECASE)
 _UTM = r"(?:32([67])|258(?=2[89]|3[0-8])|269(?=[01]\d|2[0-3]))(0[1-9]|[1-5]\d|60)"
-_SAID = r"utm[ _-]?(?:zone[ _-]?)?0*([1-9]|[1-5]\d|60)"
-_CODE = re.compile(
+_SAID = r"[ _-]?(?:zone[ _-]?)?0*([1-9]|[1-5]\d|60)[ _-]?"
+_CODE = re.compile(  # of lower case, and literal at first: a search of each path costs little then
     rf"epsg[:_ -]?(?:{_UTM}|(\d{{4,5}}))(?!\d)"
-    rf"|(?<![a-z\d]){_SAID}[ _-]?([NS])(?![a-z\d])"  # of a hemisphere: UTM32N, utm_zone_32n/
-    rf"|(?<=@){_SAID}[ _-]?(?:@?([{BANDS}]))?(?=[@.])",  # UTM32U@, UTM32@U@, UTM32@
-    re.ASCII | re.IGNORECASE,
+    rf"|utm(?<![a-z\d]utm){_SAID}([ns])(?![a-z\d])"  # of a hemisphere: UTM32N, utm_zone_32n/
+    rf"|utm(?<=@utm){_SAID}(?:@?([{BANDS.lower()}]))?(?=[@.])",  # UTM32U@, UTM32@U@, UTM32@
+    re.ASCII,
 )
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
@@ -88,18 +88,14 @@ def zone_of_code(text: str, north: float) -> str:
     WGS 84, ETRS89 and NAD83 agree within metres. The northing, in metres, tells the band, as codes
     tell the hemisphere alone; S is a band where it fits. "" where the text holds none of these.
     """
-    plain = text.lower()  # most names hold neither word, and a search costs more
-    codes = list(_CODE.finditer(plain)) if "epsg" in plain or "utm" in plain else []
-    if not codes:
+    if not (codes := list(_CODE.finditer(text.lower()))):
         return ""
-    half, coded, other, number, side, alone, band = codes[-1].groups()
+    half, coded, other, number, side, alone, band = codes[-1].groups("")
     if other:
         return f"EPSG{other}"
-    band = (side or band or "").upper()
-    if not (band and fits_band(band, north)):
-        bands = "" if alone else BANDS[:10] if half == "7" or band == "S" else BANDS[10:]
-        band = next((each for each in bands if fits_band(each, north)), "")
-    return f"{int(coded or number or alone)}{band}"
+    letters = band if alone else side + (BANDS[:10] if half == "7" or side == "s" else BANDS[10:])
+    fitting = (letter for letter in letters.upper() if fits_band(letter, north))
+    return f"{int(coded or number or alone)}{next(fitting, '')}"
 
 
 # The order of frames ------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ def _of_name(path: AnyPath, zone: str | None) -> Taken:
     """By `@utm_east@utm_north@…`; VPR-datasets-downloader adds heading and month, as in 201907."""
     east, north = position_of(path)
     named = zone_of(path, north)
-    if zone and (named[:4] in ("", "EPSG") or zone.strip().upper()[:-1].strip() == named):
+    zone = zone and (zone_of_code(f"@{zone}@", north) or zone.strip().upper())
+    if zone and (named[:4] in ("", "EPSG") or zone[:-1].strip() == named):
         named = zone  # names may hold a zone without its band, or another grid's code
     position = _to_degrees(path, east, north, named)
     heading = time = None
@@ -247,7 +248,8 @@ def _position(where: str, cells: Mapping[str, str], zone: str | None) -> tuple[f
     except ValueError:
         raise InputError(f"{where}: expected two numbers, found {texts[0]}, {texts[1]}") from None
     if not in_degrees:
-        return _to_degrees(where, first, second, cells.get("zone") or zone)
+        own = cells.get("zone", "")
+        return _to_degrees(where, first, second, zone if own.lower() in MISSING else own)
     if not (abs(first) <= 90 and abs(second) <= 180):
         raise InputError(
             f"{where}: expected latitude and longitude in degrees, found {first:g}, {second:g}"
