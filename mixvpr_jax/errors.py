@@ -154,22 +154,21 @@ def platform_error(raised: BaseException | None = None) -> str | None:
         return None
     config = jax.config
     wanted = config.jax_platforms or config.values.get("jax_platform_name")  # the older variable
-    expected = "expected devices that JAX can use here, found: "
     of_jax = str(raised).startswith("Unable to initialize backend")
-    if not wanted:
-        return f"{expected}{text_of(raised)}" if of_jax else None  # which says what to do
-    name = "JAX_PLATFORMS" if config.jax_platforms else "JAX_PLATFORM_NAME"
+    if not (wanted or of_jax):
+        return None
     try:
         if raised is not None and of_jax:
             raise raised
         jax.devices()
+        return None
     except Exception as error:  # RuntimeError, or an empty AssertionError
-        found = text_of(str(error) or "none").partition(" (set JAX_PLATFORMS")[0]
-        return (
-            f"{name}={wanted}: {expected}{found}; install JAX for them, or unset {name} to take "
-            "what is there"
-        )
-    return None
+        line = f"expected devices that JAX can use here, found: {text_of(str(error) or 'none')}"
+    if not wanted:
+        return line  # which says what to do
+    line = line.partition(" (set JAX_PLATFORMS")[0]
+    name = "JAX_PLATFORMS" if config.jax_platforms else "JAX_PLATFORM_NAME"
+    return f"{name}={wanted}: {line}; install JAX for them, or unset {name} to take what is there"
 
 
 @contextmanager
