@@ -286,6 +286,15 @@ def test_images_normalised_otherwise(path, where):
     assert not convert_checkpoint(saved(path, content)).checkpoint.notes
 
 
+def test_images_normalised_by_the_same_in_pixels_of_0_to_255():
+    """As mmcv and detectron2 have it."""
+    pixels = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+    assert not read_hyper_parameters({"cfg": {"data": pixels}, "model": {"mean_std": pixels}}).notes
+    for wrong in ({"std": [1, 1, 1]}, {"mean": IMAGENETS["mean"]}):
+        with pytest.raises(InputError, match="mean_std"):
+            read_hyper_parameters({"data": pixels | wrong})
+
+
 @pytest.mark.parametrize(
     "told",
     [3, "imagenet", [], {"mean": [0.5, 0.5, 0.5]}, HALVES | {"std": 0.5}, HALVES | {"std": [1, 1]}]

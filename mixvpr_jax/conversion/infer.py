@@ -204,7 +204,8 @@ def _require_imagenets(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> N
         found = [_channels(_at([values], name)) for name in ("mean", "std")]
         if None in found:
             notes.append("hyper-parameters: mean_std ignored: no valid mean and deviation")
-        elif not np.allclose(np.array(found), _IMAGENETS, rtol=0, atol=1e-3):
+        # of pixels up to 1, or up to 255
+        elif np.abs(np.array(found) / [[[1]], [[255]]] - _IMAGENETS).max((1, 2)).min() > 1e-3:
             mean, std = _IMAGENETS.tolist()
             raise InputError(
                 f"mean_std: expected images normalised by ImageNet's mean {mean} and deviation "
@@ -241,16 +242,14 @@ def _image_size(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> Size | N
     for values in data:
         told: dict[str, Size] = {}
         for name in _SIZES:
-            if (value := values.get(name)) is None:
-                continue
+            value = values.get(name)
             is_one = not isinstance(value, list | tuple)
-            size = _size((value, value) if is_one else value)
-            if size is None:
+            if (size := _size((value, value) if is_one else value)) is not None:
+                told[name] = size
+                if is_one:
+                    notes.append(f"one number as {name} read as {_by(size)}")
+            elif value is not None:
                 notes.append(f"hyper-parameters: {name} ignored: no valid size")
-                continue
-            if is_one:
-                notes.append(f"one number as {name} read as {_by(size)}")
-            told[name] = size
         if size := told.get("val_image_size"):
             trained = told.pop("train_image_size", size)
             if trained != size:
