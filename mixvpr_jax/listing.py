@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -227,7 +226,6 @@ def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Writes an .npy by Python's file: NumPy's own ignores errors of the last bytes it flushes."""
-    with file.open("wb") as opened:
-        write_only: Any = SimpleNamespace(write=opened.write)
-        np.save(write_only, array)
+    """Writes an .npy; where a file is for writing alone, NumPy ignores errors of the last bytes."""
+    with file.open("w+b") as opened:
+        np.save(opened, array)

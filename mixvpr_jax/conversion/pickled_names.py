@@ -224,7 +224,7 @@ class Names:
             case "Size", (tuple() | list() as sizes,) if len(sizes) <= _MOST_AXES:
                 if all(type(size) is int for size in sizes):
                     return tuple(sizes)
-            case ("device", (str(text), *_)) | ("TorchVersion", (str(text),)):
+            case ("device", (str(text), *_)) | ("TorchVersion" | "InterpolationMode", (str(text),)):
                 return text
             case "set", (list() as items,):
                 return set(self._hashed(items))
@@ -234,8 +234,6 @@ class Names:
                 return value
             case "getattr", _:
                 raise Code(name)
-            case "InterpolationMode", (str(value),):
-                return value
             case "encode", (str(text), "latin1"):
                 return self._once(text).encode("latin1")
             case "dtype", (code, *_):
