@@ -286,14 +286,12 @@ def _names(value: Any) -> list[str] | None:
     """A list of names, a single one, or MATLAB's empty matrix; None for anything else."""
     if isinstance(value, np.ndarray) and not value.size:
         return []
-    names = value if isinstance(value, list) else [value]
-    found = [name for name in names if isinstance(name, str)]
-    return found if len(found) == len(names) else None
+    names: list[Any] = value if isinstance(value, list) else [value]
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Numbers of that shape, else None; of none or a single one the shape varies."""
-    if not isinstance(value, np.ndarray) or value.size != math.prod(shape):
-        return None
-    fits = value.size < 2 or value.shape == shape
+    fits = isinstance(value, np.ndarray) and value.size == math.prod(shape)
+    fits = fits and (value.size < 2 or value.shape == shape)
     return value.reshape(shape).astype(np.float64) if fits else None
