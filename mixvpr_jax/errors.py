@@ -148,7 +148,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
 def platform_error(raised: BaseException | None = None) -> str | None:
     """Why JAX lacks devices, such as those that JAX_PLATFORMS asks for; None if it has them.
 
-    `raised` may be its error, which JAX raises once: then `cpu,tpu` has the CPU.
+    `raised` may be JAX's error: asked again, it takes the CPU of `cpu,tpu` without a word.
     """
     if (jax := sys.modules.get("jax")) is None:
         return None
