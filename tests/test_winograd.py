@@ -34,18 +34,19 @@ def test_as_near_to_float64_as_a_direct_convolution(batch, height, width, narrow
 
 
 @pytest.mark.parametrize(
-    ("arch", "platform", "dtype", "expected"),
+    ("arch", "side", "platform", "dtype", "expected"),
     [
-        ("resnet50", "cpu", "float32", {"1", "3", "winograd"}),
-        ("resnet18", "cpu", "tensorfloat32", {"1", "winograd"}),
-        ("resnext50_32x4d", "cpu", "float32", {"1", "3"}),  # of groups
-        ("resnet50", "cpu", "bfloat16", {"1", "3"}),
-        ("resnet50", "gpu", "float32", {"1", "3"}),
-        ("resnet50", None, "float32", {"1", "3"}),
+        ("resnet50", 128, "cpu", "float32", {"1", "3", "winograd"}),
+        ("resnet18", 128, "cpu", "tensorfloat32", {"1", "winograd"}),
+        ("resnext50_32x4d", 128, "cpu", "float32", {"1", "3"}),  # of groups
+        ("resnet50", 128, "cpu", "bfloat16", {"1", "3"}),
+        ("resnet50", 128, "gpu", "float32", {"1", "3"}),
+        ("resnet50", 128, None, "float32", {"1", "3"}),
+        ("resnet50", 96, "cpu", "float32", {"1", "3"}),
     ],
 )
-def test_which_convolutions_of_a_folded_model_change(arch, platform, dtype, expected):
-    config = ModelConfig(arch, (3, 4), GeMConfig(), (64, 64), dtype)
+def test_which_convolutions_of_a_folded_model_change(arch, side, platform, dtype, expected):
+    config = ModelConfig(arch, (3, 4), GeMConfig(), (side, side), dtype)
     kinds = set()
     for name, module in nnx.iter_modules(fold(empty_model(config), platform).backbone):
         if isinstance(module, WinogradConv):

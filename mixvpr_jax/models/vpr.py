@@ -181,7 +181,9 @@ def fold(model: VPRModel, platform: str | None = None) -> VPRModel:
     """
     model = nnx.clone(model)
     if isinstance(model.backbone, ResNet | EfficientNet):
-        fold_in_place(model.backbone, platform)
+        # Smaller images do not pay for the seconds that compiling `WinogradConv` takes.
+        is_large = min(model.config.image_size) >= 128
+        fold_in_place(model.backbone, platform if is_large else None)
     elif isinstance(model.backbone, DINOv2 | Swin):
         cast_in_place(model.backbone)
     return model

@@ -48,8 +48,8 @@ def _convolve(x: Float[Array, "b h w c"], kernels: list[Array]) -> Float[Array, 
     exact = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     products = list(map(exact, parts, kernels))
     by_column = zip(*(_join(*products[place::4]) for place in range(4)), strict=True)
-    outputs = [jnp.stack(_join(*row), axis=3) for row in by_column]
-    y = jnp.stack([row.reshape(batch, rows, 2 * columns, -1) for row in outputs], axis=2)
+    outputs = jnp.stack([part for row in by_column for part in _join(*row)], axis=3)
+    y = outputs.reshape(batch, rows, columns, 2, 2, -1).swapaxes(2, 3)
     return y.reshape(batch, 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
