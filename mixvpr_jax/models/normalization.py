@@ -19,8 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.config import Dtype
-from mixvpr_jax.models.layers import Conv, array_dtype, param_dtype, precision
-from mixvpr_jax.models.winograd import WinogradConv
+from mixvpr_jax.models.layers import Conv, WinogradConv, array_dtype, param_dtype, precision
 
 Pair = tuple[Array, Array]
 
