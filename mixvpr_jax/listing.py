@@ -226,6 +226,6 @@ def write_csv(file: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def write_array(file: Path, array: np.ndarray) -> None:
-    """Writes an .npy; where a file is for writing alone, NumPy ignores errors of the last bytes."""
+    """Writes an .npy, through Python's buffer: NumPy's own writing ignores a failed last flush."""
     with file.open("w+b") as opened:
         np.save(opened, array)

@@ -220,8 +220,8 @@ def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
         of_bands = image.mode == "L" and tags.get(SAMPLES, 1) > 2
         if of_bands or (image.mode == "RGBA" and EXTRA_SAMPLES not in tags):
             raise InputError(
-                f"expected grey or RGB, found {tags[SAMPLES]} bands in separate planes that are "
-                "neither, or do not say what the last is; save the photo's three as PNG"
+                f"expected grey or RGB, found {tags[SAMPLES]} bands in separate planes without a "
+                "meaning for each; save red, green and blue as PNG"
             )
     # The fourth sample of a TIFF is alpha only if it says so; else it may be near infrared.
     if image.has_transparency_data and (not tags or EXTRA_SAMPLES in tags):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixvpr_jax.evaluation.describe import compile_encoder
 from mixvpr_jax.models.config import GeMConfig, ModelConfig
 from mixvpr_jax.models.layers import Conv, WinogradConv, relu
-from mixvpr_jax.models.vpr import empty_model, fold
+from mixvpr_jax.models.vpr import create_model, empty_model, fold
 
 SHAPES = [(1, 1, 1, 3, 5), (2, 2, 3, 8, 4), (1, 7, 12, 64, 64), (3, 20, 19, 32, 48)]
 
@@ -64,3 +65,10 @@ def test_which_convolutions_of_a_folded_model_change(arch, side, platform, dtype
     if arch == "resnet18":
         expected = expected | {"3"}  # those with a stride
     assert kinds == expected
+
+
+def test_descriptors_by_fewer_products():
+    """Of maps with odd sides: 33x38, 17x19."""
+    model = create_model(ModelConfig("resnet18", (3, 4), GeMConfig(), (130, 150)), seed=3)
+    images = np.random.default_rng(0).standard_normal((2, 130, 150, 3), np.float32)
+    np.testing.assert_allclose(compile_encoder(model)(images), model(images), atol=1e-6, rtol=0)

@@ -213,8 +213,8 @@ def _like_degrees(positions: np.ndarray) -> bool:
 
     Within that range metres are whole numbers, or have the origin of their frame among them or
     near by, as the degrees of no town and no track have; finer than millimetres, as degrees are
-    written, they must stay within 90 of each other as well. Beyond 180, degrees are
-    so fine and have no origin near by. A frame less than a metre wide is none.
+    written, they must stay within 90 of each other as well. Above 180, as longitudes up to 360,
+    only such fine values far from an origin are degrees. A frame less than a metre wide is none.
     """
     if not len(positions):
         return False
