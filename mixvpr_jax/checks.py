@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import operator
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,25 +98,21 @@ def require_one_size(queries: np.ndarray, database: np.ndarray) -> None:
         )
 
 
-def is_finite(number: float) -> bool:
-    """Whether a number is neither infinite nor NaN, and no integer beyond the range of floats."""
-    return abs(number) <= sys.float_info.max
-
-
 def require_positive(config: object, *names: str) -> None:
     """Raises InputError unless each of these fields is finite and above 0, or None."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (is_finite(value) and value > 0):
-            raise InputError(f"{name}: expected a number above 0, found {value!r:.40}")
+    _require(config, names, "a number above 0", operator.gt)
 
 
 def require_not_negative(config: object, *names: str) -> None:
     """Raises InputError unless each of these fields is finite and at least 0, or None."""
+    _require(config, names, "0 or more", operator.ge)
+
+
+def _require(config: object, names: Iterable[str], expected: str, fits: Callable) -> None:
     for name in names:
-        value = getattr(config, name)
-        if value is not None and not (is_finite(value) and value >= 0):
-            raise InputError(f"{name}: expected 0 or more, found {value!r:.40}")
+        value = getattr(config, name)  # an integer may be beyond the range of floats
+        if value is not None and not (abs(value) <= sys.float_info.max and fits(value, 0)):
+            raise InputError(f"{name}: expected {expected}, found {value!r:.40}")
 
 
 def to_plain_numbers(config: Any) -> None:

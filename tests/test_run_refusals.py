@@ -259,7 +259,7 @@ def test_validation_sets(town, tmp_path):
         (lambda: DataConfig(cities={"Rome"}), "cities: expected names in a tuple, found {'Rome'}"),
         (lambda: DataConfig(skip_missing="False"), "skip_missing: expected bool, found 'False'"),
         (lambda: DataConfig(augmentation=None), "expected AugmentationConfig, found None"),
-        (lambda: AugmentationConfig(canvas=(300,)), r"canvas: expected height and width, found"),
+        (lambda: AugmentationConfig(canvas=(300,)), r"canvas: expected \(height, width\), found"),
         (lambda: AugmentationConfig(magnitude=9.5), "magnitude: expected int, found 9.5"),
         (lambda: DataConfig(prefetch=0), "prefetch: expected a number above 0, found 0"),
         (lambda: OptimizerConfig(weight_decay=-1), "weight_decay: expected 0 or more, found -1"),

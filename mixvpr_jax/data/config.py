@@ -13,7 +13,6 @@ from mixvpr_jax.checks import (
     require_positive,
     to_plain_numbers,
     to_size,
-    to_whole_numbers,
 )
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.storage import as_path
@@ -54,16 +53,13 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         to_plain_numbers(self)
-        to_whole_numbers(self, "canvas", "height and width")
+        to_size(self, "canvas")
         require_known("augmentation.on", self.on, get_args(Where))
-        if self.num_ops < 0:
-            raise InputError(f"augmentation.num_ops: expected 0 or more, found {self.num_ops}")
+        require_not_negative(self, "num_ops")
         if not 0 <= self.magnitude <= MAX_MAGNITUDE:
             raise InputError(
                 f"augmentation.magnitude: expected 0 to {MAX_MAGNITUDE}, found {self.magnitude}"
             )
-        if len(self.canvas) != 2 or min(self.canvas) < 1:
-            raise InputError(f"augmentation.canvas: expected height and width, found {self.canvas}")
 
 
 @dataclass(frozen=True)
