@@ -48,11 +48,6 @@ def test_names_that_are_one_as_text_are_refused(path, state):
         convert_checkpoint(saved(path, state | extra))
 
 
-def test_entries_that_are_no_tensors_are_refused(path, state):
-    with pytest.raises(InputError, match=r"expected tensors alone .* found extra \(dict\)"):
-        convert_checkpoint(saved(path, state | {"extra": {"weight": torch.ones(1)}}))
-
-
 def test_integers_are_no_weights(path, state):
     state["aggregator.row_proj.bias"] = torch.ones(4, dtype=torch.int32)
     with pytest.raises(

@@ -190,8 +190,9 @@ def test_values_beside_tensors_are_said(path, state):
     assert same_weights(conversion.model, state)
     dropped = conversion.checkpoint.dropped["entries that are no tensors"]
     assert dropped == ["epoch", "metrics", "best"]
-    for hidden in ([torch.ones(1)], {"a": ({"b": torch.ones(1)},)}):
-        with pytest.raises(InputError, match=r"expected tensors alone .*, found metrics"):
+    for hidden in ([torch.ones(1)], {"weight": torch.ones(1)}, {"a": ({"b": torch.ones(1)},)}):
+        line = rf"expected tensors alone .*, found metrics \({type(hidden).__name__}\)"
+        with pytest.raises(InputError, match=line):
             convert_checkpoint(saved(path, state | {"metrics": hidden}))
 
 

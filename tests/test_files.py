@@ -209,7 +209,9 @@ def test_links_that_lead_nowhere_are_no_folders(name, tmp_path):
     require_writable(tmp_path / name, "the results")
 
 
-@pytest.mark.parametrize("address", ["GS://bucket/run", "S3://b/x", "s3://b/x", "https://host/x"])
+@pytest.mark.parametrize(
+    "address", ["GS://bucket/run", "S3://b/x", "s3://b/x", "gs:/bucket/run", "https://host.a/x"]
+)
 def test_addresses_of_unknown_kind_are_no_folders(address):
     with pytest.raises(InputError, match=f"expected a path or gs://bucket/folder, found {address}"):
         as_path(address)

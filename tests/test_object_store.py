@@ -168,13 +168,6 @@ def test_the_folder_of_another_configuration(town, trained):
         train(tiny_config(town, seed=3), trained)
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/run", "gs:/bucket/run", "https://a.b/c"])
-def test_other_addresses(address):
-    line = f"expected a path or gs://bucket/folder, found {address}"
-    with pytest.raises(InputError, match=line):
-        as_path(address)
-
-
 def test_without_the_library(monkeypatch):
     monkeypatch.delitem(_registry, "gs", raising=False)
     monkeypatch.setitem(sys.modules, "gcsfs", None)

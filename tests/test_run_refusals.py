@@ -270,13 +270,8 @@ def test_validation_sets(town, tmp_path):
         (lambda: OptimizerConfig(milestones=(5, -1)), "milestones: expected epochs from 0 on"),
         (lambda: OptimizerConfig(milestones=5), "milestones: expected epochs from 0 on, found 5"),
         (lambda: OptimizerConfig(milestones=(2.5,)), "milestones: expected epochs from 0 on"),
-        (lambda: OptimizerConfig(warmup_steps=2.0), "warmup_steps: expected int, found 2.0"),
         (lambda: OptimizerConfig(learning_rate="0.1"), "learning_rate: expected float, found '0.1"),
         (lambda: OptimizerConfig(layers_to_freeze=2.0), r"freeze: expected int . None, found 2.0"),
-        (
-            lambda: OptimizerConfig(layers_to_freeze=True),
-            r"freeze: expected int . None, found True",
-        ),
         (
             lambda: TrainConfig(optimizer=OptimizerConfig(linear_decay_factor=0.1)),
             "0.2 with optimizer.linear_decay_steps 0, .* 0.1; give --optimizer.linear-decay-s",
@@ -290,7 +285,6 @@ def test_validation_sets(town, tmp_path):
         (lambda: ValidationConfig(sets=None), "sets: expected several paths or names, found 'No"),
         (lambda: ValidationConfig(sets=(3,)), "sets: expected a path, found 3"),
         (lambda: ValidationConfig(sets=("a",), data_dir=3), "data_dir: expected a path, found 3"),
-        (lambda: DataConfig(cities=None), "cities: expected names in a tuple, found None"),
         (lambda: ValidationConfig(batch_size=8.0), "batch_size: expected int, found 8.0"),
         (lambda: ValidationConfig(before_training=True), "training: expected validation.sets with"),
         (lambda: ValidationConfig(data_dir="B"), "data_dir: expected validation.sets with it, fou"),
@@ -301,7 +295,6 @@ def test_validation_sets(town, tmp_path):
         (lambda: TrainConfig(model=ModelConfig()), "model: expected StartConfig, found ModelConf"),
         (lambda: TrainConfig(data=None), "data: expected DataConfig, found None"),
         (lambda: TrainConfig(epochs=1e0), "epochs: expected int, found 1.0"),
-        (lambda: TrainConfig(seed=1.5), "seed: expected int, found 1.5"),
         (
             lambda: TrainConfig(freeze_batch_stats=True, batch_stats_per_device=True),
             "batch_stats_per_device: expected False with freeze_batch_stats True, .* --no-batch-",
