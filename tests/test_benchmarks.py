@@ -17,7 +17,6 @@ from benchmark_trees import (
     tokyo_tree,
     vpr_bench_tree,
     write_images,
-    write_lists,
 )
 
 from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair
@@ -66,21 +65,6 @@ def test_pittsburgh_as_the_downloader_lays_it_out(tmp_path):
         }
         assert near == {"0": ["0"], "1": ["1"], "2": [], "3": []}
         assert found.layout.startswith("VPR-datasets-downloader's")
-
-
-def test_pittsburgh_by_lists(tmp_path):
-    """As SALAD and OpenVPRLab ship it; their lists name the queries' folder."""
-    root = pittsburgh_tree(tmp_path / "Pittsburgh")
-    (root / "datasets" / "pitts30k_test.mat").unlink()
-    queries = [f"queries_real/{name}" for name in PITTS_QUERIES]
-    write_lists(root, "pitts30k_test", PITTS_DATABASE, queries, PITTS_POSITIVES, gt="gt_25m")
-    found = small("pitts30k-test", tmp_path)
-    assert listed(found.positives) == PITTS_POSITIVES
-    assert found.queries == tuple(root / name for name in queries)
-    assert "pitts30k_test_gt_25m.npy" in found.protocol.ground_truth and "dbStruct" not in (
-        found.layout + found.protocol.ground_truth
-    )
-    assert "published" not in "".join(found.describe())  # those of the whole
 
 
 def test_tokyo_says_jpg_and_is_png(tmp_path):

@@ -27,8 +27,8 @@ from benchmark_trees import (
     write_struct,
 )
 
-from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair
-from mixvpr_jax.errors import InputError, run_command
+from mixvpr_jax.datasets import BENCHMARKS, read_benchmark
+from mixvpr_jax.errors import run_command
 
 
 def test_unknown_names(tmp_path):
@@ -147,11 +147,6 @@ def test_degrees_are_recognised(tmp_path):
         r"latitude and longitude \(40.44, -79.99, all 10 within 0.005\)"
     )
     refused_subset(message, "pitts30k-test", tmp_path / "a")
-    pair = [tmp_path / "b" / folder for folder in ("database", "queries")]
-    for folder in pair:
-        write_images(folder, [f"@{lat:.4f}@{lon:.4f}@.jpg" for lat, lon in degrees])
-    with pytest.raises(InputError, match=r"b/database and .*b/queries: .*look like degrees"):
-        read_folder_pair(*pair)
 
 
 @pytest.mark.parametrize(

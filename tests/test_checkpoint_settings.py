@@ -6,7 +6,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch_or_skip as torch
-from checkpoints import saved
+from checkpoints import same_weights, saved
 from hyper_parameters import CONVAP, GEM, MIXVPR, lab, lightning, lightnings, openvprlab, weights
 
 from mixvpr_jax import ConvAPConfig, CosPlaceConfig, ModelConfig
@@ -353,9 +353,11 @@ def test_settings_that_are_none(odd):
 @pytest.mark.parametrize("unfrozen", [0, 1, 2, 4])
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 def test_openvprlabs_names_there_and_back(tmp_path, unfrozen, suffix):
-    state = openvprlab(weights(MIXVPR, (64, 64)), unfrozen)
+    official = weights(MIXVPR, (64, 64))
+    state = openvprlab(official, unfrozen)
     path = saved(tmp_path / "a.ckpt", state)
     model = convert_checkpoint(path).model
+    assert same_weights(model, official)
     write_checkpoint(
         model, str(tmp_path / f"b{suffix}"), layout="openvprlab", unfrozen_blocks=unfrozen
     )

@@ -175,11 +175,6 @@ def test_degrees_of_longitude_shrink_towards_the_poles(tmp_path, latitude, east,
         assert len(read_places(tmp_path, ["Rome"]).names) == 2
 
 
-def test_no_data_set(tmp_path):
-    with pytest.raises(InputError, match=r"expected GSV-Cities \(Dataframes and Images\)"):
-        read_places(tmp_path, ["Rome"])
-
-
 def config(root, **changes):
     return DataConfig(root, ("Rome",), 2, 2, 2, **changes)
 

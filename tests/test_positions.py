@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_trees import listed, write_images, write_struct
+from benchmark_trees import listed, write_images
 from utm import from_latlon
 
-from mixvpr_jax.datasets import read_benchmark, read_folder_pair
+from mixvpr_jax.datasets import read_folder_pair
 from mixvpr_jax.datasets.names import zone_of
 from mixvpr_jax.datasets.positions import positives_within, require_metres
 from mixvpr_jax.errors import InputError
@@ -320,17 +320,13 @@ def test_degrees_east_of_greenwich_on_both_of_its_sides():
         require_metres("a", degrees.round(6) + 1e-5, degrees[:3])
 
 
-def test_degrees_in_names_and_in_a_struct(tmp_path):
+def test_degrees_in_names(tmp_path):
     degrees = track()
     for index, order in enumerate((1, -1)):
         folder = tmp_path / str(index)
         names = [f"@{a:.5f}@{b:.14f}@.jpg" for a, b in (place[::order] for place in degrees)]
         with pytest.raises(InputError, match=r"database and .*look like degrees"):
             pair(folder, names, names)
-    write_struct(tmp_path / "pitts30k_test.mat", ["a.jpg"] * 40, ["b.jpg"] * 40, degrees, degrees)
-    write_images(tmp_path, ["a.jpg", "b.jpg"])
-    with pytest.raises(InputError, match=r"pitts30k_test.mat: .*look like degrees"):
-        read_benchmark("pitts30k-test", tmp_path, allow_subset=True)
 
 
 def test_degrees_around_the_world():
