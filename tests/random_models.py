@@ -16,10 +16,11 @@ def shapes_of(config):
 
 
 def drawn(config):
-    """A model whose every parameter is random."""
+    """A model whose every parameter is random, but for GeM's exponent."""
     rng = np.random.default_rng(2)
     weights = {name: rng.normal(0.1, 0.3, shape) for name, shape in shapes_of(config).items()}
     weights = {n: 1 + np.abs(a) if n.endswith(".var") else a for n, a in weights.items()}
+    weights |= {n: np.full(a.shape, 3.0) for n, a in weights.items() if n.endswith(".p")}
     return build_model(
         config, {name: a.astype(param_dtype(config.dtype)) for name, a in weights.items()}
     )

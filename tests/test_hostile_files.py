@@ -1,6 +1,5 @@
 """What readers stumbled over in campaigns of tests/fuzz, or would have."""
 
-import io
 import tracemalloc
 
 import numpy as np
@@ -17,6 +16,7 @@ from benchmark_trees import (
     write_image,
 )
 from checkpoints import saved
+from exif import encoded
 from PIL import Image
 from tables import row, write_table
 
@@ -30,12 +30,6 @@ from mixvpr_jax.errors import InputError
 from mixvpr_jax.preprocess import MAX_PIXELS, decode_image
 
 # Images -----------------------------------------------------------------------------------------
-
-
-def encoded(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["EPS", "ICO", "PDF", "TGA", "JPEG2000", "PCX"])

@@ -13,7 +13,7 @@ from PIL import Image
 from recipe import GOLDEN
 
 from mixvpr_jax.errors import InputError
-from mixvpr_jax.preprocess import Preprocess, decode_image, load_image, normalize, to_rgb
+from mixvpr_jax.preprocess import Preprocess, decode_image, load_image, normalize
 
 STREET = GOLDEN / "street.jpg"
 
@@ -108,28 +108,6 @@ def test_tensors_that_numpy_does_not_read(options):
 def test_paths_as_text_and_as_path_agree():
     preprocess = Preprocess((20, 20))
     assert np.array_equal(preprocess(str(STREET)), preprocess([STREET]))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(photo, orientation):
-    # What a camera held at this orientation would have stored for the upright photo.
-    undo = {
-        1: None,
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }[orientation]
-    stored = photo if undo is None else photo.transpose(undo)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    file = io.BytesIO()
-    stored.save(file, "png", exif=exif)
-    upright = to_rgb(Image.open(file))
-    assert np.array_equal(np.asarray(upright), np.asarray(photo))
 
 
 def test_normalize_spans_the_usual_range():
