@@ -72,10 +72,10 @@ def drawn_and_told(config):
     return model, np.asarray(describe(model, IMAGES))
 
 
-def run(graph, images, options=None):
+def run(graph, images):
     """By ONNX Runtime."""
     onnx.checker.check_model(graph, full_check=True)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
     return session.run(None, {"images": images})[0]
 
 
