@@ -11,10 +11,10 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from flax import nnx
 from one_program import describe
+from onnx_graphs import run
 from recipe import GOLDEN
 from runs import ROOT
 
@@ -70,13 +70,6 @@ def drawn_and_told(config):
     """Such a model, and what it gives for the images."""
     model = drawn(config)
     return model, np.asarray(describe(model, IMAGES))
-
-
-def run(graph, images):
-    """By ONNX Runtime."""
-    onnx.checker.check_model(graph, full_check=True)
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
-    return session.run(None, {"images": images})[0]
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from one_program import describe
+from onnx_graphs import run
 from recipe import GOLDEN, official_shapes, recipe_images, recipe_state
 from small_vits import TINY, drawn
 
@@ -39,13 +39,6 @@ AGGREGATORS = [
     None,
 ]
 IMAGES = np.random.default_rng(1).standard_normal((3, *SIZE, 3)).astype(np.float32)
-
-
-def run(graph, images):
-    """By ONNX Runtime."""
-    onnx.checker.check_model(graph, full_check=True)
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
-    return session.run(None, {"images": images})[0]
 
 
 def test_the_authors_feature_map(parity):
