@@ -28,12 +28,19 @@ class Instruction(NamedTuple):
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Those of the entry computation, in order."""
+    """Those of the entry computation, in order; calls of a SparseCore as what it does."""
+    bodies, called = _bodies(text), {}
     entry = text[text.index("\nENTRY ") :]
     for line in entry[: entry.index("\n}")].splitlines():
         if found := _INSTRUCTION.match(line):
             name, type_, operation, rest = found.groups()
             operands = re.findall(r"%([\w.\-]+)", rest[: _closing(rest)])
+            if operation == "call-start":
+                root = re.search(r"ROOT .*? ([\w\-]+)\(", _body(bodies, rest))
+                called[name] = root[1] if root else "call"
+                operation = f"{called[name]}-start"
+            elif operation == "call-done":
+                operation = f"{called[operands[0]]}-done"
             yield Instruction(name, type_, operation, operands, rest)
 
 
@@ -114,7 +121,7 @@ def _bodies(text: str) -> dict[str, str]:
 
 def _body(bodies: dict[str, str], line: str) -> str:
     """That of the computation that an instruction calls."""
-    called = re.search(r"calls=%?([\w.\-]+)", line)
+    called = re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
     return bodies.get(called[1], "") if called else ""
 
 

@@ -22,7 +22,13 @@ from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
-from benchmarks.hlo import bytes_by_class, collectives, overlapping, squeezed
+from benchmarks.hlo import (
+    bytes_by_class,
+    collective_counts,
+    collectives,
+    overlapping,
+    squeezed,
+)
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape
@@ -31,7 +37,7 @@ from mixvpr_jax.models.vpr import abstract_model, create_model
 from mixvpr_jax.training import loop
 from mixvpr_jax.training.config import OptimizerConfig, ValidationConfig
 from mixvpr_jax.training.step import (
-    SEVERAL_GPUS,
+    compiler_options,
     create_state,
     make_optimizer,
     make_step,
@@ -171,26 +177,43 @@ def test_nothing_passes_through_the_host():
         jax.block_until_ready(metrics)
 
 
+def mesh_of(count: int, platform: str, kind: str = "") -> Mesh:
+    device = SimpleNamespace(platform=platform, device_kind=kind)
+    return create_autospec(Mesh, instance=True, size=count, devices=np.array([device] * count))
+
+
 def test_xla_knows_the_options_for_several_gpus():
     """Of an option that it does not know it says so on any device."""
-    add = jax.jit(lambda x: x + 1, compiler_options=SEVERAL_GPUS)
+    add = jax.jit(lambda x: x + 1, compiler_options=compiler_options(mesh_of(2, "gpu")))
     np.testing.assert_array_equal(add(jnp.zeros(2)), 1)
 
 
 @pytest.mark.parametrize(
-    ("platform", "devices", "options"),
-    [("gpu", 2, SEVERAL_GPUS), ("gpu", 1, None), ("tpu", 2, None), ("cpu", 2, None)],
+    ("mesh", "flags", "options"),
+    [
+        (mesh_of(2, "gpu"), "", {"all_reduce_combine_threshold_bytes"}),
+        (mesh_of(2, "gpu"), "--xla_gpu_all_reduce_combine_threshold_bytes=1", set()),
+        (mesh_of(8, "tpu", "TPU v6 lite"), "", {"crs_combiner_threshold_in_bytes", "offload"}),
+        (mesh_of(8, "tpu", "TPU v5"), "--xla_jf_crs_combiner_threshold_in_bytes=1", {"offload"}),
+        (mesh_of(8, "tpu", "TPU v5 lite"), "", set()),
+        (mesh_of(1, "gpu"), "", set()),
+        (mesh_of(2, "cpu"), "", set()),
+    ],
+    ids=["GPUs", "GPUs, by flags", "v6e", "v5p, by flags", "v5e", "one GPU", "CPUs"],
 )
-def test_options_are_for_several_gpus_alone(platform, devices, options, monkeypatch):
-    mesh = create_autospec(Mesh, instance=True)
-    mesh.size, mesh.devices = devices, np.array([SimpleNamespace(platform=platform)] * devices)
+def test_the_gradients_sum_overlaps_where_it_can(mesh, flags, options, monkeypatch):
+    tpu = mesh.devices.flat[0].platform == "tpu"
+    monkeypatch.setenv("XLA_FLAGS", "" if tpu else flags)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", flags if tpu else "")
     monkeypatch.setattr("jax.shard_map", lambda program, **_: program)
     jit = MagicMock()
     monkeypatch.setattr("jax.jit", jit)
     optimizer = make_optimizer(OptimizerConfig(layers_to_freeze=None), steps_per_epoch=4)
     pair = LOSS_AND_MINER["multi_similarity"]
     make_step(abstract_model(MODEL), optimizer, *pair, mesh)
-    assert jit.call_args.kwargs["compiler_options"] == options
+    given = jit.call_args.kwargs["compiler_options"]
+    found = re.findall(r"crs_\w*|all_reduce_combine\w*|offload", " ".join(given))
+    assert set(found) == options
 
 
 def test_collectives_beside_products_are_counted_in_the_schedule():
@@ -206,6 +229,24 @@ ENTRY %main (p: f32[4,4]) -> f32[4,4] {
 }
 """
     assert overlapping(text) == 1
+
+
+def test_a_call_of_a_sparse_core_counts_as_the_collective_that_it_runs():
+    text = """
+%called (a: f32[4,4]) -> f32[4,4] {
+  ROOT %sum = f32[4,4]{1,0} all-reduce(%a), to_apply=%add
+}
+
+ENTRY %main (p: f32[4,4]) -> f32[4,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  %start = ((f32[4,4]{1,0}), f32[4,4]{1,0}) call-start(%p), to_apply=%called
+  %product = f32[4,4]{1,0} dot(%p, %p)
+  ROOT %done = f32[4,4]{1,0} call-done(%start)
+}
+"""
+    assert overlapping(text) == 1
+    assert collective_counts(text) == (1, 1)
+    assert bytes_by_class(text) == {"products": 3 * 64, "collectives": 2 * 64}
 
 
 def test_bytes_are_those_of_the_devices_memory():

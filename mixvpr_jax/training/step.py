@@ -9,6 +9,7 @@ replicated, and under `jax.pmap`, which does not.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -34,9 +35,21 @@ from mixvpr_jax.training.config import OptimizerConfig
 
 Metrics = dict[str, Array]
 NEVER = 2**31 - 1  # the last step that an int32 counts
-# By default, XLA sums all gradients of several GPUs at once, after the last product. In pieces of
-# 4 MB, nine tenths of them travel while the backward pass computes (benchmarks/tried.md).
-SEVERAL_GPUS = {"xla_gpu_all_reduce_combine_threshold_bytes": 4 << 20}
+# By default, XLA sums all gradients at once, after the last product. In pieces of 4 MB, most of
+# them travel while the backward pass computes (benchmarks/tried.md); on TPUs, SparseCores sum them,
+# which a v5e lacks.
+_PIECE = 4 << 20
+_SPARSE_CORES = {
+    "xla_jf_crs_combiner_threshold_in_bytes": _PIECE,
+    "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
+    "xla_tpu_use_tc_device_shape_on_sc": True,
+    "xla_sc_disable_megacore_partitioning": True,
+}
+_ON_SEVERAL = {
+    "gpu": {"xla_gpu_all_reduce_combine_threshold_bytes": _PIECE},
+    "TPU v5": _SPARSE_CORES,
+    "TPU v6 lite": _SPARSE_CORES,
+}
 
 
 @struct.dataclass
@@ -79,9 +92,19 @@ def make_step(
         in_specs=(P(), P(AXIS), P(AXIS)),
         out_specs=(P(), P()),
     )
-    several_gpus = mesh.size > 1 and platform in ("gpu", "cuda")
-    compiler_options = SEVERAL_GPUS if several_gpus else None
-    return jax.jit(program, donate_argnums=0, compiler_options=compiler_options)
+    return jax.jit(program, donate_argnums=0, compiler_options=compiler_options(mesh))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """Options by which the gradients' sum overlaps the backward pass, on several devices.
+
+    They would override those of XLA_FLAGS and LIBTPU_INIT_ARGS, so they leave these out.
+    """
+    device = mesh.devices.flat[0]
+    kind = "gpu" if device.platform in ("gpu", "cuda") else device.device_kind
+    options = _ON_SEVERAL.get(kind, {}) if mesh.size > 1 else {}
+    flags = "".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+    return {name: value for name, value in options.items() if name not in flags}
 
 
 def make_device_step(
