@@ -181,8 +181,8 @@ class Index:
                 for best, some in zip(known, batches, strict=True)
             ]
         scores, indices = (
-            np.concatenate([np.hstack([*np.asarray(one)]) for one in part])[: len(queries)]
-            for part in zip(*known, strict=True)
+            np.concatenate([np.hstack([*one]) for one in part])[: len(queries)]
+            for part in zip(*jax.device_get(known), strict=True)
         )
         order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(indices, order, 1)
