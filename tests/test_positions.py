@@ -103,6 +103,10 @@ def test_metres_of_mercator_are_refused(tmp_path, code):
         ("utm", 54e5, ""),
         ("utm7x", 54e5, "7"),
         ("utm61n", 54e5, ""),
+        ("UTM zone 32 North", 54e5, "32U"),
+        ("32-U", 54e5, "32U"),
+        ("Z32_U", 54e5, "32U"),
+        ("32-U", 44e5, ""),
         ("zone32", 54e5, ""),  # perhaps of a building
     ],
 )
@@ -112,7 +116,17 @@ def test_utm_before_a_zone(written, north, zone):
 
 @pytest.mark.parametrize(
     ("folder", "zone"),
-    [("utm32n", "32U"), ("x_UTM-33S/a", "33G"), ("utm_3d", ""), ("utm_2", ""), ("outm32n", "")],
+    [
+        *(
+            ("utm32n", "32U"),
+            ("x_UTM-33S/a", "33G"),
+            ("utm_3d", ""),
+            ("utm_2", ""),
+            ("outm32n", ""),
+        ),
+        *(("32U", "32U"), ("zone_32U/a", "32U"), ("32U/utm-33-u", "33U"), ("UTM 33 north", "33U")),
+        *(("4K", ""), ("32N", ""), ("zone_32", ""), ("x32U", ""), ("32U_2", "")),
+    ],
 )
 def test_utm_in_the_name_of_a_folder(folder, zone):
     assert zone_of(Path(folder, "@500000.0@5400000.0@@.jpg"), 54e5) == zone

@@ -28,10 +28,12 @@ _UTM = r"(?:32([67])|258(?=2[89]|3[0-8])|269(?=[01]\d|2[0-3]))(0[1-9]|[1-5]\d|60
 _SAID = r"[ _-]?(?:zone[ _-]?)?0*([1-9]|[1-5]\d|60)[ _-]?"
 _CODE = re.compile(  # of lower case, and literal at first: a search of each path costs little then
     rf"epsg[:_ -]?(?:{_UTM}|(\d{{4,5}}))(?!\d)"
-    rf"|utm(?<![a-z\d]utm){_SAID}([ns])(?![a-z\d])"  # of a hemisphere: UTM32N, utm_zone_32n/
+    rf"|utm(?<![a-z\d]utm){_SAID}([ns])(?:orth|outh)?(?![a-z\d])"  # hemispheres: UTM32N, utm_32n/
     rf"|utm(?<=@utm){_SAID}(?:@?([{BANDS.lower()}]))?(?=[@.])",  # UTM32U@, UTM32@U@, UTM32@
     re.ASCII,
 )
+# A whole field or folder: 32-U, Z32U, zone_32U, utm_32u.
+_ALONE = re.compile(rf"(?:utm|z)?{_SAID}([{BANDS}])", re.ASCII | re.IGNORECASE)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
@@ -57,7 +59,8 @@ def zone_of(path: AnyPath, north: float) -> str:
     """The UTM zone and latitude band in a name's third and fourth field, such as "17T".
 
     A downloader may leave out the band. Names of other forms may hold anything there: then a letter
-    must fit the northing. Without a zone, `zone_of_code` of the whole path counts.
+    must fit the northing. Without a zone, `zone_of_code` of the whole path counts, or else a field
+    or folder such as "32-U" or "zone_32U" whose band fits.
     """
     fields = fields_of(path)
     number, letter = (field.strip() for field in [*fields[ZONE:], "", ""][:2])
@@ -79,7 +82,17 @@ def zone_of(path: AnyPath, north: float) -> str:
             f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
             "@utm_east@utm_north@@…"
         )
-    return zone or zone_of_code(str(path), north)
+    return (
+        zone or zone_of_code(str(path), north) or _zone_alone([*path.parent.parts, number], north)
+    )
+
+
+def _zone_alone(texts: Sequence[str], north: float) -> str:
+    """The last of the texts that is a zone with its band and nothing else, where the band fits."""
+    for found in filter(None, map(_ALONE.fullmatch, reversed(texts))):
+        if fits_band(band := found[2].upper(), north):
+            return f"{found[1]}{band}"
+    return ""
 
 
 def zone_of_code(text: str, north: float) -> str:
