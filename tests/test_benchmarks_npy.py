@@ -236,3 +236,14 @@ def test_lists_that_are_none(tmp_path, array, message):
 def test_positives_that_are_none(tmp_path, array, message):
     with pytest.raises(InputError, match=message):
         read_positives(saved(tmp_path / "a.npy", array), 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"),
+    [("u1", 256), ("i2", 32_768), ("u2", 65_536), ("f2", 2049), ("f4", 2**24 + 1)],
+)
+def test_indices_of_a_type_too_small_for_the_database(tmp_path, dtype, most):
+    file = saved(tmp_path / "a.npy", object_array([np.array([7], dtype), []]))
+    assert read_positives(file, 2, most)[0].tolist() == [7]
+    with pytest.raises(InputError, match=f"has {most + 1:,} images, expected .* as int64, found"):
+        read_positives(file, 2, most + 1)

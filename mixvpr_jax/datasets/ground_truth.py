@@ -195,10 +195,19 @@ def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
         values = np.array(["?"])
     if values.size == 0:
         return np.empty(0, np.int64)
-    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all() and not (values % 1).any():
+    kind, dtype = values.dtype.kind, values.dtype
+    if kind == "f":
+        values = values.astype(np.float64)
+    if kind == "f" and (np.abs(values) < 2**53).all() and not (values % 1).any():
         values = values.astype(np.int64)  # MATLAB's numbers are floats
     if values.dtype.kind not in "iu":
         raise InputError(f"{file}: expected whole numbers, found {_shown(entry)}")
+    largest = 2 ** (np.finfo(dtype).nmant + 1) if kind == "f" else np.iinfo(dtype).max
+    if limit - 1 > largest:
+        raise InputError(
+            f"{file}: {of} has {limit:,} images, expected indices as int64, found {dtype}, in "
+            f"which those above {largest:,} {'are rounded' if kind == 'f' else 'wrap'}"
+        )
     outside = values[(values < 0) | (values >= limit)]
     is_mask = values.size == limit > 2 and values.max() < 2
     if outside.size or is_mask:
