@@ -10,7 +10,8 @@ from utm import to_latlon
 
 from mixvpr_jax.errors import InputError
 
-FARTHEST_M = 5e7  # more than any position has, in metres; degrees times 1e7 have more
+FARTHEST_M = 4.6e7  # of China's grid, which puts the zone, up to 45, before its eastings
+NORTHMOST_M = 1.1e7  # more than any northing
 BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 MERCATOR = ("EPSG3395", "EPSG3785", "EPSG3857")  # metres that grow away from the equator
 MAX_PAIRS = 10**8  # of a query and a positive: 800 MB of indices
@@ -190,21 +191,31 @@ def require_metres(source: object, *positions: np.ndarray) -> None:
     """Refuses arrays [n, 2] with positions that are not finite, beyond the Earth, or degrees.
 
     Degrees: all positions look like it, or those of one array do and lie far from the others.
+    Degrees times 1e6 are beyond the Earth, but for some such as Africa's; so is Mercator's west.
     """
     together = np.concatenate(positions)
     if not np.isfinite(together).all():
         raise InputError(f"{source}: expected positions in metres, found some that are not finite")
-    if np.abs(together).max(initial=0) > FARTHEST_M:
-        raise InputError(f"{source}: expected positions in metres, found some beyond the Earth")
+    less, more = np.sort(np.abs(together), axis=1).T
+    far = (less > NORTHMOST_M) | (more > FARTHEST_M)
+    far |= (more > NORTHMOST_M) & (together < 0).any(1)
+    if far.any():
+        east, north = together[far.argmax()]
+        raise InputError(
+            f"{source}: expected positions in metres, found some beyond the Earth ({east:.9g}, "
+            f"{north:.9g}), as degrees times 1e6 and Mercator's metres are; convert them to UTM"
+        )
     apart = [side for side in positions if len(side) < len(together) and _far(side, together)]
     for found in (together, *apart):
-        if _like_degrees(found):
-            first = ", ".join(f"{value:g}" for value in found[0])
+        minutes = _like_degrees_and_minutes(found)
+        if minutes or _like_degrees(found):
+            first = ", ".join(f"{value:.9g}" for value in found[0])
             spread = np.ptp(found, axis=0).max()
             raise InputError(
                 f"{source}: expected UTM positions in metres, found what look like degrees of "
-                f"latitude and longitude ({first}, all {len(found):,} within {spread:.2g}); "
-                "convert them, or, if they are metres of a local frame, add 1000 to all of them"
+                f"latitude and longitude{' with minutes, as NMEA has them,' * minutes} "
+                f"({first}, all {len(found):,} within {spread:.2g}); convert them, or, if they are "
+                f"metres of a local frame, add {20000 if minutes else 1000} to all of them"
             )
 
 
@@ -216,22 +227,41 @@ def _like_degrees(positions: np.ndarray) -> bool:
     written, they must stay within 90 of each other as well. Above 180, as longitudes up to 360,
     only such fine values far from an origin are degrees. A frame less than a metre wide is none.
     """
-    if not len(positions):
+    if not _within(positions, 90, 360):
         return False
-    largest = np.sort(np.abs(positions).max(0))
-    if largest[0] > 90 or largest[1] > 360:
-        return False
-    lowest, highest = positions.min(0), positions.max(0)
-    extent = (highest - lowest).max()
+    extent, fine, around_origin = np.ptp(positions, axis=0).max(), *_form(positions)
     if 0 < extent < 1:
         return True
-    fine = bool(np.abs(1e3 * positions - np.rint(1e3 * positions)).max() > 1e-6)
-    around_origin = ((lowest <= extent / 10) & (highest >= -extent / 10)).all()
-    if largest[1] > 180:
+    if np.abs(positions).max() > 180:
         return fine and not around_origin
     if (positions == np.rint(positions)).all():
         return False
     return not around_origin or (fine and extent > 90)
+
+
+def _like_degrees_and_minutes(positions: np.ndarray) -> bool:
+    """Whether positions [n, 2] are finer than millimetres, as NMEA's ddmm.mmmm, and may be such.
+
+    None are around an origin, also with 1000 added, and no minutes reach 60.
+    """
+    around_zero = _within(positions, 90, 360) or _within(np.abs(positions) - 1000, 360, 360)
+    if around_zero or not _within(positions, 9000, 18_000):
+        return False
+    fine, around_origin = _form(positions)
+    return fine and not around_origin and bool((np.abs(positions) % 100 < 60).all())
+
+
+def _within(positions: np.ndarray, *limits: float) -> bool:
+    """Whether there are positions [n, 2], and one axis stays within each limit."""
+    return len(positions) > 0 and bool((np.sort(np.abs(positions).max(0)) <= limits).all())
+
+
+def _form(positions: np.ndarray) -> tuple[bool, bool]:
+    """Whether positions are finer than millimetres, and whether they lie around an origin."""
+    lowest, highest = positions.min(0), positions.max(0)
+    extent = (highest - lowest).max()
+    fine = np.abs(1e3 * positions - np.rint(1e3 * positions)).max() > 1e-6
+    return bool(fine), bool(((lowest <= extent / 10) & (highest >= -extent / 10)).all())
 
 
 def _far(side: np.ndarray, together: np.ndarray) -> bool:
