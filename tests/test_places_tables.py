@@ -29,6 +29,7 @@ def taken_by(tmp_path, columns, *rows):
         ("latitude,lat,lng,lon,heading", "0.84,48,0.2,11,90"),
         ("name,lat,lon,heading,path", "Main street,48,11,90,/home/me/p0v0.jpg"),
         ("notes,lat,lon,heading,notes,,", "a,48,11,90,b,,"),
+        ("lat,lat_ref,lon,lon_ref,heading,compass", "48,N,11,E,90,W"),
     ],
 )
 def test_the_first_of_several_columns_counts(columns, row, tmp_path):
@@ -337,6 +338,15 @@ def test_headings_that_may_be_radians_are_told(headings, told, tmp_path, caplog)
             r"table.csv: expected .* degrees, found what look like radians \(0.764, -1.387\)",
         ),
         ("name,lat,lon\np0v0.jpg,0.097,-0.003", "look like radians"),  # Accra
+        *(  # of EXIF and NMEA
+            (f"name,lat,{one},lon,{other}\np0v0.jpg,{row}", f"line 2: .* below 0, found {found}")
+            for one, other, row, found in (
+                ("lat_ref", "lon_ref", "33.8,S,18.4,E", "33.8 with S in column latref"),
+                ("N/S", "E/W", "37.8,N,122.4,w", "122.4 with w in column ew"),
+                ("GPSLatitudeRef", "GPSLongitudeRef", "-33.8,South,70.9,West", "70.9 with West"),
+                ("lat hemisphere", "lng_dir", "33.8,South,-70.9,West", "33.8 with South"),
+            )
+        ),
         ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),
         (
             "name,lat,lon\np0v0.jpg,48,1",

@@ -50,6 +50,8 @@ DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCI
 """A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
 MISSING = {"", "na", "nan", "nat", "none", "null"}
 """What R, NumPy, pandas, Python and databases write in a cell without a value, in lower case."""
+SIDE = re.compile("(gps)?(lat|lon|lng).*|.*(ref|hem).*|ns|ew")
+"""The titles of columns that may tell the side of the equator or of Greenwich."""
 ORIGIN_RADIANS = 0.05  # there is no land so near to latitude and longitude 0
 
 logger = logging.getLogger(__name__)
@@ -188,6 +190,7 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
                 "note: %s: no %s, as no column is called %s (not read: %s)",
                 *(file, field, " or ".join(FIELDS[field]), ", ".join(others)),
             )
+    sides = [title for title in titles if SIDE.fullmatch(title) and title not in columns.values()]
     found: dict[str, Taken] = {}
     for row in rows:
         where, beyond = f"{file}: line {rows.line_num}", row.pop(None, [])
@@ -206,9 +209,25 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
         heading = _to_heading(where, cells.get("heading", ""))
         time, position = _to_time(where, cells.get("time", "")), _position(where, cells, zone)
         found[name] = Taken(position, heading, _local(time, position))
+        if in_degrees and position:
+            _require_signs(where, position, {title: row[title] for title in sides})
     if in_degrees:
         _refuse_radians(file, [one.position for one in found.values() if one.position is not None])
     return _with_headings(file, found)
+
+
+def _require_signs(
+    where: str, position: tuple[float, float], sides: Mapping[str, str | None]
+) -> None:
+    """Refuses degrees above 0 beside S or W, as EXIF and NMEA have them."""
+    signs = dict(zip("SW", position, strict=True))
+    for title, cell in sides.items():
+        side = (cell or "").strip().upper()
+        if side in ("S", "W", "SOUTH", "WEST") and signs[side[0]] > 0:
+            raise InputError(
+                f"{where}: expected degrees south and west below 0, found {signs[side[0]]:g} with "
+                f"{cell} in column {title}; give them signs, and leave that column out"
+            )
 
 
 def _refuse_radians(file: AnyPath, positions: Sequence[tuple[float, float]]) -> None:
