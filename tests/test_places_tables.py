@@ -325,9 +325,16 @@ def test_headings_that_may_be_radians_are_told(headings, told, tmp_path, caplog)
         ),
         ("name,east,north,zone\np0v0.jpg,5e5,5e6,32I", "expected a UTM zone with its band"),
         ("name,east,north,zone\np0v0.jpg,5e5,2e5,EPSG:27700", "with its band, .* found EPSG27700"),
-        (
-            "name,east,north,zone\np0v0.jpg,261878,6243186,34S",
-            "band S .* zone 34S, found 6,243,186",
+        *(
+            (
+                f"name,east,north,zone\np0v0.jpg,{east},{north},{zone}",
+                f"band S .* zone {zone[-3:]}, found a northing of {north:,} m; south of",
+            )
+            for east, north, zone in (
+                (261878, 6243186, "34S"),
+                (371000, 4109000, "19S"),  # Punta Arenas; by the band it is the Atlantic
+                (441000, 4272000, "UTM21S"),
+            )
         ),
         (
             'name,lat,lon\n"p0v0.jpg,1,2\np0v1.jpg,1,2',

@@ -129,10 +129,11 @@ def _to_degrees(source: object, east: float, north: float, zone: str | None) -> 
     zone = zone_of_code(f"@{zone}@", north) or zone
     if not (found := re.fullmatch(r"(\d\d?)\s*([C-HJ-NP-X])", zone.strip().upper(), re.ASCII)):
         raise InputError(f"{source}: expected a UTM zone with its band, as in 32U, found {zone}")
-    if found[2] == "S" and not fits_band("S", north):  # the southern hemisphere, as GIS have it
+    at_sea = int(found[1]) in (19, 21)  # where Patagonia and the Falklands have such northings
+    if found[2] == "S" and (at_sea or not fits_band("S", north)):  # the south, as GIS have it
         raise InputError(
-            f"{source}: expected a northing in latitude band S (32 to 40 degrees north) of UTM "
-            f"zone {zone}, found {north:,.0f} m; south of the equator the bands are C to M"
+            f"{source}: expected land in latitude band S (32 to 40 degrees north) of UTM zone "
+            f"{zone}, found a northing of {north:,.0f} m; south of the equator the bands are C to M"
         )
     try:
         latitude, longitude = to_latlon(east, north, int(found[1]), found[2])
