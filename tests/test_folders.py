@@ -232,6 +232,21 @@ def test_labels_in_one_folder_only_measure_nothing(tmp_path, caplog, labelled):
     assert f"note: no recall is measured, as {other} has no @utm_east@" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pano_1@0543256.96@4178906.70@10@S@.jpg", True),
+        ("pano@543256.96@4178906.70.jpg", True),
+        ("photo@2x.jpg", False),
+        ("me@home@1.jpg", False),
+    ],
+)
+def test_positions_behind_other_text_are_told(tmp_path, caplog, name, told):
+    write_images(tmp_path / "a", [name])
+    assert read_folder_pair(tmp_path / "a", tmp_path / "a").positives is None
+    assert (f"no positions are read, as names such as {name} do not begin" in caplog.text) is told
+
+
 @pytest.mark.parametrize("name", [*BENCHMARKS, "Nordland", "PITTS30K_test", "MSLS test", "MSLSVal"])
 def test_a_folder_never_goes_by_a_benchmarks_name(tmp_path, name):
     for side in ("database", "queries"):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -209,6 +210,10 @@ def _positions(
 ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
     unlabelled = [path for path in paths if not path.name.startswith("@")]
     if len(unlabelled) == len(paths):
+        with suppress(InputError):
+            position_of(paths[0])
+            line = "note: %s: no positions are read, as names such as %s do not begin with @"
+            logger.warning(line, root, paths[0].name)
         return None, None
     if unlabelled:
         raise InputError(
