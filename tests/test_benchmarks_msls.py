@@ -168,6 +168,12 @@ def change_table(file, column, value, line=1):
         ("easting", "x", 2, "postprocessed.csv: line 3: expected metres, found x, "),
         ("northing", "nan", 1, "postprocessed.csv: line 2: expected metres, found"),
         ("key", "other", 1, "postprocessed.csv: line 2: expected an image of raw.csv, found other"),
+        (
+            "key",
+            "cq0",
+            2,
+            "postprocessed.csv: line 3: .* found cq0, which is not there, or here twice",
+        ),
         ("easting", "lat", 0, "postprocessed.csv: expected columns easting, found none such"),
     ],
 )
@@ -177,6 +183,19 @@ def test_tables_that_are_wrong(tmp_path, column, value, line, message):
     file = file if line < 2 else tmp_path / "train_val" / "cph" / "query" / "postprocessed.csv"
     change_table(file, column, value, line)
     refused_subset(message, "msls-val-all", tmp_path)
+
+
+@pytest.mark.parametrize("forms", [("TRUE", "false"), ("1", "0"), ("1.0", "0.0")])
+def test_panoramas_and_nights_in_other_forms(tmp_path, forms):
+    msls_tree(tmp_path)
+    usual = small("msls-val-all", tmp_path)
+    for file in tmp_path.rglob("*.csv"):
+        text = file.read_text().replace("True", forms[0]).replace("False", forms[1])
+        file.write_text(text)
+    found = small("msls-val-all", tmp_path)
+    assert (found.database, found.conditions) == (usual.database, usual.conditions)
+    change_table(tmp_path / "train_val" / "sf" / "query" / "raw.csv", "pano", "no")
+    refused_subset("raw.csv: expected True or False in pano, found 'no'", "msls-val-all", tmp_path)
 
 
 def test_tables_that_begin_with_a_byte_order_mark(tmp_path):

@@ -34,6 +34,7 @@ from mixvpr_jax.storage import AnyPath
 VAL_CITIES = ("cph", "sf")
 TEST_CITIES = ("miami", "athens", "buenosaires", "stockholm", "bengaluru", "kampala")
 _CITY_OF = {"10": "sf", "32": "cph", "33": "cph"}  # by the number of the UTM zone
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _ZONE_OF = {"cph": "33U", "sf": "10S"}  # of the metres in the tables
 
 # Positives, database, queries, and which of the queries are asked, where the list has more.
@@ -217,7 +218,7 @@ def _subtask(parent: AnyPath, part: str) -> Located:
     names = []
     for city in TEST_CITIES:
         rows = _read_table(parent / city / part / "subtask_index.csv", "key", "all")
-        keys = [row["key"] for _, row in rows if row["all"].strip().lower() == "true"]
+        keys = [row["key"] for _, row in rows if _FLAGS.get(row["all"].strip().lower())]
         names += [f"{city}/{part}/images/{key}.jpg" for key in keys]
     return locate([parent], names, parent)
 
@@ -242,13 +243,19 @@ def read_shots(folder: AnyPath, city: str) -> list[Shot]:
     shots, file = [], folder / "postprocessed.csv"
     for line, row in _read_table(file, "key", "easting", "northing"):
         key = row["key"]
-        if key not in raw:
-            raise InputError(f"{file}: line {line}: expected an image of raw.csv, found {key}")
-        if raw[key]["pano"].strip().lower() == "true":
+        if (taken := raw.pop(key, None)) is None:
+            found = f"{key}, which is not there, or here twice"
+            raise InputError(f"{file}: line {line}: expected an image of raw.csv, found {found}")
+        if (pano := _FLAGS.get(taken["pano"].strip().lower())) is None:
+            raise InputError(
+                f"{folder / 'raw.csv'}: expected True or False in pano, found {taken['pano']!r}"
+            )
+        if pano:
             continue
         utm = _metres(file, line, row["easting"], row["northing"])
-        light = {"true": "night", "false": "day"}.get((row.get("night") or "").strip().lower())
-        season = _season(raw[key].get("captured_at") or "")
+        night = _FLAGS.get((row.get("night") or "").strip().lower())
+        light = None if night is None else ("day", "night")[night]
+        season = _season(taken.get("captured_at") or "")
         shots.append(Shot(key, city, utm, _ZONE_OF.get(city, ""), light, season))
     return shots
 
