@@ -135,6 +135,13 @@ def test_scores_are_cosines(loop, capsys):
     assert not (loop / "none.txt").exists()
 
 
+@pytest.mark.parametrize("factor", [1, 0.5, 30])
+def test_descriptors_without_unit_norm_are_told(loop, caplog, factor):
+    np.save(loop / "d.npy", factor * on_a_circle(12))
+    write_pairs(loop / "d.npy", loop / "pairs.txt", top=2)
+    assert ("are ranked by distance, as mixvpr eval" in caplog.text) is (factor != 1)
+
+
 def test_pairs_of_an_evaluation(labelled, evaluate, tmp_path, capsys):
     database, queries = labelled
     result = evaluate(database, queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ from mixvpr_jax.writable import require_free
 SLACK_SECONDS = 1e-6  # more than float64 rounds of a Unix time
 SIDES = ("database", "query")
 REMEDY = "list each set in a .txt in the folder that holds both, and describe these lists"
+SAMPLE = 1000  # queries whose norms are looked at
 SAME = 0.99  # cosine of two descriptors of one photo, whatever the engines and numbers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ def find_pairs(
                 f"{name!r}; rename it"
             )
     require_one_size(queries.descriptors, database.descriptors)
+    norms = np.linalg.norm(queries.descriptors[:SAMPLE].astype(np.float32), axis=1)
+    if np.abs(norms - 1).max() > 0.01:
+        logger.warning(
+            "note: descriptors of norms from %.3g to %.3g are ranked by distance, as mixvpr eval "
+            "ranks them; hloc ranks by product", norms.min(), norms.max(),
+        )  # fmt: skip
     left_out = _left_out(database, queries, exclude_near)
     most = top + max(map(len, left_out), default=0)
     indices, _ = Index(database.descriptors).search(queries.descriptors, most)
