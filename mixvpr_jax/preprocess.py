@@ -30,6 +30,7 @@ MAX_PIXELS = 89_478_485  # above which Pillow suspects a decompression bomb
 OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
+DIM = 2**14  # 16 bits that all lie below are of a camera of 8 to 14 bits, and would be dark
 # TIFF tags and values of theirs.
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA_SAMPLES = 258, 262, 277, 284, 338
 SUBFILE_TYPE, COLOR_MAP, SAMPLE_FORMAT = 254, 320, 339
@@ -170,7 +171,7 @@ def to_rgb(image: ImageLike) -> Image.Image:
 
     Raises:
         InputError: An unreadable file, an array that is no image, or floats, signed or 32-bit
-            integers, whose range is unknown, or 16 bits without a value above 255.
+            integers, whose range is unknown, or 16 bits below a quarter of their range.
     """
     if isinstance(image, str | os.PathLike):
         return load_image(image)
@@ -198,14 +199,14 @@ def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
         )
     if image.mode[0] == "P" and max(tags.get(COLOR_MAP, (256,))) < 256:  # of 8 bits, not of 16
         image.putpalette(bytes(tags[COLOR_MAP]), "RGB;L")
+    is_deep = ";16" in tiles or "', 65535)" in tiles  # the latter of PPM
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
+        image = _eight_bits(image, states_range=image.mode == "I" and not is_deep)
     # Pillow keeps the high bytes alone, and rounds PPM.
-    black = 1 if "', 65535)" in tiles else 0 if ";16" in tiles else -1
-    if image.mode.startswith("RGB") and black >= 0 and np.asarray(image)[..., :3].max() <= black:
+    if image.mode.startswith("RGB") and is_deep and np.asarray(image)[..., :3].max() <= DIM >> 8:
         raise InputError(
-            f"expected {DEPTHS}, found 16-bit colours below 256, black or of unknown range; save "
-            "as 8 bits"
+            f"expected {DEPTHS}, found 16-bit colours below a quarter of their range, black or of "
+            "unknown range; save as 8 bits"
         )
     if image.mode == "F":
         raise InputError(f"expected {DEPTHS}, found floats of unknown range")
@@ -234,8 +235,8 @@ def _to_rgb(image: Image.Image, tiles: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scales grey of 12 or 16 bits to 8 over the full range."""
+def _eight_bits(image: Image.Image, *, states_range: bool) -> Image.Image:
+    """Scales grey of 12 or 16 bits to 8 over the full range, which some PGM state."""
     if image.mode == "I" and image.format != "PPM":  # Pillow scales PPM to 16 bits
         raise InputError(
             f"expected {DEPTHS}, found signed or 32-bit integers of unknown range; scale them to "
@@ -243,10 +244,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         )
     tags, stored = getattr(image, "tag_v2", {}), np.asarray(image)
     most = 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
-    if most == 65535 and 0 < stored.max() <= 255:  # would be black
+    if most == 65535 and 0 < stored.max() <= (255 if states_range else DIM):
         raise InputError(
-            f"expected 16-bit grey, found values up to {stored.max()}, of unknown range; save as 8 "
-            "bits"
+            f"expected 16-bit grey, found values up to {stored.max()}, of unknown range; scale and "
+            "save them as 8 bits"
         )
     values = stored.astype(np.int32)
     values *= 255

@@ -89,18 +89,18 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
 
 
 def test_grey_of_few_values_stays_dark(tmp_path):
-    """What 16 bits hold is what counts, not what one image holds of it."""
+    """What its file states is what counts, not what one image holds of it."""
     for suffix in ("png", "tiff"):
-        Image.fromarray(np.full((4, 4), 514, np.uint16)).save(tmp_path / f"dark.{suffix}")
-        assert (np.asarray(load_image(tmp_path / f"dark.{suffix}")) == 2).all()
+        Image.fromarray(np.full((4, 4), 16448, np.uint16)).save(tmp_path / f"dark.{suffix}")
+        assert (np.asarray(load_image(tmp_path / f"dark.{suffix}")) == 64).all()
     (tmp_path / "dark.pgm").write_bytes(b"P5 4 4 1023\n" + np.full(16, 8, ">u2").tobytes())
     assert (np.asarray(load_image(tmp_path / "dark.pgm")) == 2).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-@pytest.mark.parametrize("highest", [1, 255])
-def test_8_bits_in_16_are_refused(tmp_path, suffix, highest):
-    """They would be black."""
+@pytest.mark.parametrize("highest", [1, 255, 1023, 4095, 16383])
+def test_8_to_14_bits_in_16_are_refused(tmp_path, suffix, highest):
+    """They would be black, or dark (industrial and thermal cameras)."""
     Image.fromarray(np.full((4, 4), highest, np.uint16)).save(tmp_path / f"a.{suffix}")
     with pytest.raises(
         InputError, match=rf"a\.{suffix}: .* found values up to {highest}, of unknown"
@@ -212,30 +212,32 @@ def test_8_bits_in_colours_of_16_are_refused(kind, tmp_path):
     """PNG's kinds of colours: Pillow reads the high bytes alone, which are black."""
     values = np.repeat(GREY[..., None], {2: 3, 4: 2, 6: 4}[kind], axis=2).astype(int)
     header = struct.pack(">IIBBBBB", 6, 4, 16, kind, 0, 0, 0)
-    for factor in (1, 257):
+    for factor in (1, 64, 257):
         rows = b"".join(b"\0" + row.tobytes() for row in (values * factor).astype(">u2"))
         content = b"\x89PNG\r\n\x1a\n"
         for name, data in {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}.items():
             content = with_chunk(content, name, data, len(content))
         (tmp_path / f"{factor}.png").write_bytes(content)
     assert np.asarray(load_image(tmp_path / "257.png")).any()
-    for dark in (tmp_path / "1.png", Image.open(io.BytesIO((tmp_path / "1.png").read_bytes()))):
-        with pytest.raises(InputError, match="found 16-bit colours below 256"):
-            to_rgb(dark)
+    for file in (tmp_path / "1.png", tmp_path / "64.png"):
+        for dark in (file, Image.open(io.BytesIO(file.read_bytes()))):
+            with pytest.raises(InputError, match="found 16-bit colours below a quarter"):
+                to_rgb(dark)
 
 
 @pytest.mark.parametrize("kind", ["P3", "P6"])
 def test_8_bits_in_ppm_of_16_are_refused(kind, tmp_path):
-    """Pillow rounds them to 0 and 1."""
+    """Pillow rounds those of 8 bits to 0 and 1."""
     values = np.repeat(GREY[..., None], 3, axis=2).astype(int)
-    for factor in (1, 257):
+    for factor in (1, 64, 257):
         deep = values * factor
         text = " ".join(map(str, deep.flat)).encode()
         data = text if kind == "P3" else deep.astype(">u2").tobytes()
         (tmp_path / f"{factor}.ppm").write_bytes(f"{kind} 6 4 65535\n".encode() + data)
     assert np.array_equal(load_image(tmp_path / "257.ppm"), values)
-    with pytest.raises(InputError, match=r"1\.ppm: .* found 16-bit colours below 256"):
-        load_image(tmp_path / "1.ppm")
+    for name in ("1.ppm", "64.ppm"):
+        with pytest.raises(InputError, match=f"{name}: .* found 16-bit colours below a quarter"):
+            load_image(tmp_path / name)
 
 
 ALPHA = np.full((4, 6), 128, np.uint8)

@@ -70,11 +70,12 @@ def test_colours_of_every_layout(order, tile, planar, bits, alpha):
 @pytest.mark.parametrize("tile", [None, 16])
 @pytest.mark.parametrize("planar", [1, 2])
 @pytest.mark.parametrize("alpha", [[], [2], [0]])
-def test_colours_of_8_bits_in_16_are_refused(order, tile, planar, alpha):
+@pytest.mark.parametrize("bits", [8, 14])
+def test_colours_of_fewer_bits_in_16_are_refused(order, tile, planar, alpha, bits):
     values = np.concatenate([COLOURS, ALPHA], axis=2) if alpha else COLOURS
-    tags = {338: alpha} if alpha else {}
-    content = tiff(values.astype(int), planar=planar, tile=tile, tags=tags, order=order, bits=16)
-    with pytest.raises(InputError, match=r"a\.tif: .* found 16-bit colours below 256"):
+    tags, deep = {338: alpha} if alpha else {}, values.astype(int) << bits - 8
+    content = tiff(deep, planar=planar, tile=tile, tags=tags, order=order, bits=16)
+    with pytest.raises(InputError, match=r"a\.tif: .* found 16-bit colours below a quarter"):
         read(content)
 
 
