@@ -27,7 +27,9 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWICE_SECONDS = 1.0  # a repeat within it is ignored: timeout(1) sends signals twice
 MEMORY = "take smaller batches, or a machine with more of it"
-_OF_JAX = re.compile(r"JAX flag (\w+)|environment '(JAX_\w+)'")  # as its import refuses a value
+_OF_JAX = re.compile(  # as its import refuses a value
+    r"JAX flag (\w+)|environment '(JAX_\w+)'|^(jax\.default_device) must"
+)
 HTML = "an HTML page (a download that was refused); delete it and download again"
 _IN_PLACE = {  # how files begin that lie in the place of another, and what they are
     rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html)": HTML,
@@ -138,7 +140,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     elif "can't start new thread" in str(error):
         line = "expected to start a thread, found no room for one; raise the limit of processes"
     elif isinstance(error, ValueError) and (found := _OF_JAX.search(str(error))):
-        name = found[found.lastindex or 0].upper()
+        name = found[found.lastindex or 0].upper().replace(".", "_")
         line = f"{name}: expected a value that JAX takes ({text_of(error)}); correct or unset it"
     else:
         line = platform_error(error)
@@ -153,21 +155,26 @@ def platform_error(raised: BaseException | None = None) -> str | None:
     if (jax := sys.modules.get("jax")) is None:
         return None
     config = jax.config
-    wanted = config.jax_platforms or config.values.get("jax_platform_name")  # the older variable
+    named = {"JAX_PLATFORMS": config.jax_platforms}
+    named["JAX_PLATFORM_NAME"] = config.values.get("jax_platform_name")  # the older variable
+    name, wanted = next((each for each in named.items() if each[1]), ("", None))
     of_jax = str(raised).startswith("Unable to initialize backend")
-    if not (wanted or of_jax):
+    default = config.jax_default_device  # a text, as its variable gives it, or a device
+    if not (wanted or of_jax or isinstance(default, str)):
         return None
     try:
         if raised is not None and of_jax:
             raise raised
         jax.devices()
+        if isinstance(default, str):
+            name, wanted = "JAX_DEFAULT_DEVICE", default
+            jax.devices(default)
         return None
     except Exception as error:  # RuntimeError, or an empty AssertionError
         line = f"expected devices that JAX can use here, found: {text_of(str(error) or 'none')}"
     if not wanted:
         return line  # which says what to do
     line = line.partition(" (set JAX_PLATFORMS")[0]
-    name = "JAX_PLATFORMS" if config.jax_platforms else "JAX_PLATFORM_NAME"
     return f"{name}={wanted}: {line}; install JAX for them, or unset {name} to take what is there"
 
 

@@ -130,6 +130,7 @@ def test_devices_that_are_not_there(name, platform, evaluation, tmp_path):
         ("JAX_ENABLE_X64", "maybe"),
         ("JAX_NUM_CPU_DEVICES", "two"),
         ("JAX_DEFAULT_MATMUL_PRECISION", "tf32"),
+        ("JAX_DEFAULT_DEVICE", "cuda:0"),
     ],
 )
 def test_values_that_jax_does_not_take(name, value, evaluation, tmp_path):
@@ -153,10 +154,18 @@ def test_devices_that_nobody_asked_for(evaluation):
     assert ended.stderr.count("\n") == 1
 
 
-def test_the_older_variable_of_devices(evaluation):
-    ended = run(evaluation, JAX_PLATFORMS="", JAX_PLATFORM_NAME="tpu")
+@pytest.mark.parametrize(
+    ("name", "device", "platforms"),
+    [
+        ("JAX_PLATFORM_NAME", "tpu", ""),  # the older one
+        ("JAX_DEFAULT_DEVICE", "gpu", ""),
+        ("JAX_DEFAULT_DEVICE", "tpu", "cpu"),
+    ],
+)
+def test_other_variables_of_devices(name, device, platforms, evaluation):
+    ended = run(evaluation, JAX_PLATFORMS=platforms, **{name: device})
     assert (ended.returncode, ended.stdout) == (2, "")
-    line = "error: JAX_PLATFORM_NAME=tpu: expected devices that JAX can use here, found: "
+    line = f"error: {name}={device}: expected devices that JAX can use here, found: "
     assert ended.stderr.startswith(line)
     assert ended.stderr.count("\n") == 1
 
