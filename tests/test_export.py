@@ -131,6 +131,9 @@ def test_engines_compute_what_jax_does(tmp_path, small, engine):
         model(np.zeros((1, *SIZE, 3), np.uint8))
     with pytest.raises(InputError, match=r"expected images of \(66, 80\), found \(66, 79\)"):
         model(IMAGES[:, :, 1:])
+    for strange in (np.nan, np.inf):  # OpenVINO's descriptors of them are finite
+        with pytest.raises(InputError, match="images: expected finite values, found NaN or inf"):
+            model(np.where(IMAGES.max() == IMAGES, np.float32(strange), IMAGES))
 
 
 WRONG = """

@@ -60,6 +60,8 @@ class EngineModel:
                 f"engine {self.engine}: expected images of {self.config.image_size}, found "
                 f"{images.shape[1:3]}; set image_size in the model's config.json"
             )
+        if not np.isfinite(images).all():  # OpenVINO would compute on, as if NaN were a number
+            raise InputError("images: expected finite values, found NaN or infinity")
         return self._run(np.ascontiguousarray(images, np.float32))
 
 
