@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 import unicodedata
 from dataclasses import replace
 
@@ -51,6 +52,13 @@ def test_cities_of_any_name(tmp_path, city):
     prepare_gsv_cities(write_city(tmp_path / "folder", city), tmp_path / "prepared")
     _, (plain, stored) = open_both(tmp_path / "folder", tmp_path / "prepared", (city,))
     assert all(plain.read(image) == stored.read(image) for image in range(12))
+
+
+def test_no_temporary_files_are_left(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare_gsv_cities(write_city(tmp_path / "folder", "Rome"), tmp_path / "prepared")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -23,6 +23,13 @@ from mixvpr_jax.data.sources import CHECKSUMS, VERSION
 from mixvpr_jax.errors import InputError
 
 
+class _Info(tfds.core.DatasetInfo):
+    """Is not sought in the bucket of tfds, which would leave an empty temporary folder."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
 class GsvCities(tfds.core.ShardBasedBuilder):
     """GSV-Cities (Ali-bey et al., 2022), a split per city."""
 
@@ -50,7 +57,7 @@ class GsvCities(tfds.core.ShardBasedBuilder):
             **dict.fromkeys(COLUMNS[:4], np.int64),
             **{name: tfds.features.Text() for name in COLUMNS[4:]},
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             description="Places in 23 cities, each seen many times over the years in street view.",
