@@ -9,7 +9,9 @@ import pytest
 import torch_or_skip as torch
 from checkpoints import same_weights, saved
 
+from mixvpr_jax import save_pretrained
 from mixvpr_jax.conversion import convert_checkpoint
+from mixvpr_jax.conversion.formats import read_safetensors
 from mixvpr_jax.errors import InputError
 
 
@@ -125,6 +127,33 @@ def test_truncated_files(tmp_path, state):
     (tmp_path / "empty.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match=r"empty.ckpt: expected"):
         convert_checkpoint(tmp_path / "empty.ckpt")
+
+
+def test_files_that_end_in_zeros(tmp_path, state):
+    """As a download leaves them that was interrupted after it took the room of the whole file."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file(state, path)
+    save_pretrained(convert_checkpoint(path).model, tmp_path / "model")
+    for file in (path, tmp_path / "model" / "model.safetensors"):
+        whole = file.read_bytes()
+        for part in (0.02, 0.2, 0.5, 0.75):
+            there = int(part * len(whole))
+            file.write_bytes(whole[:there] + bytes(len(whole) - there))
+            with pytest.raises(InputError, match=rf"{file}: .* found zeros alone from .* again"):
+                read_safetensors(file)
+
+
+@pytest.mark.parametrize("zeros", ["layer3.1.conv2.weight", "bias", "running_mean", ""])
+def test_weights_that_are_zero_may_be_meant(path, state, zeros):
+    """Those of a branch that starts as an identity, of a fresh model, of no model."""
+    from safetensors.torch import save_file
+
+    for name in state:
+        state[name] *= not name.endswith(zeros)
+    save_file(state, path)
+    assert same_weights(convert_checkpoint(path).model, state)
 
 
 @pytest.mark.parametrize(

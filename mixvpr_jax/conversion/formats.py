@@ -6,11 +6,13 @@ its shapes. What is left out on purpose is listed with the reason.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +297,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
     if foreign := of_torch or what_else(head):
         raise InputError(f"{path}: expected a whole safetensors file, found {foreign}")
     try:
-        return safetensors.numpy.load_file(path)
+        arrays = safetensors.numpy.load_file(path)
     except AttributeError as error:  # of a type that NumPy does not have, such as float8_e4m3fn
         raise InputError(
             f"{path}: expected floats of 16 bits or more, found {error.name}; save them as float32"
@@ -304,6 +306,23 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
         raise InputError(
             f"{path}: expected a whole safetensors file, found: {_why(head, error)}"
         ) from error
+    _require_its_end(path, arrays)
+    return arrays
+
+
+def _require_its_end(path: Path, arrays: Weights) -> None:
+    """Refuses a file that ends in zeros which fill matrices and begin in the midst of an array."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    names = sorted(arrays, key=lambda name: header[name]["data_offsets"], reverse=True)
+    empty = list(takewhile(lambda name: not arrays[name].any(), names))
+    before = names[len(empty) : len(empty) + 1]  # none where all are zero
+    cut = any(not arrays[name].ravel()[-8:].any() for name in before)
+    if cut and any(arrays[name].ndim > 1 for name in empty):
+        raise InputError(
+            f"{path}: expected a whole safetensors file, found zeros alone from {before[0]} on, as "
+            "an interrupted download or copy leaves them; fetch it again"
+        )
 
 
 def _why(head: bytes, error: Exception) -> str:
