@@ -73,6 +73,18 @@ def test_signs_that_lie_beside_a_tensor(path, zipped):
         read_checkpoint(path)
 
 
+def test_older_files_whose_end_was_never_written(path):
+    """Before each storage lies its number of elements; zips have checksums."""
+    tensors = {f"layer.{i}.weight": torch.ones(5, 3).to(dtype) for i, dtype in enumerate(DTYPES)}
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    require_same(read_file(path), tensors)
+    whole = path.read_bytes()
+    for zeros in (200, 600):  # a storage takes 128 at most
+        path.write_bytes(whole[:-zeros] + bytes(zeros))
+        with pytest.raises(InputError, match=r"found a truncated .*\(0 elements where .* expected"):
+            read_checkpoint(path)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=4),

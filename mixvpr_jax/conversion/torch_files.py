@@ -106,7 +106,10 @@ def _read_pickles(file: bytes, names: Names) -> tuple[Any, dict[str, memoryview]
     content, keys = names.load(stream), names.load(stream)
     view, place, storages = memoryview(file), stream.tell(), dict[str, memoryview]()
     for key in keys:
-        start = place + 8  # behind the number of elements
-        place = start + names.sizes[key]
+        start = place + 8
+        number, size = int.from_bytes(view[place:start], "little"), names.sizes[key]
+        if size not in [number * itemsize for itemsize in (1, 2, 4, 8, 16)]:
+            raise ValueError(f"{number:,} elements where {size:,} bytes are expected")
+        place = start + size
         storages[key] = view[start:place]
     return content, storages
