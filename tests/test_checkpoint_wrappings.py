@@ -184,6 +184,16 @@ def test_the_same_dictionary_twice_is_one_set(path, state):
     )
 
 
+@pytest.mark.parametrize("value", [lambda tensor: tensor.shape, str, lambda _: 0.05])
+def test_dictionaries_that_only_have_the_names_of_weights(path, state, value):
+    """Shapes, which DeepSpeed keeps, names of averages, learning rates."""
+    names = {name: value(tensor) for name, tensor in state.items()}
+    conversion = convert_checkpoint(saved(path, {"module": state, "param_shapes": names}))
+    assert same_weights(conversion.model, state)
+    summary = summary_of(path, {"state_dict": state, "names": names})
+    assert "left aside" not in summary
+
+
 def test_values_beside_tensors_are_said(path, state):
     content = state | {"epoch": 3, "metrics": {"recall": [91.5]}, "best": np.float64(3)}
     conversion = convert_checkpoint(saved(path, content))

@@ -107,7 +107,7 @@ def _understood(content: _Content, key: str | None) -> Checkpoint:
         raise InputError(f"expected tensors alone in a state_dict, found {', '.join(deeper)}")
     layout, state = official_names(tensors)
     kind = "Lightning checkpoint" if keys[:1] == ("state_dict",) else "state_dict"
-    beside = {n: v for n, v in whole.items() if not isinstance(v, TensorRecord | np.ndarray)}
+    beside = {n: v for n, v in whole.items() if not _is_tensor(v)}
     checkpoint = Checkpoint(f"{kind}, {layout.name}", layout, state, settings=beside)
     notes = checkpoint.notes
     if keys and keys != ("state_dict",):
@@ -150,7 +150,11 @@ def values_within(value: Any) -> Iterator[Any]:
 def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
     """The shapes of all tensors in a value."""
     found = values_within(value)
-    return (each.shape for each in found if isinstance(each, TensorRecord | np.ndarray))
+    return (each.shape for each in found if _is_tensor(each))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, TensorRecord | np.ndarray)
 
 
 def _tensors_beside(whole: _Entries, keys: _Keys, known: Iterable[_Keys]) -> list[str]:
@@ -203,7 +207,7 @@ def _places(content: _Entries) -> dict[_Keys, _Entries]:
         deeper = []
         for keys, value in level:
             if id(value) not in checked:
-                checked[id(value)] = holds_weights(value)
+                checked[id(value)] = holds_weights(n for n, v in value.items() if _is_tensor(v))
                 inner = [(n, v) for n, v in value.items() if isinstance(n, str)]
                 deeper += [((*keys, n), v) for n, v in inner if isinstance(v, Mapping)]
             if checked[id(value)]:
