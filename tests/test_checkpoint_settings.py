@@ -299,6 +299,9 @@ def test_settings_that_are_not_read_are_said():
     notes = lightnings(told, {"batch_size": 2, "img_per_place": 4}).notes
     line = "hyper-parameters not read, though they may change images: "
     assert notes == [f"{line}Normalize, input_size, interpolation, norm_mean, resize"]
+    for name in ("imsize", "imgsz", "img_h", "test_resolution", "resolution", "center_crop"):
+        told = {name: 224, "dim_size": 2, "padding": 1}
+        assert lightnings(told, {}).notes == [line + name]
 
 
 @pytest.mark.parametrize(
