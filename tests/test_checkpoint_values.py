@@ -226,6 +226,7 @@ class Settings:
 @pytest.mark.parametrize("value", [Colour.RED, Settings(), print, bytearray(b"a"), torch.nn.ReLU()])
 def test_what_is_no_plain_value_is_still_code(path, state, value):
     line = r"a pickle with code in it, which was not executed: [\w.]+; .* save its state_dict alone"
+    line += " with PyTorch, or its settings too, as plain values"
     for content in ({"state_dict": state, "beside": value}, value):
         with pytest.raises(InputError, match=line):
             convert_checkpoint(saved(path, content))

@@ -251,7 +251,8 @@ def _read(path: Path, key: str | None) -> _Content:
     except Exception as error:  # whatever a broken file makes zipfile and the rest stumble over
         found = _why(head, error)
         if isinstance(error, Code):  # of a whole module, or of settings: an enum, functools'
-            found += "; if you trust it, save its state_dict alone with PyTorch"
+            found += "; if you trust it, save its state_dict alone with PyTorch, or its settings "
+            found += "too, as plain values, which are read"
         else:
             found = f"a truncated or foreign file ({found})"
         raise InputError(f"{path}: expected a PyTorch checkpoint, found {found}") from error
