@@ -13,15 +13,21 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, param_dtype, precision
+from mixvpr_jax.models.layers import (
+    Sequence,
+    param_dtype,
+    precision,
+    small_linear,
+    small_normal,
+)
 from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset_bicubic, to_float32
-from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, attend, small_linear
+from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, attend
 
 POSITIONS = 37  # along a side of the square that the position embeddings were trained for
 
 
 class LayerScale(nnx.Module):
-    """A factor for each channel, which begins at 1."""
+    """A factor for each channel, which begins at 1, as in `torch.hub`'s models."""
 
     def __init__(self, width: int, *, dtype: Dtype) -> None:
         self.gamma = nnx.Param(jnp.ones(width, param_dtype(dtype)))
@@ -84,13 +90,15 @@ class DINOv2(nnx.Module):
         shape, dtype = VITS[config.arch], config.dtype
         wide = param_dtype(dtype)
 
-        def drawn(*size: int) -> nnx.Param:
-            return nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -2, 2, size, wide))
+        def token(count: int) -> nnx.Param:
+            start = nnx.initializers.normal(1e-6)
+            return nnx.Param(start(rngs.params(), (1, count, shape.width), wide))
 
-        self.cls_token = drawn(1, 1, shape.width)
-        self.pos_embed = drawn(1, 1 + POSITIONS**2, shape.width)
+        self.cls_token = token(1)
+        places = 1, 1 + POSITIONS**2, shape.width
+        self.pos_embed = nnx.Param(small_normal(rngs.params(), places, wide))
         if shape.num_registers:
-            self.register_tokens = drawn(1, shape.num_registers, shape.width)
+            self.register_tokens = token(shape.num_registers)
         # Of pre-training alone; like a `norm` that is not used, kept so that weights are the
         # authors' both ways.
         self.mask_token = nnx.Param(jnp.zeros((1, shape.width), wide))

@@ -17,6 +17,8 @@ from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+# trunc_normal_(std=0.02), which PyTorch cuts at -2 and 2: at 100 deviations.
+small_normal = nnx.initializers.normal(0.02)
 _WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # a kernel's
 
 
@@ -41,6 +43,14 @@ def linear(
 ) -> nnx.Linear:
     """A Linear layer with the initialisation of torch.nn.Linear."""
     return nnx.Linear(in_features, out_features, **like_torch(in_features, dtype, rngs) | options)
+
+
+def small_linear(
+    in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, use_bias: bool = True
+) -> nnx.Linear:
+    """A Linear layer that begins as most authors' of transformers and mixers."""
+    start = {"kernel_init": small_normal, "bias_init": nnx.initializers.zeros_init()}
+    return linear(in_features, out_features, dtype=dtype, rngs=rngs, use_bias=use_bias, **start)
 
 
 def like_torch(fan_in: int, dtype: Dtype, rngs: nnx.Rngs) -> dict[str, Any]:

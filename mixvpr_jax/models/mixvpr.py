@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.models.config import Dtype, MixVPRConfig, ModelConfig
-from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype, relu
+from mixvpr_jax.models.layers import Sequence, l2_normalize, linear, param_dtype, relu, small_linear
 from mixvpr_jax.models.normalization import layer_norm
 
 
@@ -17,14 +17,10 @@ class FeatureMixer(nnx.Module):
     """x + Linear(ReLU(Linear(LayerNorm(x)))) over the positions of each channel."""
 
     def __init__(self, positions: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs) -> None:
-        start = {
-            "kernel_init": nnx.initializers.normal(0.02),
-            "bias_init": nnx.initializers.zeros_init(),
-        }
         stored = param_dtype(dtype)
         self.norm = nnx.LayerNorm(positions, epsilon=1e-5, param_dtype=stored, rngs=rngs)
-        self.expand = linear(positions, hidden, dtype=dtype, rngs=rngs, **start)
-        self.project = linear(hidden, positions, dtype=dtype, rngs=rngs, **start)
+        self.expand = small_linear(positions, hidden, dtype=dtype, rngs=rngs)
+        self.project = small_linear(hidden, positions, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n a"]) -> Float[Array, "n a"]:
         hidden = relu(over_positions(self.expand, layer_norm(self.norm, x)))

@@ -15,8 +15,15 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import SWINS, SwinShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import Sequence, l2_normalize, param_dtype, precision, relu
-from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, small_linear
+from mixvpr_jax.models.layers import (
+    Sequence,
+    l2_normalize,
+    param_dtype,
+    precision,
+    relu,
+    small_linear,
+)
+from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding
 
 PATCH = 4  # pixels of a patch
 EPSILON = 1e-5  # of LayerNorm

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mixvpr_jax.models.config import Dtype
-from mixvpr_jax.models.layers import linear, param_dtype, precision
+from mixvpr_jax.models.layers import linear, param_dtype, precision, small_linear
 
 # Off in programs that are written to run elsewhere.
 flash_attention = ContextVar("flash_attention", default=True)
@@ -79,21 +79,6 @@ def _erf(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 # JAX 0.12 has another derivative, which it refuses within `shard_map`.
 _erf.defjvps(lambda tangent, _, x: 2 / math.sqrt(math.pi) * (tangent * jnp.exp(-(x**2))))
-
-
-def small_linear(
-    inputs: int, outputs: int, *, dtype: Dtype, rngs: nnx.Rngs, use_bias: bool = True
-) -> nnx.Linear:
-    """A Linear layer that begins as the authors': a truncated normal, zero biases."""
-    return linear(
-        inputs,
-        outputs,
-        dtype=dtype,
-        rngs=rngs,
-        use_bias=use_bias,
-        kernel_init=nnx.initializers.truncated_normal(0.02),
-        bias_init=nnx.initializers.zeros_init(),
-    )
 
 
 def attend(
