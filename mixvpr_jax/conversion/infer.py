@@ -38,9 +38,11 @@ _INNER = ("hyper_parameters", "args", "cfg", "config", "hparams", "opt", "model"
 _OF_DATA = ("datamodule_hyper_parameters", "datamodule", "data", "dataset")  # hold those of images
 _SIZES = ("val_image_size", "image_size", "img_size", "train_image_size")
 _OF_IMAGES = re.compile(  # names of settings that change the images that a model takes
-    r"\w*(mean|std|normali[sz]e|interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
+    r"\w*(interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
     r"|(image|img|input|crop|test)_?(size|sz|shape|height|width|h|w|res|pct)"
-    r"|(?<![a-z])im_?size|resolution|cent(er|re)_?crop)", re.IGNORECASE,
+    r"|(?<![a-z])im_?size|resolution|cent(er|re)_?crop)"
+    r"|((norm|images?|imagenet|img|pixel|rgb|channel|data|dataset|input|train|val|test|mean)_?)*"
+    r"(mean|std|normali[sz]e)", re.IGNORECASE,
 )  # fmt: skip
 # What repositories call the aggregators whose weights are known.
 _CALLED = {kind.name.lower(): kind for kind in AGGREGATORS.values()} | {"gempool": GeMConfig}
