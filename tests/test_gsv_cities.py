@@ -71,6 +71,9 @@ def test_files_of_other_programs_are_no_tables(tmp_path):
     for name in ("~$Rome.csv", "._Rome.csv"):
         (tmp_path / "Dataframes" / name).write_bytes(b"\x05\x16\x07me")
     assert read_places(tmp_path).cities == ("Rome",)
+    (tmp_path / "Dataframes" / "Oslo.CSV").touch()
+    with pytest.raises(InputError, match=r"Oslo\.CSV: expected tables that end in \.csv; rename"):
+        read_places(tmp_path)
 
 
 @pytest.mark.parametrize("cities", [(), ("Rome",)])
@@ -204,6 +207,16 @@ def test_missing_images_are_skipped_where_wanted(tmp_path, caplog):
         (tmp_path / name).unlink()
     with pytest.raises(InputError, match="places of 2 images or more in each city, found none in"):
         open_source(config(tmp_path, skip_missing=True))
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".png", ".jpeg", ".Jpeg", ".webp"])
+def test_images_of_other_formats(tmp_path, ending):
+    names = names_of(write_city(tmp_path))
+    for name in names[::2]:
+        (tmp_path / name).rename((tmp_path / name).with_suffix(ending))
+    (tmp_path / names[1]).with_suffix(ending).write_text("beside the .jpg")
+    expected = {name if index % 2 else name[:-4] + ending for index, name in enumerate(names)}
+    assert {n.decode() for n in open_source(config(tmp_path)).places.names} == expected
 
 
 def put_images(root, names, folder="Images/Rome"):

@@ -211,8 +211,11 @@ def require_each_city(root: epath.PathLike, places: Places, min_images: int) -> 
 def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
     """The cities' tables; without cities all, in the official order, then by name."""
     folder = root / "Dataframes"  # no glob: epath takes a folder named [x] for a pattern
-    tables = {name[:-4]: folder / name for name in links_in(folder) if name.endswith(".csv")}
-    tables = {city: path for city, path in tables.items() if not city.startswith(NO_TABLE)}
+    names = [name for name in links_in(folder) if name.lower().endswith(".csv")]
+    tables = {name[:-4]: folder / name for name in names if not name.startswith(NO_TABLE)}
+    for path in tables.values():
+        if path.suffix != ".csv":
+            raise InputError(f"{path}: expected tables that end in .csv; rename it")
     if not tables:
         local = as_path(root)
         inside = sorted(local.glob("*/Dataframes")) if isinstance(local, Path) else []

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mixvpr_jax.data.augmentation import draw_operations
 from mixvpr_jax.data.config import DataConfig
 from mixvpr_jax.data.gsv_cities import Places, Row, in_bytes, read_places, require_each_city
 from mixvpr_jax.errors import InputError, extra
-from mixvpr_jax.listing import Fence, composed, links_in, names_in, sizes_in
+from mixvpr_jax.listing import IMAGE_SUFFIXES, Fence, composed, links_in, names_in, sizes_in
 
 NAME, VERSION, INFO = "gsv_cities", "1.0.0", "dataset_info.json"
 AUGMENTATION = 1905  # sets the draws of augmentation apart from those of the order
@@ -153,7 +153,7 @@ class _Files:
         return names
 
     def _spelled(self, city: str) -> dict[str, str]:
-        """The names in a city's folder by themselves and, composed, by those of tables."""
+        """The names in a city's folder, by themselves, composed and with the tables' `.jpg`."""
         same = [city]
         if not city.isascii():
             others = names_in(self.root / "Images", "directory")
@@ -165,7 +165,13 @@ class _Files:
             links = {
                 f"{folder}/{n}": is_link for n, is_link in links_in(self.root / folder).items()
             }
-            there = {composed(n): n for n in links} | {n: n for n in links} | there
+            others = (PurePosixPath(n) for n in sorted(links) if not n.endswith(".jpg"))
+            as_jpg = {
+                composed(str(path.with_suffix(".jpg"))): str(path)
+                for path in others
+                if path.suffix.lower() in IMAGE_SUFFIXES
+            }
+            there = as_jpg | {composed(n): n for n in links} | {n: n for n in links} | there
             self.links.update(in_bytes(name) for name, is_link in links.items() if is_link)
         return there
 
