@@ -142,6 +142,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     elif isinstance(error, ValueError) and (found := _OF_JAX.search(str(error))):
         name = found[found.lastindex or 0].upper().replace(".", "_")
         line = f"{name}: expected a value that JAX takes ({text_of(error)}); correct or unset it"
+    elif found := re.search(r"Disallowed [\w-]+ transfer", str(error)):
+        line = f"JAX_TRANSFER_GUARD: expected arrays to reach devices, found: {found[0]}; unset it"
     else:
         line = platform_error(error)
     return (2, f"error: {line}") if line is not None else None

@@ -4,6 +4,9 @@ import os
 import signal
 import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mixvpr_jax.errors import InputError, run_command
@@ -19,6 +22,14 @@ def test_an_error_is_one_line_and_steers_no_terminal(capsys):
     with pytest.raises(SystemExit):
         run_command(fail)
     assert capsys.readouterr().err == f"c\\rd\nerror: {error}\n"
+
+
+def test_transfers_that_jax_was_told_to_refuse(capsys):
+    with jax.transfer_guard("disallow"), pytest.raises(SystemExit) as ended:
+        run_command(lambda: jax.block_until_ready(jnp.zeros(3) + np.ones(3)))
+    assert ended.value.code == 2
+    line = "error: JAX_TRANSFER_GUARD: expected arrays to reach devices, found: Disallowed "
+    assert capsys.readouterr().err.startswith(line)
 
 
 @pytest.mark.parametrize(
