@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def write_output(
         write_submission(folder / SUBMISSION, data, evaluation.predictions)
     np.savez_compressed(folder / DETAILS, **_details(evaluation))
     timing = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "device": jax.devices()[0].device_kind,
         "query_ms": evaluation.latency,
     }
