@@ -247,3 +247,7 @@ def test_indices_of_a_type_too_small_for_the_database(tmp_path, dtype, most):
     assert read_positives(file, 2, most)[0].tolist() == [7]
     with pytest.raises(InputError, match=f"has {most + 1:,} images, expected .* as int64, found"):
         read_positives(file, 2, most + 1)
+    with pytest.raises(InputError, match=f"has {most + 1:,} images, expected .* as int64, found"):
+        read_indices(saved(tmp_path / "b.npy", np.array([7], dtype)), most + 1, "a list")
+    cells = object_array([np.array([7], dtype), np.array([most], "i4")])  # MATLAB's, by SciPy
+    assert read_positives(saved(file, cells), 2, most + 1)[1].tolist() == [most]

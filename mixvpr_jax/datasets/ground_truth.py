@@ -168,7 +168,9 @@ def read_indices(file: AnyPath, limit: int, of: str) -> np.ndarray:
     array = read_array(file)
     if array.ndim != 1:
         raise InputError(f"{file}: expected a list of whole numbers, found {_kind(array)}")
-    return _indices(file, array, limit, of)
+    indices = _indices(file, array, limit, of)
+    _require_room(file, [array], limit, of)
+    return indices
 
 
 def read_positives(file: AnyPath, num_queries: int, num_database: int) -> list[np.ndarray]:
@@ -184,7 +186,20 @@ def read_positives(file: AnyPath, num_queries: int, num_database: int) -> list[n
         if id(entry) not in done:  # a file may list one array a million times
             indices = _indices(file, entry, num_database, f"query {query}: the database")
             done[id(entry)] = np.unique(indices)
+    _require_room(file, entries, num_database, "the database")
     return [done[id(entry)] for entry in entries]
+
+
+def _require_room(file: AnyPath, entries: Sequence[Any], limit: int, of: str) -> None:
+    """Refuses arrays of indices if none is of a type for all; MATLAB's are each of the smallest."""
+    dtypes = {entry.dtype for entry in entries if hasattr(entry, "dtype") and entry.size}
+    largest = [np.iinfo(dtype).max for dtype in dtypes if dtype.kind in "iu"]
+    largest += [2 ** (np.finfo(dtype).nmant + 1) for dtype in dtypes if dtype.kind == "f"]
+    if largest and max(largest) < limit - 1:
+        raise InputError(
+            f"{file}: {of} has {limit:,} images, expected indices as int64, found types in which "
+            f"those above {max(largest):,} wrap or are rounded"
+        )
 
 
 def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
@@ -195,19 +210,11 @@ def _indices(file: AnyPath, entry: object, limit: int, of: str) -> np.ndarray:
         values = np.array(["?"])
     if values.size == 0:
         return np.empty(0, np.int64)
-    kind, dtype = values.dtype.kind, values.dtype
-    if kind == "f":
-        values = values.astype(np.float64)
-    if kind == "f" and (np.abs(values) < 2**53).all() and not (values % 1).any():
+    most = np.float64(2**53)  # in float16 it would be infinite
+    if values.dtype.kind == "f" and (np.abs(values) < most).all() and not (values % 1).any():
         values = values.astype(np.int64)  # MATLAB's numbers are floats
     if values.dtype.kind not in "iu":
         raise InputError(f"{file}: expected whole numbers, found {_shown(entry)}")
-    largest = 2 ** (np.finfo(dtype).nmant + 1) if kind == "f" else np.iinfo(dtype).max
-    if limit - 1 > largest:
-        raise InputError(
-            f"{file}: {of} has {limit:,} images, expected indices as int64, found {dtype}, in "
-            f"which those above {largest:,} {'are rounded' if kind == 'f' else 'wrap'}"
-        )
     outside = values[(values < 0) | (values >= limit)]
     is_mask = values.size == limit > 2 and values.max() < 2
     if outside.size or is_mask:
