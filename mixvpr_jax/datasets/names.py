@@ -32,8 +32,12 @@ _CODE = re.compile(  # of lower case, and literal at first: a search of each pat
     rf"|utm(?<=@utm){_SAID}(?:@?([{BANDS.lower()}]))?(?=[@.])",  # UTM32U@, UTM32@U@, UTM32@
     re.ASCII,
 )
-# A whole field or folder: 32-U, Z32U, zone_32U, utm_32u; 1N may be a street's or a floor's.
-_ALONE = re.compile(rf"(?!..$)(?:utm|z)?{_SAID}([{BANDS}])", re.ASCII | re.IGNORECASE)
+# A whole field or folder: 32-U, Z32U, zone_32u, utm_5u. 1N or zone_1_N may be a street or a floor,
+# 30s or 24h a time.
+_ALONE = re.compile(
+    rf"(?=\D*\d\d|utm)(?!(?-i:\d+[ _-]?[a-z]))(?:utm|z)?{_SAID}([{BANDS}])",
+    re.ASCII | re.IGNORECASE,
+)
 _FRACTION = re.compile(r"([^.]*?)(\d+)\.(\d+)((?!\d)[^.]*)", re.ASCII)
 FLOAT_DIGITS = 17  # of float64, at most
 UNITS = {10: 0, 13: 3, 16: 6, 19: 9}  # digits of Unix times in s, ms, µs, ns, and those to cut off
