@@ -191,7 +191,7 @@ def require_metres(source: object, *positions: np.ndarray) -> None:
     """Refuses arrays [n, 2] with positions that are not finite, beyond the Earth, or degrees.
 
     Degrees: all positions look like it, or those of one array do and lie far from the others.
-    Degrees times 1e6 are beyond the Earth, but for some such as Africa's; so is Mercator's west.
+    Most degrees times 1e6 are beyond the Earth, and Mercator's metres beyond 99 degrees west.
     """
     together = np.concatenate(positions)
     if not np.isfinite(together).all():
@@ -203,7 +203,7 @@ def require_metres(source: object, *positions: np.ndarray) -> None:
         east, north = together[far.argmax()]
         raise InputError(
             f"{source}: expected positions in metres, found some beyond the Earth ({east:.9g}, "
-            f"{north:.9g}), as degrees times 1e6 and Mercator's metres are; convert them to UTM"
+            f"{north:.9g}), such as degrees times 1e6 or Mercator's metres; convert them to UTM"
         )
     apart = [side for side in positions if len(side) < len(together) and _far(side, together)]
     for found in (together, *apart):
