@@ -296,12 +296,13 @@ def test_settings_that_are_not_read_are_said():
         "interpolation": 3,
         "lr": 1,
         **dict.fromkeys(("loss_mean", "init_std", "noise_std", "l2_normalize"), 1),
-        **dict.fromkeys(("IMAGENET_MEAN", "pixel_std"), 1),
+        **dict.fromkeys(("IMAGENET_DEFAULT_MEAN", "pixel_std"), 1),
     }
     notes = lightnings(told, {"batch_size": 2, "img_per_place": 4}).notes
     line = "hyper-parameters not read, though they may change images: "
     assert notes == [
-        f"{line}IMAGENET_MEAN, Normalize, input_size, interpolation, norm_mean, pixel_std, resize"
+        f"{line}IMAGENET_DEFAULT_MEAN, Normalize, input_size, interpolation, norm_mean, pixel_std, "
+        "resize"
     ]
     for name in ("imsize", "imgsz", "img_h", "test_resolution", "resolution", "center_crop"):
         told = {name: 224, "dim_size": 2, "padding": 1}

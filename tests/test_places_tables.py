@@ -352,6 +352,7 @@ def test_headings_that_may_be_radians_are_told(headings, told, tmp_path, caplog)
                 ("N/S", "E/W", "37.8,N,122.4,w", "122.4 with w in column ew"),
                 ("GPSLatitudeRef", "GPSLongitudeRef", "-33.8,South,70.9,West", "70.9 with West"),
                 ("lat hemisphere", "lng_dir", "33.8,South,-70.9,West", "33.8 with South"),
+                ("N/S Indicator", "E/W Indicator", "37.8,N,122.4,W", "122.4 with W"),
             )
         ),
         ("name,lat,lon\np0v0.jpg,,", "expected photos with a position .* none among 14"),

@@ -41,8 +41,8 @@ _OF_IMAGES = re.compile(  # names of settings that change the images that a mode
     r"\w*(interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
     r"|(image|img|input|crop|test)_?(size|sz|shape|height|width|h|w|res|pct)"
     r"|(?<![a-z])im_?size|resolution|cent(er|re)_?crop)"
-    r"|((norm|normali[sz](e|ation)|images?|imagenet|img|pixel|rgb|channel|data|dataset|input|train"
-    r"|val|test|mean)_?)*(mean|std|normali[sz]e)", re.IGNORECASE,
+    r"|((norm|normali[sz](e|ation)|images?|imagenet|img|pixel|rgb|colou?r|channel|data|dataset|input"
+    r"|train|val|test|default|clip|mean)_?)*(mean|std|normali[sz]e)", re.IGNORECASE,
 )  # fmt: skip
 # What repositories call the aggregators whose weights are known.
 _CALLED = {kind.name.lower(): kind for kind in AGGREGATORS.values()} | {"gempool": GeMConfig}

@@ -50,7 +50,7 @@ DIGITS = re.compile(r"(1[89]|20)\d{4}(\d\d|\d{6}(\d\d)?)?|(19|20)\d{8}", re.ASCI
 """A time in digits, from the year on, of four digits, to any unit from months down to seconds."""
 MISSING = {"", "na", "nan", "nat", "none", "null"}
 """What R, NumPy, pandas, Python and databases write in a cell without a value, in lower case."""
-SIDE = re.compile("(gps)?(lat|lon|lng).*|.*(ref|hem).*|ns|ew")
+SIDE = re.compile("(gps)?(lat|lon|lng|ns|ew).*|.*(ref|hem).*")
 """The titles of columns that may tell the side of the equator or of Greenwich."""
 ORIGIN_RADIANS = 0.05  # there is no land so near to latitude and longitude 0
 
