@@ -36,19 +36,17 @@ from mixvpr_jax.training.config import OptimizerConfig
 Metrics = dict[str, Array]
 NEVER = 2**31 - 1  # the last step that an int32 counts
 # By default, XLA sums all gradients at once, after the last product. In pieces of 4 MB, most of
-# them travel while the backward pass computes (benchmarks/tried.md); on TPUs, SparseCores sum them,
-# which a v5e lacks.
-_PIECE = 4 << 20
+# them travel while the backward pass computes; on TPUs by SparseCores, which a v5e lacks
+# (benchmarks/tried.md).
 _SPARSE_CORES = {
-    "xla_jf_crs_combiner_threshold_in_bytes": _PIECE,
+    "xla_jf_crs_combiner_threshold_in_bytes": 4 << 20,
     "xla_tpu_enable_sparse_core_collective_offload_all_reduce": True,
     "xla_tpu_use_tc_device_shape_on_sc": True,
     "xla_sc_disable_megacore_partitioning": True,
 }
 _ON_SEVERAL = {
-    "gpu": {"xla_gpu_all_reduce_combine_threshold_bytes": _PIECE},
-    "TPU v5": _SPARSE_CORES,
-    "TPU v6 lite": _SPARSE_CORES,
+    "gpu": {"xla_gpu_all_reduce_combine_threshold_bytes": 4 << 20},
+    **dict.fromkeys(("TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e"), _SPARSE_CORES),
 }
 
 
@@ -84,8 +82,7 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
-    platform = mesh.devices.flat[0].platform
-    options = {"platform": platform, **options}
+    options = {"platform": mesh.devices.flat[0].platform, **options}
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
         mesh=mesh,
