@@ -28,7 +28,7 @@ class Instruction(NamedTuple):
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Those of the entry computation, in order; calls of a SparseCore as what it does."""
+    """Those of the entry computation, in order; a SparseCore's calls go by what they run."""
     bodies, called = _bodies(text), {}
     entry = text[text.index("\nENTRY ") :]
     for line in entry[: entry.index("\n}")].splitlines():

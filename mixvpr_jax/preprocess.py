@@ -30,7 +30,7 @@ MAX_PIXELS = 89_478_485  # above which Pillow suspects a decompression bomb
 OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 DEPTHS = "8 or 16 bits a channel, unsigned"
-DIM = 2**14  # 16 bits that all lie below are of a camera of 8 to 14 bits, and would be dark
+DIM = 2**14  # cameras of 8 to 14 bits stay below it; scaled as 16 bits, they would come out dark
 # TIFF tags and values of theirs.
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES, PLANAR, EXTRA_SAMPLES = 258, 262, 277, 284, 338
 SUBFILE_TYPE, COLOR_MAP, SAMPLE_FORMAT = 254, 320, 339

@@ -22,13 +22,7 @@ from jax.sharding import PartitionSpec as P
 from runs import entries, tiny_config
 from trajectory import LOSS_AND_MINER
 
-from benchmarks.hlo import (
-    bytes_by_class,
-    collective_counts,
-    collectives,
-    overlapping,
-    squeezed,
-)
+from benchmarks.hlo import bytes_by_class, collective_counts, collectives, overlapping, squeezed
 from mixvpr_jax.distributed import AXIS, data_mesh
 from mixvpr_jax.models import backbones
 from mixvpr_jax.models.backbones import ViTShape

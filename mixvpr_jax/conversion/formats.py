@@ -316,7 +316,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
 
 
 def _require_its_end(path: Path, arrays: Weights) -> None:
-    """Refuses a file that ends in zeros which fill matrices and begin in the midst of an array."""
+    """Refuses a file that ends in zeros if they begin within an array and fill a whole matrix."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     names = sorted(arrays, key=lambda name: header[name]["data_offsets"], reverse=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,12 +165,9 @@ class _Files:
             links = {
                 f"{folder}/{n}": is_link for n, is_link in links_in(self.root / folder).items()
             }
-            others = (PurePosixPath(n) for n in sorted(links) if not n.endswith(".jpg"))
-            as_jpg = {
-                composed(str(path.with_suffix(".jpg"))): str(path)
-                for path in others
-                if path.suffix.lower() in IMAGE_SUFFIXES
-            }
+            parts = (n.rpartition(".") for n in sorted(links) if not n.endswith(".jpg"))
+            of_images = (each for each in parts if f".{each[2].lower()}" in IMAGE_SUFFIXES)
+            as_jpg = {composed(f"{stem}.jpg"): f"{stem}.{end}" for stem, _, end in of_images}
             there = as_jpg | {composed(n): n for n in links} | {n: n for n in links} | there
             self.links.update(in_bytes(name) for name, is_link in links.items() if is_link)
         return there

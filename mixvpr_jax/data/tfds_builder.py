@@ -24,7 +24,7 @@ from mixvpr_jax.errors import InputError
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Is not sought in the bucket of tfds, which would leave an empty temporary folder."""
+    """Is not looked up in the bucket of tfds, which leaves an empty temporary folder behind."""
 
     def initialize_from_bucket(self) -> None:
         pass

@@ -86,9 +86,8 @@ def zone_of(path: AnyPath, north: float) -> str:
             f"{north:,.0f} m; where these fields are no zone, leave the third one empty: "
             "@utm_east@utm_north@@…"
         )
-    return (
-        zone or zone_of_code(str(path), north) or _zone_alone([*path.parent.parts, number], north)
-    )
+    texts = [*path.parent.parts, number]
+    return zone or zone_of_code(str(path), north) or _zone_alone(texts, north)
 
 
 def _zone_alone(texts: Sequence[str], north: float) -> str:

@@ -10,7 +10,7 @@ from utm import to_latlon
 
 from mixvpr_jax.errors import InputError
 
-FARTHEST_M = 4.6e7  # of China's grid, which puts the zone, up to 45, before its eastings
+FARTHEST_M = 4.6e7  # beyond China's eastings, which begin with the zone, 45 at most
 NORTHMOST_M = 1.1e7  # more than any northing
 BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of latitude, 8 degrees each, from 80 degrees south
 MERCATOR = ("EPSG3395", "EPSG3785", "EPSG3857")  # metres that grow away from the equator
@@ -240,9 +240,9 @@ def _like_degrees(positions: np.ndarray) -> bool:
 
 
 def _like_degrees_and_minutes(positions: np.ndarray) -> bool:
-    """Whether positions [n, 2] are finer than millimetres, as NMEA's ddmm.mmmm, and may be such.
+    """Whether positions [n, 2] may be NMEA's ddmm.mmmm: finer than millimetres, minutes below 60.
 
-    None are around an origin, also with 1000 added, and no minutes reach 60.
+    Those around an origin, also with 1000 added, are metres of a local frame.
     """
     around_zero = _within(positions, 90, 360) or _within(np.abs(positions) - 1000, 360, 360)
     if around_zero or not _within(positions, 9000, 18_000):

@@ -13,13 +13,7 @@ from jaxtyping import Array, Float
 
 from mixvpr_jax.models.backbones import PATCH, VITS, ViTShape
 from mixvpr_jax.models.config import Dtype, ModelConfig
-from mixvpr_jax.models.layers import (
-    Sequence,
-    param_dtype,
-    precision,
-    small_linear,
-    small_normal,
-)
+from mixvpr_jax.models.layers import Sequence, param_dtype, precision, small_linear, small_normal
 from mixvpr_jax.models.positions import antialiased_bicubic, interpolate, offset_bicubic, to_float32
 from mixvpr_jax.models.transformer import MLP, Norm, PatchEmbedding, attend
 

@@ -17,7 +17,7 @@ from mixvpr_jax.models.config import Dtype
 
 # torchvision's ResNet: kaiming_normal_(mode="fan_out", nonlinearity="relu").
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-# trunc_normal_(std=0.02), which PyTorch cuts at -2 and 2: at 100 deviations.
+# PyTorch's trunc_normal_(std=0.02), which it cuts at -2 and 2: a hundred deviations away.
 small_normal = nnx.initializers.normal(0.02)
 _WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # a kernel's
 
@@ -48,7 +48,7 @@ def linear(
 def small_linear(
     in_features: int, out_features: int, *, dtype: Dtype, rngs: nnx.Rngs, use_bias: bool = True
 ) -> nnx.Linear:
-    """A Linear layer that begins as most authors' of transformers and mixers."""
+    """A Linear layer initialised as in most authors' transformers and mixers."""
     start = {"kernel_init": small_normal, "bias_init": nnx.initializers.zeros_init()}
     return linear(in_features, out_features, dtype=dtype, rngs=rngs, use_bias=use_bias, **start)
 

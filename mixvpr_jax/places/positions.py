@@ -211,19 +211,17 @@ def _parse_table(file: AnyPath, rows: csv.DictReader[str], zone: str | None) -> 
         time, position = _to_time(where, cells.get("time", "")), _position(where, cells, zone)
         found[name] = Taken(position, heading, _local(time, position))
         if in_degrees and position:
-            _require_signs(where, position, {title: row[title] for title in sides})
+            _require_signs(where, position, {title: row[title] or "" for title in sides})
     if in_degrees:
         _refuse_radians(file, [one.position for one in found.values() if one.position is not None])
     return _with_headings(file, found)
 
 
-def _require_signs(
-    where: str, position: tuple[float, float], sides: Mapping[str, str | None]
-) -> None:
+def _require_signs(where: str, position: tuple[float, float], sides: Mapping[str, str]) -> None:
     """Refuses degrees above 0 beside S or W, as EXIF and NMEA have them."""
     signs = dict(zip("SW", position, strict=True))
     for title, cell in sides.items():
-        side = (cell or "").strip().upper()
+        side = cell.strip().upper()
         if side in ("S", "W", "SOUTH", "WEST") and signs[side[0]] > 0:
             raise InputError(
                 f"{where}: expected degrees south and west below 0, found {signs[side[0]]:g} with "

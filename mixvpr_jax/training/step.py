@@ -93,9 +93,9 @@ def make_step(
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
-    """Options by which the gradients' sum overlaps the backward pass, on several devices.
+    """Options that let the gradients' sum overlap the backward pass, on several devices.
 
-    They would override those of XLA_FLAGS and LIBTPU_INIT_ARGS, so they leave these out.
+    Those that XLA_FLAGS or LIBTPU_INIT_ARGS set are left out, as these would override them.
     """
     device = mesh.devices.flat[0]
     kind = "gpu" if device.platform in ("gpu", "cuda") else device.device_kind
