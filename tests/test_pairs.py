@@ -142,6 +142,13 @@ def test_descriptors_without_unit_norm_are_told(loop, caplog, factor):
     assert ("are ranked by distance, as mixvpr eval" in caplog.text) is (factor != 1)
 
 
+def test_no_descriptors_at_all(loop):
+    np.save(loop / "d.npy", np.empty((0, 4), np.float32))
+    (loop / "d.txt").write_text("")
+    with pytest.raises(InputError, match=r"expected descriptors \[rows, d\], found \[0, 4\]"):
+        write_pairs(loop / "d.npy", loop / "pairs.txt")
+
+
 def test_pairs_of_an_evaluation(labelled, evaluate, tmp_path, capsys):
     database, queries = labelled
     result = evaluate(database, queries)

@@ -56,7 +56,7 @@ def find_pairs(
             )
     require_one_size(queries.descriptors, database.descriptors)
     norms = np.linalg.norm(queries.descriptors[:SAMPLE].astype(np.float32), axis=1)
-    if np.abs(norms - 1).max() > 0.01:
+    if np.abs(norms - 1).max(initial=0) > 0.01:
         logger.warning(
             "note: descriptors of norms from %.3g to %.3g are ranked by distance, as mixvpr eval "
             "ranks them; hloc ranks by product", norms.min(), norms.max(),
