@@ -95,7 +95,7 @@ def make_step(
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
     """Options that let the gradients' sum overlap the backward pass, on several devices.
 
-    Those that XLA_FLAGS or LIBTPU_INIT_ARGS set are left out, as these would override them.
+    Those that XLA_FLAGS or LIBTPU_INIT_ARGS name are left out: the user has chosen them.
     """
     device = mesh.devices.flat[0]
     kind = "gpu" if device.platform in ("gpu", "cuda") else device.device_kind
