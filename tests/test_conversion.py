@@ -56,8 +56,9 @@ def test_released_parameter_counts():
 
 def test_lightning_checkpoint(path, state):
     losses = ["loss_fn.W", "loss_func.W", "loss_function.W", "miner.x"]
+    counts = ["total_ops", "backbone.model.conv1.total_params"]  # of thop.profile
     lightning = {
-        "state_dict": OrderedDict(state) | dict.fromkeys(losses, torch.ones(3)),
+        "state_dict": OrderedDict(state) | dict.fromkeys(losses + counts, torch.ones(3)),
         "hyper_parameters": {"agg_config": {"in_h": 2, "in_w": 8}, "lr": 0.05},
         "lr_schedulers": [{"milestones": Counter({5: 1}), "gamma": 0.3}],
         "epoch": 3,
@@ -66,6 +67,7 @@ def test_lightning_checkpoint(path, state):
     assert "Lightning" in conversion.checkpoint.kind
     assert conversion.model.config.feature_size == (2, 8)  # as trained, not the square
     assert conversion.checkpoint.dropped["parameters of a loss or miner"] == losses
+    assert conversion.checkpoint.dropped["counters of thop"] == counts
     assert same_weights(conversion.model, state)
 
 

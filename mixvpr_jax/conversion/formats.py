@@ -29,6 +29,7 @@ from mixvpr_jax.storage import AnyPath
 DROPPED = {
     "batch counters": r".*\.num_batches_tracked",
     "counters of averaged weights": r"n_averaged",
+    "counters of thop": r"(.*\.)?total_(ops|params)",
     "head behind the backbone": r"backbone\.model\.(fc|classifier|head|head\.fc)\.(weight|bias)",
     "tables that are computed": r"backbone\.model\.layers\.\d+\.blocks\.\d+\."
     r"(attn_mask|attn\.(relative_coords_table|relative_position_index|k_bias))",
