@@ -35,6 +35,7 @@ _IN_PLACE = {  # how files begin that lie in the place of another, and what they
     rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html)": HTML,
     rb"\Z": "an empty file",
     rb"version https://git-lfs": "a Git LFS pointer; git lfs pull",
+    rb"/annex/objects/": "a pointer of git-annex; git annex get",
     rb"\x1f\x8b|BZh|\xfd7zXZ|(?s:.{257})ustar": "a compressed file or an archive; unpack it",
     rb"(?s:.{4})ftyp(hei|hev|mif1|msf1|avif)": "HEIC or AVIF; convert it to JPEG",
     rb"\x89HDF": "an HDF5 file",

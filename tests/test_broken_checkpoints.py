@@ -180,6 +180,7 @@ def test_other_contents(path, content, message):
         (b"just text", "found a truncated or foreign file"),
         (b"\x89PNG\r\n\x1a\n and so on", "found a truncated or foreign file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "found a Git LFS pointer"),
+        (b"/annex/objects/MD5E-s9--0.ckpt\n", "found a pointer of git-annex; git annex get"),
         (b"\xef\xbb\xbf <!DOCTYPE html>", "found an HTML page"),
         (b"Entry not found", "(text that begins 'Entry not found')"),
         (b"<?xml version='1.0'?>\n<Code>AccessDenied</Code>", "AccessDenied"),

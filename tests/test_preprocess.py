@@ -179,6 +179,7 @@ def test_broken_files_are_named(tmp_path):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
             "a Git LFS pointer; git",
         ),
+        (b"/annex/objects/MD5E-s9--0.jpg\n", "a pointer of git-annex; git annex get"),
         (b"\n<!DOCTYPE html><html>", "an HTML page"),
         (b"\0\0\0\x18ftypheic" + bytes(100), "HEIC or AVIF; convert it"),
         (b"\0\0\0\x1cftypavif" + bytes(100), "HEIC or AVIF; convert it"),
