@@ -333,10 +333,17 @@ def test_whole_floats_are_sizes(size):
     assert all(type(side) is int for side in (*read.image_size, *read.map_size))
 
 
+@pytest.mark.parametrize("size", [{"width": 640, "height": 480}, "(480, 640)", "[480,640]"])
+def test_sizes_by_name_and_as_yaml_reads_tuples(size):
+    read = lightnings({}, {"image_size": size})
+    assert (read.image_size, read.notes) == ((480, 640), [])
+
+
 CYCLE: list = []
 CYCLE.append(CYCLE)
 ODD = [None, True, "320", -1, 0, 2**70, 10**400, 2.5, [], [1], [True, 320], [-1, 5], CYCLE]
 ODD += [{"a": 1}, (320, "320"), [CYCLE, CYCLE], b"320", 10**5000, (320, 10**5000)]
+ODD += [{"width": 640}, {"height": 0, "width": 640}, "(0, 640)", "640x480", "(480, 640, 3)"]
 
 
 @pytest.mark.parametrize("odd", range(len(ODD)))

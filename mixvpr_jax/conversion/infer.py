@@ -30,7 +30,6 @@ from mixvpr_jax.models.config import (
 from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Size = tuple[int, int]  # height and width
-
 _IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
 _LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
@@ -245,8 +244,7 @@ def _image_size(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> Size | N
     for values in data:
         told: dict[str, Size] = {}
         for name in _SIZES:
-            value = values.get(name)
-            is_one = not isinstance(value, list | tuple)
+            is_one = isinstance(value := values.get(name), int | float)
             if (size := _size((value, value) if is_one else value)) is not None:
                 told[name] = size
                 if is_one:
@@ -254,16 +252,20 @@ def _image_size(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> Size | N
             elif value is not None:
                 notes.append(f"hyper-parameters: {name} ignored: no valid size")
         if size := told.get("val_image_size"):
-            trained = told.pop("train_image_size", size)
-            if trained != size:
-                line = f"images of {_by(size)}, as it was validated; trained with {_by(trained)}"
-                notes.append(line)
+            old = told.pop("train_image_size", size)
+            if old != size:
+                notes.append(f"images of {_by(size)}, as it was validated; trained with {_by(old)}")
         found += told.values()
     return _first("image size", found, notes)
 
 
 def _size(value: Any) -> Size | None:
     """Two whole numbers above 0, which may be floats (320.0); None for anything else."""
+    if isinstance(value, Mapping):
+        value = [value.get(name) for name in ("height", "width")]
+    elif isinstance(value, str):  # "(480, 640)", as YAML reads a tuple
+        found = re.findall(r"^[(\[] *(\d{1,5}), *(\d{1,5})[)\]]$", value)
+        value = [int(side) for pair in found for side in pair]
     if not isinstance(value, list | tuple) or len(value) != 2:
         return None
     valid = (type(n) in (int, float) and 0 < n <= _LARGEST and n == int(n) for n in value)
@@ -302,8 +304,7 @@ def _largest_images(
     notes, positions = checkpoint.notes, _positions(checkpoint, config)
     if positions is not None:
         in_size = in_size or told
-        side = math.isqrt(positions)
-        if in_size is None and side * side == positions:
+        if in_size is None and (side := math.isqrt(positions)) ** 2 == positions:
             in_size = (side, side)
             line = f"a map of {positions} positions taken as {_by(in_size)}"
             notes.append(f"{line} (--in-size H W for another)")
