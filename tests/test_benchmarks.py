@@ -1,5 +1,7 @@
 """Every benchmark, read from small trees in the authors' own layouts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from benchmark_trees import (
@@ -21,6 +23,7 @@ from benchmark_trees import (
 
 from mixvpr_jax.datasets import BENCHMARKS, read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.positions import positives_within
+from mixvpr_jax.errors import InputError
 
 
 def test_pittsburgh_as_its_authors_lay_it_out(tmp_path, monkeypatch):
@@ -94,6 +97,15 @@ def test_vpr_bench(tmp_path, monkeypatch, name, folder, stem):
     found = read_benchmark(name, root.parent, ground_truth=tmp_path / "gsv-cities")
     assert listed(found.positives) == [[0], [1], [2]]
     assert found.queries[2] == root / "query" / "0002.jpg" and found.conditions == {}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_another_split_is_no_subset(tmp_path, monkeypatch, split):
+    root = downloader_tree(tmp_path / "pitts30k", split, PITTS_DATABASE_UTM, PITTS_QUERIES_UTM)
+    monkeypatch.chdir(root / "images" / split)
+    for folder in (root / "images" / split, Path()):
+        with pytest.raises(InputError, match="expected .* images/test/database"):
+            small("pitts30k-test", folder)
 
 
 def test_sped_as_the_downloader_lays_it_out(tmp_path):

@@ -24,7 +24,7 @@ from mixvpr_jax.datasets.positions import positives_within, require_metres
 from mixvpr_jax.datasets.protocols import Protocol
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import locate, names_in
-from mixvpr_jax.storage import AnyPath
+from mixvpr_jax.storage import AnyPath, resolved
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class Place:
     ) -> tuple[AnyPath, AnyPath] | None:
         """Folders of these names, as VPR-datasets-downloader (or SF-XL) lays them out."""
         for root in self.roots():
-            for within in (f"images/{split}", f"processed/{split}", split, "."):
+            *_, above, name = ("", *resolved(root).parts)
+            of_split = above in ("images", "processed") and name in ("train", "val", "test")
+            here = [] if of_split and name != split else ["."]
+            for within in (f"images/{split}", f"processed/{split}", split, *here):
                 pair = root / within / database, root / within / queries
                 if pair[0].is_dir() and pair[1].is_dir():
                     return pair
