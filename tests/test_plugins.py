@@ -6,13 +6,14 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 from runs import ARCH, tiny_config
-from tiny_backbone import TinyBackbone
+from tiny_backbone import Tiny, TinyBackbone
 
 from mixvpr_jax import (
     Aggregator,
@@ -29,6 +30,7 @@ from mixvpr_jax import (
     to_linen,
 )
 from mixvpr_jax.conversion.convert import to_state_dict
+from mixvpr_jax.distributed import data_mesh
 from mixvpr_jax.evaluation.config import DescribeConfig
 from mixvpr_jax.evaluation.describe import compile_encoder
 from mixvpr_jax.evaluation.describer import Describer
@@ -41,7 +43,7 @@ from mixvpr_jax.training.command import parse
 from mixvpr_jax.training.config import StartConfig, TrainConfig
 from mixvpr_jax.training.loop import train
 from mixvpr_jax.training.recipes import load_recipe
-from mixvpr_jax.training.step import make_device_step
+from mixvpr_jax.training.step import create_state, make_device_step, make_step
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plug_ins.md").read_text()
 MODULE, USE, RECIPE, BACKBONE, USE_BACKBONE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -160,6 +162,30 @@ def test_layers_that_do_not_train_on_several_devices_are_refused(layer, found):
     line = rf"aggregator.module.layer: expected layers that .*, found flax.nnx.{found}"
     with pytest.raises(InputError, match=line):
         make_device_step(of_layer(layer), optax.sgd(0.1), multi_similarity, None)
+
+
+@pytest.mark.parametrize("padding", [1, 4])
+def test_padding_changes_nothing_in_a_plug_in(padding):
+    """Neither the backbone nor the aggregator passes `valid` to its BatchNorm."""
+    config = ModelConfig("test_plugins:Plain", (), Normalised(), (32, 40))
+    optimizer, mesh, found = optax.sgd(0.1), data_mesh(jax.local_devices()[:1]), []
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 3), np.uint8)
+    for count in (0, padding):
+        model = create_model(config)
+        step = make_step(model, optimizer, multi_similarity, None, mesh)
+        padded = jnp.pad(images, ((0, count), (0, 0), (0, 0), (0, 0)))
+        labels = jnp.array([0, 0, 1, 1] + count * [-1], jnp.int32)
+        state, metrics = step(create_state(model, optimizer), padded, labels)
+        found.append(jax.tree.leaves(jax.device_get((state, metrics))))
+    for one, other in zip(*found, strict=True):
+        assert np.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_norm_of_other_rows_than_the_batchs_images_is_refused():
+    norm = BatchNorm(3, dtype="float32")
+    norm.valid = jnp.ones(4, bool)
+    with pytest.raises(InputError, match="expected the batch's 4 images .* found 8 rows"):
+        norm(jnp.zeros((8, 1, 1, 3)))
 
 
 def test_what_a_file_names_is_never_imported(page, monkeypatch):
@@ -293,6 +319,22 @@ class Norm(Backbone):
 
     def build(self, *, dtype, rngs):
         return nnx.BatchNorm(3, rngs=rngs)
+
+
+class PlainTiny(nnx.Module):
+    def __init__(self, **given):
+        self.tiny = Tiny(**given)
+
+    def __call__(self, images):
+        return self.tiny(images)
+
+
+@register_backbone
+class Plain(Backbone):
+    channels, stride = 16, 8
+
+    def build(self, *, dtype, rngs):
+        return PlainTiny(dtype=dtype, rngs=rngs)
 
 
 @register_aggregator

@@ -17,6 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from mixvpr_jax.errors import InputError
 from mixvpr_jax.losses.reductions import total
 from mixvpr_jax.models.config import Dtype
 from mixvpr_jax.models.layers import Conv, WinogradConv, array_dtype, param_dtype, precision
@@ -35,6 +36,7 @@ class BatchNorm(nnx.Module):
 
     momentum = 0.9  # weight of the old value; PyTorch's momentum of 0.1
     epsilon = 1e-5
+    valid: Bool[Array, " b"] | None = None  # see `tell_padding`
 
     def __init__(self, channels: int, *, dtype: Dtype) -> None:
         stored = param_dtype(dtype)
@@ -49,6 +51,12 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
+        valid = self.valid if valid is None else valid
+        if valid is not None and len(valid) != len(x):
+            raise InputError(
+                f"BatchNorm: expected the batch's {len(valid)} images along the first axis, since "
+                f"some may be padding, found {len(x)} rows"
+            )
         wide = x.astype(self.scale.dtype)
         factor, offset = self.affine(x.shape, valid, partial(_sums, wide, valid))
         return (wide * factor[None, None, None] + offset[None, None, None]).astype(x.dtype)
@@ -97,6 +105,13 @@ class BatchNorm(nnx.Module):
             moved = jnp.where(images > 0, blend, running[...])
             running.set_value(lax.stop_gradient(moved))  # assignment costs a third of the tracing
         return mean, var
+
+
+def tell_padding(model: nnx.Module, valid: Bool[Array, " b"]) -> None:
+    """Has each BatchNorm leave padding out, those of plug-ins too, whose calls pass no `valid`."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            module.valid = valid
 
 
 def normalized_conv(

@@ -30,6 +30,7 @@ from mixvpr_jax.evaluation.describe import normalized_to_rounding
 from mixvpr_jax.losses import Loss
 from mixvpr_jax.losses.mining import Miner, mined_anchors
 from mixvpr_jax.losses.reductions import total
+from mixvpr_jax.models.normalization import tell_padding
 from mixvpr_jax.models.vpr import VPRModel
 from mixvpr_jax.training.config import OptimizerConfig
 
@@ -82,7 +83,7 @@ def make_step(
         `loss`, `batch_accuracy`, `images` (without padding), and the L2 norms `gradient_norm` and
         `parameter_norm` (after the step).
     """
-    options = {"platform": mesh.devices.flat[0].platform, **options}
+    options.setdefault("platform", mesh.devices.flat[0].platform)
     program = jax.shard_map(
         make_device_step(model, optimizer, loss, miner, **options),
         mesh=mesh,
@@ -142,9 +143,8 @@ def make_device_step(
     graph, _, _ = nnx.split(training, nnx.Param, nnx.BatchStat)
     describe = partial(_describe, graph, layers_to_freeze)
     objective = partial(_objective, loss, miner)
-    differentiate = (
-        _gradient if grad_cache_chunks == 1 else partial(_cached_gradient, grad_cache_chunks)
-    )
+    cached = partial(_cached_gradient, grad_cache_chunks)
+    differentiate = _gradient if grad_cache_chunks == 1 else cached
 
     def device_step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Metrics]:
         params, statistics = lax.pcast(state.params, AXIS, to="varying"), state.statistics
@@ -184,6 +184,7 @@ def _describe(
 
     held = jax.tree.map(hold, parameter_groups(params, layers_to_freeze), params)
     model = nnx.merge(graph, held, statistics, copy=True)
+    tell_padding(model, labels >= 0)
     return model(images, labels >= 0), nnx.state(model, nnx.BatchStat)
 
 
@@ -250,8 +251,7 @@ def _cached_gradient(
     """`_gradient`, one chunk of the images at a time."""
     parts = tuple(array.reshape(chunks, -1, *array.shape[1:]) for array in (images, labels))
     cached = lax.map(lambda part: describe(params, statistics, *part)[0], parts)
-    objective_of = jax.grad(objective, has_aux=True)
-    toward, metrics = objective_of(cached.reshape(len(labels), -1), labels)
+    toward, metrics = jax.grad(objective, has_aux=True)(cached.reshape(len(labels), -1), labels)
 
     def add(carry: tuple[Any, Any], part: tuple[Array, ...]) -> tuple[tuple[Any, Any], None]:
         gradient, statistics = carry
@@ -272,9 +272,8 @@ def learning_rate_schedule(config: OptimizerConfig, steps_per_epoch: int) -> opt
     Milestones during warm-up have no effect: there, the official loop (main.py of
     amaralibey/MixVPR) overwrites the rate of PyTorch's MultiStepLR at every step.
     """
-    falls = [epoch * steps_per_epoch for epoch in config.milestones]
-    falls = [min(step, NEVER) for step in falls if step >= config.warmup_steps]
-    starts = jnp.asarray(falls, jnp.int32)
+    falls = [min(epoch * steps_per_epoch, NEVER) for epoch in config.milestones]
+    starts = jnp.asarray([step for step in falls if step >= config.warmup_steps], jnp.int32)
 
     def schedule(step: Any) -> jax.Array:
         exact = jnp.asarray(step, jnp.result_type(float))  # float64 in float64
@@ -330,8 +329,7 @@ def _decayed(decay: float, updates: Any, _: Any) -> Any:
 def _depth(path: tuple[Any, ...]) -> float:
     """The least `layers_to_freeze` that freezes a parameter; infinite outside the backbone.
 
-    The cases are a ResNet's, EfficientNet's, DINOv2's and Swin's; EfficientNet's and Swin's are
-    those of the official code.
+    The cases are a ResNet's, DINOv2's, and EfficientNet's and Swin's as in the official code.
     """
     part, *names = (str(getattr(one, "key", getattr(one, "name", one))) for one in path)
     if part != "backbone":
