@@ -370,6 +370,13 @@ def test_a_single_place_has_nothing_to_be_told_from(tmp_path):
         open_source(config(tmp_path))
 
 
+@pytest.mark.parametrize("places, is_told", [(3, True), (4, False), (5, True)])
+def test_a_last_batch_of_one_place_is_told(tmp_path, caplog, places, is_told):
+    open_source(config(write_city(tmp_path, places=places)))
+    line = "the last batch of each epoch holds one place and no negatives"
+    assert (line in caplog.text) == is_told
+
+
 def test_official_cities():
     assert len(set(GSV_CITIES)) == 23
 

@@ -97,6 +97,12 @@ def open_source(config: DataConfig) -> Source:
             "note: %s: %d places, fewer than a batch of data.places-per-batch %d",
             *(root, found, config.places_per_batch),
         )
+    elif found % config.places_per_batch == 1:
+        logger.warning(
+            "note: %s: the last batch of each epoch holds one place and no negatives: its loss and "
+            "batch_accuracy say nothing; another --data.places-per-batch than %d avoids it",
+            *(root, config.places_per_batch),
+        )
     return source
 
 
