@@ -79,10 +79,14 @@ def test_a_log_holds_nothing_of_later_steps(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
 
 
-@pytest.mark.parametrize("line", [b"\xff", b"[]", b'{"step": "1"}', b'{"step": true}', b"{}"])
+NO_ENTRIES = ('{"step": "1"}', '{"step": true}', "{}", "[]", '{"step": 2, "loss": NaN}')
+NO_ENTRIES += ('{"step": 2, "a/recall@1": "90"}', '{"step": 2, "validation_sets": null}')
+
+
+@pytest.mark.parametrize("line", [b"\xff", *map(str.encode, NO_ENTRIES)])
 def test_a_line_that_is_no_entry(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
-    with pytest.raises(InputError, match="line 2: expected an object with a step, found"):
+    with pytest.raises(InputError, match="line 2: expected an object with a step and finite"):
         read_log(tmp_path / "metrics.jsonl")
 
 
@@ -96,5 +100,6 @@ def test_no_bar_where_there_is_no_terminal(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["_val", "x$^$y", "a$b$"])
 def test_curves_of_sets_with_any_name(tmp_path, name):
     """Matplotlib hides labels that begin with an underscore, and takes dollars for formulas."""
-    draw_curves([{"step": 1, f"{name}/recall@1": 50.0}], tmp_path / "curves.png")
+    recalls = dict.fromkeys((f"{name}/recall@{k}" for k in (1, 20, "one")), 50.0)
+    draw_curves([{"step": 1, **recalls}], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

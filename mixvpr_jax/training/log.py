@@ -60,12 +60,15 @@ def read_log(path: AnyPath) -> list[Entry]:
     for number, line in enumerate(lines, start=1):
         try:
             entries.append(json.loads(line))
-            if type(entries[-1]["step"]) is not int:
+            is_step = type(entries[-1]["step"]) is int
+            numbers = (x for x in entries[-1].values() if not isinstance(x, dict))
+            if not (is_step and all(map(math.isfinite, numbers))):
                 raise ValueError(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             text = line[:80].decode(errors="replace")
             raise InputError(
-                f"{path}: line {number}: expected an object with a step, found {text!r}"
+                f"{path}: line {number}: expected an object with a step and finite numbers, found "
+                f"{text!r}"
             ) from None
     return entries
 
@@ -144,12 +147,13 @@ def _line(entry: Entry) -> str:
     return json.dumps(entry, allow_nan=False) + "\n"
 
 
-STYLES = {1: "-", 5: "--", 10: ":"}
+STYLES = {"1": "-", "5": "--", "10": ":"}  # of those k that are drawn
 
 
 def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
     """Draws loss, batch accuracy and the recalls of each set over the steps, as a PNG."""
-    recalls = sorted({name for entry in entries for name in entry if "/recall@" in name}, key=_rank)
+    names = {name for entry in entries for name in entry if "/recall@" in name}
+    recalls = sorted((name for name in names if name.rpartition("@")[2] in STYLES), key=_rank)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, *right = figure.subplots(1, 2 if recalls else 1, squeeze=False)[0]
     sides = (left, "loss", "tab:red"), (left.twinx(), "batch_accuracy", "tab:blue")
@@ -166,7 +170,7 @@ def draw_curves(entries: Sequence[Entry], path: AnyPath) -> None:
             values, (dataset, k) = values_of(entries, name), _rank(name)
             (line,) = axes.plot(list(values), list(values.values()), marker=".")
             label = f"R@{k} {dataset}".replace("$", r"\$")  # no formula; a first "_" would hide it
-            line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[k], label=label)
+            line.set(color=f"C{sets.index(dataset)}", linestyle=STYLES[str(k)], label=label)
         axes.set(xlabel="step", ylabel="recall (%)", ylim=(0, 102), title="Validation")
         axes.legend(frameon=False, loc="lower right", ncols=len(sets))
         axes.grid(alpha=0.25)
