@@ -48,6 +48,7 @@ from mixvpr_jax.training.step import create_state, make_device_step, make_step
 PAGE = (Path(__file__).parent.parent / "docs" / "plug_ins.md").read_text()
 MODULE, USE, RECIPE, BACKBONE, USE_BACKBONE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 NAME = "my_vpr:MeanConfig"
+DTYPES = ("float32", "bfloat16")
 
 
 @pytest.fixture
@@ -123,6 +124,14 @@ def test_layers_of_a_plug_in_are_left_as_they_are(photos):
     model.aggregator.module.bn.mean[...] = jnp.full(128, 0.5)
     images = Preprocess((48, 64))(photos)
     assert np.allclose(compile_encoder(model)(images), model(images), atol=1e-6)
+
+
+def test_a_backbone_of_our_layers_in_half_precision(photos):
+    """They take images of their own dtype alone."""
+    configs = [ModelConfig(ARCH, (), Normalised(), (48, 64), dtype=d) for d in DTYPES]
+    exact, half = (create_model(config)(Preprocess((48, 64))(photos)) for config in configs)
+    assert half.dtype == jnp.float32
+    assert 0 < np.abs(half - exact).max() < 0.01
 
 
 def of_layer(layer):

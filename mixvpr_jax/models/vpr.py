@@ -47,7 +47,8 @@ class PluggedInBackbone(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.module = built(find_plugin(config.arch, Backbone)(), dtype=config.dtype, rngs=rngs)
-        found = jax.eval_shape(self.module, jnp.zeros((1, *config.image_size, 3))).shape
+        image = jnp.zeros((1, *config.image_size, 3), array_dtype(config.dtype))
+        found = jax.eval_shape(self.module, image).shape
         if found != (expected := (1, *config.feature_size, config.feature_channels)):
             raise InputError(
                 f"{config.arch}: expected a feature map {list(expected)} of an image, by its "
