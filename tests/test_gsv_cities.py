@@ -72,6 +72,7 @@ def test_files_of_other_programs_are_no_tables(tmp_path):
         (tmp_path / "Dataframes" / name).write_bytes(b"\x05\x16\x07me")
     assert read_places(tmp_path).cities == ("Rome",)
     (tmp_path / "Dataframes" / "Oslo.CSV").touch()
+    assert read_places(tmp_path, ["Rome"]).cities == ("Rome",)
     with pytest.raises(InputError, match=r"Oslo\.CSV: expected tables that end in \.csv; rename"):
         read_places(tmp_path)
 

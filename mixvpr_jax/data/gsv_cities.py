@@ -213,9 +213,6 @@ def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
     folder = root / "Dataframes"  # no glob: epath takes a folder named [x] for a pattern
     names = [name for name in links_in(folder) if name.lower().endswith(".csv")]
     tables = {name[:-4]: folder / name for name in names if not name.startswith(NO_TABLE)}
-    for path in tables.values():
-        if path.suffix != ".csv":
-            raise InputError(f"{path}: expected tables that end in .csv; rename it")
     if not tables:
         local = as_path(root)
         inside = sorted(local.glob("*/Dataframes")) if isinstance(local, Path) else []
@@ -234,7 +231,11 @@ def _tables(root: epath.Path, cities: Sequence[str]) -> list[epath.Path]:
             raise InputError(
                 f"{root / 'Dataframes' / city}.csv: no such city{closest(city, sorted(tables))}"
             )
-    return [tables.get(city) or spelled[composed(city)] for city in cities]
+    found = [tables.get(city) or spelled[composed(city)] for city in cities]
+    for path in found:
+        if path.suffix != ".csv":
+            raise InputError(f"{path}: expected tables that end in .csv; rename it")
+    return found
 
 
 def read_rows(path: epath.Path) -> Iterator[Row]:
