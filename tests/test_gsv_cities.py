@@ -194,6 +194,9 @@ def test_missing_images_are_all_listed(tmp_path, capsys):
     assert listed == [f"missing: {name}" for name in names[1:4]]
     assert re.fullmatch(r"error: .*expected 12 images, found 3 missing, the first .*", line)
     assert "skip-missing" in line
+    (tmp_path / "Images").rename(tmp_path / "images elsewhere")
+    with pytest.raises(InputError, match=rf"expected images such as {names[0]}, found none of t"):
+        open_source(config(tmp_path))
 
 
 def test_missing_images_are_skipped_where_wanted(tmp_path, caplog):

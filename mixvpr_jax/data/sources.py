@@ -119,6 +119,8 @@ def open_folder(
     num_missing = int((~present).sum())
     if num_missing:
         names = [name.decode() for name in places.names[~present]]
+        if num_missing == len(present):
+            raise InputError(f"{root}: expected images such as {names[0]}, found none of them")
         if not skip_missing:
             raise InputError(
                 f"{root}: expected {len(present)} images, found {num_missing} missing, the first "
