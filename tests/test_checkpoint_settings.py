@@ -304,9 +304,10 @@ def test_settings_that_are_not_read_are_said():
         f"{line}IMAGENET_DEFAULT_MEAN, Normalize, input_size, interpolation, norm_mean, pixel_std, "
         "resize"
     ]
-    for name in ("imsize", "imgsz", "img_h", "test_resolution", "resolution", "center_crop"):
+    for name in ("imsize", "imgsz", "image_h", "test_resolution", "resolution", "center_crop"):
         told = {name: 224, "dim_size": 2, "padding": 1}
         assert lightnings(told, {}).notes == [line + name]
+    assert "img_h and img_w ignored: no valid size" in lightnings({"img_h": 224}, {}).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -333,9 +334,13 @@ def test_whole_floats_are_sizes(size):
     assert all(type(side) is int for side in (*read.image_size, *read.map_size))
 
 
-@pytest.mark.parametrize("size", [{"width": 640, "height": 480}, "(480, 640)", "[480,640]"])
-def test_sizes_by_name_and_as_yaml_reads_tuples(size):
-    read = lightnings({}, {"image_size": size})
+TOLD = [{"image_size": size} for size in ({"width": 640, "height": 480}, "(480, 640)", "[480,640]")]
+TOLD += [{"image_height": 480, "image_width": 640}, {"img_w": 640, "img_h": 480.0}]
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_sizes_by_name_and_as_yaml_reads_tuples(told):
+    read = lightnings({}, told)
     assert (read.image_size, read.notes) == ((480, 640), [])
 
 

@@ -31,11 +31,11 @@ from mixvpr_jax.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Size = tuple[int, int]  # height and width
 _IMAGENETS = np.stack([IMAGENET_MEAN, IMAGENET_STD]).astype(np.float64).round(4)
-_LARGEST = 2**16  # pixels or positions along a side
 _ARCHS = {"resnext50": "resnext50_32x4d"}  # as OpenVPRLab calls it
 _INNER = ("hyper_parameters", "args", "cfg", "config", "hparams", "opt", "model")
 _OF_DATA = ("datamodule_hyper_parameters", "datamodule", "data", "dataset")  # hold those of images
 _SIZES = ("val_image_size", "image_size", "img_size", "train_image_size")
+_SIDES = {"image_height": "image_width", "img_height": "img_width", "img_h": "img_w"}
 _OF_IMAGES = re.compile(  # names of settings that change the images that a model takes
     r"\w*(interpolation|resample|resize|transforms?|bgr|gr[ae]yscale"
     r"|(image|img|input|crop|test)_?(size|sz|shape|height|width|h|w|res|pct)"
@@ -146,7 +146,8 @@ def read_hyper_parameters(values: Any) -> Told:
     filters = [x for each in data if isinstance(x := each.get("interpolation"), str) and x]
     filters = [x.lower().rpartition(".")[2] for x in filters]
     read = {id(each) for values in data for each in (values, values.get("mean_std"))}
-    names = {"mean_std", "mean", "std", *_SIZES, "interpolation" if filters else ""}
+    names = {"mean_std", "mean", "std", *_SIZES, *_SIDES, *_SIDES.values()}
+    names |= {"interpolation"} if filters else set()
     unread = {
         name
         for each in values_within(values)
@@ -219,9 +220,8 @@ def _require_imagenets(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> N
 
 def _channels(value: Any) -> list[float] | None:
     """Three numbers within the range of pixels; None for anything else."""
-    if not isinstance(value, list | tuple) or len(value) != 3:
-        return None
-    valid = all(type(number) in (int, float) and 0 <= number <= 255 for number in value)
+    is_three = isinstance(value, list | tuple) and len(value) == 3
+    valid = is_three and all(type(n) in (int, float) and 0 <= n <= 255 for n in value)
     return list(value) if valid else None
 
 
@@ -255,21 +255,21 @@ def _image_size(data: Iterable[Mapping[Any, Any]], notes: list[str]) -> Size | N
             old = told.pop("train_image_size", size)
             if old != size:
                 notes.append(f"images of {_by(size)}, as it was validated; trained with {_by(old)}")
-        found += told.values()
+        sides = (_pair([values], *names, notes) for names in _SIDES.items())
+        found += [*told.values(), *filter(None, sides)]
     return _first("image size", found, notes)
 
 
 def _size(value: Any) -> Size | None:
-    """Two whole numbers above 0, which may be floats (320.0); None for anything else."""
+    """Two whole numbers up to 2¹⁶, which may be floats (320.0); None for anything else."""
     if isinstance(value, Mapping):
         value = [value.get(name) for name in ("height", "width")]
     elif isinstance(value, str):  # "(480, 640)", as YAML reads a tuple
         found = re.findall(r"^[(\[] *(\d{1,5}), *(\d{1,5})[)\]]$", value)
         value = [int(side) for pair in found for side in pair]
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return None
-    valid = (type(n) in (int, float) and 0 < n <= _LARGEST and n == int(n) for n in value)
-    return (int(value[0]), int(value[1])) if all(valid) else None
+    two = isinstance(value, list | tuple) and len(value) == 2
+    valid = two and all(type(n) in (int, float) and 0 < n <= 2**16 and n == int(n) for n in value)
+    return (int(value[0]), int(value[1])) if valid else None
 
 
 def _by(size: Size) -> str:
