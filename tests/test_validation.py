@@ -35,13 +35,14 @@ def test_benchmarks_and_folders_together(labelled, tmp_path, monkeypatch):
     assert recalls["town@7/recall@1"] == pytest.approx(200 / 3)
 
 
-def test_queries_that_are_files_of_the_database_do_not_find_themselves(labelled):
+def test_queries_that_are_files_of_the_database_do_not_find_themselves(labelled, caplog):
     """As in an evaluation of the same folders."""
     database, queries = labelled
     shutil.rmtree(queries)
     queries.symlink_to(database)
     recalls = validation(database.parent).recalls(lambda images: np.asarray(images)[:, :5, 5, 0])
     assert set(recalls.values()) == {0.0}  # their places are 100 m apart
+    assert "recall@k counts 2 neighbours at most: queries are database photos" in caplog.text
 
 
 @pytest.mark.parametrize("written", ["./pitts30k-val", "pitts30k-val/", "../here/pitts30k-val"])

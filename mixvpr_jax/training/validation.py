@@ -24,6 +24,7 @@ from mixvpr_jax.evaluation.describe import Encoder, describe_images, normalized
 from mixvpr_jax.evaluation.recall import (
     hits_by_rank,
     leave_out_own_photos,
+    num_candidates,
     recall_of,
     without_left_out,
 )
@@ -188,7 +189,11 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
             f"{path / 'database'}: expected @utm_east@utm_north@ names, here and in queries, found "
             "none in one or both"
         )
-    return leave_out_own_photos(data)
+    data = leave_out_own_photos(data)
+    if len(data.left_out) and (most := num_candidates(data)) < max(RECALL_VALUES):
+        line = "note: %s: recall@k counts %d neighbours at most: queries are database photos"
+        logger.warning(line, path, most)
+    return data
 
 
 def _checksum(data: EvaluationSet) -> str:
