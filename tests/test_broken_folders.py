@@ -33,9 +33,9 @@ def test_labels_in_one_folder_only_give_neighbours_without_recall(evaluate, labe
         assert results["recall"] is None and results["protocol"]["ground_truth"] is None
 
 
-@pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg"])
+@pytest.mark.parametrize("name", ["@x@4@.jpg", "@1@.jpg", "@nan@4@.jpg", "@@@a@.jpg"])
 def test_labels_that_are_no_numbers_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="or, without a position, one that does not begin with @"):
         read_folder(write_images(tmp_path / "d", [name]))
 
 

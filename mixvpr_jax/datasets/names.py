@@ -52,7 +52,10 @@ def position_of(path: AnyPath) -> tuple[float, float]:
     """East and north in metres, in a name's first two fields; raises InputError without them."""
     parts = fields_of(path)[1:3]
     if len(parts) < 2 or not all(map(_NUMBER.fullmatch, parts)):
-        raise InputError(f"{path}: expected a name @utm_east@utm_north@…, in metres")
+        raise InputError(
+            f"{path}: expected a name @utm_east@utm_north@…, in metres, or, without a position, "
+            "one that does not begin with @"
+        )
     east, north = map(float, parts)
     if not (abs(east) <= FARTHEST_M and abs(north) <= FARTHEST_M):
         raise InputError(f"{path}: expected metres on Earth in @utm_east@utm_north@")
