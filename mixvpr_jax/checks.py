@@ -171,3 +171,21 @@ def checked_fields(
             f"{cls.__name__}: missing fields {sorted(missing)}, unknown fields {sorted(surplus)}"
         )
     return values
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
+
+
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], *, besides: Iterable[str] = ()
+) -> list[str]:
+    """A line for each field, `besides` some, in which two configurations of JSON values differ."""
+    old, new = flat(there), flat(here)
+    found = ((name, old.get(name), new.get(name)) for name in sorted((old | new).keys() - besides))
+    return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]

@@ -5,6 +5,7 @@ Each process runs the same program; process 0 alone writes files and logs.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
+from mixvpr_jax.checks import differences
 from mixvpr_jax.errors import InputError, explain, platform_error, text_of
 from mixvpr_jax.processes import ProcessConfig, leave
 
@@ -85,6 +87,19 @@ def gather_text(text: str) -> list[str]:
     """All-gathers texts, in order of process."""
     parts = gather(np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8))
     return [part.tobytes().decode("utf-8", "surrogateescape") for part in parts]
+
+
+def require_same(values: Mapping[str, Any], *, besides: Iterable[str] = ()) -> None:
+    """Raises InputError where process 0 has other values, `besides` some, or another JAX."""
+    if jax.process_count() == 1:
+        return
+    own = json.dumps({**values, "jax": jax.__version__}, default=str)
+    first = json.loads(gather_text(own)[0])
+    if other := differences(first, json.loads(own), besides=besides):
+        raise InputError(
+            f"process {jax.process_index()}: expected what process 0 has, found others "
+            f"({'; '.join(other)}); give every process the same options and the same data"
+        )
 
 
 class OtherFailed(Exception):

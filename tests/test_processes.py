@@ -12,10 +12,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from folders import weights  # noqa: F401
 from runs import ON_DEVICE, command, finish, small_disk, start, tiny_config, town  # noqa: F401
 from shared import once
 
-from mixvpr_jax import InputError
+from mixvpr_jax import InputError, distributed, from_pretrained, save_pretrained
 from mixvpr_jax.locks import locked
 from mixvpr_jax.models.vpr import create_model
 from mixvpr_jax.processes import ProcessConfig
@@ -268,11 +269,39 @@ def test_all_take_the_same(town, monkeypatch, changes, line):  # noqa: F811
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(start_of_run, "gather_text", lambda text: texts.append(text) or texts)
+    monkeypatch.setattr(distributed, "gather_text", lambda text: texts.append(text) or texts)
     check()
     check(data=replace(config.data, root="/copy", num_workers=1))
     with pytest.raises(InputError, match=f"process 1: .* found others {line}"):
         check(**changes)
+
+
+@pytest.mark.parametrize("other", ["photos", "weights", "options"])
+def test_all_evaluate_the_same(weights, town, tmp_path, other):  # noqa: F811
+    copy = shutil.copytree(town / "test", tmp_path / "copy")
+    model, options, line = weights, (), r"weights: '\w{8}' there, '\w{8}' here"
+    if other == "photos":  # as many, of which one has another name
+        first = min((copy / "database").iterdir())
+        first.rename(first.with_name(first.name.replace("view", "other")))
+        line = r"images: '\w{8}' there, '\w{8}' here"
+    elif other == "weights":
+        model = copy / "model"
+        save_pretrained(create_model(from_pretrained(weights)[0].config, seed=1), model)
+    else:
+        options, line = ("--recall-values", 1), r"recall_values: None there, \[1\] here"
+    port, running = free_port(), []
+    for index, (root, own) in enumerate(((town / "test", weights), (copy, model))):
+        arguments = [sys.executable, "eval.py", "--weights", own, "--output"]
+        arguments += [tmp_path / "out", "--database", root / "database"]
+        arguments += ["--queries", root / "queries", *(options if index else ())]
+        together = ("--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process-id", index)
+        running.append(start([*arguments, *together], 1))
+    found = finish_all(running)
+    assert [status for status, _, _ in found] == [2, 2], found
+    for _, _, errors in found:
+        (told_line,) = errors_of(errors)
+        assert re.search(rf"process 1: .*process 0 has, found others \({line}\); ", told_line)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

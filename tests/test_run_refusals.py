@@ -15,6 +15,7 @@ from PIL import Image
 from runs import command, finish, small_disk, start, tiny_config, told
 
 from configs import demo
+from mixvpr_jax.checks import differences
 from mixvpr_jax.data.config import AugmentationConfig, DataConfig
 from mixvpr_jax.data.prepare import prepare_gsv_cities
 from mixvpr_jax.errors import InputError
@@ -25,7 +26,6 @@ from mixvpr_jax.training.config import (
     StartConfig,
     TrainConfig,
     ValidationConfig,
-    differences,
     require_same_run,
 )
 from mixvpr_jax.training.loop import Setup, train

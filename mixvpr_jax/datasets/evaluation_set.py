@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,6 +68,14 @@ class EvaluationSet:
         return replace(
             self, positives=positives, database_utm=database_utm, queries_utm=queries_utm
         )
+
+    def checksum(self) -> str:
+        """A checksum of the names of the images and of the positives."""
+        names = ["\n".join(path.name for path in paths) for paths in (self.database, self.queries)]
+        found = zlib.crc32("\n\n".join(names).encode(errors="surrogateescape"))
+        for positives in self.positives or ():
+            found = zlib.crc32(np.array([len(positives), *positives], "<i8").tobytes(), found)
+        return f"{found:08x}"
 
     @property
     def is_absent(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,6 +78,19 @@ class Describer:
         run = EngineModel(self.model, self.config.engine)
         return lambda images: run(normalize(images) if images.dtype == np.uint8 else images)
 
+    def how(self) -> dict[str, Any]:
+        """What descriptors depend on besides weights and images, as plain JSON values."""
+        library = import_module(self.config.engine.partition("-")[0])
+        return {
+            "model": self.model.config.to_dict(),
+            "engine": [self.config.engine, library.__version__],
+            "storage": self.config.storage,
+            "batch_size": self.batch_size,
+            "devices": [device.device_kind for device in self.mesh.devices.flat],
+            "mixvpr_jax": code_hash(),
+            "pillow": PIL.__version__,
+        }
+
     def describe(self, photos: Mapping[str, Sequence[AnyPath]]) -> list[Described]:
         """Descriptors of sets of image files; errors give a set's name."""
         total = sum(map(len, photos.values()))
@@ -91,17 +105,7 @@ class Describer:
         """Descriptors of image files, those that are known from the cache."""
         cache = None
         if self.cached is not None:
-            library = import_module(self.config.engine.partition("-")[0])
-            how = {  # what descriptors depend on besides weights and images
-                "model": self.model.config.to_dict(),
-                "engine": [self.config.engine, library.__version__],
-                "storage": self.config.storage,
-                "batch_size": self.batch_size,
-                "devices": [device.device_kind for device in self.mesh.devices.flat],
-                "mixvpr_jax": code_hash(),
-                "pillow": PIL.__version__,
-            }
-            key = content_key(self.weights_hash, paths, how)
+            key = content_key(self.weights_hash, paths, self.how())
             cache = DescriptorCache(self.cached / key, self.warn)
         described = describe_images(
             self.encode,

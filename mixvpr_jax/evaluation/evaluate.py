@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from mixvpr_jax.datasets import read_benchmark, read_folder_pair
 from mixvpr_jax.datasets.evaluation_set import EvaluationSet
-from mixvpr_jax.distributed import is_main_process, raise_on_all_processes
+from mixvpr_jax.distributed import is_main_process, raise_on_all_processes, require_same
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.evaluation.comparison import check_comparable
 from mixvpr_jax.evaluation.config import EvaluationConfig, data_folder
@@ -46,6 +46,11 @@ from mixvpr_jax.writable import require_free
 
 RECALL_VALUES = (1, 5, 10, 20)
 APPROXIMATE_RECALL = 0.99
+# Fields that may differ between processes; what lies there may not.
+OF_A_PROCESS = {
+    *("output", "data_dir", "ground_truth", "database", "queries", "compare"),
+    *("num_workers", "cache_gigabytes", "overwrite", "devices"),
+}
 COPY_DISTANCE = 1e-5  # what rounding may put between the descriptors of one photo
 
 logger = logging.getLogger(__name__)
@@ -81,6 +86,9 @@ def evaluate(
             if is_main_process():  # opened first: hours of work need a place to go
                 folder = stack.enter_context(atomic_folder(output))
         describer = Describer(config, model, preprocess, folder)
+        with raise_on_all_processes():
+            found = {"images": data.checksum(), "weights": describer.weights_hash[:8]}
+            require_same({**asdict(config), **describer.how(), **found}, besides=OF_A_PROCESS)
         evaluation = _measure(config, describer, data, ks)
         with raise_on_all_processes(), named_when_full(output):
             if folder is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from mixvpr_jax.checks import (
+    differences,
+    flat,
     require_known,
     require_not_negative,
     require_positive,
@@ -314,22 +316,6 @@ class TrainConfig:
         return json.loads(json.dumps({**asdict(self), "model": model}, default=str))
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values by dotted name."""
-    from flax.traverse_util import flatten_dict  # slow, and --help does without
-
-    return flatten_dict(values, sep=".")
-
-
-def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], *, besides: Iterable[str] = ()
-) -> list[str]:
-    """A line for each field, `besides` some, in which two configurations of JSON values differ."""
-    old, new = _flat(there), _flat(here)
-    found = ((name, old.get(name), new.get(name)) for name in sorted((old | new).keys() - besides))
-    return [f"{name}: {a!r} there, {b!r} here" for name, a, b in found if a != b]
-
-
 def require_same_run(config: TrainConfig, path: AnyPath) -> None:
     """Raises InputError if a config.json differs in more than `MAY_CHANGE`; lists differences."""
     try:
@@ -339,7 +325,7 @@ def require_same_run(config: TrainConfig, path: AnyPath) -> None:
             raise ValueError(type(values).__name__)
     except ValueError as error:
         raise InputError(f"{path}: expected a run's configuration, found {error}") from None
-    there = ADDED_SINCE | _flat({RENAMED.get(name, name): values[name] for name in values})
+    there = ADDED_SINCE | flat({RENAMED.get(name, name): values[name] for name in values})
     for name, value, other, usual, _ in WITHOUT_EFFECT:
         if there.get(name) == value:
             there[other] = usual

@@ -21,7 +21,7 @@ from mixvpr_jax.data.device_augmentation import make_input, runs_on_host
 from mixvpr_jax.data.gsv_cities import in_bytes
 from mixvpr_jax.data.loader import Batches
 from mixvpr_jax.data.sources import Sampler, open_source
-from mixvpr_jax.distributed import data_mesh, gather_text, is_main_process
+from mixvpr_jax.distributed import data_mesh, is_main_process, require_same
 from mixvpr_jax.errors import InputError
 from mixvpr_jax.listing import composed
 from mixvpr_jax.locks import locked
@@ -35,7 +35,6 @@ from mixvpr_jax.training.config import (
     MAY_CHANGE,
     StartConfig,
     TrainConfig,
-    differences,
     require_same_run,
 )
 from mixvpr_jax.writable import require_writable
@@ -95,16 +94,8 @@ def require_same_on_all_processes(
     config: TrainConfig, images: str, sets: Mapping[str, str], model: VPRModel
 ) -> None:
     """Raises InputError where process 0 has other options, images, validation sets or weights."""
-    if jax.process_count() == 1:
-        return
     found = {"images": images, "sets": sets, "weights": weights_hash(get_weights(model))[:8]}
-    own = json.dumps({**config.to_dict(), **found})
-    first = json.loads(gather_text(own)[0])
-    if other := differences(first, json.loads(own), besides=OF_A_PROCESS):
-        raise InputError(
-            f"process {jax.process_index()}: expected what process 0 has, found others "
-            f"({'; '.join(other)}); give every process the same options and the same data"
-        )
+    require_same({**config.to_dict(), **found}, besides=OF_A_PROCESS)
 
 
 class Images:

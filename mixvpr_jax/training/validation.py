@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ class Validation:
             for name, path in zip(set_names(config), config.sets, strict=True)
         }
         self.metrics = set(metrics_of(config))
-        self.checksums = {name: _checksum(data) for name, data in self.sets.items()}
+        self.checksums = {name: data.checksum() for name, data in self.sets.items()}
         self.preprocess = Preprocess(model.config.image_size, model.config.interpolation)
         self.batch_size = -(-config.batch_size // mesh.size) * mesh.size
         self._images, self._weights = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
@@ -194,16 +193,6 @@ def _read_set(config: ValidationConfig, path: AnyPath) -> EvaluationSet:
         line = "note: %s: recall@k counts %d neighbours at most: queries are database photos"
         logger.warning(line, path, most)
     return data
-
-
-def _checksum(data: EvaluationSet) -> str:
-    """Of the names of a set's images and of its positives."""
-    names = ["\n".join(path.name for path in paths) for paths in (data.database, data.queries)]
-    found = zlib.crc32("\n\n".join(names).encode(errors="surrogateescape"))
-    assert data.positives is not None
-    for positives in data.positives:
-        found = zlib.crc32(np.array([len(positives), *positives], "<i8").tobytes(), found)
-    return f"{found:08x}"
 
 
 RADIUS_M = ValidationConfig.positive_radius_m  # of entries that name no other
