@@ -8,12 +8,13 @@ import h5py
 import numpy as np
 import pytest
 from folders import write_images
+from runs import small_disk
 
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
-from mixvpr_jax.evaluation.photos import describe_photos
-from mixvpr_jax.storage import as_path
+from mixvpr_jax.evaluation.photos import describe_photos, write_hloc
+from mixvpr_jax.storage import NoRoom, as_path, atomic_write
 from mixvpr_jax.writable import require_free
 
 NAMES = ["a.jpg", "b/@1@2@.png", "b/c/ä d.jpg"]  # one of them with a position: no matter
@@ -88,6 +89,16 @@ def test_a_photo_and_a_list(describe, folder, expected, tmp_path, caplog):
     assert np.abs(np.load(tmp_path / "some.npy") - expected[[2, 0]]).max() <= 1e-6
     assert (tmp_path / "some.txt").read_text().splitlines() == [NAMES[2], NAMES[0]]
     assert "some.txt: 2 images are listed by 3 names; each counts once" in caplog.text
+
+
+@pytest.mark.parametrize("size", ["8k", "20k", "40k"])
+def test_a_disk_that_is_full_for_hloc(size):
+    """HDF5 would crash the process, and leave what it wrote."""
+    with small_disk(size) as disk:
+        line = "room on the disk, found: No space left on device"
+        with pytest.raises(NoRoom, match=line), atomic_write(disk / "d.h5") as file:
+            write_hloc(file, list(map(str, range(40))), np.zeros((40, 128), np.float32))
+        assert left(disk) == []
 
 
 @pytest.mark.parametrize("output", ["d.npy", "d.h5"])

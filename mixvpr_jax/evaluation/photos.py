@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,11 +88,29 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
     return photos.parent, (photos,)
 
 
+class _Held(io.FileIO):
+    """A file that holds back the first error of writing, by which HDF5 would crash the process."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            if (written := super().write(data)) < len(data):  # the disk got full: fails now
+                super().write(data[written:])
+        except OSError as error:
+            self.error = self.error or error
+        return len(data)
+
+
 def write_hloc(file: Path, names: list[str], descriptors: np.ndarray) -> None:
     """Writes a group a name that holds the dataset `global_descriptor`."""
     import h5py
 
-    with h5py.File(file, "w") as groups:
-        for name, descriptor in zip(names, descriptors, strict=True):
-            encoded = name.encode("utf-8", "surrogateescape")
-            groups.create_group(encoded).create_dataset("global_descriptor", data=descriptor)
+    with _Held(file, "w+") as held:
+        with h5py.File(held, "w") as groups:
+            for name, descriptor in zip(names, descriptors, strict=True):
+                if held.error is None:
+                    group = groups.create_group(name.encode("utf-8", "surrogateescape"))
+                    group.create_dataset("global_descriptor", data=descriptor)
+        if held.error is not None:
+            raise held.error
