@@ -231,7 +231,7 @@ def _full(error: Exception) -> str | None:
     if isinstance(error, InputError):
         return error.reason if isinstance(error, NoRoom) else None
     text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return text if error.filename else error.strerror
     of_numpy = isinstance(error, OSError) and re.fullmatch(r"\d+ requested and \d+ written", text)
     return text if of_numpy or "No space left on device" in text else None  # FAISS: RuntimeError

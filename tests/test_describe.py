@@ -275,19 +275,20 @@ def test_a_name_of_two_lines(describe, folder, tmp_path):
         describe(folder, "d.npy")
 
 
-def test_descriptors_that_a_disk_cuts(describe, folder, tmp_path):
-    """NumPy's own writing told nothing where the last bytes were missing."""
+@pytest.mark.parametrize(("ending", "others"), [("npy", ["whole.txt"]), ("h5", [])])
+def test_descriptors_that_a_disk_cuts(describe, folder, tmp_path, ending, others):
+    """NumPy's own writing told nothing where the last bytes were missing; HDF5 crashed."""
     resource = pytest.importorskip("resource")  # not on Windows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    found = describe(folder, "whole.npy", cache_gigabytes=0).descriptors
-    size = (tmp_path / "whole.npy").stat().st_size - found[0].nbytes
+    found = describe(folder, f"whole.{ending}", cache_gigabytes=0).descriptors
+    size = (tmp_path / f"whole.{ending}").stat().st_size - found[0].nbytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
-            describe(folder, "cut.npy", cache_gigabytes=0)
+        with pytest.raises(NoRoom, match=r"/cut\.\w+: .*found: .*File too large"):
+            describe(folder, f"cut.{ending}", cache_gigabytes=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert left(tmp_path) == ["whole.npy", "whole.txt"]
+    assert left(tmp_path) == [f"whole.{ending}", *others]
 
 
 def test_hloc_files_need_h5py(describe, folder, tmp_path, monkeypatch):

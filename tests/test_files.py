@@ -173,6 +173,7 @@ def test_a_folder_that_another_process_has_made(tmp_path):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EFBIG, "File too large"),
         OSError("1024 requested and 0 written"),  # NumPy
         RuntimeError("write error in f: 0 != 1 (No space left on device)"),  # FAISS
     ],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,23 @@ class _Held(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, data: Any, /) -> int:
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
         try:
-            if (written := super().write(data)) < len(data):  # the disk got full: fails now
-                super().write(data[written:])
+            yield
         except OSError as error:
             self.error = self.error or error
+
+    def write(self, data: Any, /) -> int:
+        with self._holding():
+            if (written := super().write(data)) < len(data):  # the disk got full: fails now
+                super().write(data[written:])
         return len(data)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with self._holding():
+            super().truncate(size)
+        return size or 0
 
 
 def write_hloc(file: Path, names: list[str], descriptors: np.ndarray) -> None:
