@@ -13,6 +13,7 @@ from runs import small_disk
 from mixvpr_jax import InputError, from_pretrained
 from mixvpr_jax.cli import parse
 from mixvpr_jax.evaluation.config import DescribeConfig
+from mixvpr_jax.evaluation.describer import Describer
 from mixvpr_jax.evaluation.photos import describe_photos, write_hloc
 from mixvpr_jax.storage import NoRoom, as_path, atomic_write
 from mixvpr_jax.writable import require_free
@@ -289,6 +290,24 @@ def test_descriptors_that_a_disk_cuts(describe, folder, tmp_path, ending, others
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert left(tmp_path) == [f"whole.{ending}", *others]
+
+
+@pytest.mark.parametrize("output", ["d.npy", "d.h5"])
+def test_another_process_was_faster(describe, folder, tmp_path, monkeypatch, output):
+    """What it wrote is earlier output, too, though none was there at the start."""
+    whole = Describer.describe
+
+    def meanwhile(self, photos):
+        (tmp_path / output).write_text("theirs")
+        return whole(self, photos)
+
+    monkeypatch.setattr(Describer, "describe", meanwhile)
+    with pytest.raises(InputError, match="expected no earlier output, found "):
+        describe(folder, output)
+    assert (tmp_path / output).read_text() == "theirs"
+    assert left(tmp_path) == [output]
+    describe(folder, output, overwrite=True)
+    assert (tmp_path / output).read_bytes() != b"theirs"
 
 
 def test_hloc_files_need_h5py(describe, folder, tmp_path, monkeypatch):

@@ -52,6 +52,9 @@ def describe_photos(photos: AnyPath, output: AnyPath, config: DescribeConfig) ->
             write_array(temporary[0], found.descriptors)
             lines = "".join(f"{name}\n" for name in described)
             temporary[1].write_text(lines, encoding="utf-8", errors="surrogateescape")
+        # Again: another process may have written the same files meanwhile.
+        require_free(files, "the descriptors", overwrite=config.overwrite, sources=[photos])
+        if len(files) > 1:
             with reaching(output):
                 output.unlink(missing_ok=True)
     describer.prune()
