@@ -20,6 +20,7 @@ from runs import finish
 
 from mixvpr_jax import InputError
 from mixvpr_jax.evaluation.config import EvaluationConfig
+from mixvpr_jax.evaluation.describer import Describer
 from mixvpr_jax.evaluation.evaluate import evaluate
 from mixvpr_jax.evaluation.output import ALL_OUTPUTS, OUTPUTS
 from mixvpr_jax.report import write_report
@@ -213,6 +214,20 @@ def test_saliency_of_the_first_queries(evaluate, labelled):
     maps = evaluate(*labelled, saliency_queries=2).saliency
     assert sorted(maps) == [0, 1]
     assert maps[0][0].shape == (8, 8) and maps[0][0].max() == pytest.approx(1)
+
+
+def test_another_process_fills_the_folder_meanwhile(evaluate, labelled, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    whole = Describer.describe
+
+    def meanwhile(self, photos):
+        (tmp_path / "out" / "results.json").write_text("theirs")
+        return whole(self, photos)
+
+    monkeypatch.setattr(Describer, "describe", meanwhile)
+    with pytest.raises(InputError, match="expected no earlier output, found results.json"):
+        evaluate(*labelled)
+    assert [file.read_text() for file in (tmp_path / "out").iterdir()] == ["theirs"]
 
 
 def test_a_second_evaluation_computes_nothing(evaluate, labelled, tmp_path, monkeypatch):

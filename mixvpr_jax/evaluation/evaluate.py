@@ -95,6 +95,8 @@ def evaluate(
                 write_output(folder, config, model.config, evaluation)
                 if write_report is not None:
                     write_report(folder, config.compare)
+                # Again: another process may have filled an empty folder meanwhile.
+                require_free(files, "the results", overwrite=config.overwrite)
                 with reaching(output):
                     for file in files:  # earlier results that the new ones do not replace
                         if not (folder / file.name).exists():
