@@ -90,7 +90,7 @@ def gather_text(text: str) -> list[str]:
 
 
 def require_same(values: Mapping[str, Any], *, besides: Iterable[str] = ()) -> None:
-    """Raises InputError where process 0 has other values, `besides` some, or another JAX."""
+    """Raises InputError if values, `besides` some, or JAX's version differ from process 0's."""
     if jax.process_count() == 1:
         return
     own = json.dumps({**values, "jax": jax.__version__}, default=str)

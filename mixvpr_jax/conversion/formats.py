@@ -6,7 +6,6 @@ its shapes. What is left out on purpose is listed with the reason.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -318,9 +317,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> Weights:
 
 def _require_its_end(path: Path, arrays: Weights) -> None:
     """Refuses a file that ends in zeros if they begin within an array and fill a whole matrix."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    names = sorted(arrays, key=lambda name: header[name]["data_offsets"], reverse=True)
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        names = file.offset_keys()[::-1]
     empty = list(takewhile(lambda name: not arrays[name].any(), names))
     before = names[len(empty) : len(empty) + 1]  # none where all are zero
     cut = any(not arrays[name].ravel()[-8:].any() for name in before)

@@ -24,7 +24,7 @@ from mixvpr_jax.errors import InputError
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Is not looked up in the bucket of tfds, which leaves an empty temporary folder behind."""
+    """Skips the lookup in tfds's bucket, which leaves an empty temporary folder behind."""
 
     def initialize_from_bucket(self) -> None:
         pass

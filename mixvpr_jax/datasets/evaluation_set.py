@@ -74,7 +74,8 @@ class EvaluationSet:
         names = ["\n".join(path.name for path in paths) for paths in (self.database, self.queries)]
         found = zlib.crc32("\n\n".join(names).encode(errors="surrogateescape"))
         for positives in self.positives or ():
-            found = zlib.crc32(np.array([len(positives), *positives], "<i8").tobytes(), found)
+            for numbers in (len(positives), positives):
+                found = zlib.crc32(np.asarray(numbers, "<i8").tobytes(), found)
         return f"{found:08x}"
 
     @property

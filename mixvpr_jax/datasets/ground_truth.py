@@ -194,14 +194,14 @@ def read_positives(file: AnyPath, num_queries: int, num_database: int) -> list[n
 
 
 def _require_room(file: AnyPath, entries: Sequence[Any], limit: int, of: str) -> None:
-    """Refuses arrays of indices if none is of a type for all; MATLAB's are each of the smallest."""
+    """Refuses indices whose widest type is too small; MATLAB gives each array its smallest."""
     dtypes = {entry.dtype for entry in entries if hasattr(entry, "dtype") and entry.size}
     largest = [np.iinfo(dtype).max for dtype in dtypes if dtype.kind in "iu"]
     largest += [2 ** (np.finfo(dtype).nmant + 1) for dtype in dtypes if dtype.kind == "f"]
     if largest and max(largest) < limit - 1:
         raise InputError(
-            f"{file}: {of} has {limit:,} images, expected indices as int64, found types in which "
-            f"those above {max(largest):,} wrap or are rounded"
+            f"{file}: {of} has {limit:,} images, expected indices as int64, found types that "
+            f"wrap or round those above {max(largest):,}"
         )
 
 

@@ -93,7 +93,7 @@ def find_photos(photos: AnyPath) -> tuple[AnyPath, tuple[AnyPath, ...]]:
 
 
 class _Held(io.FileIO):
-    """A file that holds back the first error of writing, by which HDF5 would crash the process."""
+    """A file that keeps its first write error; raised within HDF5, it would crash the process."""
 
     error: OSError | None = None
 

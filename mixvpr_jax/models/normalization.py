@@ -108,7 +108,7 @@ class BatchNorm(nnx.Module):
 
 
 def tell_padding(model: nnx.Module, valid: Bool[Array, " b"]) -> None:
-    """Has each BatchNorm leave padding out, those of plug-ins too, whose calls pass no `valid`."""
+    """Makes each BatchNorm leave out padding, also in plug-ins, whose calls pass no `valid`."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
             module.valid = valid
